@@ -1,0 +1,1 @@
+"""Dataset distillation with the Wasserstein metric."""

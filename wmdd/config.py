@@ -1,0 +1,311 @@
+"""The configuration of a run: one frozen section per stage, unknown keys refused.
+
+Defaults are the published method's values; `wmdd.recipes` holds complete configurations for named data sets.
+Every field says in one line what it means; the command line prints these lines as its help.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from wmdd.errors import ConfigError
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Scale = tuple[Fraction, Fraction]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Stem = Literal["auto", "standard", "small", "stride2"]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @model_validator(mode="after")
+    def _scales_rise(self) -> Section:
+        scale = getattr(self, "crop_scale", None)
+        if scale is not None and scale[0] > scale[1]:
+            raise ValueError(f"crop_scale must rise, not {scale[0]} to {scale[1]}")
+        return self
+
+
+class DataConfig(Section):
+    """Which real images, and how they become tensors."""
+
+    path: str | None = Field(
+        None, description="folder or Parquet URL of the real set (builtin:digits needs none)"
+    )
+    classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
+    image_size: Annotated[int, Field(ge=8)] = Field(
+        224, description="height and width of the distilled images, px"
+    )
+    crop_ratio: Fraction = Field(
+        0.875, description="centre crop over resized shorter side (1 keeps the whole image)"
+    )
+    normalization: Literal["imagenet", "cifar10", "tiny-imagenet", "half"] = Field(
+        "imagenet", description="channel means and deviations that networks see"
+    )
+    val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.2, description="share of each class held out when the set has no validation split"
+    )
+    memory_gib: NonNegative = Field(
+        2.0, description="real images are kept decoded when they fit in this, GiB"
+    )
+    workers: Annotated[int, Field(ge=0)] = Field(
+        0, description="processes that decode images that do not fit (0: none)"
+    )
+
+
+class PretrainConfig(Section):
+    """The teacher: trained here, or loaded from `weights`."""
+
+    model: str = Field(
+        "resnet18", description="convnetD, or a torchvision or timm classifier, with batch-norm"
+    )
+    stem: Stem = Field("auto", description="first layers: auto takes small below 100 px, else standard")
+    weights: str | None = Field(
+        None, description="load instead of training: .safetensors, .pth, or 'default' (hub)"
+    )
+    epochs: Count = Field(50, description="passes over the real training images")
+    batch_size: Count = Field(32, description="images per step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")
+    lr: Positive = Field(0.025, description="peak learning rate, cosine to 0")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: NonNegative = Field(1e-4, description="L2 penalty")
+    warmup_epochs: NonNegative = Field(0.0, description="linear warm-up, epochs")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the cross-entropy")
+    crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
+    pad_px: Annotated[int, Field(ge=0)] = Field(
+        0, description="random shift up to this, px, instead of resized crops"
+    )
+    flip: bool = Field(True, description="random horizontal flips")
+
+
+class StatisticsConfig(Section):
+    """One pass over each class: features and batch-norm moments."""
+
+    batch_size: Count = Field(100, description="images per forward pass (changes rounding only)")
+
+
+class BarycenterConfig(Section):
+    """The Wasserstein barycenter of each class's features."""
+
+    ipc: Count = Field(10, description="distilled images per class")
+    weights: Literal["uniform", "learnt"] = Field("uniform", description="mass of the atoms")
+    init: Literal["kmeans++", "random"] = Field(
+        "kmeans++", description="first atoms, from the class's own features"
+    )
+    max_iterations: Count = Field(100, description="alternations of plan and positions at most")
+    tolerance: NonNegative = Field(1e-7, description="relative fall of the objective that ends the search")
+
+
+class RecoverConfig(Section):
+    """Optimise images whose features match the barycenter and whose statistics match the class."""
+
+    init: Literal["noise", "nearest", "random"] = Field(
+        "noise", description="start from noise, real images nearest to the atoms, or random real images"
+    )
+    iterations: Annotated[int, Field(ge=0)] = Field(
+        2000, description="optimisation steps (0 keeps the start)"
+    )
+    lr: Positive = Field(0.25, description="peak learning rate of the pixels, cosine to 0")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.5, 0.9), description="of Adam"
+    )
+    feature_loss: Literal["rms", "squared"] = Field(
+        "rms",
+        description="rms: root mean squared distance to the atoms (released code); squared: the paper's formula",
+    )
+    feature_weight: NonNegative = Field(
+        10.0, description="of the feature term (10: the released code at 100 images)"
+    )
+    bn_weight: NonNegative = Field(10.0, description="of the batch-norm term, lambda in the paper")
+    first_bn_multiplier: NonNegative = Field(1.0, description="extra weight of the first batch-norm layer")
+    ce_weight: NonNegative = Field(1.0, description="of the cross-entropy term")
+    crop_scale: Scale = Field((0.08, 1.0), description="area of the random view of each step, low and high")
+    flip: bool = Field(True, description="random horizontal flips of the view")
+    roll_px: Annotated[int, Field(ge=0)] = Field(
+        32, description="random cyclic shift of the view up to this, px"
+    )
+    classes_per_batch: Count = Field(10, description="classes that share one tensor batch (part of the key)")
+
+
+class RelabelConfig(Section):
+    """Soft labels: the teacher's logits of stored views (fast knowledge distillation)."""
+
+    epochs: Count = Field(300, description="epochs of stored views, which are the student's epochs")
+    batch_size: Count = Field(100, description="images per stored label batch, at most the whole set")
+    crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
+    flip: bool = Field(True, description="random horizontal flips")
+    mix: Literal["cutmix", "none"] = Field(
+        "cutmix", description="mix images of a batch: one box and permutation each"
+    )
+    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area")
+    bn: Literal["running", "batch"] = Field(
+        "running", description="teacher's batch-norm: running, or the view batch's"
+    )
+    epochs_per_block: Count = Field(50, description="epochs in one unit of work")
+
+
+class EvaluateConfig(Section):
+    """Students trained on the distilled images and their soft labels, scored on real validation images."""
+
+    students: tuple[str, ...] = Field(
+        ("resnet18",), min_length=1, description="networks to train, with any norm"
+    )
+    stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
+    seeds: Count = Field(3, description="students of each network")
+    lr: Positive = Field(1e-3, description="peak learning rate of AdamW")
+    weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
+    temperature: Positive = Field(20.0, description="of teacher's and student's softmax")
+    cosine_stretch: Annotated[float, Field(ge=1.0)] = Field(
+        1.0, description="cosine ends at 0 after epochs x this"
+    )
+    val_every: Count = Field(10, description="epochs between validations (the last epoch always counts)")
+    val_batch_size: Count = Field(250, description="images per validation step")
+    random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")
+    full_data: bool = Field(
+        True, description="train other students on all real images too, as the teacher was"
+    )
+
+
+class RuntimeConfig(Section):
+    """How workers compute. Not part of any key, except through the numbers that a device gives."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of networks; losses and moments are fp32 (auto: bf16 where the chip has it)"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile of long loops (auto: on GPUs)"
+    )
+    threads: Count = Field(1, description="CPU threads of one worker; fixed, because it changes rounding")
+    train_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the teacher's training (0: all)")
+    memory_gib: NonNegative = Field(2.0, description="real images are kept decoded when they fit in this, GiB")
+    loaders: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode images that do not fit (0: none)")
+
+
+class RayConfig(Section):
+    """The Ray executor's pool."""
+
+    address: str | None = Field(None, description="cluster to join (none: a Ray of this run alone)")
+    actors: Annotated[int, Field(ge=0)] = Field(0, description="workers (0: as many as fit)")
+    cpus_per_actor: Positive = Field(1.0, description="CPUs that one worker reserves")
+    gpus_per_actor: NonNegative = Field(
+        1.0, description="GPUs that one worker reserves where the cluster has any"
+    )
+
+
+class DistillConfig(Section):
+    """Everything that decides a run."""
+
+    recipe: str = Field("custom", description="name that the run folder and the report carry")
+    seed: int = Field(0, description="root of every random stream")
+    data: DataConfig = DataConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    barycenter: BarycenterConfig = BarycenterConfig()
+    recover: RecoverConfig = RecoverConfig()
+    relabel: RelabelConfig = RelabelConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    ray: RayConfig = RayConfig()
+
+
+def parse_config(values: dict[str, Any]) -> DistillConfig:
+    """Build a configuration from nested plain values.
+
+    Raises:
+        ConfigError: one line per mistake, naming option, value and what is allowed.
+    """
+    try:
+        return DistillConfig.model_validate(values)
+    except ValidationError as exc:
+        raise ConfigError("; ".join(_explain(error) for error in exc.errors())) from exc
+
+
+def _explain(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such option; {_known(error['loc'][:-1])}"
+    return f"{path}={error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _known(path: tuple[str | int, ...]) -> str:
+    model: Any = DistillConfig
+    for part in path:
+        field = (
+            model.model_fields.get(part) if isinstance(model, type) and issubclass(model, Section) else None
+        )
+        model = field.annotation if field is not None else None
+    names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+    return f"the options here are {', '.join(names)}"
+
+
+def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
+    """Give a copy with dotted options changed, such as ``{"recover.lr": 0.1, "seed": 3}``; checked anew."""
+    values = config.model_dump(mode="python")
+    for dotted, value in changes.items():
+        *sections, name = dotted.split(".")
+        target = values
+        for section in sections:
+            inner = target.get(section)
+            if not isinstance(inner, dict):
+                raise ConfigError(f"{dotted}: no such option; the sections are {', '.join(section_names())}")
+            target = inner
+        target[name] = value
+    return parse_config(values)
+
+
+def section_names() -> list[str]:
+    """List the sections, in the order of the pipeline."""
+    return [name for name in DistillConfig.model_fields if name not in ("recipe", "seed")]
+
+
+def to_yaml(config: DistillConfig) -> str:
+    """Write every value as YAML; `from_yaml` gives an equal configuration back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def merge(base: DistillConfig, values: dict[str, Any]) -> DistillConfig:
+    """Lay a partial nested mapping over a configuration."""
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict) and name in section_names():
+            changes.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            changes[name] = value
+    return override(base, changes)
+
+
+def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
+    """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults)."""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(values, dict):
+        raise ConfigError(f"a configuration is a mapping of sections, not {type(values).__name__}")
+    return merge(base or DistillConfig(), values)
+
+
+def read_config(path: str, base: DistillConfig | None = None) -> DistillConfig:
+    """Read a YAML file over `base`.
+
+    Raises:
+        ConfigError: if the file is missing, no YAML, or holds unknown keys; names the file.
+    """
+    try:
+        return from_yaml(Path(path).read_text(), base)
+    except OSError as exc:
+        raise ConfigError(f"--config {path}: {exc.strerror}") from exc
+    except ConfigError as exc:
+        raise ConfigError(f"--config {path}: {exc}") from exc

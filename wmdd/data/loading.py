@@ -1,0 +1,164 @@
+"""Real images as normalised batches: kept decoded when they fit the memory budget, streamed otherwise."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as VF
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wmdd.config import PretrainConfig
+from wmdd.data.augment import Views, apply_views, draw_resized_crops, draw_shifts, view_matrices
+from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
+from wmdd.data.index import DatasetIndex, Split
+from wmdd.data.normalization import NORMALIZATIONS, Normalization
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How real images become inputs: size in px, share kept by the centre crop, channel constants by name."""
+
+    image_size: int
+    crop_ratio: float
+    normalization: str
+
+    @property
+    def pixels(self) -> Normalization:
+        """The channel constants."""
+        return NORMALIZATIONS[self.normalization]
+
+
+def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: np.ndarray | None = None) -> Tensor:
+    """Load a class's training images as the networks see them in evaluation, (n, 3, size, size) uint8.
+
+    Args:
+        rows: which of them, by position within the class; None for all.
+    """
+    positions = index.train.of_class(class_id)
+    positions = positions if rows is None else positions[rows]
+    return load_uint8(index, "train", positions, size=geometry.image_size, crop_ratio=geometry.crop_ratio)
+
+
+def validation_batches(
+    index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield every validation image once: (normalised images on the device, labels)."""
+    labels = torch.from_numpy(index.val.label.astype(np.int64))
+    fits = len(labels) * 3 * geometry.image_size**2 <= runtime.memory_bytes
+    whole = _decoded_validation(_Same(index, index.digest("val")), geometry) if fits else None
+    for start in range(0, len(labels), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(labels)))
+        images = whole[rows] if whole is not None else _evaluation_view(index, rows, geometry)
+        yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels[rows]
+
+
+def training_batches(
+    index: DatasetIndex, geometry: Geometry, section: PretrainConfig, seeds: SeedTree, epoch: int, runtime: Runtime
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one epoch of augmented (normalised images on the device, labels); a last single image is left out.
+
+    Crops are drawn for the whole epoch before the first image is read, so workers cannot change them.
+    """
+    rng = seeds.child("epoch", epoch).numpy()
+    if _fits(index, geometry, runtime):
+        yield from _from_memory(index, geometry, section, rng, runtime)
+        return
+    order = window_shuffle(index, "train", rng)
+    dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
+    options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
+    loader = DataLoader(dataset, section.batch_size, drop_last=_drops(order, section), **options if runtime.loaders else {})
+    for images, labels in loader:
+        yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels.to(runtime.device)
+
+
+def _from_memory(
+    index: DatasetIndex, geometry: Geometry, section: PretrainConfig, rng: np.random.Generator, runtime: Runtime
+) -> Iterator[tuple[Tensor, Tensor]]:
+    images = _decoded_training(_Same(index, index.digest("train")))
+    labels = torch.from_numpy(index.train.label.astype(np.int64))
+    order = rng.permutation(len(labels))
+    views = _draw(rng, section, index.train, order)
+    source = (images.shape[-2], images.shape[-1])
+    end = len(order) - 1 if _drops(order, section) else len(order)
+    for start in range(0, end, section.batch_size):
+        rows = slice(start, min(start + section.batch_size, len(order)))
+        chosen = torch.from_numpy(order[rows])
+        maps = view_matrices(views[rows].to(runtime.device), source, geometry.image_size)
+        shown = apply_views(geometry.pixels.normalize(images[chosen].to(runtime.device)), *maps)
+        yield runtime.images(shown), labels[chosen].to(runtime.device)
+
+
+def _draw(rng: np.random.Generator, section: PretrainConfig, split: Split, order: np.ndarray) -> Views:
+    size = (split.height[order].astype(np.int64), split.width[order].astype(np.int64))
+    if section.pad_px:
+        return draw_shifts(rng, len(order), size, section.pad_px, flip=section.flip)
+    return draw_resized_crops(rng, len(order), size, section.crop_scale, flip=section.flip)
+
+
+def _drops(order: np.ndarray, section: PretrainConfig) -> bool:
+    # Batch-norm has no variance over one image of 1 x 1 positions.
+    return len(order) % section.batch_size == 1 and len(order) > 1
+
+
+def _fits(index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> bool:
+    size = index.train.uniform_size()
+    if size is None or max(size) > geometry.image_size:
+        return False  # larger images are cropped before they are resized, which needs the originals
+    return len(index.train) * 3 * size[0] * size[1] <= runtime.memory_bytes
+
+
+class _Same:
+    """An index as a cache key: equal when the images are."""
+
+    def __init__(self, index: DatasetIndex, digest: str) -> None:
+        self.index, self.digest = index, digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and (other.digest, other.index.url) == (self.digest, self.index.url)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded_training(same: _Same) -> Tensor:
+    return load_native_uint8(same.index, "train", np.arange(len(same.index.train)))
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded_validation(same: _Same, geometry: Geometry) -> Tensor:
+    return _evaluation_view(same.index, np.arange(len(same.index.val)), geometry)
+
+
+def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:
+    return load_uint8(index, "val", positions, size=geometry.image_size, crop_ratio=geometry.crop_ratio)
+
+
+class _Viewed(Dataset[tuple[Tensor, int]]):
+    """Crops drawn beforehand, cut from originals."""
+
+    def __init__(self, index: DatasetIndex, order: np.ndarray, views: Views, size: int) -> None:
+        self.images = StreamedImages(index, "train", _identity)
+        self.order, self.views, self.size = order, views, size
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        image, label = self.images[int(self.order[place])]
+        top, left, height, width = self.views.box[place].tolist()
+        cut = VF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        cut = VF.horizontal_flip(cut) if self.views.flip[place] else cut
+        return VF.pil_to_tensor(cut), label
+
+
+def _identity(image: Any) -> Any:
+    return image

@@ -1,0 +1,49 @@
+"""The only place that knows channel means and deviations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Map pixels in [0, 1] to what a network sees: (pixel - mean) / std per RGB channel."""
+
+    name: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, 3, 1, 1)
+        mean = torch.tensor(self.mean, device=like.device, dtype=torch.float32).view(shape)
+        std = torch.tensor(self.std, device=like.device, dtype=torch.float32).view(shape)
+        return mean, std
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Turn (n, 3, h, w) uint8 into normalised float32."""
+        mean, std = self._constants(images)
+        return (images.float() / 255 - mean) / std
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Turn normalised float32 into rounded uint8 (truncation would darken every image)."""
+        mean, std = self._constants(images)
+        return ((images.detach() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give the normalised values of black and white, each (1, 3, 1, 1)."""
+        mean, std = self._constants(like)
+        return -mean / std, (1 - mean) / std
+
+
+NORMALIZATIONS = {
+    item.name: item
+    for item in (
+        Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        Normalization("tiny-imagenet", (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+        Normalization("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    )
+}

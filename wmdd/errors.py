@@ -1,0 +1,40 @@
+"""The errors that wmdd raises on purpose; anything else that escapes is a bug."""
+
+from __future__ import annotations
+
+
+class WmddError(Exception):
+    """Base of every error whose message is written for a user."""
+
+
+class ConfigError(WmddError):
+    """A configuration that cannot work: the message names option, value and remedy. Exit status 2."""
+
+
+class DataError(WmddError):
+    """Real images that cannot be used: a missing folder, an empty class, a broken file. Exit status 2."""
+
+
+class ArtifactError(WmddError):
+    """A stored artifact that is missing, damaged or of another schema."""
+
+
+class DivergedError(WmddError):
+    """A loss that became non-finite; names the step. Never clipped away."""
+
+
+class StageError(WmddError):
+    """A unit of a stage that failed on a worker.
+
+    Args:
+        stage: name of the stage, such as ``recover``.
+        unit: name of the unit or group, such as ``class-0003``.
+        cause: what went wrong, in one line.
+    """
+
+    def __init__(self, stage: str, unit: str, cause: str) -> None:
+        super().__init__(stage, unit, cause)
+        self.stage, self.unit, self.cause = stage, unit, cause
+
+    def __str__(self) -> str:
+        return f"{self.stage} of {self.unit} failed: {self.cause}"

@@ -1,0 +1,212 @@
+"""Soft labels as whole stored label batches: views, partners and teacher logits, replayed exactly as they were made.
+
+A block is one Parquet file whose row groups are label batches, in the order of (epoch, batch). A reader needs no
+sampler state and no patched PyTorch: a sampler of (epoch, batch) pairs and ``DataLoader(batch_size=None)`` do.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wmdd.config import RelabelConfig
+from wmdd.data.augment import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
+from wmdd.data.normalization import Normalization
+from wmdd.errors import ArtifactError
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.types import Files, ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBatch:
+    """One stored batch of a student's training.
+
+    Args:
+        epoch, batch: its place.
+        images: (n,) int64, rows of the image set.
+        views: n crops and flips.
+        partner: (n,) int64, rows of this batch that CutMix pastes from.
+        box: CutMix's box, empty for none.
+        logits: (n, classes) float16, of the teacher on the finished views; empty before relabelling.
+    """
+
+    epoch: int
+    batch: int
+    images: Tensor
+    views: Views
+    partner: Tensor
+    box: tuple[int, int, int, int]
+    logits: Tensor
+
+    def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
+        """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device."""
+        chosen = normalization.normalize(pixels[self.images.to(pixels.device)].to(runtime.device))
+        size = (chosen.shape[-2], chosen.shape[-1])
+        rows, columns = view_matrices(self.views.to(runtime.device), size, size[0])
+        shown = apply_views(chosen, rows, columns)
+        return runtime.images(apply_mix(shown, self.partner.to(runtime.device), self.box))
+
+
+def batches_per_epoch(section: RelabelConfig, num_images: int) -> int:
+    """Count label batches; a smaller rest is left out unless it is all there is (each epoch draws anew)."""
+    return max(1, num_images // section.batch_size)
+
+
+def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
+    """Draw one epoch's batches without logits."""
+    rng = seeds.child("epoch", epoch).numpy()
+    order = rng.permutation(num_images)
+    count = min(section.batch_size, num_images)
+    for batch in range(batches_per_epoch(section, num_images)):
+        images = order[batch * count : (batch + 1) * count]
+        views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
+        partner = rng.permutation(count)
+        box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
+        empty = torch.zeros(count, 0, dtype=torch.float16)
+        yield LabelBatch(epoch, batch, torch.from_numpy(images), views, torch.from_numpy(partner), box, empty)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBlock:
+    """Consecutive epochs of label batches, as one Parquet file.
+
+    Args:
+        data: the file.
+        meta: first epoch, epochs, batches per epoch, classes.
+    """
+
+    data: bytes
+    meta: dict[str, Any]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one Parquet file."""
+        return {"labels.parquet": self.data}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Open the file."""
+        return cls.from_bytes(files.read("labels.parquet"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Open a block.
+
+        Raises:
+            ArtifactError: if it is no label block.
+        """
+        try:
+            metadata = pq.read_metadata(io.BytesIO(data)).metadata
+            return cls(data, json.loads(metadata[b"wmdd"]))
+        except (pa.ArrowInvalid, KeyError, TypeError) as exc:
+            raise ArtifactError(f"not a block of soft labels: {exc}") from exc
+
+    @classmethod
+    def write(cls, batches: Iterable[LabelBatch], meta: dict[str, Any]) -> Self:
+        """Write label batches, each as one row group."""
+        out = io.BytesIO()
+        schema = _schema(meta["classes"]).with_metadata({"wmdd": json.dumps(meta)})
+        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_table(_table(batch, schema), row_group_size=len(batch.images))
+        return cls(out.getvalue(), meta)
+
+    def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
+        """Read row groups."""
+        with pq.ParquetFile(io.BytesIO(self.data)) as parquet:
+            return [_batch(parquet.read_row_group(group), self.meta["classes"]) for group in row_groups]
+
+
+class SoftLabels(Dataset[LabelBatch]):
+    """All label batches of an image set, by (epoch, batch).
+
+    Args:
+        blocks: in the order of epochs.
+
+    Raises:
+        ArtifactError: if an epoch is missing or doubled.
+    """
+
+    def __init__(self, blocks: Sequence[LabelBlock]) -> None:
+        self._blocks = sorted(blocks, key=lambda block: int(block.meta["first_epoch"]))
+        self._of_epoch = [block for block in self._blocks for _ in range(block.meta["epochs"])]
+        firsts = [block.meta["first_epoch"] + i for block in self._blocks for i in range(block.meta["epochs"])]
+        if firsts != list(range(len(firsts))):
+            raise ArtifactError(f"soft labels cover epochs {firsts[:3]}..., not each epoch once")
+        self.epochs = len(firsts)
+        self.batches = int(self._blocks[0].meta["batches"])
+
+    def epoch(self, epoch: int) -> list[LabelBatch]:
+        """Read all batches of an epoch, in order."""
+        block = self._of_epoch[epoch]
+        start = (epoch - block.meta["first_epoch"]) * self.batches
+        return block.read(range(start, start + self.batches))
+
+    def __len__(self) -> int:
+        return self.epochs * self.batches
+
+    def __getitem__(self, place: tuple[int, int]) -> LabelBatch:
+        epoch, batch = place
+        block = self._of_epoch[epoch]
+        return block.read([(epoch - block.meta["first_epoch"]) * self.batches + batch])[0]
+
+
+def check_labels(labels: SoftLabels, images: ImageSet) -> None:
+    """Refuse labels of another image set, by the rows that they name.
+
+    Raises:
+        ArtifactError: if a row is out of range.
+    """
+    named = max(int(batch.images.max()) for batch in labels.epoch(0))
+    if named >= len(images):
+        raise ArtifactError(f"soft labels name image {named}, the set has {len(images)}")
+
+
+_INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner": pa.int32(), "flip": pa.bool_()}
+_PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom", "mix_right")
+
+
+def _schema(classes: int) -> pa.Schema:
+    fields = [pa.field(name, kind) for name, kind in _INTS.items()]
+    fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
+    return pa.schema([*fields, pa.field("logits", pa.binary(2 * classes))])
+
+
+def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
+    n = len(batch.images)
+    columns: dict[str, Any] = {
+        "epoch": np.full(n, batch.epoch),
+        "batch": np.full(n, batch.batch),
+        "image": batch.images.numpy(),
+        "partner": batch.partner.numpy(),
+        "flip": batch.views.flip.numpy(),
+    }
+    columns |= {name: batch.views.box[:, i].numpy() for i, name in enumerate(_PIXELS[:4])}
+    columns |= {name: np.full(n, batch.box[i]) for i, name in enumerate(_PIXELS[4:])}
+    width = schema.field("logits").type
+    logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
+    arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
+    return pa.Table.from_arrays([*arrays, logits], schema=schema)
+
+
+def _batch(table: pa.Table, classes: int) -> LabelBatch:
+    column = {name: table.column(name).to_numpy() for name in table.column_names[:-1]}
+    box = torch.from_numpy(np.stack([column[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
+    flip = torch.from_numpy(column["flip"].astype(bool))
+    views = Views(box, flip, torch.zeros(len(flip), 2, dtype=torch.int32))
+    raw = b"".join(table.column("logits").to_pylist())
+    logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, classes)
+    top, left, bottom, right = (int(column[name][0]) for name in _PIXELS[4:])
+    rows, partner = (torch.from_numpy(column[name].astype(np.int64)) for name in ("image", "partner"))
+    place = int(column["epoch"][0]), int(column["batch"][0])
+    return LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits)

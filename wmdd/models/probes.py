@@ -1,0 +1,65 @@
+"""See inside a classifier without changing it: penultimate features and batch-norm inputs, through hooks."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from torch import Tensor, nn
+
+from wmdd.errors import ConfigError
+
+
+class Probe:
+    """Record, at each forward pass inside the ``with`` block, what the method needs.
+
+    Attributes:
+        features: (n, d), input of the last linear (or 1x1 convolution) layer, flattened.
+        bn_inputs: one (n, channels, h, w) per batch-norm layer, in the order of execution.
+
+    Raises:
+        ConfigError: if the network has no layer that gives `num_classes` outputs.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int) -> None:
+        self._model = model
+        self._head = _head(model, num_classes)
+        self.features: Tensor | None = None
+        self.bn_inputs: list[Tensor] = []
+
+    def __enter__(self) -> Self:
+        layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self._handles = [layer.register_forward_pre_hook(self._on_batch_norm) for layer in layers]
+        self._handles.append(self._head.register_forward_pre_hook(self._on_head))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Forward (n, 3, h, w) images; give logits, features (n, d) and the batch-norm inputs."""
+        self.bn_inputs, self.features = [], None
+        logits: Tensor = self._model(images)
+        assert self.features is not None
+        return logits, self.features, self.bn_inputs
+
+    def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.bn_inputs.append(inputs[0])
+
+    def _on_head(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        features = inputs[0]
+        # A convolutional head (SqueezeNet) is pooled after it; pooling its input gives the same average.
+        self.features = features.mean(dim=(2, 3)) if isinstance(layer, nn.Conv2d) else features.flatten(1)
+
+
+def _head(model: nn.Module, num_classes: int) -> nn.Module:
+    heads = [
+        module
+        for module in model.modules()
+        if (isinstance(module, nn.Linear) and module.out_features == num_classes)
+        or (isinstance(module, nn.Conv2d) and module.out_channels == num_classes and module.kernel_size == (1, 1))
+    ]
+    if not heads:
+        raise ConfigError(f"{type(model).__name__} has no layer with {num_classes} outputs to take features from")
+    return heads[-1]

@@ -1,0 +1,125 @@
+"""Networks by name, for any number of classes and image size. Small-image stems are decided here only."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import nn
+
+from wmdd.config import Stem
+from wmdd.errors import ConfigError
+from wmdd.models.convnet import ConvNet
+
+SMALL_BELOW_PX = 100
+
+
+def build_model(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model") -> nn.Module:
+    """Build an untrained classifier.
+
+    Args:
+        name: ``convnetD`` or ``convnetD_wWIDTH`` (D blocks), a torchvision classifier such as ``resnet18``, or a
+            timm model such as ``resnet10t`` or ``timm/resnet18`` (the prefix skips torchvision).
+        image_size: height and width of the inputs, px.
+        stem: ``small`` keeps the first layers from shrinking the image, ``stride2`` is the released code's for
+            Tiny-ImageNet at 224 px, ``auto`` takes ``small`` below 100 px.
+        option: the configuration's name for this choice, for error messages.
+
+    Raises:
+        ConfigError: for an unknown name, or a network that cannot take such images.
+    """
+    try:
+        model = _construct(name, num_classes, image_size, option)
+    except (ValueError, TypeError, RuntimeError, AssertionError) as exc:
+        raise ConfigError(f"{option}={name}: cannot be built for {image_size} px: {_line(exc)}") from exc
+    if stem == "auto":
+        stem = "small" if image_size < SMALL_BELOW_PX else "standard"
+    if stem != "standard":
+        _replace_stem(model, stem)
+    return model
+
+
+def check_model(name: str, num_classes: int, image_size: int, *, stem: Stem, option: str) -> None:
+    """Refuse a network that fails on its first images."""
+    model = skeleton(name, num_classes, image_size, stem=stem, option=option).eval()
+    images = torch.empty(2, 3, image_size, image_size, device=next(model.parameters()).device)
+    try:
+        logits = model(images)
+    except (RuntimeError, ValueError, AssertionError) as exc:
+        raise ConfigError(f"{option}={name}: fails on {image_size} px images: {_line(exc)}") from exc
+    if tuple(logits.shape) != (2, num_classes):
+        raise ConfigError(f"{option}={name}: gives {tuple(logits.shape)} for 2 images; choose a plain classifier")
+
+
+def skeleton(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model") -> nn.Module:
+    """Build a network whose weights take no memory, to ask about its layers."""
+    try:
+        with torch.device("meta"):
+            return build_model(name, num_classes, image_size, stem=stem, option=option)
+    except (NotImplementedError, ConfigError):  # a few constructors compute with their weights
+        return build_model(name, num_classes, image_size, stem=stem, option=option)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Tell whether a network has batch-norm layers, which the batch-norm term needs."""
+    return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:
+    convnet = re.fullmatch(r"convnet(\d)(?:_w(\d+))?", name)
+    if convnet:
+        depth, width = int(convnet[1]), int(convnet[2] or 128)
+        return ConvNet(num_classes, depth=depth, width=width, image_size=image_size)
+    import torchvision.models as zoo
+
+    if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
+        kwargs: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
+        if name in ("googlenet", "inception_v3"):
+            kwargs = {"aux_logits": False, "init_weights": True}
+        model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **kwargs)
+        return model
+    return _timm(name.removeprefix("timm/"), num_classes, image_size, option)
+
+
+def _timm(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:4]) or "resnet18, convnet3"
+        raise ConfigError(f"{option}={name}: neither a ConvNet-D nor in torchvision or timm; try {near}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=num_classes, img_size=image_size)
+    except TypeError:  # convolutional networks take no img_size
+        model = timm.create_model(name, num_classes=num_classes)
+    return model
+
+
+def _replace_stem(model: nn.Module, stem: Stem) -> None:
+    """Swap the first convolution (and pooling) of common families; others keep theirs."""
+    stride, padding = (2, 3) if stem == "stride2" else (1, 1)
+    owner, name = _first_convolution(model)
+    if owner is None or getattr(owner, name).stride[0] == 1:
+        return
+    old = getattr(owner, name)
+    if old.stride[0] > 2:  # patch embeddings of transformers and ConvNeXt are no stems
+        return
+    fresh = nn.Conv2d(old.in_channels, old.out_channels, 3, stride, padding, bias=old.bias is not None, device=old.weight.device)
+    setattr(owner, name, fresh)
+    for holder, pool in ((model, "maxpool"), (getattr(model, "features", None), "pool0")):
+        if isinstance(holder, nn.Module) and isinstance(getattr(holder, pool, None), (nn.MaxPool2d, nn.Sequential)):
+            setattr(holder, pool, nn.Identity())
+
+
+def _first_convolution(model: nn.Module) -> tuple[nn.Module | None, str]:
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if type(module) is not nn.Conv2d or module.in_channels != 3:
+                return None, ""
+            parent, _, name = path.rpartition(".")
+            return model.get_submodule(parent), name
+    return None, ""
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:200]

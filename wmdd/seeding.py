@@ -1,0 +1,49 @@
+"""The only source of randomness: seeds hashed from names, never from ranks or the order of work."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class SeedTree:
+    """A node in a tree of named seeds.
+
+    Args:
+        root: the run's seed, any integer.
+        path: names from the root to this node.
+    """
+
+    root: int
+    path: tuple[str, ...] = ()
+
+    def child(self, *names: str | int) -> SeedTree:
+        """Descend by names; equal names give equal streams on every machine."""
+        return SeedTree(self.root, self.path + tuple(str(name) for name in names))
+
+    def seed(self) -> int:
+        """Give this node's seed in [0, 2**63)."""
+        # A separator that no name holds keeps ("a", "bc") and ("ab", "c") apart.
+        text = "\x1f".join((str(self.root), *self.path))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+    def numpy(self) -> np.random.Generator:
+        """Give a fresh NumPy generator."""
+        return np.random.default_rng(self.seed())
+
+    def torch(self) -> torch.Generator:
+        """Give a fresh generator on the CPU, so that its draws are the same for every device."""
+        return torch.Generator().manual_seed(self.seed())
+
+    @contextlib.contextmanager
+    def scoped(self) -> Iterator[None]:
+        """Seed torch's global generators inside the block (weight initialisation, dropout), then restore them."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed())
+            yield

@@ -1,0 +1,58 @@
+"""The shape that every stage has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from wmdd.config import Section
+from wmdd.events import Output, Progress, Snapshot
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.types import Artifact
+
+Yielded = Output | Progress | Snapshot
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One unit of work as a stage function sees it.
+
+    Args:
+        name: such as ``class-0003``; unique within the stage.
+        params: plain facts that belong to the unit and to its key.
+        load: gives a named input; loaded when asked for, so that memory holds one unit's inputs at a time.
+        resume: the last `Snapshot` of a run that was interrupted, if any.
+    """
+
+    name: str
+    params: dict[str, Any]
+    load: Callable[[str], Any]
+    resume: bytes | None = field(default=None)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A pure function with a name.
+
+    Args:
+        name: as in the store and the report.
+        version: raised whenever the numbers of its output move.
+        section: the configuration's section that it reads.
+        kind: what one unit yields.
+        function: (section, units, seeds, runtime) -> outputs and progress, in any order.
+        joint: the units of a task are one computation, so that all are run when any is missing.
+    """
+
+    name: str
+    version: int
+    section: str
+    kind: type[Artifact]
+    function: Callable[[Any, list[Unit], SeedTree, Runtime], Iterator[Yielded]]
+    joint: bool = False
+
+    def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+        """Run some of its units."""
+        runtime.enter(training=self.name == "pretrain")
+        yield from self.function(section, units, seeds, runtime)

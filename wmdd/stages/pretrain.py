@@ -1,0 +1,101 @@
+"""Stage "pretrain": a teacher trained on the real set, or loaded and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from wmdd.config import PretrainConfig
+from wmdd.data.index import DatasetIndex
+from wmdd.data.loading import Geometry, training_batches, validation_batches
+from wmdd.events import Output, Progress, Snapshot
+from wmdd.models.registry import build_model
+from wmdd.models.weights import load_weights
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.training import Schedule, Trainer, top1_accuracy, weight_groups
+from wmdd.types import Teacher
+
+VALIDATION_BATCH = 250
+
+
+def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Train (or load) each unit's network: params ``model``, ``stem``, ``weights``, ``geometry``; input ``index``."""
+    for unit in units:
+        index: DatasetIndex = unit.load("index")
+        geometry = Geometry(**unit.params["geometry"])
+        own = seeds.child("pretrain", unit.name)
+        with own.child("init").scoped():
+            name, stem = unit.params["model"], unit.params["stem"]
+            network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
+        if unit.params["weights"]:
+            load_weights(network, unit.params["weights"], name)
+            runtime.place(network)
+            yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, []))
+            continue
+        trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime)
+        if unit.resume:
+            trainer.resume(unit.resume)
+        curve: list[dict[str, float]] = []
+        for epoch in trainer.run():
+            top1 = {} if epoch.top1 is None else {"top1": epoch.top1}
+            curve.append({"epoch": epoch.epoch, "loss": epoch.loss, **top1})
+            note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
+            yield Progress(epoch.epoch, section.epochs, note, curve[-1])
+            if epoch.epoch < section.epochs:
+                yield Snapshot(trainer.snapshot())
+        yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, curve))
+
+
+def _trainer(
+    section: PretrainConfig, index: DatasetIndex, geometry: Geometry, network: nn.Module, seeds: SeedTree, runtime: Runtime
+) -> Trainer:
+    steps_per_epoch = -(-len(index.train) // section.batch_size)
+    optimizer: torch.optim.Optimizer
+    if section.optimizer == "sgd":
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=section.lr,
+            momentum=section.momentum,
+            weight_decay=section.weight_decay,
+            nesterov=section.nesterov,
+        )
+    else:
+        optimizer = torch.optim.AdamW(weight_groups(network, section.weight_decay), lr=section.lr)
+    warmup = round(section.warmup_epochs * steps_per_epoch)
+    return Trainer(
+        network=network,
+        optimizer=optimizer,
+        schedule=Schedule(section.lr, section.epochs * steps_per_epoch, warmup),
+        batches=lambda epoch: training_batches(index, geometry, section, seeds.child("data"), epoch, runtime),
+        loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
+        validate=lambda net: top1_accuracy(net, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime),
+        epochs=section.epochs,
+        runtime=runtime,
+        seeds=seeds.child("dropout"),
+        val_every=max(1, section.epochs // 10),
+    )
+
+
+def _teacher(
+    unit: Unit, index: DatasetIndex, geometry: Geometry, network: nn.Module, runtime: Runtime, curve: list[dict[str, float]]
+) -> Teacher:
+    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
+    return Teacher(
+        model=unit.params["model"],
+        stem=unit.params["stem"],
+        weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
+        class_names=index.class_names,
+        top1=top1_accuracy(network, batches, runtime),
+        image_size=geometry.image_size,
+        crop_ratio=geometry.crop_ratio,
+        normalization=geometry.normalization,
+        curve=tuple(curve),
+    )
+
+
+PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain)

@@ -1,0 +1,78 @@
+"""Stage "recover": a group of classes becomes images, optimised as one tensor batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from wmdd.config import RecoverConfig
+from wmdd.data.loading import Geometry, class_images
+from wmdd.events import Output, Progress
+from wmdd.runtime import Runtime, free_memory, is_out_of_memory
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.synthesis import TERMS, Recovered, Target, recover_images
+from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
+
+
+def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Optimise all units' classes: inputs ``teacher``, ``statistics``, ``barycenter``, and ``index`` for real starts.
+
+    When the group does not fit into the device's memory, its halves are run one after the other.
+    """
+    teacher: Teacher = units[0].load("teacher")
+    pending = [units]
+    while pending:
+        part = pending.pop(0)
+        try:
+            yield from _recover(section, part, teacher, seeds, runtime, joint=len(part) == len(units))
+        except RuntimeError as exc:
+            if not is_out_of_memory(exc) or len(part) == 1:
+                raise
+            free_memory()
+            pending = [part[: len(part) // 2], part[len(part) // 2 :], *pending]
+
+
+def _recover(
+    section: RecoverConfig, units: list[Unit], teacher: Teacher, seeds: SeedTree, runtime: Runtime, *, joint: bool
+) -> Iterator[Yielded]:
+    targets, sources = [], []
+    for unit in units:
+        target, rows = _target(section, unit, teacher, seeds)
+        targets.append(target)
+        sources.append(rows)
+    for news in recover_images(section, teacher, targets, runtime):
+        if isinstance(news, Progress):
+            yield news
+            continue
+        assert isinstance(news, Recovered)
+        for place, unit in enumerate(units):
+            value = DistilledClass(
+                class_id=unit.params["class_id"],
+                images=news.images[place],
+                weights=targets[place].barycenter.weights,
+                losses=news.losses[place],
+                terms=TERMS,
+                sources=sources[place],
+                notes={} if joint else {"tensor_batch_classes": len(units)},
+            )
+            yield Output(unit.name, value)
+
+
+def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTree) -> tuple[Target, tuple[int, ...]]:
+    statistics: ClassStatistics = unit.load("statistics")
+    barycenter: Barycenter = unit.load("barycenter")
+    own = seeds.child("recover", unit.params["class_id"])
+    ipc = len(barycenter.support)
+    if section.init == "noise":
+        return Target(statistics, barycenter, own, None), (-1,) * ipc
+    rows = barycenter.nearest
+    if section.init == "random":
+        rows = torch.from_numpy(own.child("start").numpy().permutation(len(statistics.features))[:ipc])
+    geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
+    start = class_images(unit.load("index"), unit.params["class_id"], geometry, rows.numpy())
+    return Target(statistics, barycenter, own, start), tuple(rows.tolist())
+
+
+RECOVER = Stage("recover", 1, "recover", DistilledClass, recover, joint=True)

@@ -1,0 +1,61 @@
+"""Stage "relabel": the teacher's logits on stored views of an image set."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from wmdd.config import RelabelConfig
+from wmdd.events import Output, Progress
+from wmdd.labels import LabelBatch, LabelBlock, batches_per_epoch, draw_epoch
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.types import ImageSet, Teacher
+
+
+def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Label blocks of epochs: params ``images``, ``first_epoch``, ``epochs``; inputs ``teacher`` and ``classes``."""
+    for unit in units:
+        teacher: Teacher = unit.load("teacher")
+        images = ImageSet.of(unit.load("classes"))
+        own = seeds.child("relabel", unit.params["images"])
+        first, epochs = unit.params["first_epoch"], unit.params["epochs"]
+        batches: list[LabelBatch] = []
+        for epoch in range(first, first + epochs):
+            drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
+            batches += _labelled(section, drawn, teacher, images, runtime)
+            yield Progress(epoch - first + 1, epochs)
+        per_epoch = batches_per_epoch(section, len(images))
+        meta = {"schema": 1, "first_epoch": first, "epochs": epochs, "batches": per_epoch, "classes": teacher.num_classes}
+        yield Output(unit.name, LabelBlock.write(batches, meta))
+
+
+@torch.no_grad()
+def _labelled(
+    section: RelabelConfig, drawn: Iterator[LabelBatch], teacher: Teacher, images: ImageSet, runtime: Runtime
+) -> list[LabelBatch]:
+    network = runtime.place(teacher.network)
+    _norm_by_batch(network, section.bn == "batch")
+    labelled = []
+    for batch in drawn:
+        shown = batch.replay(images.images, teacher.pixels, runtime)
+        with runtime.autocast():
+            logits = network(shown)
+        labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
+    _norm_by_batch(network, False)
+    return labelled
+
+
+def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train(by_batch)
+            # Momentum 0 leaves the running averages as they were: a teacher is only looked at.
+            module.momentum = 0.0 if by_batch else 0.1
+
+
+RELABEL = Stage("relabel", 1, "relabel", LabelBlock, relabel)

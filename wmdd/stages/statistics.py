@@ -1,0 +1,54 @@
+"""Stage "statistics": one pass over a class's real images gives features and exact batch-norm moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from wmdd.config import StatisticsConfig
+from wmdd.data.index import DatasetIndex
+from wmdd.data.loading import Geometry, class_images
+from wmdd.events import Output
+from wmdd.models.probes import Probe
+from wmdd.moments import Moments
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.types import ClassStatistics, Teacher
+
+
+def statistics(section: StatisticsConfig, units: list[Unit], _seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Measure each unit's class: param ``class_id``; inputs ``teacher`` and ``index``.
+
+    Each image is decoded once and passes the teacher once.
+    """
+    for unit in units:
+        teacher, index = unit.load("teacher"), unit.load("index")
+        yield Output(unit.name, class_statistics(section, teacher, index, unit.params["class_id"], runtime))
+
+
+@torch.no_grad()
+def class_statistics(
+    section: StatisticsConfig, teacher: Teacher, index: DatasetIndex, class_id: int, runtime: Runtime
+) -> ClassStatistics:
+    """Measure one class with the teacher in evaluation mode; only this class's features are ever in memory."""
+    network = runtime.place(teacher.network)
+    geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
+    rows = np.arange(len(index.train.of_class(class_id)))
+    features: list[torch.Tensor] = []
+    moments: list[Moments] = []
+    with Probe(network, teacher.num_classes) as probe:
+        for start in range(0, len(rows), section.batch_size):
+            images = class_images(index, class_id, geometry, rows[start : start + section.batch_size])
+            pixels = runtime.images(teacher.pixels.normalize(images.to(runtime.device)))
+            with runtime.autocast():
+                _, batch_features, bn_inputs = probe.run(pixels)
+            features.append(batch_features.float().cpu())
+            measured = [Moments.of(inputs) for inputs in bn_inputs]
+            moments = [old.merge(new) for old, new in zip(moments, measured, strict=True)] if moments else measured
+    return ClassStatistics(class_id, torch.cat(features), tuple(moments))
+
+
+STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, statistics)

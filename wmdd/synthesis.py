@@ -1,0 +1,156 @@
+"""Optimise the images of some classes against their barycenters and batch-norm statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from wmdd.config import RecoverConfig
+from wmdd.data.augment import Views, apply_views, draw_resized_crops, view_matrices
+from wmdd.errors import DivergedError
+from wmdd.events import Progress
+from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss
+from wmdd.models.probes import Probe
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.types import Barycenter, ClassStatistics, Teacher
+
+TERMS = ("feature", "batch_norm", "cross_entropy")
+RECORDS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What the images of one class are to match, and where they start.
+
+    Args:
+        start: (ipc, 3, h, w) uint8 real images, or None for noise.
+    """
+
+    statistics: ClassStatistics
+    barycenter: Barycenter
+    seeds: SeedTree
+    start: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Recovered:
+    """Images (classes, ipc, 3, h, w) uint8 and their loss terms (classes, records, terms) float32."""
+
+    images: Tensor
+    losses: Tensor
+
+
+def recover_images(
+    section: RecoverConfig, teacher: Teacher, targets: list[Target], runtime: Runtime
+) -> Iterator[Progress | Recovered]:
+    """Optimise the images of several classes as one tensor batch (method: stage "recover").
+
+    Every random number of a class comes from its own seeds and is drawn before the first step, so neither the other
+    classes nor the device can shift it. Each class's loss is its own, so no gradient crosses classes.
+
+    Yields:
+        progress now and then, and at the end one `Recovered`.
+
+    Raises:
+        DivergedError: if a loss becomes non-finite; names the step.
+    """
+    size = teacher.image_size
+    images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
+    images.requires_grad_(True)
+    views = _draw_views(section, targets, size).to(runtime.device)
+    low, high = teacher.pixels.bounds(images)
+    optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
+    network = runtime.place(teacher.network)
+    every = max(1, math.ceil(section.iterations / RECORDS))
+    record = torch.zeros(len(range(0, section.iterations, every)), len(targets), len(TERMS), device=runtime.device)
+    with Probe(network, teacher.num_classes) as probe:
+        objective = _Objective(section, targets, probe, runtime)
+        loss_terms = runtime.maybe_compile(objective)
+        for step in range(section.iterations):
+            optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
+            terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
+            optimizer.zero_grad(set_to_none=True)
+            (terms * objective.term_weights).sum().backward()
+            optimizer.step()
+            with torch.no_grad():
+                torch.clamp(images, low, high, out=images)
+                if step % every == 0:
+                    record[step // every] = terms.detach()
+            if step % (every * 5) == 0:
+                yield _progress(record[step // every], step, section.iterations)
+    if not torch.isfinite(images).all():
+        raise DivergedError("pixels are not finite after the last step; lower recover.lr or recover.bn_weight")
+    pixels = teacher.pixels.denormalize(images).cpu()
+    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1))
+
+
+class _Objective:
+    """The loss terms of every class, (classes, terms), for one shared set of images and views."""
+
+    def __init__(self, section: RecoverConfig, targets: list[Target], probe: Probe, runtime: Runtime) -> None:
+        device = runtime.device
+        self.section, self.probe, self.runtime = section, probe, runtime
+        self.support = torch.stack([target.barycenter.support for target in targets]).to(device)
+        self.weights = torch.stack([target.barycenter.weights for target in targets]).to(device)
+        self.class_ids = torch.tensor([target.statistics.class_id for target in targets], device=device)
+        layers = range(len(targets[0].statistics.moments))
+        moments = [[target.statistics.moments[layer] for target in targets] for layer in layers]
+        self.means = [torch.stack([item.mean for item in layer]).float().to(device) for layer in moments]
+        self.vars = [torch.stack([item.var for item in layer]).float().to(device) for layer in moments]
+        weights = (section.feature_weight, section.bn_weight, section.ce_weight)
+        self.term_weights = torch.tensor(weights, device=device)
+
+    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
+        classes, ipc = self.weights.shape
+        size = (images.shape[-2], images.shape[-1])
+        rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
+        views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns).flatten(0, 1)
+        with self.runtime.autocast():
+            logits, features, bn_inputs = self.probe.run(self.runtime.images(views))
+        features = features.float().unflatten(0, (classes, ipc))
+        feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
+        batch_norm = torch.zeros_like(feature)
+        if self.section.bn_weight:
+            for layer, inputs in enumerate(bn_inputs):
+                factor = self.section.first_bn_multiplier if layer == 0 else 1.0
+                batch_norm = batch_norm + factor * batch_norm_loss(
+                    inputs, self.means[layer], self.vars[layer], self.weights
+                )
+        cross_entropy = cross_entropy_loss(logits, self.class_ids, ipc)
+        return torch.stack([feature, batch_norm, cross_entropy], dim=1)
+
+
+def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
+    if target.start is not None:
+        return teacher.pixels.normalize(target.start)
+    shape = (len(target.barycenter.support), 3, teacher.image_size, teacher.image_size)
+    return torch.randn(shape, generator=target.seeds.child("noise").torch())
+
+
+def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
+    return Views.stack(
+        [
+            draw_resized_crops(
+                target.seeds.child("views").numpy(),
+                section.iterations,
+                (size, size),
+                section.crop_scale,
+                flip=section.flip,
+                roll_px=section.roll_px,
+            )
+            for target in targets
+        ]
+    )
+
+
+def _progress(terms: Tensor, step: int, total: int) -> Progress:
+    means = terms.mean(dim=0).tolist()
+    if not all(math.isfinite(value) for value in means):
+        raise DivergedError(f"the loss is not finite at step {step} of {total}; lower recover.lr or recover.bn_weight")
+    note = " ".join(f"{name} {value:.3g}" for name, value in zip(TERMS, means, strict=True))
+    return Progress(step, total, note)

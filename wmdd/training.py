@@ -1,0 +1,150 @@
+"""The supervised loop that teachers and students share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from wmdd.errors import DivergedError
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.types import pack, unpack
+
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cosine learning rate with linear warm-up, set before each step.
+
+    Args:
+        lr: peak.
+        steps: steps of the whole training.
+        warmup: first steps, in which the rate rises linearly.
+        stretch: the cosine would reach 0 after `steps` times this.
+    """
+
+    lr: float
+    steps: int
+    warmup: int = 0
+    stretch: float = 1.0
+
+    def at(self, step: int) -> float:
+        """Give the learning rate of a step."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        part = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * part / self.stretch))
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """What one epoch gave: mean loss, and top-1 where it was validated."""
+
+    epoch: int
+    loss: float
+    top1: float | None
+
+
+@dataclass(eq=False)
+class Trainer:
+    """Trains a network; everything random comes in with the batches.
+
+    Args:
+        network: on the runtime's device.
+        batches: gives an epoch's batches; the first tensor of each is the input images.
+        loss: from logits and the rest of the batch to a scalar.
+        validate: from the network to top-1.
+        seeds: of what draws inside the network (dropout), apart for each epoch so that a resumed run draws the same.
+        val_every: epochs between validations; the last epoch always counts.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    batches: Callable[[int], Iterable[Batch]]
+    loss: Callable[..., Tensor]
+    validate: Callable[[nn.Module], float]
+    epochs: int
+    runtime: Runtime
+    seeds: SeedTree
+    val_every: int = 1
+    step: int = field(default=0, init=False)
+    epoch: int = field(default=0, init=False)
+
+    def run(self) -> Iterator[Epoch]:
+        """Train from the current epoch to the last; yield after each.
+
+        Raises:
+            DivergedError: if an epoch's loss is not finite.
+        """
+        while self.epoch < self.epochs:
+            with self.seeds.child("epoch", self.epoch).scoped():
+                loss = self._train_epoch()
+            self.epoch += 1
+            if not math.isfinite(loss):
+                raise DivergedError(f"the loss is not finite in epoch {self.epoch}; lower the learning rate")
+            due = self.epoch % self.val_every == 0 or self.epoch == self.epochs
+            yield Epoch(self.epoch, loss, self.validate(self.network) if due else None)
+
+    def _train_epoch(self) -> float:
+        self.network.train()
+        total, count = torch.zeros((), device=self.runtime.device), 0
+        for images, *rest in self.batches(self.epoch):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.schedule.at(self.step)
+            with self.runtime.autocast():
+                logits = self.network(images)
+            loss = self.loss(logits, *rest)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            # Summed on the device: reading each loss would make the host wait at every step.
+            total += loss.detach()
+            count += 1
+            self.step += 1
+        return float(total) / max(1, count)
+
+    def snapshot(self) -> bytes:
+        """Write weights, optimiser state and position as safetensors."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        return pack(tensors, {"epoch": self.epoch, "step": self.step})
+
+    def resume(self, data: bytes) -> None:
+        """Go on where a snapshot was taken."""
+        tensors, place = unpack(data)
+        network = {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
+        self.network.load_state_dict(network)
+        packed = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, entry = name.split(".", 2)
+                packed["state"].setdefault(int(index), {})[entry] = value
+        self.optimizer.load_state_dict(packed)
+        self.epoch, self.step = place["epoch"], place["step"]
+
+
+def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters so that only weights of two or more dimensions decay (norms and biases do not)."""
+    decayed = [weight for weight in network.parameters() if weight.ndim >= 2]
+    free = [weight for weight in network.parameters() if weight.ndim < 2]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+@torch.no_grad()
+def top1_accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime) -> float:
+    """Share of (images, labels) batches that a network names right; every image counts once."""
+    network.eval()
+    right, count = torch.zeros((), dtype=torch.int64, device=runtime.device), 0
+    for images, labels in batches:
+        with runtime.autocast():
+            logits = network(images)
+        right += (logits.argmax(dim=1) == labels.to(logits.device)).sum()
+        count += len(labels)
+    return int(right) / count
