@@ -38,25 +38,17 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which real images, and how they become tensors."""
 
-    path: str | None = Field(
-        None, description="folder or Parquet URL of the real set (builtin:digits needs none)"
-    )
+    path: str | None = Field(None, description="folder or Parquet URL of the real set (builtin:digits needs none)")
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
-    image_size: Annotated[int, Field(ge=8)] = Field(
-        224, description="height and width of the distilled images, px"
-    )
-    crop_ratio: Fraction = Field(
-        0.875, description="centre crop over resized shorter side (1 keeps the whole image)"
-    )
+    image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
+    crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
     normalization: Literal["imagenet", "cifar10", "tiny-imagenet", "half"] = Field(
         "imagenet", description="channel means and deviations that networks see"
     )
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.2, description="share of each class held out when the set has no validation split"
     )
-    memory_gib: NonNegative = Field(
-        2.0, description="real images are kept decoded when they fit in this, GiB"
-    )
+    memory_gib: NonNegative = Field(2.0, description="real images are kept decoded when they fit in this, GiB")
     workers: Annotated[int, Field(ge=0)] = Field(
         0, description="processes that decode images that do not fit (0: none)"
     )
@@ -65,13 +57,9 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """The teacher: trained here, or loaded from `weights`."""
 
-    model: str = Field(
-        "resnet18", description="convnetD, or a torchvision or timm classifier, with batch-norm"
-    )
+    model: str = Field("resnet18", description="convnetD, or a torchvision or timm classifier, with batch-norm")
     stem: Stem = Field("auto", description="first layers: auto takes small below 100 px, else standard")
-    weights: str | None = Field(
-        None, description="load instead of training: .safetensors, .pth, or 'default' (hub)"
-    )
+    weights: str | None = Field(None, description="load instead of training: .safetensors, .pth, or 'default' (hub)")
     epochs: Count = Field(50, description="passes over the real training images")
     batch_size: Count = Field(32, description="images per step")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")
@@ -82,9 +70,7 @@ class PretrainConfig(Section):
     warmup_epochs: NonNegative = Field(0.0, description="linear warm-up, epochs")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the cross-entropy")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
-    pad_px: Annotated[int, Field(ge=0)] = Field(
-        0, description="random shift up to this, px, instead of resized crops"
-    )
+    pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
 
 
@@ -99,9 +85,7 @@ class BarycenterConfig(Section):
 
     ipc: Count = Field(10, description="distilled images per class")
     weights: Literal["uniform", "learnt"] = Field("uniform", description="mass of the atoms")
-    init: Literal["kmeans++", "random"] = Field(
-        "kmeans++", description="first atoms, from the class's own features"
-    )
+    init: Literal["kmeans++", "random"] = Field("kmeans++", description="first atoms, from the class's own features")
     max_iterations: Count = Field(100, description="alternations of plan and positions at most")
     tolerance: NonNegative = Field(1e-7, description="relative fall of the objective that ends the search")
 
@@ -112,9 +96,7 @@ class RecoverConfig(Section):
     init: Literal["noise", "nearest", "random"] = Field(
         "noise", description="start from noise, real images nearest to the atoms, or random real images"
     )
-    iterations: Annotated[int, Field(ge=0)] = Field(
-        2000, description="optimisation steps (0 keeps the start)"
-    )
+    iterations: Annotated[int, Field(ge=0)] = Field(2000, description="optimisation steps (0 keeps the start)")
     lr: Positive = Field(0.25, description="peak learning rate of the pixels, cosine to 0")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.5, 0.9), description="of Adam"
@@ -123,17 +105,13 @@ class RecoverConfig(Section):
         "rms",
         description="rms: root mean squared distance to the atoms (released code); squared: the paper's formula",
     )
-    feature_weight: NonNegative = Field(
-        10.0, description="of the feature term (10: the released code at 100 images)"
-    )
+    feature_weight: NonNegative = Field(10.0, description="of the feature term (10: the released code at 100 images)")
     bn_weight: NonNegative = Field(10.0, description="of the batch-norm term, lambda in the paper")
     first_bn_multiplier: NonNegative = Field(1.0, description="extra weight of the first batch-norm layer")
     ce_weight: NonNegative = Field(1.0, description="of the cross-entropy term")
     crop_scale: Scale = Field((0.08, 1.0), description="area of the random view of each step, low and high")
     flip: bool = Field(True, description="random horizontal flips of the view")
-    roll_px: Annotated[int, Field(ge=0)] = Field(
-        32, description="random cyclic shift of the view up to this, px"
-    )
+    roll_px: Annotated[int, Field(ge=0)] = Field(32, description="random cyclic shift of the view up to this, px")
     classes_per_batch: Count = Field(10, description="classes that share one tensor batch (part of the key)")
 
 
@@ -144,36 +122,26 @@ class RelabelConfig(Section):
     batch_size: Count = Field(100, description="images per stored label batch, at most the whole set")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     flip: bool = Field(True, description="random horizontal flips")
-    mix: Literal["cutmix", "none"] = Field(
-        "cutmix", description="mix images of a batch: one box and permutation each"
-    )
+    mix: Literal["cutmix", "none"] = Field("cutmix", description="mix images of a batch: one box and permutation each")
     mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area")
-    bn: Literal["running", "batch"] = Field(
-        "running", description="teacher's batch-norm: running, or the view batch's"
-    )
+    bn: Literal["running", "batch"] = Field("running", description="teacher's batch-norm: running, or the view batch's")
     epochs_per_block: Count = Field(50, description="epochs in one unit of work")
 
 
 class EvaluateConfig(Section):
     """Students trained on the distilled images and their soft labels, scored on real validation images."""
 
-    students: tuple[str, ...] = Field(
-        ("resnet18",), min_length=1, description="networks to train, with any norm"
-    )
+    students: tuple[str, ...] = Field(("resnet18",), min_length=1, description="networks to train, with any norm")
     stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
     seeds: Count = Field(3, description="students of each network")
     lr: Positive = Field(1e-3, description="peak learning rate of AdamW")
     weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
     temperature: Positive = Field(20.0, description="of teacher's and student's softmax")
-    cosine_stretch: Annotated[float, Field(ge=1.0)] = Field(
-        1.0, description="cosine ends at 0 after epochs x this"
-    )
+    cosine_stretch: Annotated[float, Field(ge=1.0)] = Field(1.0, description="cosine ends at 0 after epochs x this")
     val_every: Count = Field(10, description="epochs between validations (the last epoch always counts)")
     val_batch_size: Count = Field(250, description="images per validation step")
     random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")
-    full_data: bool = Field(
-        True, description="train other students on all real images too, as the teacher was"
-    )
+    full_data: bool = Field(True, description="train other students on all real images too, as the teacher was")
 
 
 class RuntimeConfig(Section):
@@ -183,13 +151,13 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of networks; losses and moments are fp32 (auto: bf16 where the chip has it)"
     )
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile of long loops (auto: on GPUs)"
-    )
+    compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile of long loops (auto: on GPUs)")
     threads: Count = Field(1, description="CPU threads of one worker; fixed, because it changes rounding")
     train_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the teacher's training (0: all)")
     memory_gib: NonNegative = Field(2.0, description="real images are kept decoded when they fit in this, GiB")
-    loaders: Annotated[int, Field(ge=0)] = Field(0, description="processes that decode images that do not fit (0: none)")
+    loaders: Annotated[int, Field(ge=0)] = Field(
+        0, description="processes that decode images that do not fit (0: none)"
+    )
 
 
 class RayConfig(Section):
@@ -198,9 +166,7 @@ class RayConfig(Section):
     address: str | None = Field(None, description="cluster to join (none: a Ray of this run alone)")
     actors: Annotated[int, Field(ge=0)] = Field(0, description="workers (0: as many as fit)")
     cpus_per_actor: Positive = Field(1.0, description="CPUs that one worker reserves")
-    gpus_per_actor: NonNegative = Field(
-        1.0, description="GPUs that one worker reserves where the cluster has any"
-    )
+    gpus_per_actor: NonNegative = Field(1.0, description="GPUs that one worker reserves where the cluster has any")
 
 
 class DistillConfig(Section):
@@ -242,9 +208,7 @@ def _explain(error: Any) -> str:
 def _known(path: tuple[str | int, ...]) -> str:
     model: Any = DistillConfig
     for part in path:
-        field = (
-            model.model_fields.get(part) if isinstance(model, type) and issubclass(model, Section) else None
-        )
+        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, Section) else None
         model = field.annotation if field is not None else None
     names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
     return f"the options here are {', '.join(names)}"

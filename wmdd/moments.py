@@ -24,9 +24,7 @@ class Moments:
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.mean.shape != self.var.shape or self.mean.ndim != 1:
-            raise ValueError(
-                f"moments of {self.count} values, {tuple(self.mean.shape)} and {tuple(self.var.shape)}"
-            )
+            raise ValueError(f"moments of {self.count} values, {tuple(self.mean.shape)} and {tuple(self.var.shape)}")
         if not (torch.isfinite(self.mean).all() and torch.isfinite(self.var).all()):
             raise ValueError("moments must be finite")
 

@@ -78,9 +78,9 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str) -> None:
-        self.url = url
-        self.fs, self.root = fsspec.core.url_to_fs(url, auto_mkdir=True)
-        self._cached: tuple[ArtifactRef, Any] | None = None
+        self.url = absolute_url(url)
+        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self._kept: dict[str, tuple[ArtifactRef, Any]] = {}
 
     def __reduce__(self) -> tuple[type[ArtifactStore], tuple[str]]:
         return ArtifactStore, (self.url,)
@@ -132,12 +132,12 @@ class ArtifactStore:
         return StoredFiles(self, ref, commit)
 
     def load(self, ref: ArtifactRef, kind: type[A], *, keep: bool = False) -> A:
-        """Read an artifact; with `keep`, the last one is remembered (an actor keeps its teacher)."""
-        if self._cached is not None and self._cached[0] == ref:
-            return self._cached[1]  # type: ignore[no-any-return]
+        """Read an artifact; with `keep`, the stage's last one is remembered (an actor keeps its teacher)."""
+        if ref.stage in self._kept and self._kept[ref.stage][0] == ref:
+            return self._kept[ref.stage][1]  # type: ignore[no-any-return]
         value = kind.from_files(self.files(ref))
         if keep:
-            self._cached = (ref, value)
+            self._kept[ref.stage] = (ref, value)
         return value
 
     def withdraw(self, ref: ArtifactRef) -> None:
@@ -174,6 +174,11 @@ class ArtifactStore:
         """Remove a note that has served its purpose."""
         with contextlib.suppress(OSError):
             self.fs.rm_file(self.path("notes", name))
+
+
+def absolute_url(url: str) -> str:
+    """Make a local path absolute, so that a worker in another folder means the same place; URLs stay."""
+    return url if "://" in url or url.startswith("builtin:") else os.path.abspath(url)
 
 
 def _digest(data: bytes) -> str:

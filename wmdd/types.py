@@ -295,5 +295,3 @@ class StudentResult:
             return cls(**values)
         except (KeyError, TypeError) as exc:
             raise ArtifactError(f"student.json has another schema: {exc}") from exc
-
-

@@ -82,26 +82,20 @@ def _views(box: np.ndarray, flip: np.ndarray, roll: np.ndarray) -> Views:
 def draw_shifts(rng: np.random.Generator, n: int, size: Size, pad_px: int, *, flip: bool) -> Views:
     """Draw n views that move the whole image by up to `pad_px` each way (its edge pixels are repeated)."""
     shift = rng.integers(-pad_px, pad_px + 1, (n, 2))
-    box = np.concatenate([shift, np.broadcast_to(np.array(size), (n, 2))], axis=1).astype(np.int32)
+    sizes = np.stack([np.broadcast_to(np.asarray(axis), (n,)) for axis in size], axis=1)
     flips = rng.random(n) < 0.5 if flip else np.zeros(n, dtype=bool)
-    return Views(box, flips, np.zeros((n, 2), dtype=np.int32))
+    return _views(np.concatenate([shift, sizes], axis=1), flips, np.zeros((n, 2)))
 
 
-def view_matrices(
-    views: Views, source: tuple[int, int], target: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def view_matrices(views: Views, source: tuple[int, int], target: int) -> tuple[Tensor, Tensor]:
     """Build the row maps (n, target, height) and column maps (n, target, width) of views, float32."""
-    box = torch.from_numpy(views.box).to(device)
-    roll = torch.from_numpy(views.roll).to(device)
-    flip = torch.from_numpy(views.flip).to(device)
+    box, flip, roll = views.box, views.flip, views.roll
     rows = _axis_matrix(box[:, 0], box[:, 2], roll[:, 0], torch.zeros_like(flip), source[0], target)
     columns = _axis_matrix(box[:, 1], box[:, 3], roll[:, 1], flip, source[1], target)
     return rows, columns
 
 
-def _axis_matrix(
-    start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, source: int, target: int
-) -> Tensor:
+def _axis_matrix(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, source: int, target: int) -> Tensor:
     out = torch.arange(target, device=start.device)
     index = (out[None, :] - roll[:, None]) % target
     index = torch.where(flip[:, None], target - 1 - index, index)

@@ -74,7 +74,9 @@ def training_batches(
     order = window_shuffle(index, "train", rng)
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
-    loader = DataLoader(dataset, section.batch_size, drop_last=_drops(order, section), **options if runtime.loaders else {})
+    loader = DataLoader(
+        dataset, section.batch_size, drop_last=_drops(order, section), **options if runtime.loaders else {}
+    )
     for images, labels in loader:
         yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels.to(runtime.device)
 

@@ -15,7 +15,9 @@ from wmdd.models.convnet import ConvNet
 SMALL_BELOW_PX = 100
 
 
-def build_model(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model") -> nn.Module:
+def build_model(
+    name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model"
+) -> nn.Module:
     """Build an untrained classifier.
 
     Args:
@@ -104,7 +106,9 @@ def _replace_stem(model: nn.Module, stem: Stem) -> None:
     old = getattr(owner, name)
     if old.stride[0] > 2:  # patch embeddings of transformers and ConvNeXt are no stems
         return
-    fresh = nn.Conv2d(old.in_channels, old.out_channels, 3, stride, padding, bias=old.bias is not None, device=old.weight.device)
+    fresh = nn.Conv2d(
+        old.in_channels, old.out_channels, 3, stride, padding, bias=old.bias is not None, device=old.weight.device
+    )
     setattr(owner, name, fresh)
     for holder, pool in ((model, "maxpool"), (getattr(model, "features", None), "pool0")):
         if isinstance(holder, nn.Module) and isinstance(getattr(holder, pool, None), (nn.MaxPool2d, nn.Sequential)):

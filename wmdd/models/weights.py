@@ -29,7 +29,9 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or extra or shapes:
-        found = [f"{kind} {keys[0]}" for kind, keys in (("lacks", missing), ("adds", extra), ("reshapes", shapes)) if keys]
+        found = [
+            f"{kind} {keys[0]}" for kind, keys in (("lacks", missing), ("adds", extra), ("reshapes", shapes)) if keys
+        ]
         count = len(missing) + len(extra) + len(shapes)
         raise ConfigError(
             f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} keys: it "

@@ -9,8 +9,6 @@ from wmdd.stages.relabel import RELABEL
 from wmdd.stages.select import SELECT
 from wmdd.stages.statistics import STATISTICS
 
-STAGES = {
-    stage.name: stage for stage in (PRETRAIN, STATISTICS, BARYCENTER, RECOVER, SELECT, RELABEL, EVALUATE)
-}
+STAGES = {stage.name: stage for stage in (PRETRAIN, STATISTICS, BARYCENTER, RECOVER, SELECT, RELABEL, EVALUATE)}
 
 __all__ = ["STAGES", "Stage", "Unit"]

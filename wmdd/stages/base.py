@@ -43,6 +43,7 @@ class Stage:
         kind: what one unit yields.
         function: (section, units, seeds, runtime) -> outputs and progress, in any order.
         joint: the units of a task are one computation, so that all are run when any is missing.
+        unkeyed: fields of the section that change no unit's output (or are among its params), left out of keys.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage:
     kind: type[Artifact]
     function: Callable[[Any, list[Unit], SeedTree, Runtime], Iterator[Yielded]]
     joint: bool = False
+    unkeyed: frozenset[str] = frozenset()
 
     def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""

@@ -84,4 +84,5 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
     )
 
 
-EVALUATE = Stage("evaluate", 1, "evaluate", StudentResult, evaluate)
+_CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size"})
+EVALUATE = Stage("evaluate", 1, "evaluate", StudentResult, evaluate, unkeyed=_CHOICES)

@@ -52,7 +52,12 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
 
 
 def _trainer(
-    section: PretrainConfig, index: DatasetIndex, geometry: Geometry, network: nn.Module, seeds: SeedTree, runtime: Runtime
+    section: PretrainConfig,
+    index: DatasetIndex,
+    geometry: Geometry,
+    network: nn.Module,
+    seeds: SeedTree,
+    runtime: Runtime,
 ) -> Trainer:
     steps_per_epoch = -(-len(index.train) // section.batch_size)
     optimizer: torch.optim.Optimizer
@@ -73,7 +78,9 @@ def _trainer(
         schedule=Schedule(section.lr, section.epochs * steps_per_epoch, warmup),
         batches=lambda epoch: training_batches(index, geometry, section, seeds.child("data"), epoch, runtime),
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
-        validate=lambda net: top1_accuracy(net, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime),
+        validate=lambda net: top1_accuracy(
+            net, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime
+        ),
         epochs=section.epochs,
         runtime=runtime,
         seeds=seeds.child("dropout"),
@@ -82,7 +89,12 @@ def _trainer(
 
 
 def _teacher(
-    unit: Unit, index: DatasetIndex, geometry: Geometry, network: nn.Module, runtime: Runtime, curve: list[dict[str, float]]
+    unit: Unit,
+    index: DatasetIndex,
+    geometry: Geometry,
+    network: nn.Module,
+    runtime: Runtime,
+    curve: list[dict[str, float]],
 ) -> Teacher:
     batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
     return Teacher(
@@ -98,4 +110,4 @@ def _teacher(
     )
 
 
-PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain)
+PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, unkeyed=frozenset({"model", "stem", "weights"}))

@@ -30,7 +30,13 @@ def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime:
             batches += _labelled(section, drawn, teacher, images, runtime)
             yield Progress(epoch - first + 1, epochs)
         per_epoch = batches_per_epoch(section, len(images))
-        meta = {"schema": 1, "first_epoch": first, "epochs": epochs, "batches": per_epoch, "classes": teacher.num_classes}
+        meta = {
+            "schema": 1,
+            "first_epoch": first,
+            "epochs": epochs,
+            "batches": per_epoch,
+            "classes": teacher.num_classes,
+        }
         yield Output(unit.name, LabelBlock.write(batches, meta))
 
 
@@ -58,4 +64,4 @@ def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
             module.momentum = 0.0 if by_batch else 0.1
 
 
-RELABEL = Stage("relabel", 1, "relabel", LabelBlock, relabel)
+RELABEL = Stage("relabel", 1, "relabel", LabelBlock, relabel, unkeyed=frozenset({"epochs", "epochs_per_block"}))

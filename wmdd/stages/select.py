@@ -28,4 +28,5 @@ def select(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runti
         yield Output(unit.name, DistilledClass(class_id, images, weights, sources=tuple(rows.tolist())))
 
 
-SELECT = Stage("select", 1, "barycenter", DistilledClass, select)
+_OTHERS = frozenset(BarycenterConfig.model_fields) - {"ipc"}
+SELECT = Stage("select", 1, "barycenter", DistilledClass, select, unkeyed=_OTHERS)

@@ -1,0 +1,284 @@
+"""What a run consists of: every stage's units with their keys, worked out before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import fsspec
+
+from wmdd.config import DistillConfig
+from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.sources import list_files
+from wmdd.errors import ConfigError, DataError
+from wmdd.models.registry import check_model, has_batch_norm, skeleton
+from wmdd.stages import STAGES
+from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
+
+Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
+PROTOCOL = "wmdd"
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A unit of work: its artifact, its params and where its inputs come from."""
+
+    ref: ArtifactRef
+    params: dict[str, Any]
+    inputs: Inputs
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """What an executor hands to a worker: names, plain values and keys, never a tensor.
+
+    Args:
+        name: of the unit, or of the group of units.
+        section: values of the configuration's section.
+    """
+
+    stage: str
+    name: str
+    section: dict[str, Any]
+    seed: int
+    units: tuple[PlannedUnit, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks, stage by stage in the order of the data."""
+
+    config: DistillConfig
+    index: DatasetIndex
+    index_ref: ArtifactRef
+    tasks: dict[str, tuple[StageTask, ...]] = field(default_factory=dict)
+
+    def refs(self, stage: str) -> list[ArtifactRef]:
+        """List a stage's artifacts."""
+        return [unit.ref for task in self.tasks[stage] for unit in task.units]
+
+    def units(self, stage: str) -> list[PlannedUnit]:
+        """List a stage's units."""
+        return [unit for task in self.tasks[stage] for unit in task.units]
+
+
+def make_plan(
+    config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Plan:
+    """Index the data (once per set), check that the run can work, and name every unit.
+
+    Raises:
+        ConfigError, DataError: one line, before anything runs.
+    """
+    index, ref = load_index(config, store, on_progress)
+    check(config, index)
+    planner = _Planner(config, index, ref)
+    return Plan(config, index, ref, planner.plan())
+
+
+def load_index(
+    config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None]
+) -> tuple[DatasetIndex, ArtifactRef]:
+    """Read the set's index from the store, or make it when the set's files have changed."""
+    if config.data.path is None:
+        raise ConfigError(
+            f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
+        )
+    url = absolute_url(config.data.path)
+    listing = list_files(url)
+    parts = {
+        "listing": listing.signature,
+        "classes": config.data.classes,
+        "val": config.data.val_fraction,
+        "version": 1,
+    }
+    ref = ArtifactRef("index", "index", content_key(parts))
+    if ref not in store:
+        index = build_index(
+            url,
+            classes=config.data.classes,
+            val_fraction=config.data.val_fraction,
+            listing=listing,
+            on_progress=on_progress,
+        )
+        store.save(ref, index)
+    return store.load(ref, DatasetIndex, keep=True), ref
+
+
+def check(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse what cannot work with this set, before any training."""
+    num_classes, size = len(index.class_names), config.data.image_size
+    if num_classes < 2:
+        raise DataError(f"data.path={config.data.path}: has one class, {index.class_names[0]}; distillation needs two")
+    ipc = config.barycenter.ipc
+    for class_id, name in enumerate(index.class_names):
+        count = len(index.train.of_class(class_id))
+        if ipc > count:
+            raise ConfigError(
+                f"barycenter.ipc={ipc}: larger than class {name} ({count} training images); lower barycenter.ipc"
+            )
+    if min(config.relabel.batch_size, num_classes * ipc) < 2:
+        raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")
+    if config.pretrain.batch_size < 2:
+        raise ConfigError("pretrain.batch_size=1: batch-norm needs two images in a step; raise pretrain.batch_size")
+    teacher = config.pretrain
+    check_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
+    if config.recover.bn_weight and not has_batch_norm(skeleton(teacher.model, num_classes, size)):
+        raise ConfigError(
+            f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
+            "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
+        )
+    for student in config.evaluate.students:
+        check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
+
+
+def protocol_hash(config: DistillConfig) -> str:
+    """Hash all that decides how students are trained and scored, so that equal hashes can be compared."""
+    sections = {
+        "relabel": config.relabel.model_dump(mode="json", exclude={"epochs_per_block"}),
+        "evaluate": config.evaluate.model_dump(mode="json", include={"lr", "weight_decay", "temperature", "stem"}),
+        "stretch": config.evaluate.cosine_stretch,
+        "data": _geometry(config),
+        "name": PROTOCOL,
+    }
+    return content_key(sections)[:12]
+
+
+def _geometry(config: DistillConfig) -> dict[str, Any]:
+    data = config.data
+    return {"image_size": data.image_size, "crop_ratio": data.crop_ratio, "normalization": data.normalization}
+
+
+class _Planner:
+    """Names the units of one run, from the images to the scores."""
+
+    def __init__(self, config: DistillConfig, index: DatasetIndex, index_ref: ArtifactRef) -> None:
+        self.config, self.index, self.index_ref = config, index, index_ref
+        self.geometry = _geometry(config)
+        self.train, self.val = index.digest("train"), index.digest("val")
+        self.classes = [f"class-{class_id:05d}" for class_id in range(len(index.class_names))]
+
+    def plan(self) -> dict[str, tuple[StageTask, ...]]:
+        teacher = self._pretrain(TEACHER, self.config.pretrain.model, self.config.pretrain.weights)
+        statistics = [self._statistics(class_id, teacher.ref) for class_id in range(len(self.classes))]
+        barycenters = [self._barycenter(class_id, unit.ref) for class_id, unit in enumerate(statistics)]
+        recovered = [
+            self._recover(class_id, teacher.ref, statistics[class_id].ref, barycenters[class_id].ref)
+            for class_id in range(len(self.classes))
+        ]
+        sets = {"distilled": [unit.ref for unit in recovered]}
+        selected: list[list[PlannedUnit]] = []
+        for draw in range(self.config.evaluate.seeds if self.config.evaluate.random_real else 0):
+            selected.append([self._select(draw, class_id) for class_id in range(len(self.classes))])
+            sets[f"random-{draw}"] = [unit.ref for unit in selected[-1]]
+        blocks = {name: self._relabel(name, refs, teacher.ref) for name, refs in sets.items()}
+        scores = [unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]])]
+        full = [self._pretrain(f"full-{name}", name, None) for name in self._other_students()]
+        per_batch = self.config.recover.classes_per_batch
+        groups = [recovered[start : start + per_batch] for start in range(0, len(recovered), per_batch)]
+        return {
+            "pretrain": self._tasks("pretrain", [[unit] for unit in (teacher, *full)]),
+            "statistics": self._tasks("statistics", [[unit] for unit in statistics]),
+            "barycenter": self._tasks("barycenter", [[unit] for unit in barycenters]),
+            "recover": self._tasks("recover", groups),
+            "select": self._tasks("select", selected),
+            "relabel": self._tasks("relabel", [[unit] for units in blocks.values() for unit in units]),
+            "evaluate": self._tasks("evaluate", [[unit] for unit in scores]),
+        }
+
+    def _other_students(self) -> list[str]:
+        if not self.config.evaluate.full_data:
+            return []
+        return [name for name in dict.fromkeys(self.config.evaluate.students) if name != self.config.pretrain.model]
+
+    def _unit(
+        self, stage: str, name: str, params: dict[str, Any], inputs: Inputs, identity: dict[str, str] | None = None
+    ) -> PlannedUnit:
+        """Name a unit; `identity` stands for inputs whose own key says more than the unit depends on."""
+        settings = STAGES[stage]
+        section = getattr(self.config, settings.section).model_dump(mode="json", exclude=set(settings.unkeyed))
+        keys = {label: _keys(refs) for label, refs in inputs.items()} | (identity or {})
+        parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": params}
+        parts |= {"inputs": keys, "seed": self.config.seed}
+        if stage not in ("barycenter", "select"):
+            parts["precision"] = self.config.runtime.precision
+        return PlannedUnit(ArtifactRef(stage, name, content_key(parts)), params, inputs)
+
+    def _tasks(self, stage: str, groups: list[list[PlannedUnit]]) -> tuple[StageTask, ...]:
+        section = getattr(self.config, STAGES[stage].section).model_dump(mode="json")
+        named = ((group, group[0].ref.unit + (f"..{group[-1].ref.unit}" if len(group) > 1 else "")) for group in groups)
+        return tuple(StageTask(stage, name, section, self.config.seed, tuple(group)) for group, name in named)
+
+    def _pretrain(self, name: str, model: str, weights: str | None) -> PlannedUnit:
+        params: dict[str, Any] = {"model": model, "geometry": self.geometry, "weights": weights}
+        own = name == TEACHER
+        params["stem"] = self.config.pretrain.stem if own else self.config.evaluate.stem
+        identity = {"index": f"{self.train}-{self.val}"}
+        if weights and weights != "default":
+            params["weights"] = absolute_url(weights)
+            identity["weights"] = _file_digest(weights)
+        return self._unit("pretrain", name, params, {"index": self.index_ref}, identity)
+
+    def _class(self, class_id: int) -> dict[str, str]:
+        return {"index": self.index.class_digest(class_id)}
+
+    def _statistics(self, class_id: int, teacher: ArtifactRef) -> PlannedUnit:
+        inputs: Inputs = {"teacher": teacher, "index": self.index_ref}
+        return self._unit("statistics", self.classes[class_id], {"class_id": class_id}, inputs, self._class(class_id))
+
+    def _barycenter(self, class_id: int, statistics: ArtifactRef) -> PlannedUnit:
+        return self._unit("barycenter", self.classes[class_id], {"class_id": class_id}, {"statistics": statistics})
+
+    def _recover(
+        self, class_id: int, teacher: ArtifactRef, statistics: ArtifactRef, barycenter: ArtifactRef
+    ) -> PlannedUnit:
+        inputs: Inputs = {
+            "teacher": teacher,
+            "statistics": statistics,
+            "barycenter": barycenter,
+            "index": self.index_ref,
+        }
+        return self._unit("recover", self.classes[class_id], {"class_id": class_id}, inputs, self._class(class_id))
+
+    def _select(self, draw: int, class_id: int) -> PlannedUnit:
+        params = {"class_id": class_id, "draw": draw, "geometry": self.geometry}
+        name = f"random-{draw}-{self.classes[class_id]}"
+        return self._unit("select", name, params, {"index": self.index_ref}, self._class(class_id))
+
+    def _relabel(self, images: str, classes: list[ArtifactRef], teacher: ArtifactRef) -> list[PlannedUnit]:
+        section = self.config.relabel
+        units = []
+        for first in range(0, section.epochs, section.epochs_per_block):
+            epochs = min(section.epochs_per_block, section.epochs - first)
+            params = {"images": images, "first_epoch": first, "epochs": epochs}
+            inputs: Inputs = {"teacher": teacher, "classes": tuple(classes)}
+            units.append(self._unit("relabel", f"{images}-epochs-{first:04d}", params, inputs))
+        return units
+
+    def _evaluate(self, images: str, classes: list[ArtifactRef], labels: list[ArtifactRef]) -> list[PlannedUnit]:
+        seeds = range(self.config.evaluate.seeds)
+        units = []
+        for student in dict.fromkeys(self.config.evaluate.students):
+            # One student for each random draw; the distilled set is trained on with every seed.
+            for seed in seeds if images == "distilled" else [int(images.rpartition("-")[2])]:
+                params = {"student": student, "seed": seed, "images": images, "geometry": self.geometry}
+                params |= {"protocol": PROTOCOL, "protocol_hash": protocol_hash(self.config)}
+                inputs: Inputs = {"classes": tuple(classes), "labels": tuple(labels), "index": self.index_ref}
+                name = f"{images}-{student.replace('/', '_')}-seed-{seed}"
+                units.append(self._unit("evaluate", name, params, inputs, {"index": self.val}))
+        return units
+
+
+def _keys(refs: ArtifactRef | tuple[ArtifactRef, ...]) -> str | list[str]:
+    return refs.key if isinstance(refs, ArtifactRef) else [ref.key for ref in refs]
+
+
+def _file_digest(url: str) -> str:
+    try:
+        with fsspec.open(url, "rb") as file:
+            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"pretrain.weights={url}: cannot be read; give a .safetensors or .pth file") from exc
