@@ -48,10 +48,6 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.2, description="share of each class held out when the set has no validation split"
     )
-    memory_gib: NonNegative = Field(2.0, description="real images are kept decoded when they fit in this, GiB")
-    workers: Annotated[int, Field(ge=0)] = Field(
-        0, description="processes that decode images that do not fit (0: none)"
-    )
 
 
 class PretrainConfig(Section):

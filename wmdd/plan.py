@@ -75,8 +75,12 @@ def make_plan(
     """
     index, ref = load_index(config, store, on_progress)
     check(config, index)
-    planner = _Planner(config, index, ref)
-    return Plan(config, index, ref, planner.plan())
+    return plan_from(config, index, ref)
+
+
+def plan_from(config: DistillConfig, index: DatasetIndex, ref: ArtifactRef) -> Plan:
+    """Name every unit of a run over an indexed set."""
+    return Plan(config, index, ref, _Planner(config, index, ref).plan())
 
 
 def load_index(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import threadpoolctl
 import torch
 from torch import Tensor, nn
 
@@ -58,7 +59,9 @@ class Runtime:
 
     def enter(self, *, training: bool = False) -> None:
         """Set the process's thread count, for the training of a teacher or for any other stage, and kernel choices."""
-        torch.set_num_threads((self.train_threads or os.cpu_count() or 1) if training else self.threads)
+        threads = (self.train_threads or os.cpu_count() or 1) if training else self.threads
+        threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn, whose sums depend on it too
+        torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

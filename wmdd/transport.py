@@ -114,7 +114,7 @@ def _uniform_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndar
     costs = ot.dist(atoms, points)
     with warnings.catch_warnings():
         # A plan that is not optimal would move atoms to wrong places without a sign.
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         plan = ot.emd(masses, uniform, costs, numItermax=PIVOTS)
     return float((plan * costs).sum()), masses, (plan @ points) / masses[:, None]
 

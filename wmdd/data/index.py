@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import io
 import json
@@ -245,7 +246,7 @@ def _scan_parquet(
                     encoded, labels = read_row_group(parquet, group, file)
                     places = range(int(starts[group]), int(starts[group + 1]))
                     items = zip(places, encoded, labels, strict=True)
-                    found = pool.map(lambda item: _parquet_row(number, file, ids, len(names), *item), items)
+                    found = pool.map(functools.partial(_parquet_row, number, file, ids), *zip(*items, strict=True))
                     for result in found:
                         (bad if isinstance(result, str) else rows[split]).append(result)  # type: ignore[arg-type]
                     on_progress(sum(map(len, rows.values())), total)
@@ -270,14 +271,12 @@ def _parquet_names(url: str, files: list[tuple[str, int, str]]) -> tuple[tuple[s
     return tuple(str(value) for value in values), values
 
 
-def _parquet_row(
-    number: int, file: str, ids: dict[Any, int], classes: int, row: int, data: bytes | None, label: Any
-) -> Row | str:
+def _parquet_row(number: int, file: str, ids: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:
     where = f"{file} row {row}"
     if data is None:
         return f"{where} holds no image bytes"
     if label not in ids:
-        return f"{where} has label {label!r}, which is none of {classes} classes"
+        return f"{where} has label {label!r}, which is none of {len(ids)} classes"
     try:
         return _row(number, row, ids[label], data, where)
     except DataError as exc:

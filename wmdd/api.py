@@ -1,0 +1,114 @@
+"""Run a configuration from Python, exactly as the command line does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+
+from wmdd.config import DistillConfig, from_yaml, to_yaml
+from wmdd.data.index import DatasetIndex
+from wmdd.errors import ArtifactError, ConfigError
+from wmdd.events import Event
+from wmdd.log import MetricsFile, both
+from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
+from wmdd.plan import Plan, make_plan, plan_from
+from wmdd.recipes import recipe
+from wmdd.report.folder import write_run
+from wmdd.store import ArtifactRef, ArtifactStore
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, and the content of its ``metrics.json``."""
+
+    url: str
+    metrics: dict[str, Any]
+
+
+def distill(
+    config: DistillConfig | str,
+    *,
+    run: str | None = None,
+    store: str = "runs/store",
+    executor: str | Executor = "ray",
+    listener: Listener = lambda event: None,
+    status: Callable[[int, int], None] = lambda done, total: None,
+) -> RunResult:
+    """Distil a data set and write the run folder; what the store holds already is not computed again.
+
+    Args:
+        config: a configuration, or a recipe's name.
+        run: URL of the run folder; default ``runs/RECIPE``.
+        store: URL of the artifact store.
+        executor: ``ray``, ``local``, or an executor of your own.
+        listener: told every event.
+        status: told images indexed and their total.
+
+    Raises:
+        ConfigError, DataError: before anything runs.
+        StageError: when a unit failed; all others are saved.
+    """
+    config = recipe(config) if isinstance(config, str) else config
+    url = (run or f"runs/{config.recipe}").rstrip("/")
+    artifacts = ArtifactStore(store)
+    plan = make_plan(config, artifacts, status)
+    _note_start(url, config, artifacts, plan)
+    workers = _executor(executor, config)
+    try:
+        run_plan(plan, artifacts, workers, both(listener, MetricsFile(url)))
+    finally:
+        workers.close()
+    return RunResult(url, write_run(url, plan, artifacts))
+
+
+def rewrite(url: str) -> RunResult:
+    """Write a run folder again from its store.
+
+    Raises:
+        ConfigError: if there is no run at `url`.
+        ArtifactError: if the run is not finished.
+    """
+    url = url.rstrip("/")
+    try:
+        with fsspec.open(f"{url}/run.json", "rt") as file:
+            facts = json.load(file)
+        with fsspec.open(f"{url}/config.yaml", "rt") as file:
+            config = from_yaml(file.read())
+    except (OSError, ValueError) as exc:
+        raise ConfigError(
+            f"RUN {url}: holds no run (run.json and config.yaml); give the folder of wmdd distill --run"
+        ) from exc
+    artifacts = ArtifactStore(facts["store"])
+    ref = ArtifactRef("index", "index", facts["index"])
+    plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref)
+    missing = [unit for stage in plan.tasks for unit in plan.refs(stage) if unit not in artifacts]
+    if missing:
+        raise ArtifactError(f"{url} is not finished: {missing[0].stage} of {missing[0].unit} is missing")
+    return RunResult(url, write_run(url, plan, artifacts))
+
+
+def _note_start(url: str, config: DistillConfig, store: ArtifactStore, plan: Plan) -> None:
+    """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
+    notes = ArtifactStore(url)
+    notes.put(notes.path("config.yaml"), to_yaml(config).encode())
+    facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key}
+    notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+
+
+def _executor(choice: str | Executor, config: DistillConfig) -> Executor:
+    if not isinstance(choice, str):
+        return choice
+    if choice == "local":
+        return LocalExecutor(config.runtime)
+    if choice == "ray":
+        from ray_jobs.executor import RayExecutor
+
+        return RayExecutor(config)
+    raise ConfigError(f"executor={choice}: choose ray or local")
+
+
+__all__ = ["Event", "RunResult", "distill", "rewrite"]

@@ -1,0 +1,263 @@
+"""The command `wmdd`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from wmdd.config import DistillConfig, Section, override, read_config, section_names
+from wmdd.errors import ConfigError, DataError, WmddError
+from wmdd.recipes import recipe, recipes
+
+DEFAULT_STORE = "runs/store"
+
+
+class ConfigOption(click.Option):
+    """An option for one field of the configuration."""
+
+
+class ConfigCommand(click.Command):
+    """A command with one option per field of the configuration, grouped by section in its help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        named = next((word for word in sys.argv[2:] if word in recipes()), None)
+        self.params += _config_options(recipe(named) if named else DistillConfig())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then each section's."""
+        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                section = (param.name or "").partition("__")[0] if isinstance(param, ConfigOption) else "Options"
+                rows.setdefault(section, []).append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=38)
+
+
+def _config_options(defaults: DistillConfig) -> list[click.Parameter]:
+    options: list[click.Parameter] = []
+    for section in section_names():
+        values: Section = getattr(defaults, section)
+        for name, field in type(values).model_fields.items():
+            label = f"{section}.{name}"
+            shown = _shown(getattr(values, name))
+            text = f"{field.description} [default: {shown}]"
+            options.append(ConfigOption([f"--{label}", f"{section}__{name}"], metavar=_metavar(field.annotation), help=text))
+    return options
+
+
+def _metavar(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _metavar(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_metavar(part) for part in inner)
+    if origin is typing.Literal:
+        return "|".join(str(value) for value in inner)
+    if origin is tuple:
+        return f"{_metavar(inner[0])},..."
+    return {"str": "TEXT", "int": "INT", "float": "FLOAT", "bool": "true|false", "NoneType": "none"}[
+        annotation.__name__
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _parsed(label: str, text: str) -> Any:
+    section, name = label.split(".")
+    annotation = type(getattr(DistillConfig(), section)).model_fields[name].annotation
+    parts = typing.get_args(annotation)
+    if text == "none" and type(None) in parts:
+        return None
+    if typing.get_origin(annotation) is tuple or any(typing.get_origin(part) is tuple for part in parts):
+        return tuple(item.strip() for item in text.split(","))
+    return text
+
+
+def _configure(
+    name: str, file: str | None, seed: int | None, ipc: int | None, options: dict[str, Any]
+) -> DistillConfig:
+    config = recipe(name)
+    if file:
+        config = read_config(file, config)
+    given = {name.replace("__", "."): text for name, text in options.items() if text is not None}
+    changes = {label: _parsed(label, text) for label, text in given.items()}
+    if seed is not None:
+        changes["seed"] = seed
+    if ipc is not None:
+        changes["barycenter.ipc"] = ipc
+    try:
+        return override(config, changes)
+    except ConfigError as exc:
+        raise ConfigError(f"--{exc}") from exc
+
+
+def _common(command: Callable[..., None]) -> Callable[..., None]:
+    for decorate in (
+        click.option("--ipc", type=int, metavar="INT", help="Distilled images per class (short for --barycenter.ipc)."),
+        click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
+        click.option(
+            "--store", metavar="URL", default=DEFAULT_STORE, show_default=True, help="Where artifacts are kept."
+        ),
+        click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
+        click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
+        click.argument("recipe_name", metavar="RECIPE"),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="wmdd")
+def cli() -> None:
+    """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""
+
+
+@cli.command(cls=ConfigCommand)
+@_common
+@click.option(
+    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
+)
+def distill(
+    recipe_name: str,
+    file: str | None,
+    run_url: str | None,
+    store: str,
+    seed: int | None,
+    ipc: int | None,
+    executor: str,
+    **options: Any,
+) -> None:
+    """Distil RECIPE's images, train students on the result, and write a report.
+
+    Started again after a crash, or with other options, it computes only what is missing.
+    """
+    from wmdd.api import distill as run
+    from wmdd.log import ConsoleListener
+
+    config = _configure(recipe_name, file, seed, ipc, options)
+    console = Console(soft_wrap=False)
+    with ConsoleListener(console) as listener:
+        result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=_status(console))
+    console.print(_table(result.metrics))
+    console.print(f"images  {result.url}/images/   picture {result.url}/images.png", soft_wrap=True, highlight=False)
+    console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
+
+
+@cli.command(cls=ConfigCommand)
+@_common
+def plan(
+    recipe_name: str,
+    file: str | None,
+    run_url: str | None,
+    store: str,
+    seed: int | None,
+    ipc: int | None,
+    **options: Any,
+) -> None:
+    """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
+    from wmdd.plan import make_plan
+    from wmdd.store import ArtifactStore
+
+    config = _configure(recipe_name, file, seed, ipc, options)
+    console, artifacts = Console(), ArtifactStore(store)
+    made = make_plan(config, artifacts, _status(console))
+    sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
+    console.print(
+        f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}", highlight=False
+    )
+    table = Table("stage", "units", "in the store", "to run", "first units to run")
+    for stage in made.tasks:
+        refs = made.refs(stage)
+        missing = [ref.unit for ref in refs if ref not in artifacts]
+        units = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        table.add_row(stage, str(len(refs)), str(len(refs) - len(missing)), str(len(missing)), units)
+    console.print(table)
+
+
+@cli.command("recipes")
+def list_recipes() -> None:
+    """List the recipes."""
+    table = Table("recipe", "what", "teacher", "px", "ipc")
+    for name, about in recipes().items():
+        config = recipe(name)
+        cells = (config.pretrain.model, str(config.data.image_size), str(config.barycenter.ipc))
+        table.add_row(name, about, *cells)
+    Console().print(table)
+
+
+@cli.command()
+@click.argument("run_url", metavar="RUN")
+def report(run_url: str) -> None:
+    """Write RUN's report and files again, from its store."""
+    from wmdd.api import rewrite
+
+    console = Console()
+    result = rewrite(run_url)
+    console.print(_table(result.metrics))
+    console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
+
+
+def _held_out(held_out: bool) -> str:
+    return " (held out of the training images: the set has no validation split)" if held_out else ""
+
+
+def _status(console: Console) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if console.is_terminal:
+            console.print(f"indexing   {done}/{total} images", end="\r", highlight=False)
+
+    return tell
+
+
+def _table(metrics: dict[str, Any]) -> Table:
+    from wmdd.report.scores import score_rows
+
+    protocol = metrics["protocol"]
+    table = Table(
+        "trained on", "images", "top-1, last", "top-1, best", title=f"protocol {protocol['name']} {protocol['hash']}"
+    )
+    for row in score_rows(metrics):
+        table.add_row(row.name, row.images, row.last, row.best)
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; exit 2 with one line for bad input, 1 for a failed run, 130 when interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
+    except click.ClickException as exc:
+        message = " ".join(exc.format_message().split())
+        return _say(f"{message} (wmdd {' '.join(sys.argv[1:2])} --help lists all options)", 2)
+    except (ConfigError, DataError) as exc:
+        return _say(str(exc), 2)
+    except WmddError as exc:
+        return _say(f"{exc}. What was finished is kept: the same command goes on from there", 1)
+    except (KeyboardInterrupt, click.Abort):
+        return _say("interrupted. What was finished is kept: the same command goes on from there", 130)
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    click.echo(f"wmdd: {message}", err=True)
+    return status

@@ -1,0 +1,105 @@
+"""What a user of the result imports: the distilled images as Parquet, and as a torch dataset."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torchvision.transforms.v2.functional as VF
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wmdd.errors import ArtifactError
+from wmdd.types import DistilledClass
+
+
+def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) -> pa.Table:
+    """Write classes in the layout of Hugging Face `datasets`: lossless PNG bytes, label, weight and class name."""
+    rows = [(item, place) for item in classes for place in range(len(item.images))]
+    images = [
+        {"bytes": png(item.images[place]), "path": f"{item.class_id:05d}-{place:05d}.png"} for item, place in rows
+    ]
+    features: dict[str, Any] = {
+        "image": {"_type": "Image"},
+        "label": {"names": list(class_names), "_type": "ClassLabel"},
+        "class_name": {"dtype": "string", "_type": "Value"},
+        "weight": {"dtype": "float32", "_type": "Value"},
+    }
+    table = pa.table(
+        {
+            "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "label": pa.array([item.class_id for item, _ in rows], pa.int64()),
+            "class_name": pa.array([class_names[item.class_id] for item, _ in rows]),
+            "weight": pa.array([float(item.weights[place]) for item, place in rows], pa.float32()),
+        }
+    )
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def png(image: Tensor) -> bytes:
+    """Encode a (3, h, w) uint8 image without loss."""
+    out = io.BytesIO()
+    VF.to_pil_image(image).save(out, "PNG")
+    return out.getvalue()
+
+
+class DistilledImages(Dataset[tuple[Any, int]]):
+    """Distilled images in the order of their classes.
+
+    Args:
+        images: (n, 3, h, w) uint8.
+        labels: (n,) int64.
+        weights: (n,) float32, sum to 1 within each class.
+        class_names: by label.
+        transform: applied to each (3, h, w) uint8 image; without one, items are float32 in [0, 1].
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        weights: Tensor,
+        class_names: tuple[str, ...],
+        transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.images, self.labels, self.weights = images, labels, weights
+        self.class_names, self.transform = class_names, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        image = self.images[place]
+        return (self.transform(image) if self.transform else image.float() / 255), int(self.labels[place])
+
+
+def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -> DistilledImages:
+    """Load the distilled images of a run folder.
+
+    Args:
+        run: URL of the folder that `wmdd distill` wrote.
+        transform: from a (3, h, w) uint8 tensor, such as torchvision's v2 transforms.
+
+    Raises:
+        ArtifactError: if there are no images.
+    """
+    fs, root = fsspec.core.url_to_fs(run.rstrip("/"))
+    paths = sorted(fs.glob(f"{root}/images/*.parquet"))
+    if not paths:
+        raise ArtifactError(f"{run}/images holds no Parquet file; give the folder of a finished wmdd distill run")
+    tables = []
+    for path in paths:
+        with fs.open(path, "rb") as file:
+            tables.append(pq.read_table(file))
+    names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
+    images = torch.stack([VF.pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
+    columns = [torch.tensor([v for t in tables for v in t.column(name).to_pylist()]) for name in ("label", "weight")]
+    return DistilledImages(images, *columns, tuple(names), transform)

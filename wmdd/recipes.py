@@ -1,0 +1,128 @@
+"""Complete configurations for named data sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wmdd.config import DistillConfig, override
+from wmdd.errors import ConfigError
+
+_DIGITS: dict[str, Any] = {
+    "data.path": "builtin:digits",
+    "data.image_size": 16,
+    "data.crop_ratio": 1.0,
+    "data.normalization": "half",
+    "pretrain.model": "convnet3_w64",
+    "pretrain.epochs": 20,
+    "pretrain.batch_size": 64,
+    "pretrain.lr": 0.05,
+    "pretrain.pad_px": 1,
+    "pretrain.flip": False,
+    "barycenter.ipc": 1,
+    "recover.init": "nearest",
+    "recover.iterations": 500,
+    "recover.lr": 0.05,
+    "recover.bn_weight": 10.0,
+    "recover.crop_scale": (0.6, 1.0),
+    "recover.flip": False,
+    "recover.roll_px": 1,
+    "recover.classes_per_batch": 5,
+    "relabel.epochs": 200,
+    "relabel.crop_scale": (0.6, 1.0),
+    "relabel.flip": False,
+    "evaluate.students": ("convnet3_w64",),
+    "evaluate.seeds": 5,
+    "evaluate.lr": 5e-3,
+    "evaluate.val_every": 50,
+}
+
+_CIFAR10: dict[str, Any] = {
+    "data.image_size": 32,
+    "data.crop_ratio": 1.0,
+    "data.normalization": "cifar10",
+    "pretrain.model": "resnet18",
+    "pretrain.epochs": 60,
+    "pretrain.batch_size": 128,
+    "pretrain.lr": 0.1,
+    "pretrain.nesterov": True,
+    "pretrain.weight_decay": 5e-4,
+    "pretrain.warmup_epochs": 2.0,
+    "pretrain.pad_px": 4,
+    "barycenter.ipc": 10,
+    "recover.init": "nearest",
+    "recover.lr": 0.05,
+    "recover.crop_scale": (0.5, 1.0),
+    "recover.roll_px": 4,
+    "relabel.epochs": 400,
+    "relabel.batch_size": 20,
+    "evaluate.val_every": 40,
+}
+
+_QUICK: dict[str, Any] = {
+    **_CIFAR10,
+    "pretrain.model": "convnet3",
+    "pretrain.epochs": 10,
+    "recover.iterations": 300,
+    "recover.classes_per_batch": 5,
+    "relabel.epochs": 200,
+    "evaluate.students": ("convnet3",),
+    "evaluate.val_every": 50,
+}
+
+_NETTE: dict[str, Any] = {"evaluate.val_every": 10}
+
+_TINY_64: dict[str, Any] = {
+    "data.image_size": 64,
+    "data.crop_ratio": 1.0,
+    "data.normalization": "tiny-imagenet",
+    "pretrain.batch_size": 128,
+    "pretrain.lr": 0.1,
+    "pretrain.nesterov": True,
+    "pretrain.weight_decay": 5e-4,
+    "recover.init": "nearest",
+    "recover.lr": 0.05,
+    "recover.bn_weight": 10.0,
+    "recover.crop_scale": (0.5, 1.0),
+    "recover.roll_px": 8,
+    "relabel.batch_size": 50,
+}
+
+_TINY_224: dict[str, Any] = {
+    "pretrain.stem": "stride2",
+    "recover.bn_weight": 500.0,
+    "recover.lr": 0.1,
+    "evaluate.stem": "stride2",
+}
+
+_IMAGENET: dict[str, Any] = {
+    "pretrain.weights": "default",
+    "recover.bn_weight": 100.0,
+    "relabel.epochs_per_block": 5,
+    "evaluate.full_data": False,
+}
+
+_RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "digits": ("scikit-learn's handwritten digits, in seconds; needs no data", _DIGITS),
+    "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),
+    "cifar10-quick": ("CIFAR-10 with ConvNet-3: minutes on two cores", _QUICK),
+    "imagenette": ("ImageNette at 224 px, as released (bn_weight 10)", _NETTE),
+    "tiny-imagenet": ("Tiny-ImageNet at its own 64 px", _TINY_64),
+    "tiny-imagenet-224": ("Tiny-ImageNet upsampled to 224 px, as released (bn_weight 500)", _TINY_224),
+    "imagenet-1k": ("ImageNet-1K at 224 px, as released, from torchvision's teacher (bn_weight 100)", _IMAGENET),
+}
+
+
+def recipe(name: str) -> DistillConfig:
+    """Give a named configuration.
+
+    Raises:
+        ConfigError: for an unknown name; lists the known ones.
+    """
+    if name not in _RECIPES:
+        raise ConfigError(f"recipe {name}: there is none of this name; choose from {', '.join(_RECIPES)}")
+    return override(DistillConfig(recipe=name), _RECIPES[name][1])
+
+
+def recipes() -> dict[str, str]:
+    """List the names of all recipes, each with one line about it."""
+    return {name: about for name, (about, _) in _RECIPES.items()}

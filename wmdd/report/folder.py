@@ -1,0 +1,109 @@
+"""Write the run folder: everything a user takes away, gathered from the store. The manifest comes last."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from wmdd.config import to_yaml
+from wmdd.distilled import images_table
+from wmdd.pipeline import load_value, versions
+from wmdd.plan import Plan
+from wmdd.report.page import report_html
+from wmdd.report.pictures import MAX_ROWS, grid_png
+from wmdd.report.scores import collect_metrics
+from wmdd.store import ArtifactStore
+from wmdd.types import Barycenter, DistilledClass
+
+IMAGES_PER_SHARD = 500
+
+
+def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
+    """Write a finished run's folder and give its metrics.
+
+    Args:
+        url: of the folder; files of an earlier run in it are replaced.
+    """
+    folder = ArtifactStore(url)
+
+    def put(name: str, data: bytes) -> None:
+        folder.put(folder.path(name), data)
+
+    metrics = collect_metrics(plan, store)
+    manifest = _manifest(plan, store, metrics)
+    put("config.yaml", to_yaml(plan.config).encode())
+    put("teacher.safetensors", store.files(plan.units("pretrain")[0].ref).read("teacher.safetensors"))
+    _write_images(folder, plan, store)
+    _write_labels(folder, plan, store)
+    put("metrics.json", json.dumps(metrics, indent=1).encode())
+    put("report.html", report_html(plan, store, metrics, manifest).encode())
+    put("manifest.json", json.dumps(manifest, indent=1).encode())
+    return metrics
+
+
+def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
+    refs, names = plan.refs("recover"), plan.index.class_names
+    per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
+    starts = range(0, len(refs), per_shard)
+    _clear(folder, "images")
+    for number, start in enumerate(starts):
+        classes: list[DistilledClass] = [load_value(ref, store) for ref in refs[start : start + per_shard]]
+        out = io.BytesIO()
+        pq.write_table(images_table(classes, names), out)
+        folder.put(folder.path("images", f"train-{number:05d}-of-{len(starts):05d}.parquet"), out.getvalue())
+    shown: list[DistilledClass] = [load_value(ref, store) for ref in refs[:MAX_ROWS]]
+    picture = grid_png([(names[item.class_id], item.images) for item in shown])
+    folder.put(folder.path("images.png"), picture)
+
+
+def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
+    _clear(folder, "labels")
+    blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == "distilled"]
+    for number, unit in enumerate(blocks):
+        data = store.files(unit.ref).read("labels.parquet")
+        folder.put(folder.path("labels", f"part-{number:05d}.parquet"), data)
+    facts = {
+        "schema": 1,
+        "parts": len(blocks),
+        "classes": list(plan.index.class_names),
+        "relabel": plan.config.relabel.model_dump(mode="json"),
+        "image_size": plan.config.data.image_size,
+        "normalization": plan.config.data.normalization,
+        "logits": "float16, before softmax; one row group per label batch; image = row of images/ in file order",
+    }
+    folder.put(folder.path("labels", "manifest.json"), json.dumps(facts, indent=1).encode())
+
+
+def _clear(folder: ArtifactStore, name: str) -> None:
+    """Remove an earlier run's files, which another number of shards would leave behind."""
+    path = folder.path(name)
+    if folder.fs.exists(path):
+        folder.fs.rm(path, recursive=True)
+
+
+def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict[str, Any]:
+    commits = {stage: [store.commit_of(ref) or {} for ref in plan.refs(stage)] for stage in plan.tasks}
+    facts = ("device", "precision", "compile", "threads")
+    machines = [
+        {name: commit[name] for name in facts} for found in commits.values() for commit in found if "device" in commit
+    ]
+    barycenters: list[Barycenter] = [load_value(ref, store) for ref in plan.refs("barycenter")]
+    loose = sum(not item.converged for item in barycenters)
+    split = [ref.unit for ref in plan.refs("recover") if load_value(ref, store).notes]
+    notes = [f"{loose} barycenters stopped before they converged; raise barycenter.max_iterations"] if loose else []
+    notes += [f"{len(split)} classes ran in smaller tensor batches, because memory was full"] if split else []
+    return {
+        "schema": 1,
+        "config": plan.config.model_dump(mode="json"),
+        "store": store.url,
+        "index": plan.index_ref.key,
+        "artifacts": {stage: {ref.unit: ref.key for ref in plan.refs(stage)} for stage in plan.tasks},
+        "versions": versions(),
+        "hardware": list({json.dumps(machine): machine for machine in machines}.values()),
+        "seconds": metrics["seconds"],
+        "results": {name: metrics[name] for name in ("teacher", "full_data", "distilled", "random_real", "protocol")},
+        "notes": notes,
+    }

@@ -1,0 +1,114 @@
+"""The page ``report.html``: one file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+
+from wmdd.config import to_yaml
+from wmdd.data.loading import Geometry, class_images
+from wmdd.errors import DataError
+from wmdd.log import clock
+from wmdd.pipeline import load_value
+from wmdd.plan import Plan
+from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
+from wmdd.report.scores import score_rows
+from wmdd.store import ArtifactStore
+from wmdd.types import Barycenter, DistilledClass, StudentResult, Teacher
+
+MAX_CLASSES = 20
+
+
+def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """Write the page."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["clock"] = clock
+    template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text())
+    shown = range(min(MAX_CLASSES, len(plan.index.class_names)))
+    classes = [load_value(plan.units("recover")[class_id].ref, store) for class_id in shown]
+    barycenters = [load_value(plan.units("barycenter")[class_id].ref, store) for class_id in shown]
+    return template.render(
+        metrics=metrics,
+        manifest=manifest,
+        rows=score_rows(metrics),
+        gallery=_gallery(plan, classes, barycenters),
+        curves=_curves(plan, store, classes, barycenters),
+        norms=_norms(plan, barycenters),
+        config=to_yaml(plan.config),
+        held_out=plan.index.val_held_out,
+        seconds={stage: seconds for stage, seconds in metrics["seconds"].items() if seconds},
+        longest=max(metrics["seconds"].values()) or 1.0,
+        more=len(plan.index.class_names) - len(shown),
+    )
+
+
+def _gallery(plan: Plan, classes: list[DistilledClass], barycenters: list[Barycenter]) -> list[dict[str, str]]:
+    """Put each class's images above the real images nearest to its atoms."""
+    data = plan.config.data
+    geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
+    gallery = []
+    for item, barycenter in zip(classes, barycenters, strict=True):
+        try:
+            rows = np.asarray(barycenter.nearest)
+            nearest = strip_uri(class_images(plan.index, item.class_id, geometry, rows))
+        except DataError:  # the real images may have moved since; the distilled ones are here
+            nearest = ""
+        name = plan.index.class_names[item.class_id]
+        gallery.append({"name": name, "distilled": strip_uri(item.images), "nearest": nearest})
+    return gallery
+
+
+def _curves(
+    plan: Plan, store: ArtifactStore, classes: list[DistilledClass], barycenters: list[Barycenter]
+) -> list[str]:
+    pictures = []
+    teacher: Teacher = load_value(plan.units("pretrain")[0].ref, store)
+    points = [point for point in teacher.curve if "top1" in point]
+    if points:
+        series: list[Series] = [("top-1", [p["epoch"] for p in points], [p["top1"] for p in points])]
+        pictures.append(curves_svg("Teacher, validation top-1", "epoch", series, percent=True))
+    objective: list[Series] = [
+        (plan.index.class_names[item.class_id], range(len(item.objective)), item.objective) for item in barycenters
+    ]
+    pictures.append(curves_svg("Barycenters, squared Wasserstein distance", "step", objective))
+    losses = mean_curve([item.losses for item in classes])
+    if len(losses):
+        steps = torch.linspace(0, plan.config.recover.iterations, len(losses) + 1)[:-1].tolist()
+        terms: list[Series] = [
+            (name.replace("_", " "), steps, losses[:, place].tolist()) for place, name in enumerate(classes[0].terms)
+        ]
+        pictures.append(curves_svg("Recovery, mean loss terms", "iteration", terms, log=True))
+    pictures.append(curves_svg("Students, validation top-1", "epoch", _student_curves(plan, store), percent=True))
+    return pictures
+
+
+def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
+    results: list[StudentResult] = [load_value(ref, store) for ref in plan.refs("evaluate")]
+    series: list[Series] = []
+    for student in dict.fromkeys(result.student for result in results):
+        for label, distilled in (("distilled", True), ("random real", False)):
+            own = [r for r in results if r.student == student and (r.images == "distilled") == distilled]
+            if own:
+                epochs = [point["epoch"] for point in own[0].curve]
+                means = np.mean([[point["top1"] for point in result.curve] for result in own], axis=0)
+                series.append((f"{label}, {student}", epochs, means.tolist()))
+    return series
+
+
+def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:
+    """Show heavy tails: a norm far above the median draws an atom to outliers."""
+    return [
+        {
+            "name": plan.index.class_names[item.class_id],
+            "quantiles": [f"{value:.1f}" for value in item.norms],
+            "tail": item.norms[4] / max(item.norms[2], 1e-9),
+            "weights": f"{float(item.weights.min()):.3f} to {float(item.weights.max()):.3f}",
+            "steps": len(item.objective),
+            "converged": item.converged,
+        }
+        for item in barycenters
+    ]

@@ -1,0 +1,85 @@
+"""Pictures of a run: image grids and curves."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import torch
+import torchvision.transforms.v2.functional as VF
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64
+Series = tuple[str, Sequence[float], Sequence[float]]
+
+
+def grid_png(rows: Sequence[tuple[str, Tensor]]) -> bytes:
+    """Draw one row of (n, 3, h, w) uint8 images per class, with its name; at most 50 rows of 20 images."""
+    rows = [(name, images[:MAX_COLUMNS]) for name, images in rows[:MAX_ROWS]]
+    cell, gap = max(CELL_PX, rows[0][1].shape[-1]), 4
+    font = ImageFont.load_default(16)
+    left = max(round(font.getlength(name)) for name, _ in rows) + 3 * gap
+    columns = max(len(images) for _, images in rows)
+    sheet = Image.new("RGB", (left + columns * (cell + gap), gap + len(rows) * (cell + gap)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, (name, images) in enumerate(rows):
+        y = gap + r * (cell + gap)
+        draw.text((gap, y + cell // 2 - 10), name, fill="black", font=font)
+        for c, image in enumerate(images):
+            sheet.paste(_enlarged(image, cell), (left + c * (cell + gap), y))
+    return _png(sheet)
+
+
+def strip_uri(images: Tensor, cell: int = 48) -> str:
+    """Draw images (n, 3, h, w) side by side as a data URI."""
+    images = images[:MAX_COLUMNS]
+    cell = max(cell, min(96, images.shape[-1]))
+    sheet = Image.new("RGB", (len(images) * (cell + 2), cell), "white")
+    for c, image in enumerate(images):
+        sheet.paste(_enlarged(image, cell), (c * (cell + 2), 0))
+    return "data:image/png;base64," + base64.b64encode(_png(sheet)).decode()
+
+
+def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
+    """Draw curves as SVG text."""
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import PercentFormatter
+
+    with plt.rc_context({"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+        for name, x, y in series:
+            axes.plot(x, y, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
+        axes.set(title=title, xlabel=x_label)
+        axes.grid(alpha=0.25)
+        if log:
+            axes.set_yscale("log")
+        if percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        if 1 < len(series) <= 8:
+            axes.legend(frameon=False, fontsize=8)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def mean_curve(curves: Sequence[Tensor]) -> Tensor:
+    """Average (records, terms) loss curves of several classes."""
+    return torch.stack(list(curves)).mean(dim=0)
+
+
+def _enlarged(image: Tensor, cell: int) -> Image.Image:
+    picture = VF.to_pil_image(image)
+    # Nearest neighbour: the pixels of a small image are the result, blurring would hide them.
+    return picture if picture.width == cell else picture.resize((cell, cell), Image.Resampling.NEAREST)
+
+
+def _png(sheet: Image.Image) -> bytes:
+    out = io.BytesIO()
+    sheet.save(out, "PNG", optimize=True)
+    return out.getvalue()

@@ -1,0 +1,109 @@
+"""Turn stored results into the numbers of ``metrics.json``."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from wmdd.pipeline import load_value
+from wmdd.plan import PROTOCOL, TEACHER, Plan, protocol_hash
+from wmdd.store import ArtifactStore
+from wmdd.types import StudentResult, Teacher
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of the result table, as text; `mean` is the fraction for a bar."""
+
+    name: str
+    images: str
+    last: str
+    best: str
+    mean: float
+
+
+def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
+    """Give every score of a run, fractions in [0, 1]; the top level holds the first student's."""
+    teacher: Teacher = load_value(plan.units("pretrain")[0].ref, store)
+    results = [load_value(ref, store) for ref in plan.refs("evaluate")]
+    students = dict.fromkeys(plan.config.evaluate.students)
+    by_student = {name: _student(name, plan, store, teacher, results) for name in students}
+    return {
+        "schema": 1,
+        "recipe": plan.config.recipe,
+        "seed": plan.config.seed,
+        "ipc": plan.config.barycenter.ipc,
+        "classes": len(plan.index.class_names),
+        "train_images": len(plan.index.train),
+        "validation_images": len(plan.index.val),
+        "teacher": {"top1": teacher.top1, "model": teacher.model},
+        **by_student[next(iter(students))],
+        "students": by_student,
+        "protocol": {"name": PROTOCOL, "hash": protocol_hash(plan.config)},
+        "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
+    }
+
+
+def _student(
+    name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
+) -> dict[str, Any]:
+    own = [result for result in results if result.student == name]
+    random = [result for result in own if result.images != "distilled"]
+    return {
+        "student": name,
+        "full_data": _full_data(name, plan, store, teacher),
+        "distilled": _summary([result for result in own if result.images == "distilled"]),
+        "random_real": _summary(random) if random else None,
+    }
+
+
+def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) -> dict[str, Any] | None:
+    if name == teacher.model:
+        return {"top1": teacher.top1, "from": "teacher"}
+    for unit in plan.units("pretrain"):
+        if unit.ref.unit != TEACHER and unit.params["model"] == name:
+            return {"top1": load_value(unit.ref, store).top1, "from": "trained as the teacher was"}
+    return None
+
+
+def _summary(results: list[StudentResult]) -> dict[str, Any]:
+    last, best = [result.top1_last for result in results], [result.top1_best for result in results]
+    runs = [
+        {"images": result.images, "seed": result.seed, "top1_last": result.top1_last, "top1_best": result.top1_best}
+        for result in results
+    ]
+    return {
+        "top1_last_mean": statistics.mean(last),
+        "top1_last_std": statistics.stdev(last) if len(last) > 1 else 0.0,
+        "top1_best_mean": statistics.mean(best),
+        "top1_best_std": statistics.stdev(best) if len(best) > 1 else 0.0,
+        "runs": runs,
+    }
+
+
+def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
+    commits = (store.commit_of(ref) for ref in plan.refs(stage))
+    return round(sum(commit.get("seconds", 0.0) for commit in commits if commit), 3)
+
+
+def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
+    """Lay the scores out as a table: teacher, then per student the distilled set, random real images and all data."""
+    teacher = metrics["teacher"]
+    count = str(metrics["classes"] * metrics["ipc"])
+    every = str(metrics["train_images"])
+    rows = [ScoreRow(f"teacher {teacher['model']}", every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
+    for name, scores in metrics["students"].items():
+        for label, key in (("distilled", "distilled"), ("random real", "random_real")):
+            if scores[key]:
+                rows.append(_score_row(f"{label}, {name}", count, scores[key]))
+        full = scores["full_data"]
+        if full:
+            rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
+    return rows
+
+
+def _score_row(name: str, count: str, scores: dict[str, Any]) -> ScoreRow:
+    last = f"{scores['top1_last_mean']:.1%} ± {scores['top1_last_std'] * 100:.1f}"
+    best = f"{scores['top1_best_mean']:.1%} ± {scores['top1_best_std'] * 100:.1f}"
+    return ScoreRow(name, count, last, best, scores["top1_last_mean"])
