@@ -1,0 +1,38 @@
+# One environment, .venv, made once and reused; every target sets up what it needs.
+PYTHON ?= python3
+UV := $(shell command -v uv 2>/dev/null)
+STAMP := .venv/.installed
+
+.PHONY: demo test lint lock clean
+
+demo: $(STAMP)
+	.venv/bin/wmdd distill digits
+
+test: $(STAMP)
+	.venv/bin/python -m pytest -q
+
+lint: $(STAMP)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# The environment is made anew when the pinned packages or the project's metadata change.
+$(STAMP): requirements.lock pyproject.toml
+ifdef UV
+	test -x .venv/bin/python || uv venv --quiet --python '>=3.11' .venv
+	uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python .venv/bin/python --no-deps -e .
+else
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
+	touch $(STAMP)
+
+# Needs uv. The file holds versions and hashes, no addresses.
+lock:
+	uv pip compile pyproject.toml --extra ray --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+clean:
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
