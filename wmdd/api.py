@@ -107,7 +107,8 @@ def _executor(choice: str | Executor, config: DistillConfig) -> Executor:
     if choice == "ray":
         from ray_jobs.executor import RayExecutor
 
-        return RayExecutor(config)
+        workers: Executor = RayExecutor(config)
+        return workers
     raise ConfigError(f"executor={choice}: choose ray or local")
 
 

@@ -53,7 +53,9 @@ def _config_options(defaults: DistillConfig) -> list[click.Parameter]:
             label = f"{section}.{name}"
             shown = _shown(getattr(values, name))
             text = f"{field.description} [default: {shown}]"
-            options.append(ConfigOption([f"--{label}", f"{section}__{name}"], metavar=_metavar(field.annotation), help=text))
+            options.append(
+                ConfigOption([f"--{label}", f"{section}__{name}"], metavar=_metavar(field.annotation), help=text)
+            )
     return options
 
 

@@ -204,7 +204,7 @@ def _explain(error: Any) -> str:
 def _known(path: tuple[str | int, ...]) -> str:
     model: Any = DistillConfig
     for part in path:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, Section) else None
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, Section) else None
         model = field.annotation if field is not None else None
     names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
     return f"the options here are {', '.join(names)}"

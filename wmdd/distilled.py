@@ -101,5 +101,6 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
     encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
     images = torch.stack([VF.pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
-    columns = [torch.tensor([v for t in tables for v in t.column(name).to_pylist()]) for name in ("label", "weight")]
-    return DistilledImages(images, *columns, tuple(names), transform)
+    labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
+    weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
+    return DistilledImages(images, labels, weights, tuple(names), transform)

@@ -62,13 +62,15 @@ class Runtime:
         threads = (self.train_threads or os.cpu_count() or 1) if training else self.threads
         threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn, whose sums depend on it too
         torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = True
+        # Benchmarking picks kernels by the clock, and a resumed run must give the images of an undisturbed one.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 
     def place(self, model: M) -> M:
         """Move a network to the device, channels last (measured to pay on GPUs and on bf16 CPUs)."""
-        return model.to(device=self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return model.to(device=self.device).to(memory_format=torch.channels_last)
 
     def images(self, images: Tensor) -> Tensor:
         """Move (n, 3, h, w) images to the device in the networks' memory format."""
@@ -113,11 +115,9 @@ def gpu_count() -> int:
 
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without native instructions bf16 on a CPU is emulated and slower than fp32.
-    return bool(
-        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16()
-    )
+    return torch.backends.mkldnn.is_available() and _cpu_has_bf16()
 
 
 def _cpu_has_bf16() -> bool:

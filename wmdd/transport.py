@@ -102,7 +102,8 @@ def _start(
     if k == len(points):
         return points.copy()
     if init == "random":
-        return points[rng.permutation(len(points))[:k]].copy()
+        chosen: np.ndarray = points[rng.permutation(len(points))[:k]].copy()
+        return chosen
     atoms: np.ndarray = kmeans_plusplus(points, k, random_state=int(rng.integers(2**31)))[0].copy()
     return atoms
 

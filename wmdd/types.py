@@ -40,7 +40,8 @@ class Artifact(Protocol):
 def pack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
     """Write tensors and JSON-able facts as one safetensors file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return safetensors.torch.save(plain, metadata={"wmdd": json.dumps(meta)})
+    data: bytes = safetensors.torch.save(plain, metadata={"wmdd": json.dumps(meta)})
+    return data
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -186,7 +187,8 @@ class Barycenter:
         """Read the file."""
         tensors, meta = unpack(files.read("barycenter.safetensors"))
         meta["objective"], meta["norms"] = tuple(meta["objective"]), tuple(meta["norms"])
-        return cls(**tensors, **meta)
+        values: dict[str, Any] = {**tensors, **meta}
+        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +227,8 @@ class DistilledClass:
         """Read the file."""
         tensors, meta = unpack(files.read("images.safetensors"))
         meta["terms"], meta["sources"] = tuple(meta["terms"]), tuple(meta["sources"])
-        return cls(**tensors, **meta)
+        values: dict[str, Any] = {**tensors, **meta}
+        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)

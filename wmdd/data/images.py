@@ -28,7 +28,7 @@ def decode(data: bytes, name: str) -> Image.Image:
         DataError: if it is broken or truncated; names it.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
         raise DataError(f"{name} is broken ({' '.join(str(exc).split())}); remove or replace it") from exc

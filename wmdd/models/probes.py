@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from torch import Tensor, nn
 
@@ -43,8 +43,7 @@ class Probe:
         """Forward (n, 3, h, w) images; give logits, features (n, d) and the batch-norm inputs."""
         self.bn_inputs, self.features = [], None
         logits: Tensor = self._model(images)
-        assert self.features is not None
-        return logits, self.features, self.bn_inputs
+        return logits, cast(Tensor, self.features), self.bn_inputs
 
     def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.bn_inputs.append(inputs[0])

@@ -74,7 +74,7 @@ def mean_curve(curves: Sequence[Tensor]) -> Tensor:
 
 
 def _enlarged(image: Tensor, cell: int) -> Image.Image:
-    picture = VF.to_pil_image(image)
+    picture: Image.Image = VF.to_pil_image(image)
     # Nearest neighbour: the pixels of a small image are the result, blurring would hide them.
     return picture if picture.width == cell else picture.resize((cell, cell), Image.Resampling.NEAREST)
 

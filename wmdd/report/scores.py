@@ -84,7 +84,7 @@ def _summary(results: list[StudentResult]) -> dict[str, Any]:
 
 def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
     commits = (store.commit_of(ref) for ref in plan.refs(stage))
-    return round(sum(commit.get("seconds", 0.0) for commit in commits if commit), 3)
+    return round(sum(float(commit.get("seconds", 0.0)) for commit in commits if commit), 3)
 
 
 def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
