@@ -248,6 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.format_message())
+        return 2
     except click.ClickException as exc:
         message = " ".join(exc.format_message().split())
         return _say(f"{message} (wmdd {' '.join(sys.argv[1:2])} --help lists all options)", 2)

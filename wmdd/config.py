@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from wmdd.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Scale = tuple[Fraction, Fraction]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _rises(scale: tuple[float, float]) -> tuple[float, float]:
+    if scale[0] > scale[1]:
+        raise ValueError(f"the low end must not be above the high end; try {scale[1]},{scale[0]}")
+    return scale
+
+
+Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 Stem = Literal["auto", "standard", "small", "stride2"]
 
 
@@ -26,13 +34,6 @@ class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-    @model_validator(mode="after")
-    def _scales_rise(self) -> Section:
-        scale = getattr(self, "crop_scale", None)
-        if scale is not None and scale[0] > scale[1]:
-            raise ValueError(f"crop_scale must rise, not {scale[0]} to {scale[1]}")
-        return self
 
 
 class DataConfig(Section):

@@ -98,7 +98,8 @@ def _start(
     points: np.ndarray, k: int, rng: np.random.Generator, init: str | np.ndarray, centre: np.ndarray
 ) -> np.ndarray:
     if isinstance(init, np.ndarray):
-        return np.array(init, dtype=np.float64) - centre
+        given: np.ndarray = np.asarray(init, dtype=np.float64) - centre
+        return given
     if k == len(points):
         return points.copy()
     if init == "random":
