@@ -11,11 +11,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torchvision.transforms.v2.functional as VF
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wmdd.data.pixels import png, to_image, to_tensor
 from wmdd.errors import ArtifactError
 from wmdd.types import DistilledClass
 
@@ -24,7 +24,8 @@ def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) 
     """Write classes in the layout of Hugging Face `datasets`: lossless PNG bytes, label, weight and class name."""
     rows = [(item, place) for item in classes for place in range(len(item.images))]
     images = [
-        {"bytes": png(item.images[place]), "path": f"{item.class_id:05d}-{place:05d}.png"} for item, place in rows
+        {"bytes": png(to_image(item.images[place])), "path": f"{item.class_id:05d}-{place:05d}.png"}
+        for item, place in rows
     ]
     features: dict[str, Any] = {
         "image": {"_type": "Image"},
@@ -41,13 +42,6 @@ def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) 
         }
     )
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def png(image: Tensor) -> bytes:
-    """Encode a (3, h, w) uint8 image without loss."""
-    out = io.BytesIO()
-    VF.to_pil_image(image).save(out, "PNG")
-    return out.getvalue()
 
 
 class DistilledImages(Dataset[tuple[Any, int]]):
@@ -100,7 +94,7 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
             tables.append(pq.read_table(file))
     names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
     encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
-    images = torch.stack([VF.pil_to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
+    images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
     labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
     weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
     return DistilledImages(images, labels, weights, tuple(names), transform)

@@ -74,8 +74,10 @@ def make_plan(
         ConfigError, DataError: one line, before anything runs.
     """
     index, ref = load_index(config, store, on_progress)
-    check(config, index)
-    return plan_from(config, index, ref)
+    plan = plan_from(config, index, ref)
+    if any(unit not in store for stage in plan.tasks for unit in plan.refs(stage)):
+        check(config, index)
+    return plan
 
 
 def plan_from(config: DistillConfig, index: DatasetIndex, ref: ArtifactRef) -> Plan:

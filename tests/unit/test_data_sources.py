@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torchvision.transforms.v2.functional as F
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
 from wmdd.data.images import StreamedImages, decode, image_name, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.pixels import evaluation_crop
 from wmdd.data.sources import list_files
 from wmdd.errors import DataError
 
@@ -272,6 +274,13 @@ def test_evaluation_view_resizes_the_short_side_and_crops_the_centre(tmp_path):
     # Antialiasing blends the outermost pixel with the black beside the crop.
     assert images.min() > 200
     assert images[:, :, :, 1:-1].min() == 255
+
+
+@pytest.mark.parametrize(("size", "crop"), [((20, 40), 10), ((33, 21), 16), ((9, 9), 24), ((50, 47), 32)])
+def test_evaluation_crop_agrees_with_torchvision(size, crop):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    expected = F.center_crop(F.resize(image, [round(crop / 0.875)], antialias=True), [crop, crop])
+    np.testing.assert_array_equal(np.asarray(evaluation_crop(image, crop, 0.875)), np.asarray(expected))
 
 
 def test_order_and_doubles_are_kept(tmp_path):

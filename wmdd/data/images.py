@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as VF
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from wmdd.data.index import DatasetIndex, Split
+from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
 from wmdd.errors import DataError
 
@@ -78,7 +78,7 @@ def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: 
         positions: which images; the result keeps their order, doubles included.
         crop_ratio: the shorter side is resized to size / crop_ratio before the crop.
     """
-    return _load(index, split, positions, lambda image: _evaluation_crop(image, size, crop_ratio), (size, size))
+    return _load(index, split, positions, lambda image: evaluation_crop(image, size, crop_ratio), (size, size))
 
 
 def load_native_uint8(index: DatasetIndex, split: str, positions: np.ndarray) -> Tensor:
@@ -102,7 +102,7 @@ def _load(
     def fill(item: tuple[int, bytes]) -> None:
         position, data = item
         image = transform(decode(data, image_name(index, split, position)))
-        out[place[position]] = VF.pil_to_tensor(image)
+        out[place[position]] = to_tensor(image)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(read_encoded(index, split, unique), 256):
@@ -118,14 +118,6 @@ def _chunks(items: Iterator[tuple[int, bytes]], length: int) -> Iterator[list[tu
             yield chunk
             chunk = []
     yield chunk
-
-
-def _evaluation_crop(image: Image.Image, size: int, crop_ratio: float) -> Image.Image:
-    if image.size == (size, size) and crop_ratio == 1:
-        return image
-    resized = VF.resize(image, [round(size / crop_ratio)], antialias=True)
-    cropped: Image.Image = VF.center_crop(resized, [size, size])
-    return cropped
 
 
 class StreamedImages(Dataset[tuple[Any, int]]):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as VF
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +17,7 @@ from wmdd.data.augment import Views, apply_views, draw_resized_crops, draw_shift
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
+from wmdd.data.pixels import to_tensor
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
@@ -155,11 +155,13 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
         return len(self.order)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        import torchvision.transforms.v2.functional as VF
+
         image, label = self.images[int(self.order[place])]
         top, left, height, width = self.views.box[place].tolist()
         cut = VF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
         cut = VF.horizontal_flip(cut) if self.views.flip[place] else cut
-        return VF.pil_to_tensor(cut), label
+        return to_tensor(cut), label
 
 
 def _identity(image: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import posixpath
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wmdd.data.pixels import png
 from wmdd.errors import DataError
 
 BUILTIN = "builtin:"
@@ -192,13 +192,7 @@ def builtin_images(url: str) -> tuple[list[bytes], np.ndarray, tuple[str, ...]]:
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return [_png(Image.fromarray(image)) for image in pixels], digits.target, tuple("0123456789")
-
-
-def _png(image: Any) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "PNG")
-    return out.getvalue()
+    return [png(Image.fromarray(image)) for image in pixels], digits.target, tuple("0123456789")
 
 
 def _line(exc: BaseException) -> str:

@@ -6,11 +6,11 @@ import base64
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import torch
-import torchvision.transforms.v2.functional as VF
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from wmdd.data.pixels import png, to_image
 
 MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64
 Series = tuple[str, Sequence[float], Sequence[float]]
@@ -30,7 +30,7 @@ def grid_png(rows: Sequence[tuple[str, Tensor]]) -> bytes:
         draw.text((gap, y + cell // 2 - 10), name, fill="black", font=font)
         for c, image in enumerate(images):
             sheet.paste(_enlarged(image, cell), (left + c * (cell + gap), y))
-    return _png(sheet)
+    return png(sheet)
 
 
 def strip_uri(images: Tensor, cell: int = 48) -> str:
@@ -40,11 +40,13 @@ def strip_uri(images: Tensor, cell: int = 48) -> str:
     sheet = Image.new("RGB", (len(images) * (cell + 2), cell), "white")
     for c, image in enumerate(images):
         sheet.paste(_enlarged(image, cell), (c * (cell + 2), 0))
-    return "data:image/png;base64," + base64.b64encode(_png(sheet)).decode()
+    return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()
 
 
 def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
     """Draw curves as SVG text."""
+    import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.ticker import PercentFormatter
@@ -74,12 +76,6 @@ def mean_curve(curves: Sequence[Tensor]) -> Tensor:
 
 
 def _enlarged(image: Tensor, cell: int) -> Image.Image:
-    picture: Image.Image = VF.to_pil_image(image)
+    picture = to_image(image)
     # Nearest neighbour: the pixels of a small image are the result, blurring would hide them.
     return picture if picture.width == cell else picture.resize((cell, cell), Image.Resampling.NEAREST)
-
-
-def _png(sheet: Image.Image) -> bytes:
-    out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
-    return out.getvalue()

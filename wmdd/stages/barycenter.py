@@ -11,12 +11,13 @@ from wmdd.events import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.transport import free_support_barycenter
 from wmdd.types import Barycenter, ClassStatistics
 
 
 def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
+    from wmdd.transport import free_support_barycenter  # POT and scikit-learn take seconds to import
+
     for unit in units:
         statistics: ClassStatistics = unit.load("statistics")
         result = free_support_barycenter(

@@ -1,0 +1,15 @@
+"""What the benchmarks share: one JSON line out, with the machine that it was measured on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from wmdd.config import RuntimeConfig
+from wmdd.runtime import Runtime
+
+
+def report(question: str, **figures: Any) -> None:
+    """Print one JSON line. Timings are only comparable within a line; quote ratios."""
+    machine = Runtime.create(RuntimeConfig()).describe()
+    print(json.dumps({"benchmark": question, **figures, "machine": machine}))

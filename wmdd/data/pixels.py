@@ -1,0 +1,39 @@
+"""Between PIL images and tensors, on PIL alone: a finished run need not wait seconds for torchvision's import."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Copy an RGB image into (3, h, w) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Copy (3, h, w) uint8 into an RGB image."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def png(image: Image.Image) -> bytes:
+    """Encode an image without loss."""
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def evaluation_crop(image: Image.Image, size: int, crop_ratio: float) -> Image.Image:
+    """Resize the shorter side to size / crop_ratio (bilinear, antialiased) and cut the centre, as torchvision does."""
+    side = round(size / crop_ratio)
+    width, height = image.size
+    if min(width, height) != side:
+        short = min(width, height)
+        target = (side * width // short, side) if height == short else (side, side * height // short)
+        image = image.resize(target, Image.Resampling.BILINEAR)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image if image.size == (size, size) else image.crop((left, top, left + size, top + size))
