@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections import OrderedDict
@@ -12,13 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pyarrow.parquet import ParquetFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.data.index import DatasetIndex, Split
+from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
 from wmdd.errors import DataError
+
+_THREADS = min(8, os.cpu_count() or 1)
+_FILES_AT_ONCE = 64
 
 
 def decode(data: bytes, name: str) -> Image.Image:
@@ -30,13 +35,22 @@ def decode(data: bytes, name: str) -> Image.Image:
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
         image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+        return _to_rgb(image)
+    except (
+        Exception
+    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
         raise DataError(f"{name} is broken ({' '.join(str(exc).split())}); remove or replace it") from exc
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit grey: PIL's own conversion would clip everything above 255 to white.
+        # 16-bit grey: Pillow's own conversion would clip everything above 255 to white.
         values = np.asarray(image, dtype=np.float64)
-        scale = 257.0 if image.mode != "F" and values.max() > 255 else 1.0
-        image = Image.fromarray(np.clip(np.rint(values / scale), 0, 255).astype(np.uint8))
+        sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and values.max() > 255)
+        scaled = np.rint(values / 257 if sixteen_bit else values)
+        image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
     return image.convert("RGB")
 
 
@@ -48,7 +62,7 @@ def image_name(index: DatasetIndex, split: str, position: int) -> str:
 
 
 def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Yield (position, encoded bytes); each Parquet row group is read once, and one is in memory at a time.
+    """Yield (position, encoded bytes), in an order that reads each Parquet row group once, one of them in memory.
 
     Raises:
         DataError: if a file has gone or changed since it was indexed.
@@ -60,15 +74,18 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
         return
     if index.kind == "folder":
         fs, root = open_file_system(index.url)
-        for position in positions:
-            yield int(position), _read_file(fs, root, part.files[part.file[position]])
+        read = functools.partial(_read_file, fs, root, index, split)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(positions), _FILES_AT_ONCE):
+                yield from pool.map(read, positions[start : start + _FILES_AT_ONCE].tolist())
         return
-    for (file, group), members in _by_row_group(index, part, positions).items():
-        with open_parquet(index.url, part.files[file]) as parquet:
-            encoded, _ = read_row_group(parquet, group, part.files[file])
-        start = row_group_starts(index.url, part.files[file])[group]
-        for position in members:
-            yield position, encoded[part.row[position] - start] or b""
+    for number in np.unique(part.file[positions]):
+        members = positions[part.file[positions] == number]
+        with open_parquet(index.url, part.files[number]) as parquet:
+            for group, start, where in _by_row_group(parquet, index, split, members):
+                encoded, _ = read_row_group(parquet, group, part.files[number])
+                for position in where.tolist():
+                    yield position, _unchanged(encoded[part.row[position] - start], index, split, position)
 
 
 def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: int, crop_ratio: float) -> Tensor:
@@ -104,7 +121,7 @@ def _load(
         image = transform(decode(data, image_name(index, split, position)))
         out[place[position]] = to_tensor(image)
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         for chunk in _chunks(read_encoded(index, split, unique), 256):
             list(pool.map(fill, chunk))
     return out[torch.from_numpy(where.reshape(-1))]
@@ -133,6 +150,10 @@ class StreamedImages(Dataset[tuple[Any, int]]):
     ) -> None:
         self.index, self.split, self.transform, self.cached_groups = index, split, transform, cached_groups
         self._groups: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
+        self._starts: dict[int, np.ndarray] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_groups": OrderedDict(), "_starts": {}}
 
     def __len__(self) -> int:
         return len(_part(self.index, self.split))
@@ -143,18 +164,30 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         return self.transform(image), int(part.label[position])
 
     def _encoded(self, part: Split, position: int) -> bytes:
-        if self.index.kind != "parquet":
+        if self.index.kind == "folder":
+            return _read_file(*open_file_system(self.index.url), self.index, self.split, position)[1]
+        if self.index.kind == "builtin":
             return next(read_encoded(self.index, self.split, np.array([position])))[1]
         file, row = int(part.file[position]), int(part.row[position])
-        starts = row_group_starts(self.index.url, part.files[file])
-        group = int(np.searchsorted(starts, row, side="right") - 1)
-        if (file, group) not in self._groups:
+        if file not in self._starts:
             with open_parquet(self.index.url, part.files[file]) as parquet:
-                self._groups[file, group] = read_row_group(parquet, group, part.files[file])[0]
+                self._starts[file] = row_group_starts(parquet)
+        starts = self._starts[file]
+        group = int(np.searchsorted(starts, row, side="right") - 1)
+        if group == len(starts) - 1:
+            raise _changed(self.index, self.split, position)
+        encoded = self._group(part, file, group)[row - starts[group]]
+        return _unchanged(encoded, self.index, self.split, position)
+
+    def _group(self, part: Split, file: int, group: int) -> list[bytes | None]:
+        key = file, group
+        if key not in self._groups:
+            with open_parquet(self.index.url, part.files[file]) as parquet:
+                self._groups[key] = read_row_group(parquet, group, part.files[file])[0]
             if len(self._groups) > self.cached_groups:
                 self._groups.popitem(last=False)
-        self._groups.move_to_end((file, group))
-        return self._groups[file, group][row - starts[group]] or b""
+        self._groups.move_to_end(key)
+        return self._groups[key]
 
 
 def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, window_groups: int = 8) -> np.ndarray:
@@ -166,29 +199,51 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
     part = _part(index, split)
     if index.kind != "parquet":
         return rng.permutation(len(part))
-    groups = list(_by_row_group(index, part, np.arange(len(part))).values())
+    groups: list[np.ndarray] = []
+    for number in np.unique(part.file):
+        with open_parquet(index.url, part.files[number]) as parquet:
+            found = _by_row_group(parquet, index, split, np.flatnonzero(part.file == number))
+            groups += [where for _, _, where in found]
     order = rng.permutation(len(groups))
     windows = [order[start : start + window_groups] for start in range(0, len(order), window_groups)]
     return np.concatenate([rng.permutation(np.concatenate([groups[group] for group in window])) for window in windows])
 
 
-def _by_row_group(index: DatasetIndex, part: Split, positions: np.ndarray) -> dict[tuple[int, int], list[int]]:
-    groups: dict[tuple[int, int], list[int]] = {}
-    for file in np.unique(part.file[positions]):
-        members = positions[part.file[positions] == file]
-        starts = row_group_starts(index.url, part.files[file])
-        of = np.searchsorted(starts, part.row[members], side="right") - 1
-        for position, group in zip(members.tolist(), of.tolist(), strict=True):
-            groups.setdefault((int(file), group), []).append(position)
-    return groups
+def _by_row_group(
+    parquet: ParquetFile, index: DatasetIndex, split: str, positions: np.ndarray
+) -> list[tuple[int, int, np.ndarray]]:
+    """Sort positions of one file by row group: (group, its first row, positions in their given order)."""
+    rows, starts = _part(index, split).row[positions], row_group_starts(parquet)
+    if rows.max() >= starts[-1]:
+        raise _changed(index, split, int(positions[rows.argmax()]))
+    of = np.searchsorted(starts, rows, side="right") - 1
+    order = np.argsort(of, kind="stable")
+    groups, first = np.unique(of[order], return_index=True)
+    parts = np.split(positions[order], first[1:])
+    return [(int(group), int(starts[group]), where) for group, where in zip(groups, parts, strict=True)]
 
 
-def _read_file(fs: Any, root: str, file: str) -> bytes:
+def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: int) -> tuple[int, bytes]:
+    file = image_name(index, split, position)
     try:
         data: bytes = fs.cat_file(f"{root}/{file}")
-    except OSError as exc:
+    except FileNotFoundError as exc:
         raise DataError(f"{file} has gone since the set was indexed; restore it, or run again to index anew") from exc
+    except OSError as exc:
+        raise DataError(f"{file} cannot be read ({' '.join(str(exc).split())}); check the storage") from exc
+    return position, _unchanged(data, index, split, position)
+
+
+def _unchanged(data: bytes | None, index: DatasetIndex, split: str, position: int) -> bytes:
+    # Results are filed under the digests of the index: other bytes must not be taken for them.
+    if data is None or content_digest(data) != _part(index, split).digest[position]:
+        raise _changed(index, split, position)
     return data
+
+
+def _changed(index: DatasetIndex, split: str, position: int) -> DataError:
+    name = image_name(index, split, position)
+    return DataError(f"{name} has changed since the set was indexed; restore it, or run again to index anew")
 
 
 def _part(index: DatasetIndex, split: str) -> Split:

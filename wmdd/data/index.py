@@ -22,8 +22,9 @@ from PIL import Image
 
 from wmdd.data.sources import (
     Listing,
+    builtin_images,
+    class_folders,
     class_of,
-    iterate_builtin,
     list_files,
     open_file_system,
     open_parquet,
@@ -37,6 +38,7 @@ from wmdd.types import Files
 
 _COLUMNS = ("file", "row", "label", "height", "width", "digest")
 _KINDS = (np.int32, np.int64, np.int32, np.int32, np.int32, np.uint64)
+_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,35 +138,41 @@ class DatasetIndex:
         return cls(facts["url"], facts["kind"], tuple(facts["class_names"]), train, val, facts["val_held_out"])
 
 
+def listing_signature(url: str) -> str:
+    """Hash names, sizes and times of a set's files: cheap, and equal as long as a stored index holds."""
+    return list_files(url).signature
+
+
 def build_index(
     url: str,
     *,
     classes: tuple[str, ...] | None = None,
     val_fraction: float = 0.2,
+    workers: int | None = None,
     listing: Listing | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> DatasetIndex:
     """Read every image of a set once: digest its bytes and check its header, in parallel.
 
     Args:
         url: as for `list_files`.
-        classes: keep only these, in this order.
+        classes: keep only these, in this order; images of others are not read.
         val_fraction: held out per class when there is no validation split; chosen by content digest, so that neither
             a seed nor a file name decides.
-        on_progress: told images done and the total (0 while unknown).
+        workers: threads; a few per core when absent.
+        on_progress: told images done and the total.
 
     Raises:
         DataError: one line naming what is wrong, where, and the remedy.
     """
     listing = listing or list_files(url)
-    names, raw = _scan(url, listing, on_progress)
-    if not raw["train"]:
-        raise DataError(f"data.path={url}: holds no training images; expected train/CLASS/*.jpg or train-*.parquet")
-    split = {name: _split(listing.files[name], rows) for name, rows in raw.items()}
-    names, split = _keep(url, classes, names, split)
-    train, val = split["train"], split["val"]
+    scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
+    with ThreadPoolExecutor(workers or min(32, 4 * (os.cpu_count() or 1))) as pool:
+        names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent)
+    _refuse_bad(url, bad)
+    train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
     _refuse_empty(url, names, train, "train")
-    held_out = len(val) == 0
+    held_out = not listing.files["val"]
     if held_out:
         train, val = _hold_out(url, names, train, val_fraction)
     _refuse_empty(url, names, val, "validation")
@@ -172,151 +180,164 @@ def build_index(
 
 
 Row = tuple[int, int, int, int, int, int]
+Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str]]
+Progress = Callable[[int, int], None]
 
 
-def _scan(
-    url: str, listing: Listing, on_progress: Callable[[int, int], None]
-) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    if listing.kind == "builtin":
-        from wmdd.data.sources import builtin_images
+def _silent(done: int, total: int) -> None:
+    pass
 
-        rows = [_row(0, row, label, data, f"image {row}") for row, data, label in iterate_builtin(url)]
-        return builtin_images(url)[2], {"train": rows, "val": []}
-    return (_scan_folder if listing.kind == "folder" else _scan_parquet)(url, listing, on_progress)
+
+def content_digest(data: bytes) -> int:
+    """Hash an image's encoded bytes to 64 bits."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
+    """Give the kept class names, and the class id of every name of the set, -1 for one that is left out."""
+    if classes is None:
+        return names, list(range(len(names)))
+    for name in classes:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3, 0.3) or names[:3]
+            raise DataError(f"data.classes={name}: not in {url}; near are {', '.join(near)}")
+        if classes.count(name) > 1 or names.count(name) > 1:
+            where = "data.classes" if classes.count(name) > 1 else url
+            raise DataError(f"data.classes={name}: occurs twice in {where}; remove or rename one")
+    return classes, [classes.index(name) if name in classes else -1 for name in names]
+
+
+def _scan_builtin(
+    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+) -> Scan:
+    images, labels, all_names = builtin_images(url)
+    names, ids = _choose(url, classes, all_names)
+    kept = [row for row in range(len(images)) if ids[labels[row]] >= 0]
+    rows = [(0, row, ids[labels[row]], *_facts(images[row], f"{url} row {row}")) for row in kept]
+    on_progress(len(rows), len(rows))
+    return names, {"train": rows, "val": []}, []
 
 
 def _scan_folder(
-    url: str, listing: Listing, on_progress: Callable[[int, int], None]
-) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
+    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+) -> Scan:
     fs, root = open_file_system(url)
-    folders = {class_of(path) for path in listing.files["train"]} | _empty_folders(fs, root, listing)
-    names = tuple(sorted(folders))
-    ids = {name: class_id for class_id, name in enumerate(names)}
-    unknown = sorted({class_of(path) for path in listing.files["val"]} - set(names))
-    if unknown:
-        raise DataError(f"data.path={url}: validation class {unknown[0]} has no training folder; add or remove it")
-    total, done = sum(map(len, listing.files.values())), 0
-    rows: dict[str, list[Row]] = {}
-    bad: list[str] = []
+    all_names = tuple(sorted(class_folders(url, listing)))
+    names, ids = _choose(url, classes, all_names)
+    id_of = dict(zip(all_names, ids, strict=True))
+    unknown = sorted({class_of(path) for path in listing.files["val"]} - set(all_names))
+    if unknown and classes is None:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        raise DataError(
+            f"data.path={url}: validation class {unknown[0]}{more} has no training folder; add or remove it"
+        )
 
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
         try:
-            return _row(number, -1, ids[class_of(path)], fs.cat_file(f"{root}/{path}"), path)
-        except (DataError, OSError) as exc:
+            return number, -1, id_of[class_of(path)], *_facts(fs.cat_file(f"{root}/{path}"), path)
+        except DataError as exc:
             return str(exc)
+        except OSError as exc:
+            return f"{path} cannot be read ({' '.join(str(exc).split())})"
 
-    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as pool:
-        for split, paths in listing.files.items():
-            rows[split] = []
-            for result in pool.map(scan, enumerate(paths), chunksize=64):
-                done += 1
-                if isinstance(result, str):
-                    bad.append(result)
-                else:
-                    rows[split].append(result)
-                if done % 1000 == 0:
-                    on_progress(done, total)
-    _refuse_bad(url, bad)
-    return names, rows
-
-
-def _empty_folders(fs: Any, root: str, listing: Listing) -> set[str]:
-    base = f"{root}/train" if listing.files["train"][0].startswith("train/") else root
-    inner = (
-        item["name"].rstrip("/").rpartition("/")[2] for item in fs.ls(base, detail=True) if item["type"] == "directory"
-    )
-    return {name for name in inner if not name.startswith(".")}
+    kept = {
+        split: [(number, path) for number, path in enumerate(paths) if id_of.get(class_of(path), -1) >= 0]
+        for split, paths in listing.files.items()
+    }
+    rows: dict[str, list[Row]] = {split: [] for split in kept}
+    bad: list[str] = []
+    done, total = 0, sum(map(len, kept.values()))
+    for split, items in kept.items():
+        for start in range(0, len(items), _AT_ONCE):
+            _sort_out(pool.map(scan, items[start : start + _AT_ONCE]), rows[split], bad)
+            done += len(items[start : start + _AT_ONCE])
+            on_progress(done, total)
+    return names, rows, bad
 
 
 def _scan_parquet(
-    url: str, listing: Listing, on_progress: Callable[[int, int], None]
-) -> tuple[tuple[str, ...], dict[str, list[Row]]]:
-    files = [(split, number, file) for split, paths in listing.files.items() for number, file in enumerate(paths)]
-    names, values = _parquet_names(url, files)
-    ids = {value: class_id for class_id, value in enumerate(values)}
-    total = sum(int(row_group_starts(url, file)[-1]) for _, _, file in files)
+    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+) -> Scan:
+    values, total = _parquet_classes(url, listing)
+    names, ids = _choose(url, classes, tuple(str(name) for name in values.values()))
+    id_of = dict(zip(values, ids, strict=True))
     rows: dict[str, list[Row]] = {split: [] for split in listing.files}
     bad: list[str] = []
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-        for split, number, file in files:
-            starts = row_group_starts(url, file)
+    done = 0
+    for split, paths in listing.files.items():
+        for number, file in enumerate(paths):
             with open_parquet(url, file) as parquet:
-                for group in range(parquet.num_row_groups):
+                starts = row_group_starts(parquet).tolist()
+                for group, start in enumerate(starts[:-1]):
                     encoded, labels = read_row_group(parquet, group, file)
-                    places = range(int(starts[group]), int(starts[group + 1]))
-                    items = zip(places, encoded, labels, strict=True)
-                    found = pool.map(functools.partial(_parquet_row, number, file, ids), *zip(*items, strict=True))
-                    for result in found:
-                        (bad if isinstance(result, str) else rows[split]).append(result)  # type: ignore[arg-type]
-                    on_progress(sum(map(len, rows.values())), total)
-    _refuse_bad(url, bad)
-    return names, rows
+                    wanted = [i for i, label in enumerate(labels) if id_of.get(label, 0) >= 0]
+                    scan = functools.partial(_parquet_row, number, file, id_of)
+                    columns = ([start + i for i in wanted], [encoded[i] for i in wanted], [labels[i] for i in wanted])
+                    _sort_out(pool.map(scan, *columns), rows[split], bad)
+                    done += len(labels)
+                    on_progress(done, total)
+    return names, rows, bad
 
 
-def _parquet_names(url: str, files: list[tuple[str, int, str]]) -> tuple[tuple[str, ...], list[Any]]:
-    """Give class names, and the label value that stands for each."""
-    with open_parquet(url, files[0][2]) as parquet:
-        schema = parquet.schema_arrow
-    _, label = parquet_columns(schema, f"data.path={url}: {files[0][2]}")
-    names = parquet_class_names(schema, label)
-    if names is not None:
-        return names, list(range(len(names)))
-    found: set[Any] = set()
-    for split, _, file in files:
-        if split == "train":
-            with open_parquet(url, file) as parquet:
-                found |= set(parquet.read(columns=[label]).column(label).to_pylist())
-    values = sorted(value for value in found if value is not None)
-    return tuple(str(value) for value in values), values
+def _parquet_classes(url: str, listing: Listing) -> tuple[dict[Any, str], int]:
+    """Give the class name of each label value, in the order of class ids, and the number of rows of all files."""
+    declared: tuple[str, ...] | None = None
+    by_name, total, found = False, 0, set()
+    files = [(split, file) for split in ("train", "val") for file in listing.files[split]]
+    for place, (split, file) in enumerate(files):
+        with open_parquet(url, file) as parquet:
+            schema = parquet.schema_arrow
+            label = parquet_columns(schema, f"data.path={url}: {file}")[1]
+            names = parquet_class_names(schema, label)
+            if place and names != declared:
+                raise DataError(
+                    f"data.path={url}: {file} declares other class names than {files[0][1]}; write both with the same"
+                )
+            declared, total = names, total + parquet.metadata.num_rows
+            by_name = not pa.types.is_integer(schema.field(label).type)
+            if names is None and split == "train":
+                found |= set(parquet.read(columns=[label]).column(label).unique().to_pylist())
+    if declared is None:
+        return {value: str(value) for value in sorted(found - {None})}, total
+    return (dict(zip(declared, declared, strict=True)) if by_name else dict(enumerate(declared))), total
 
 
-def _parquet_row(number: int, file: str, ids: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:
+def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:
     where = f"{file} row {row}"
     if data is None:
         return f"{where} holds no image bytes"
-    if label not in ids:
-        return f"{where} has label {label!r}, which is none of {len(ids)} classes"
+    if label not in id_of:
+        return f"{where} has label {label!r}, which is none of {len(id_of)} classes"
     try:
-        return _row(number, row, ids[label], data, where)
+        return number, row, id_of[label], *_facts(data, where)
     except DataError as exc:
         return str(exc)
 
 
-def _row(file: int, row: int, label: int, data: bytes, where: str) -> Row:
+def _facts(data: bytes, where: str) -> tuple[int, int, int]:
+    """Give height, width and digest of an encoded image."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as exc:
+    except (
+        Exception
+    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
         raise DataError(f"{where} is no image") from exc
-    digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-    return file, row, label, height, width, digest
+    return height, width, content_digest(data)
+
+
+def _sort_out(results: Iterator[Row | str], rows: list[Row], bad: list[str]) -> None:
+    for result in results:
+        if isinstance(result, str):
+            bad.append(result)
+        else:
+            rows.append(result)
 
 
 def _split(files: tuple[str, ...], rows: list[Row]) -> Split:
     columns: Iterator[Any] = iter(zip(*rows, strict=True)) if rows else iter([()] * len(_COLUMNS))
     return Split(files, *(np.array(column, dtype=kind) for column, kind in zip(columns, _KINDS, strict=True)))
-
-
-def _keep(
-    url: str, classes: tuple[str, ...] | None, names: tuple[str, ...], split: dict[str, Split]
-) -> tuple[tuple[str, ...], dict[str, Split]]:
-    if classes is None:
-        return names, split
-    for name in classes:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 3, 0.3) or names[:3]
-            raise DataError(f"data.classes={name}: not in {url}; near are {', '.join(near)}")
-    if len(set(classes)) < len(classes):
-        raise DataError(f"data.classes={','.join(classes)}: names a class twice; remove one")
-    new_id = np.full(len(names), -1, dtype=np.int32)
-    new_id[[names.index(name) for name in classes]] = np.arange(len(classes))
-
-    def renamed(part: Split) -> Split:
-        kept = part.take(np.flatnonzero(new_id[part.label] >= 0))
-        return Split(kept.files, kept.file, kept.row, new_id[kept.label], kept.height, kept.width, kept.digest)
-
-    return classes, {name: renamed(part) for name, part in split.items()}
 
 
 def _hold_out(url: str, names: tuple[str, ...], train: Split, fraction: float) -> tuple[Split, Split]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import os
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +15,19 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wmdd.data.pixels import png
 from wmdd.errors import DataError
 
 BUILTIN = "builtin:"
-SPLIT_NAMES = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
+VAL_NAMES = ("val", "validation", "valid", "test")
+SPLIT_NAMES = ("train", *VAL_NAMES)
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
-_JUNK = ("Thumbs.db", "desktop.ini")
+_JUNK = ("thumbs.db", "desktop.ini")
+_NOTES = (".txt", ".csv", ".json", ".md", ".xml")
+_STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)
@@ -52,112 +58,162 @@ def list_files(url: str) -> Listing:
         DataError: if the path is missing, or holds no set of a known layout.
     """
     if url.startswith(BUILTIN):
+        builtin_images(url)
         return Listing("builtin", {"train": (url,), "val": ()}, hashlib.blake2b(url.encode()).hexdigest()[:32])
     fs, root = open_file_system(url)
     if not fs.exists(root):
         raise DataError(f"data.path={url}: there is no such folder or file; give an image folder or Parquet files")
-    if fs.isfile(root):
-        parent, _, name = root.rpartition("/")
-        found = {name: fs.info(root)}
-        root = parent
-    else:
-        found = {posixpath.relpath(path, root): info for path, info in fs.find(root, detail=True).items()}
+    single = fs.isfile(root)
+    found = {posixpath.basename(root): fs.info(root)} if single else _find(fs, root)
     found = {path: info for path, info in found.items() if not _hidden(path)}
     parquet = sorted(path for path in found if path.endswith(".parquet"))
-    files = _parquet_splits(parquet, url) if parquet else _folder_splits(sorted(found), url)
-    facts = [
-        (
-            path,
-            found[path].get("size"),
-            str(found[path].get("mtime") or found[path].get("ETag") or found[path].get("created")),
-        )
-        for split in ("train", "val")
-        for path in files[split]
-    ]
+    if single and parquet:
+        files: dict[str, tuple[str, ...]] = {"train": tuple(parquet), "val": ()}
+    else:
+        files = _parquet_splits(parquet, url) if parquet else _folder_splits(sorted(found), url)
+    facts = [(path, *_version(found[path])) for split in ("train", "val") for path in files[split]]
     signature = hashlib.blake2b(json.dumps([url, facts]).encode(), digest_size=16).hexdigest()
     return Listing("parquet" if parquet else "folder", files, signature)
 
 
+def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    base = root.rstrip("/") + "/"
+    for path, info in fs.find(root, detail=True).items():
+        inner = path.removeprefix(base)
+        if not info.get("islink"):
+            found[inner] = info
+            continue
+        # A local listing gives a linked folder as one odd file, and a linked file with the time of the link.
+        target = os.path.realpath(path)
+        if not fs.isdir(target):
+            found[inner] = fs.info(target) if fs.exists(target) else info
+        elif target not in above:
+            found |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
+    return found
+
+
+def _version(info: dict[str, Any]) -> tuple[Any, str]:
+    return info.get("size"), str(next((info[key] for key in _STAMPS if info.get(key)), None))
+
+
 def _hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/")) or posixpath.basename(path) in _JUNK
+    return any(part.startswith(".") for part in path.split("/")) or posixpath.basename(path).lower() in _JUNK
 
 
 def _parquet_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
-    def named(path: str, names: tuple[str, ...]) -> bool:
-        file = posixpath.basename(path)
-        folders = path.split("/")[:-1]
-        return any(file.startswith((f"{name}-", f"{name}.", f"{name}_")) or name in folders for name in names)
-
-    train = tuple(path for path in paths if named(path, SPLIT_NAMES["train"]))
-    if not train and len(paths) == 1:
-        return {"train": tuple(paths), "val": ()}
+    below = {name: tuple(path for path in paths if _of_split(path, name)) for name in SPLIT_NAMES}
+    named = [name for name in VAL_NAMES if below[name]]
+    train = below["train"] or (tuple(paths) if len(paths) == 1 and not named else ())
     if not train:
         raise DataError(
-            f"data.path={url}: none of {len(paths)} Parquet files is named train-*; rename them, or give one file"
+            f"data.path={url}: none of {len(paths)} Parquet files is named train-*, the first is {paths[0]}; "
+            "rename them, or give one file"
         )
-    for name in SPLIT_NAMES["val"]:
-        val = tuple(path for path in paths if named(path, (name,)) and path not in train)
-        if val:
-            return {"train": train, "val": val}
-    return {"train": train, "val": ()}
+    return {"train": train, "val": tuple(path for path in below[named[0]] if path not in train) if named else ()}
+
+
+def _of_split(path: str, name: str) -> bool:
+    *folders, file = path.split("/")
+    return name in folders or file.startswith((f"{name}-", f"{name}.", f"{name}_"))
 
 
 def _folder_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
-    below = {name: tuple(p for p in paths if p.startswith(f"{name}/") and p.count("/") >= 2) for name in _all_names()}
-    train = below["train"]
-    if train:
-        val = next((below[name] for name in SPLIT_NAMES["val"] if below[name]), ())
-        return {"train": train, "val": val}
+    below: dict[str, list[str]] = {name: [] for name in SPLIT_NAMES}
+    loose: dict[str, list[str]] = {name: [] for name in ("", *SPLIT_NAMES)}
+    for path in paths:
+        top, _, rest = path.partition("/")
+        if top in below and "/" in rest:
+            below[top].append(path)
+        elif not path.lower().endswith(_NOTES) and (top in below or not rest):
+            loose[top if rest else ""].append(path)
+    if below["train"]:
+        # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
+        val = next((name for name in VAL_NAMES if below[name] or (loose[name] and name != "test")), None)
+        _refuse_loose(url, loose["train"] + (loose[val] if val else []))
+        return {"train": tuple(below["train"]), "val": tuple(below[val]) if val else ()}
     classes = tuple(path for path in paths if "/" in path)
     if not classes:
         raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
+    stray = next((name for name in VAL_NAMES if below[name]), None)
+    if stray:
+        raise DataError(
+            f"data.path={url}: has {stray}/CLASS folders but no images in train/CLASS; add the train folder"
+        )
+    _refuse_loose(url, loose[""])
     return {"train": classes, "val": ()}
 
 
-def _all_names() -> tuple[str, ...]:
-    return SPLIT_NAMES["train"] + SPLIT_NAMES["val"]
+def _refuse_loose(url: str, paths: list[str]) -> None:
+    if paths:
+        more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
+        raise DataError(f"data.path={url}: {paths[0]}{more} lies in no class folder; move it into one, or away")
 
 
 def class_of(path: str) -> str:
     """Give the class folder of an image file's relative path."""
     parts = path.split("/")
-    return parts[1] if parts[0] in _all_names() and len(parts) > 2 else parts[0]
+    return parts[1] if parts[0] in SPLIT_NAMES and len(parts) > 2 else parts[0]
 
 
-@functools.lru_cache(maxsize=1024)
-def row_group_starts(url: str, file: str) -> np.ndarray:
-    """Give the first row of each row group of a Parquet file, and the number of rows at the end."""
-    with open_parquet(url, file) as parquet:
-        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+def class_folders(url: str, listing: Listing) -> set[str]:
+    """Name the training classes of an image folder, those without images too."""
+    fs, root = open_file_system(url)
+    base = posixpath.join(root, "train") if listing.files["train"][0].startswith("train/") else root
+    items = fs.ls(base, detail=True)
+    folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
+    names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
+    return {name for name in names if not name.startswith(".")} | {class_of(path) for path in listing.files["train"]}
 
 
-def open_parquet(url: str, file: str) -> pq.ParquetFile:
+@contextlib.contextmanager
+def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
     """Open one of a set's Parquet files.
 
     Raises:
-        DataError: if it is no Parquet file; names it.
+        DataError: if it is gone, or is damaged where it is read; names it.
     """
     fs, root = open_file_system(url)
     path = root if root.endswith(".parquet") and fs.isfile(root) else posixpath.join(root, file)
     try:
-        return pq.ParquetFile(fs.open(path, "rb"))
-    except (pa.ArrowInvalid, OSError) as exc:
-        raise DataError(f"data.path={url}: {file} is no readable Parquet file ({_line(exc)}); restore it") from exc
+        with fs.open(path, "rb") as handle:
+            yield pq.ParquetFile(handle)
+    except (pa.ArrowException, OSError) as exc:
+        line = " ".join(str(exc).split())[:160]
+        raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc
+
+
+def row_group_starts(parquet: pq.ParquetFile) -> np.ndarray:
+    """Give the first row of each row group, and the number of rows at the end."""
+    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def parquet_columns(schema: pa.Schema, where: str) -> tuple[str, str]:
     """Name the image and the label column.
 
     Raises:
-        DataError: if one is missing; lists the columns found.
+        DataError: if one is missing or of another type; lists the columns found.
     """
-    image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
-    label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
+    images = [field.name for field in schema if _holds_images(field.type)]
+    labels = [field.name for field in schema if _holds_labels(field.type)]
+    image = next((name for name in IMAGE_COLUMNS if name in images), None)
+    label = next((name for name in LABEL_COLUMNS if name in labels), None)
     if image is None or label is None:
-        wanted = f"{'/'.join(IMAGE_COLUMNS)} and {'/'.join(LABEL_COLUMNS)}"
+        wanted = f"{'/'.join(IMAGE_COLUMNS)} with bytes and {'/'.join(LABEL_COLUMNS)} with integers or text"
         raise DataError(f"{where}: has the columns {', '.join(schema.names)}; expected {wanted}")
     return image, label
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_labels(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
@@ -170,11 +226,12 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
 
 
 def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
-    """Read the encoded images and labels of a row group."""
+    """Read the encoded images and labels of a row group; None where a row holds no bytes."""
     image, label = parquet_columns(parquet.schema_arrow, file)
     table = parquet.read_row_group(group, columns=[image, label])
-    column = table.column(image).combine_chunks()
-    encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
+    column = table.column(image)
+    # struct_field, unlike StructArray.field, keeps the null of a null struct.
+    encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
     return encoded.to_pylist(), table.column(label).to_pylist()
 
 
@@ -193,14 +250,3 @@ def builtin_images(url: str) -> tuple[list[bytes], np.ndarray, tuple[str, ...]]:
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     return [png(Image.fromarray(image)) for image in pixels], digits.target, tuple("0123456789")
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:160]
-
-
-def iterate_builtin(url: str) -> Iterator[tuple[int, bytes, int]]:
-    """Yield row, PNG bytes and label of every image of a built-in set."""
-    images, labels, _ = builtin_images(url)
-    for row, (data, label) in enumerate(zip(images, labels, strict=True)):
-        yield row, data, int(label)

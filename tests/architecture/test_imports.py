@@ -1,0 +1,98 @@
+"""The house's rules, read from the source: who may import whom, and what stands in one place only."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for top in ("wmdd", "ray_jobs") for path in (ROOT / top).rglob("*.py"))
+
+# A module imports its own floor or lower ones.
+FLOORS = (
+    ("wmdd.errors", "wmdd.config", "wmdd.seeding", "wmdd.moments", "wmdd.runtime"),
+    ("wmdd.data.normalization", "wmdd.data.pixels", "wmdd.data.augment", "wmdd.models", "wmdd.types", "wmdd.events"),
+    ("wmdd.data",),
+    ("wmdd.transport", "wmdd.losses", "wmdd.synthesis", "wmdd.training", "wmdd.labels"),
+    ("wmdd.stages",),
+    ("wmdd.store", "wmdd.recipes", "wmdd.plan", "wmdd.pipeline", "wmdd.log", "wmdd.distilled", "wmdd.report"),
+    ("wmdd.api", "wmdd.cli", "wmdd.__main__", "wmdd"),
+    ("ray_jobs",),
+)
+# Reached inside a function only: the roof looks for an executor when one is asked for.
+LAZY = {("wmdd.api", "ray_jobs.executor")}
+
+BANS = {
+    r"^\s*(import|from) ray\b": ("ray_jobs/",),
+    r"\.cuda\(|torch\.cuda": ("wmdd/runtime.py",),
+    r"manual_seed|default_rng|random\.seed|fork_rng": ("wmdd/seeding.py",),
+    r"0\.485|0\.4914|0\.4802": ("wmdd/data/normalization.py",),
+    r"(?<![\w.])print\(": (),
+    r"\b(import|from) (pickle|dill|cloudpickle)\b": (),
+    r"weights_only=False": (),
+    r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": (),
+}
+
+
+def name_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def floor_of(module):
+    best = max(
+        (
+            (len(room), floor)
+            for floor, rooms in enumerate(FLOORS)
+            for room in rooms
+            if f"{module}.".startswith(f"{room}.")
+        ),
+        default=None,
+    )
+    return None if best is None else best[1]
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        yield from (name for name in names if name.split(".")[0] in ("wmdd", "ray_jobs", "tuning"))
+
+
+def climbs(module, path):
+    floor = floor_of(module)
+    found = [name for name in imports_of(path) if (module, name) not in LAZY and floor_of(name) > floor]
+    return [f"{module} imports {name}, which stands above it" for name in found]
+
+
+def breaks(text, where):
+    return [
+        f"{where}:{number} {line.strip()}"
+        for pattern, allowed in BANS.items()
+        if not where.startswith(allowed or ("\0",))
+        for number, line in enumerate(text.splitlines(), 1)
+        if re.search(pattern, line)
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_stands_on_lower_floors_and_keeps_the_bans(path):
+    module = name_of(path)
+    assert floor_of(module) is not None, f"{module} has no floor"
+    if module != "wmdd":  # the package's front door names everything, lazily
+        assert climbs(module, path) == []
+    assert breaks(path.read_text(), str(path.relative_to(ROOT))) == []
+
+
+def test_checker_sees_planted_violations(tmp_path):
+    path = tmp_path / "losses.py"
+    path.write_text("import wmdd.plan\n")
+    assert climbs("wmdd.losses", path)
+    for line in ("import ray", "x.cuda()", "np.random.default_rng()", "mean = 0.485", "print(1)", "import pickle"):
+        assert breaks(line, "wmdd/losses.py"), line
+    assert breaks("torch.load(f)", "wmdd/losses.py")
+    assert not breaks("torch.load(f, weights_only=True)", "wmdd/models/weights.py")
