@@ -59,12 +59,14 @@ _CIFAR10: dict[str, Any] = {
 
 _QUICK: dict[str, Any] = {
     **_CIFAR10,
-    "pretrain.model": "convnet3",
+    "pretrain.model": "convnet3_w64",
     "pretrain.epochs": 10,
+    "recover.bn_weight": 100.0,
     "recover.iterations": 300,
     "recover.classes_per_batch": 5,
     "relabel.epochs": 200,
-    "evaluate.students": ("convnet3",),
+    "relabel.bn": "batch",
+    "evaluate.students": ("convnet3_w64",),
     "evaluate.val_every": 50,
 }
 

@@ -60,6 +60,7 @@ class Trainer:
         loss: from logits and the rest of the batch to a scalar.
         validate: from the network to top-1.
         seeds: of what draws inside the network (dropout), apart for each epoch so that a resumed run draws the same.
+        curve: epoch, loss and, where validated, top-1 of every epoch so far.
         val_every: epochs between validations; the last epoch always counts.
     """
 
@@ -75,6 +76,7 @@ class Trainer:
     val_every: int = 1
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
+    curve: list[dict[str, float]] = field(default_factory=list, init=False)
 
     def run(self) -> Iterator[Epoch]:
         """Train from the current epoch to the last; yield after each.
@@ -89,7 +91,9 @@ class Trainer:
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is not finite in epoch {self.epoch}; lower the learning rate")
             due = self.epoch % self.val_every == 0 or self.epoch == self.epochs
-            yield Epoch(self.epoch, loss, self.validate(self.network) if due else None)
+            top1 = self.validate(self.network) if due else None
+            self.curve.append({"epoch": self.epoch, "loss": loss} | ({} if top1 is None else {"top1": top1}))
+            yield Epoch(self.epoch, loss, top1)
 
     def _train_epoch(self) -> float:
         self.network.train()
@@ -114,7 +118,7 @@ class Trainer:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        return pack(tensors, {"epoch": self.epoch, "step": self.step})
+        return pack(tensors, {"epoch": self.epoch, "step": self.step, "curve": self.curve})
 
     def resume(self, data: bytes) -> None:
         """Go on where a snapshot was taken."""
@@ -127,7 +131,7 @@ class Trainer:
                 _, index, entry = name.split(".", 2)
                 packed["state"].setdefault(int(index), {})[entry] = value
         self.optimizer.load_state_dict(packed)
-        self.epoch, self.step = place["epoch"], place["step"]
+        self.epoch, self.step, self.curve = place["epoch"], place["step"], place["curve"]
 
 
 def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -40,15 +40,12 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
         trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime)
         if unit.resume:
             trainer.resume(unit.resume)
-        curve: list[dict[str, float]] = []
         for epoch in trainer.run():
-            top1 = {} if epoch.top1 is None else {"top1": epoch.top1}
-            curve.append({"epoch": epoch.epoch, "loss": epoch.loss, **top1})
             note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
-            yield Progress(epoch.epoch, section.epochs, note, curve[-1])
+            yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
             if epoch.epoch < section.epochs:
                 yield Snapshot(trainer.snapshot())
-        yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, curve))
+        yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, trainer.curve))
 
 
 def _trainer(
