@@ -1,0 +1,93 @@
+"""Input that cannot work is refused with one line, whatever is wrong with it."""
+
+import pytest
+from conftest import TINY, commits, run
+from PIL import Image
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder with sets and files that are wrong in one way each."""
+    for path in ("one/train/ant/0.png", "one/train/ant/1.png", "loose/ant/0.png", "loose/bee/0.png", "loose/stray.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 20), (len(path), 9, 9)).save(tmp_path / path)
+    for name, text in (
+        ("list.yaml", "- 1\n"),
+        ("cut.yaml", "recover: [1\n"),
+        ("section.yaml", "recovery: {lr: 1}\n"),
+        ("scalar.yaml", "recover: 3\n"),
+        ("value.yaml", "recover: {lr: fast}\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
+    (tmp_path / "garbage.safetensors").write_bytes(b"nope" * 100)
+    return tmp_path
+
+
+# Words, and what the line must hold: the option, the value, the remedy or the choices.
+REFUSED = {
+    "executor": (("--executor", "spark"), ("--executor", "spark", "local")),
+    "seed": (("--seed", "x"), ("--seed", "'x'")),
+    "no value": (("--recover.lr",), ("--recover.lr", "argument")),
+    "nan": (("--recover.lr", "nan"), ("--recover.lr", "nan", "finite")),
+    "reversed range": (("--recover.crop_scale", "1,0.5"), ("--recover.crop_scale", "try 0.5,1.0")),
+    "boolean": (("--recover.flip", "maybe"), ("--recover.flip", "maybe")),
+    "choice": (("--pretrain.stem", "big"), ("--pretrain.stem", "big", "stride2")),
+    "deep net": (("--pretrain.model", "convnet9"), ("pretrain.model=convnet9", "16 px")),
+    "no validation": (("--data.val_fraction", "0"), ("data.val_fraction", "above 0")),
+    "one class": (("--data.path", "one"), ("data.path=one", "ant", "two")),
+    "one class kept": (("--data.classes", "3"), ("class, 3", "two")),
+    "loose image": (("--data.path", "loose"), ("loose", "stray.png", "move it")),
+    "yaml list": (("--config", "list.yaml"), ("--config list.yaml", "mapping")),
+    "cut yaml": (("--config", "cut.yaml"), ("--config cut.yaml", "not YAML", "line 1")),
+    "unknown section": (("--config", "section.yaml"), ("--config section.yaml", "recovery", "recover")),
+    "scalar section": (("--config", "scalar.yaml"), ("--config scalar.yaml", "recover=3")),
+    "yaml value": (("--config", "value.yaml"), ("--config value.yaml", "recover.lr='fast'")),
+    "yaml folder": (("--config", "."), ("--config .", "directory")),
+    "binary yaml": (("--config", "binary.yaml"), ("--config binary.yaml",)),
+    "garbage weights": (("--pretrain.weights", "garbage.safetensors"), ("pretrain.weights", "garbage.safetensors")),
+    "empty net": (("--pretrain.model", "convnet3_w0"), ("pretrain.model=convnet3_w0",)),
+    "store is a file": (("--store", "list.yaml"), ("--store", "list.yaml")),
+    "run is a file": (("--run", "list.yaml"), ("--run", "list.yaml")),
+    "file system": (("--data.path", "nofs://x"), ("data.path", "nofs://x")),
+}
+BUGS = {
+    "binary yaml": "UnicodeDecodeError escapes",
+    "garbage weights": "found only when the teacher is loaded: exit status 1",
+    "empty net": "IndexError of torch escapes",
+    "store is a file": "NotADirectoryError escapes",
+    "run is a file": "FileExistsError escapes",
+    "file system": "ValueError of fsspec escapes",
+}
+
+
+def marked(case):
+    marks = [pytest.mark.xfail(strict=True, reason=BUGS[case])] if case in BUGS else []
+    return pytest.param(case, marks=marks)
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in REFUSED])
+def test_bad_input_is_refused_with_one_line(place, case):
+    words, parts = REFUSED[case]
+    result = run(place, "distill", "digits", *TINY, "--executor", "local", *words)
+    assert result.returncode == 2, result.stderr[-500:]
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("wmdd: ")
+    for part in parts:
+        assert part in line
+    assert {name.partition("/")[0] for name in commits(place / "runs/store")} <= {"index"}
+
+
+def test_recipe_without_images_asks_for_a_path(tmp_path):
+    result = run(tmp_path, "plan", "cifar10")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "--data.path" in line
+
+
+def test_report_of_no_run_is_refused(tmp_path):
+    result = run(tmp_path, "report", "runs/none")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "runs/none" in line
+    assert "--run" in line

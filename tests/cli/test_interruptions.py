@@ -1,0 +1,57 @@
+"""A run that is killed again and again, once in every stage, ends like one that was left alone."""
+
+import signal
+import time
+
+import pytest
+from conftest import STAGES, TINY, commits, contents, distill, news, start
+
+pytestmark = pytest.mark.slow
+
+
+def interrupt(folder, stage, *, after=1, how=signal.SIGKILL):
+    """Start the run, strike when `stage` has told of `after` units or steps, and give what ends it."""
+    told = len(news(folder / "runs/digits"))
+    process = start(folder, "distill", "digits", *TINY, "--executor", "local")
+    try:
+        while process.poll() is None:
+            fresh = news(folder / "runs/digits")[told:]
+            if sum(item["stage"] == stage and item["kind"] in ("unit", "progress") for item in fresh) >= after:
+                break
+            time.sleep(0.002)
+        process.send_signal(how)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, stderr
+
+
+def test_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tmp_path):
+    store, run = tmp_path / "runs/store", tmp_path / "runs/digits"
+    made = {}
+    for stage in STAGES:
+        told = len(news(run))
+        # A second epoch of the teacher means that the first one's snapshot is safe.
+        status, stderr = interrupt(tmp_path, stage, after=2 if stage == "pretrain" else 1)
+        assert status == -signal.SIGKILL, (stage, stderr)
+        assert not (run / "report.html").exists()
+        if stage == "statistics":
+            resumed = [item["done"] for item in news(run)[told:] if item["kind"] == "progress"]
+            assert resumed[0] >= 2  # not the first epoch again
+        assert made.items() <= commits(store).items(), stage
+        made = commits(store)
+    result = distill(tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert made.items() <= commits(store).items()
+    assert contents(store) == contents(tiny_run.store)
+    assert not list((store / "notes").glob("resume-*"))
+    for name in ("teacher.safetensors", "images.png", "config.yaml"):
+        assert (run / name).read_bytes() == (tiny_run.run / name).read_bytes(), name
+
+
+def test_interrupt_from_the_keyboard_is_one_line_and_status_130(tmp_path):
+    status, stderr = interrupt(tmp_path, "statistics", how=signal.SIGINT)
+    assert status == 130
+    (line,) = stderr.splitlines()
+    assert "kept" in line
+    assert [name for name in commits(tmp_path / "runs/store") if name.startswith("pretrain/")]

@@ -1,0 +1,196 @@
+"""What a finished run leaves behind, what `wmdd plan` says about it, and what the help says."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import STAGES, TINY, commits, news, run, to_run
+from PIL import Image
+
+from wmdd.cli import _shown
+from wmdd.config import DistillConfig, from_yaml, section_names
+from wmdd.data.index import DatasetIndex
+from wmdd.plan import plan_from, protocol_hash
+from wmdd.recipes import recipe, recipes
+from wmdd.store import ArtifactRef, ArtifactStore
+from wmdd.types import DistilledClass, unpack
+
+
+@pytest.fixture(scope="module")
+def plan(tiny_run):
+    """The plan of the finished run, read back from its folder."""
+    facts = json.loads((tiny_run.run / "run.json").read_text())
+    ref = ArtifactRef("index", "index", facts["index"])
+    config = from_yaml((tiny_run.run / "config.yaml").read_text())
+    return plan_from(config, ArtifactStore(str(tiny_run.store)).load(ref, DatasetIndex), ref)
+
+
+def test_run_says_nothing_on_standard_error(tiny_run):
+    assert tiny_run.result.stderr == ""
+    assert tiny_run.result.stdout.splitlines()[-1] == "report  runs/digits/report.html"
+
+
+def test_run_folder_is_whole(tiny_run):
+    names = {str(path.relative_to(tiny_run.run)) for path in tiny_run.run.rglob("*") if path.is_file()}
+    assert names == {
+        *("config.yaml", "run.json", "manifest.json", "metrics.json", "metrics.jsonl", "teacher.safetensors"),
+        *("images.png", "report.html", "images/train-00000-of-00001.parquet"),
+        *("labels/manifest.json", "labels/part-00000.parquet", "labels/part-00001.parquet"),
+    }
+    assert all((tiny_run.run / name).stat().st_size > 0 for name in names)
+
+
+def test_metrics_are_fractions_that_follow_from_the_runs(tiny_run, plan):
+    metrics = json.loads((tiny_run.run / "metrics.json").read_text())
+    assert metrics["schema"] == 1
+    assert metrics["protocol"] == {"name": "wmdd", "hash": protocol_hash(plan.config)}
+    assert set(metrics["seconds"]) == set(STAGES)
+    assert all(value > 0 for value in metrics["seconds"].values())
+    _, card = unpack((tiny_run.run / "teacher.safetensors").read_bytes())
+    assert metrics["teacher"]["top1"] == metrics["full_data"]["top1"] == card["top1"]
+    stored = {}
+    for path in tiny_run.store.glob("evaluate/*/*/*.json"):
+        result = json.loads(path.read_text())
+        stored[result["images"], result["seed"]] = result
+    for name in ("distilled", "random_real"):
+        scores = metrics[name]
+        assert len(scores["runs"]) == 2
+        for entry in scores["runs"]:
+            result = stored.pop((entry["images"], entry["seed"]))
+            assert entry["top1_last"] == result["top1_last"] <= entry["top1_best"] == result["top1_best"]
+            assert 0 <= entry["top1_last"] <= entry["top1_best"] <= 1
+        last, best = ([entry[f"top1_{kind}"] for entry in scores["runs"]] for kind in ("last", "best"))
+        assert scores["top1_last_mean"] == pytest.approx(np.mean(last))
+        assert scores["top1_best_mean"] == pytest.approx(np.mean(best))
+        assert scores["top1_last_std"] == pytest.approx(np.std(last, ddof=1))
+    assert not stored
+
+
+def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):
+    manifest = json.loads((tiny_run.run / "manifest.json").read_text())
+    named = {f"{stage}/{key}" for stage, units in manifest["artifacts"].items() for key in units.values()}
+    assert named | {plan.index_ref.folder} == set(commits(tiny_run.store))
+    assert manifest["config"] == plan.config.model_dump(mode="json")
+    assert {"torch", "python"} <= set(manifest["versions"])
+
+
+def test_images_are_lossless_png_of_what_recover_stored(tiny_run, plan):
+    (path,) = (tiny_run.run / "images").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    store = ArtifactStore(str(tiny_run.store))
+    assert len(rows) == 20
+    for class_id, ref in enumerate(plan.refs("recover")):
+        stored = store.load(ref, DistilledClass)
+        own = rows[2 * class_id : 2 * class_id + 2]
+        for pixels, row in zip(stored.images, own, strict=True):
+            image = Image.open(io.BytesIO(row["image"]["bytes"]))
+            assert (image.format, image.mode, row["label"], row["class_name"]) == (
+                "PNG",
+                "RGB",
+                class_id,
+                str(class_id),
+            )
+            np.testing.assert_array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
+
+
+def test_report_needs_nothing_beside_it(tiny_run):
+    page = (tiny_run.run / "report.html").read_text()
+    for found in re.findall(r"""(?:src|href|xlink:href|action|data)\s*=\s*["']([^"']*)["']""", page):
+        assert found.startswith(("data:", "#")), found
+    assert not re.search(r"""url\(\s*["']?(?!#|["']?#|data:)|@import|<script|<link|<iframe""", page)
+    for name in "0123456789":
+        assert f"<figcaption>{name}</figcaption>" in page
+    assert "NaN" not in page
+
+
+def test_report_written_again_is_the_same_page(tiny_run):
+    page = tiny_run.run / "report.html"
+    before, made = page.read_text(), commits(tiny_run.store)
+    page.unlink()
+    result = run(tiny_run.folder, "report", "runs/digits")
+    assert result.returncode == 0, result.stderr
+    assert strip_ids(page.read_text()) == strip_ids(before)
+    assert commits(tiny_run.store) == made
+
+
+def strip_ids(page):
+    """Matplotlib salts the identifiers of its pictures and dates them."""
+    return re.sub(r"<dc:date>.*?</dc:date>|[#\"][a-z]+[0-9a-f]{8,}|(?:id|href|clip-path)=\"[^\"]*\"", "", page)
+
+
+def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
+    left = to_run(tmp_path, "digits", *TINY)
+    expected = {"pretrain": 1, "statistics": 10, "barycenter": 10, "recover": 10, "select": 20}
+    assert left == expected | {"relabel": 6, "evaluate": 4}
+    assert [name.partition("/")[0] for name in commits(tmp_path / "runs/store")] == ["index"]
+    assert not (tmp_path / "runs/digits").exists()
+
+
+CHANGES = {
+    "nothing": ((), {}),
+    "bn_weight": (("--recover.bn_weight", "3"), {"recover": 10, "relabel": 2, "evaluate": 2}),
+    "one seed more": (("--evaluate.seeds", "3"), {"select": 10, "relabel": 2, "evaluate": 2}),
+    "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 4}),
+    "temperature": (("--evaluate.temperature", "4"), {"evaluate": 4}),
+    "barycenter weights": (("--barycenter.weights", "learnt"), {"barycenter": 10, "recover": 10, "relabel": 2}),
+    "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES if stage != "select"}),
+    "root seed": (("--seed", "1"), {stage: None for stage in STAGES}),
+    "workers": (("--ray.actors", "7", "--runtime.threads", "3", "--statistics.batch_size", "100"), {}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_plan_reruns_what_a_change_touches_and_no_more(tiny_run, change):
+    words, expected = CHANGES[change]
+    left = to_run(tiny_run.folder, "digits", *TINY, *words)
+    assert {stage for stage, count in left.items() if count} >= set(expected)
+    assert {stage for stage, count in left.items() if count} <= set(expected) | ({"evaluate"} if expected else set())
+    for stage, count in expected.items():
+        assert count in (None, left[stage]), stage
+
+
+def test_second_run_tells_of_no_unit(tiny_run):
+    before, told = commits(tiny_run.store), len(news(tiny_run.run))
+    result = run(tiny_run.folder, "distill", "digits", "--config", "runs/digits/config.yaml", "--executor", "local")
+    assert result.returncode == 0, result.stderr
+    fresh = news(tiny_run.run)[told:]
+    assert [item["stage"] for item in fresh if item["kind"] == "end"] == list(STAGES)
+    assert {item["kind"] for item in fresh} == {"stage", "end"}
+    assert commits(tiny_run.store) == before
+
+
+FIELDS = [
+    f"{section}.{name}" for section in section_names() for name in type(getattr(DistillConfig(), section)).model_fields
+]
+
+
+@pytest.fixture(scope="module")
+def help_texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("help")
+    texts = {}
+    for words in (("distill",), ("plan",), ("distill", "digits")):
+        result = run(folder, *words, "--help")
+        assert (result.returncode, result.stderr) == (0, "")
+        texts[words] = "".join(result.stdout.split())  # lines are folded, at hyphens too
+    return texts
+
+
+@pytest.mark.parametrize("label", FIELDS)
+def test_help_gives_every_option_its_meaning_and_default(help_texts, label):
+    section, name = label.split(".")
+    for words, text in help_texts.items():
+        values = getattr(recipe(words[1]) if len(words) > 1 else DistillConfig(), section)
+        meaning = type(values).model_fields[name].description
+        told = "".join(f"{meaning} [default: {_shown(getattr(values, name))}]".split())
+        assert re.search(rf"--{re.escape(label)}\S{{0,60}}?{re.escape(told)}", text), (words, told)
+
+
+def test_help_of_the_other_commands_and_the_recipes(tmp_path):
+    overview = run(tmp_path, "--help").stdout
+    assert all(f"  {name} " in overview for name in ("distill", "plan", "recipes", "report"))
+    assert "RUN" in run(tmp_path, "report", "--help").stdout
+    listed = run(tmp_path, "recipes").stdout
+    assert all(name in listed for name in recipes())

@@ -1,0 +1,99 @@
+"""What command and Ray tests share: tiny runs through real processes, and one finished run to look at."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Two training threads on a busy machine take ten times as long as one, and give a teacher of other rounding.
+TINY = (
+    *("--ipc", "2", "--pretrain.model", "convnet2_w16", "--pretrain.epochs", "4", "--runtime.train_threads", "1"),
+    *("--evaluate.students", "convnet2_w16", "--evaluate.seeds", "2", "--evaluate.val_every", "2"),
+    *("--recover.iterations", "10", "--recover.classes_per_batch", "5"),
+    *("--relabel.epochs", "4", "--relabel.epochs_per_block", "2"),
+)
+STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
+
+
+def environment(**more):
+    """The caller's environment without Ray's settings, so that a run starts a Ray of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
+
+
+def start(folder, *words, **options):
+    words = [sys.executable, "-m", "wmdd", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, cwd=folder, **{"env": environment(), **pipes, **options})
+
+
+def run(folder, *words, **options):
+    process = start(folder, *words, **options)
+    try:
+        stdout, stderr = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
+
+
+def distill(folder, *words, recipe="digits", executor="local"):
+    return run(folder, "distill", recipe, *TINY, "--executor", executor, *words)
+
+
+def news(folder):
+    """The events of a run folder, oldest first; a line that is still being written is left out."""
+    path = Path(folder) / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def commits(store):
+    """The commit of every artifact by its folder; saved_at and attempt tell whether it was made again."""
+    return {str(path.parent.relative_to(store)): path.read_text() for path in Path(store).glob("*/*/commit.json")}
+
+
+def contents(store):
+    """The bytes of every artifact but the index by stage, key and unit."""
+    found = {}
+    for path in Path(store).glob("*/*/commit.json"):
+        commit = json.loads(path.read_text())
+        files = path.parent / commit["attempt"]
+        key = (commit["stage"], path.parent.name, commit["unit"])
+        found[key] = {name: (files / name).read_bytes() for name in commit["files"]}
+    return {key: value for key, value in found.items() if key[0] != "index"}
+
+
+def to_run(folder, *words):
+    """What `wmdd plan` says is to run, by stage."""
+    result = run(folder, "plan", *words)
+    assert result.returncode == 0, result.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    return {row[0]: int(row[3]) for row in rows if row[0] in STAGES}
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """An undisturbed run of the digits with the local executor."""
+
+    folder: Path
+    result: subprocess.CompletedProcess
+
+    @property
+    def run(self):
+        return self.folder / "runs/digits"
+
+    @property
+    def store(self):
+        return self.folder / "runs/store"
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    result = distill(folder)
+    assert result.returncode == 0, result.stderr
+    return TinyRun(folder, result)

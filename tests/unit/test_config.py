@@ -1,0 +1,186 @@
+"""The configuration: what goes in comes out, what cannot work is refused in words that help."""
+
+import types
+import typing
+
+import hypothesis.strategies as st
+import pydantic
+import pytest
+import yaml
+from hypothesis import given, settings
+
+from wmdd import config as configuration
+from wmdd.config import DistillConfig, Section, from_yaml, merge, override, parse_config, read_config, to_yaml
+from wmdd.errors import ConfigError
+from wmdd.recipes import recipe, recipes
+
+FRACTIONS = st.floats(0, 1, exclude_min=True)
+POSITIVES = st.floats(0, exclude_min=True, allow_infinity=False)
+OPTIONS = {
+    "seed": st.integers(),
+    "recipe": st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=10),
+    "data.path": st.one_of(st.none(), st.sampled_from(["~", "null", "yes", "1e3", "s3://a/b", "x: y", "0x10", " a "])),
+    "data.classes": st.one_of(st.none(), st.lists(st.sampled_from(["no", "1", "1.0", "a", "é", "on"]), max_size=3)),
+    "data.crop_ratio": FRACTIONS,
+    "pretrain.lr": POSITIVES,
+    "recover.betas": st.tuples(*(st.floats(0, 1, exclude_max=True),) * 2),
+    "recover.crop_scale": st.tuples(FRACTIONS, FRACTIONS).map(sorted),
+    "recover.iterations": st.integers(0, 10**9),
+    "relabel.mix": st.sampled_from(["cutmix", "none"]),
+    "evaluate.students": st.lists(st.sampled_from(["convnet3", "timm/resnet10t", "no"]), min_size=1, max_size=3),
+    "evaluate.random_real": st.booleans(),
+    "runtime.memory_gib": st.floats(0, allow_infinity=False),
+}
+
+
+def sections():
+    return {
+        name: field.annotation
+        for name, field in DistillConfig.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(changes=st.fixed_dictionaries({}, optional=OPTIONS))
+def test_yaml_gives_an_equal_configuration_back(changes):
+    config = override(DistillConfig(), changes)
+    assert from_yaml(to_yaml(config)) == config
+    for dotted, value in changes.items():
+        *_, found = [getattr_path(config, dotted)]
+        assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+def getattr_path(config, dotted):
+    for part in dotted.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_recipe_loads_under_its_name_and_survives_yaml(name):
+    config = recipe(name)
+    assert config.recipe == name
+    assert from_yaml(to_yaml(config)) == config
+
+
+def test_yaml_leaves_unnamed_options_at_the_base():
+    base = override(DistillConfig(), {"recover.lr": 0.5, "seed": 4})
+    config = from_yaml("recover: {iterations: 7}\n", base)
+    assert (config.recover.lr, config.recover.iterations, config.seed) == (0.5, 7, 4)
+    assert from_yaml("", base) == base
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recover.rate": 1}, r"recover\.rate: no such option; the options here are init, iterations, lr"),
+        ({"rcover.lr": 1}, r"rcover\.lr: no such option; the sections are data, pretrain"),
+        ({"seeds": 1}, r"seeds: no such option; the options here are recipe, seed, data"),
+        ({"recover.lr.peak": 1}, r"recover\.lr\.peak: no such option"),
+        ({"recover.lr": -1}, r"recover\.lr=-1: input should be greater than 0"),
+        ({"recover.lr": float("nan")}, r"recover\.lr=nan: "),
+        ({"recover.bn_weight": float("inf")}, r"recover\.bn_weight=inf: input should be a finite number"),
+        ({"recover.init": "nois"}, r"recover\.init='nois': input should be 'noise', 'nearest' or 'random'"),
+        ({"recover.crop_scale": (0.9, 0.2)}, r"the low end must not be above the high end; try 0\.2,0\.9"),
+        ({"recover.crop_scale": (0.0, 0.2)}, r"recover\.crop_scale\.0=0\.0: input should be greater than 0"),
+        ({"recover.betas": (0.5, 1.0)}, r"recover\.betas\.1=1\.0: input should be less than 1"),
+        ({"barycenter.ipc": 0}, r"barycenter\.ipc=0: input should be greater than or equal to 1"),
+        ({"barycenter.ipc": 1.5}, r"barycenter\.ipc=1\.5: "),
+        ({"evaluate.students": ()}, r"evaluate\.students=\(\): "),
+        ({"runtime.device": "gpu"}, r"runtime\.device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_override_that_cannot_work_is_refused_by_name_value_and_remedy(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        override(DistillConfig(), changes)
+
+
+def test_every_mistake_is_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"seed": "x", "recover": {"lr": 0, "rate": 1}})
+    assert all(name in str(caught.value) for name in ("seed", "recover.lr", "recover.rate"))
+    assert "\n" not in str(caught.value)
+
+
+def test_override_leaves_the_original_alone():
+    config = DistillConfig()
+    changed = override(config, {"recover.lr": 0.125})
+    assert (changed.recover.lr, config) == (0.125, DistillConfig())
+    assert override(changed, {"recover.lr": config.recover.lr}) == config
+
+
+@pytest.mark.parametrize("section", sections())
+def test_section_cannot_be_changed_in_place(section):
+    value = getattr(DistillConfig(), section)
+    name = next(iter(type(value).model_fields))
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        setattr(value, name, getattr(value, name))
+
+
+def test_configuration_is_hashable_by_value():
+    assert hash(DistillConfig()) == hash(from_yaml(to_yaml(DistillConfig())))
+
+
+def test_merge_lays_sections_over_a_base():
+    base = override(DistillConfig(), {"recover.lr": 0.5})
+    assert merge(base, {"seed": 2, "recover": {"iterations": 9}}) == override(
+        base, {"seed": 2, "recover.iterations": 9}
+    )
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "word", "recover: [", "recover: 3", "3", "a: !!python/object:os.system x"])
+def test_text_that_is_no_configuration_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "recover: {lr: 0}"])
+def test_file_that_cannot_be_used_is_named(tmp_path, text):
+    path = tmp_path / "my.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"--config {path}: "):
+        read_config(str(path))
+
+
+def test_file_is_read_over_a_base(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump({"recover": {"lr": 0.5}, "seed": 3}))
+    assert read_config(str(path)) == override(DistillConfig(), {"recover.lr": 0.5, "seed": 3})
+
+
+def test_unknown_recipe_is_refused_with_the_known_names():
+    with pytest.raises(ConfigError, match=next(iter(recipes()))):
+        recipe("digitz")
+
+
+@pytest.mark.parametrize("section", sections())
+def test_every_option_says_what_it_means_in_one_short_line(section):
+    for name, field in sections()[section].model_fields.items():
+        assert field.description, f"{section}.{name}"
+        assert len(field.description) < 100, f"{section}.{name}"
+        assert "\n" not in field.description, f"{section}.{name}"
+
+
+def test_every_section_class_is_part_of_the_configuration():
+    own = {kind for kind in vars(configuration).values() if isinstance(kind, type) and issubclass(kind, Section)}
+    assert own - {Section, DistillConfig} == set(sections().values())
+
+
+@pytest.mark.parametrize("section", sections())
+def test_option_holds_plain_values_only(section):
+    plain = {str, int, float, bool, types.NoneType}
+    for name, field in sections()[section].model_fields.items():
+        assert leaves(field.annotation) <= plain, f"{section}.{name}"
+
+
+def leaves(annotation):
+    """Types at the bottom of an annotation; literals count as the types of their values."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return {type(value) for value in typing.get_args(annotation)}
+    if typing.get_origin(annotation) is typing.Annotated:
+        return leaves(typing.get_args(annotation)[0])
+    inner = [part for part in typing.get_args(annotation) if part is not ...]
+    return set().union(*map(leaves, inner)) if inner else {annotation}
