@@ -1,5 +1,6 @@
 """The configuration: what goes in comes out, what cannot work is refused in words that help."""
 
+import operator
 import types
 import typing
 
@@ -47,14 +48,8 @@ def test_yaml_gives_an_equal_configuration_back(changes):
     config = override(DistillConfig(), changes)
     assert from_yaml(to_yaml(config)) == config
     for dotted, value in changes.items():
-        *_, found = [getattr_path(config, dotted)]
+        found = operator.attrgetter(dotted)(config)
         assert found == (tuple(value) if isinstance(value, list) else value)
-
-
-def getattr_path(config, dotted):
-    for part in dotted.split("."):
-        config = getattr(config, part)
-    return config
 
 
 @pytest.mark.parametrize("name", recipes())

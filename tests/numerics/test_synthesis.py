@@ -1,0 +1,191 @@
+"""Recovery of images on a tiny untrained teacher: what a class's images depend on, and what they do not."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from wmdd.config import RecoverConfig, RuntimeConfig
+from wmdd.data.augment import apply_views, draw_resized_crops, view_matrices
+from wmdd.errors import DivergedError
+from wmdd.events import Progress
+from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss
+from wmdd.models.probes import Probe
+from wmdd.models.registry import build_model
+from wmdd.moments import Moments
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.synthesis import TERMS, Recovered, Target, recover_images
+from wmdd.types import Barycenter, ClassStatistics, Teacher
+
+SIZE, CLASSES, IPC = 16, 4, 2
+CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
+FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    with SeedTree(0).scoped():
+        network = build_model("convnet3_w16", CLASSES, SIZE)
+    weights = {key: value.clone() for key, value in network.state_dict().items()}
+    return Teacher("convnet3_w16", "auto", weights, tuple("abcd"), 0.25, SIZE, 1.0, "imagenet")
+
+
+def target(teacher, class_id, *, seed=0, start=None, ipc=IPC):
+    """A class of soft coloured images, whose features and moments other images can reach."""
+    shade = SeedTree(class_id).child("shade").torch()
+    images = 0.5 * torch.randn(12, 3, SIZE, SIZE, generator=shade) + torch.randn(1, 3, 1, 1, generator=shade)
+    with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
+        _, features, inputs = probe.run(images)
+    statistics = ClassStatistics(class_id, features, tuple(map(Moments.of, inputs)))
+    weights = torch.arange(1.0, ipc + 1) / sum(range(1, ipc + 1))
+    barycenter = Barycenter(class_id, features[:ipc], weights, torch.arange(ipc), (1.0,), True, (0.0,) * 5)
+    return Target(statistics, barycenter, SeedTree(seed).child("recover", class_id), start)
+
+
+def recover(teacher, class_ids, section=FEW, **options):
+    """Images and losses by class id."""
+    *_, last = recover_images(section, teacher, [target(teacher, c, **options) for c in class_ids], CPU)
+    assert isinstance(last, Recovered)
+    return {c: (last.images[i], last.losses[i]) for i, c in enumerate(class_ids)}
+
+
+def test_recovery_twice_gives_the_same_bytes(teacher):
+    first, again = (recover(teacher, [0, 3]) for _ in range(2))
+    for c in first:
+        assert torch.equal(first[c][0], again[c][0])
+        assert torch.equal(first[c][1], again[c][1])
+
+
+def test_recovery_from_another_seed_gives_other_images(teacher):
+    assert not torch.equal(recover(teacher, [0])[0][0], recover(teacher, [0], seed=1)[0][0])
+
+
+def test_recovery_ignores_the_global_generators(teacher):
+    with SeedTree(11).scoped():
+        first = recover(teacher, [1])[1][0]
+    with SeedTree(12).scoped():
+        assert torch.equal(recover(teacher, [1])[1][0], first)
+
+
+@pytest.mark.parametrize("group", [[2], [0, 2], [2, 0], [3, 1, 2, 0]])
+@pytest.mark.parametrize("feature", ["rms", "squared"])
+def test_class_is_recovered_alike_in_any_group_and_order(teacher, group, feature):
+    section = FEW.model_copy(update={"feature_loss": feature})
+    images, losses = recover(teacher, [0, 1, 2, 3], section)[2]
+    other_images, other_losses = recover(teacher, group, section)[2]
+    assert (images.int() - other_images.int()).abs().max() <= 1
+    torch.testing.assert_close(losses, other_losses, rtol=1e-4, atol=1e-5)
+
+
+def test_losses_fall(teacher):
+    section = RecoverConfig(iterations=60, roll_px=1, lr=0.1, crop_scale=(0.5, 1.0))
+    weights = torch.tensor([section.feature_weight, section.bn_weight, section.ce_weight])
+    for _, losses in recover(teacher, [0, 1], section).values():
+        total = losses @ weights
+        assert total[-3:].mean() < 0.8 * total[:3].mean()
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_falls_when_it_is_the_only_one(teacher, term):
+    names = dict(zip(TERMS, ("feature_weight", "bn_weight", "ce_weight"), strict=True))
+    only = {name: float(key == term) for key, name in names.items()}
+    section = RecoverConfig(iterations=40, flip=False, roll_px=0, lr=0.05, crop_scale=(1.0, 1.0), **only)
+    ((_, losses),) = recover(teacher, [1], section).values()
+    falls = losses[:, TERMS.index(term)]
+    # Without random views the descent is steady; an untrained head's cross-entropy has little room to fall.
+    assert falls[-1] < (0.995 if term == "cross_entropy" else 0.9) * falls[0]
+    assert (falls[10::10] < falls[:-10:10]).all()
+
+
+def test_first_losses_are_those_of_the_first_view_of_the_start(teacher):
+    chosen = target(teacher, 2)
+    *_, last = recover_images(FEW, teacher, [chosen], CPU)
+    start = torch.randn(IPC, 3, SIZE, SIZE, generator=chosen.seeds.child("noise").torch())
+    rng = chosen.seeds.child("views").numpy()
+    view = draw_resized_crops(rng, 3, (SIZE, SIZE), FEW.crop_scale, flip=True, roll_px=FEW.roll_px)[0:1]
+    rows, columns = view_matrices(view, (SIZE, SIZE), SIZE)
+    weights = chosen.barycenter.weights[None]
+    with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
+        logits, features, inputs = probe.run(apply_views(start[None], rows, columns)[0])
+    feature = feature_loss(features[None], chosen.barycenter.support[None], weights, "rms")
+    batch_norm = sum(
+        batch_norm_loss(layer, moments.mean.float()[None], moments.var.float()[None], weights)
+        for layer, moments in zip(inputs, chosen.statistics.moments, strict=True)
+    )
+    expected = torch.cat([feature, batch_norm, cross_entropy_loss(logits, torch.tensor([2]), IPC)])
+    torch.testing.assert_close(last.losses[0, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_first_batch_norm_layer_can_weigh_more(teacher):
+    once, thrice, never = (
+        recover(teacher, [0], FEW.model_copy(update={"first_bn_multiplier": factor}))[0][1][0, 1]
+        for factor in (1, 3, 0)
+    )
+    torch.testing.assert_close(thrice - once, 2 * (once - never), rtol=1e-4, atol=1e-5)
+
+
+def real_start(ipc=IPC):
+    return torch.randint(0, 256, (ipc, 3, SIZE, SIZE), generator=SeedTree(5).torch(), dtype=torch.uint8)
+
+
+def test_no_iterations_keep_the_real_start_exactly(teacher):
+    images, losses = recover(teacher, [0], RecoverConfig(iterations=0), start=real_start())[0]
+    assert torch.equal(images, real_start())
+    assert losses.shape == (0, 3)
+
+
+def test_terms_without_weight_move_no_pixel(teacher):
+    section = FEW.model_copy(update={"feature_weight": 0.0, "bn_weight": 0.0, "ce_weight": 0.0})
+    assert torch.equal(recover(teacher, [0], section, start=real_start())[0][0], real_start())
+
+
+def test_steps_move_a_real_start(teacher):
+    images, _ = recover(teacher, [0], start=real_start())[0]
+    moved = (images.int() - real_start().int()).abs()
+    assert moved.max() > 0
+    # Three steps of Adam at 0.1 move a pixel by less than 0.3 normalised units, here 0.3 * 0.229 * 255.
+    assert moved.max() <= 18
+
+
+@pytest.mark.parametrize(("iterations", "records"), [(1, 1), (49, 49), (50, 50), (60, 30)])
+def test_losses_are_recorded_at_most_fifty_times(teacher, iterations, records):
+    section = FEW.model_copy(update={"iterations": iterations})
+    images, losses = recover(teacher, [0], section, ipc=1)[0]
+    assert losses.shape == (records, len(TERMS))
+    assert torch.isfinite(losses).all()
+    assert (images.dtype, tuple(images.shape)) == (torch.uint8, (1, 3, SIZE, SIZE))
+
+
+def test_progress_rises_to_the_end(teacher):
+    section = FEW.model_copy(update={"iterations": 20})
+    *news, last = recover_images(section, teacher, [target(teacher, 0)], CPU)
+    assert isinstance(last, Recovered)
+    assert all(isinstance(item, Progress) and item.total == 20 for item in news)
+    assert [item.done for item in news] == [0, 5, 10, 15]
+
+
+def test_recovery_leaves_the_teacher_as_it_was(teacher):
+    before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
+    recover(teacher, [0, 1])
+    assert all(torch.equal(value, before[key]) for key, value in teacher.network.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.network.parameters())
+    assert sum(len(module._forward_pre_hooks) for module in teacher.network.modules()) == 0
+
+
+def far_atoms(target):
+    barycenter = dataclasses.replace(target.barycenter, support=torch.full_like(target.barycenter.support, 1e30))
+    return dataclasses.replace(target, barycenter=barycenter)
+
+
+def huge_variance(target):
+    first, *others = target.statistics.moments
+    moments = (Moments(first.count, first.mean, first.var * 1e30), *others)
+    return dataclasses.replace(target, statistics=dataclasses.replace(target.statistics, moments=moments))
+
+
+@pytest.mark.parametrize("spoil", [far_atoms, huge_variance])
+def test_divergence_of_one_class_is_raised_at_its_step_with_a_remedy(teacher, spoil):
+    targets = [target(teacher, 0), spoil(target(teacher, 1))]
+    with pytest.raises(DivergedError, match=r"not finite at step 0 of 3; lower recover\.lr"):
+        list(recover_images(FEW, teacher, targets, CPU))

@@ -1,0 +1,65 @@
+"""Schedules, normalisation, and compiled recovery against eager."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from wmdd.config import RecoverConfig, RuntimeConfig
+from wmdd.data.normalization import NORMALIZATIONS
+from wmdd.models.probes import Probe
+from wmdd.models.registry import build_model
+from wmdd.moments import Moments
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.synthesis import Target, recover_images
+from wmdd.training import Schedule
+from wmdd.types import Barycenter, ClassStatistics, Teacher
+
+CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
+
+
+def test_schedule_warms_up_and_ends_near_zero():
+    schedule = Schedule(1.0, 100, warmup=10)
+    assert schedule.at(0) == pytest.approx(0.1)
+    assert schedule.at(10) == pytest.approx(1.0)
+    assert 0 < schedule.at(99) < 0.001
+    assert Schedule(1.0, 100, stretch=2.0).at(100) == pytest.approx(0.5)
+
+
+SIZE, CLASSES, IPC = 16, 4, 3
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    with SeedTree(0).scoped():
+        network = build_model("convnet3_w16", CLASSES, SIZE)
+    names = tuple("abcd")
+    return Teacher("convnet3_w16", "auto", dict(network.state_dict()), names, 0.25, SIZE, 1.0, "half")
+
+
+def target_of(teacher, class_id, seed=0, start=None):
+    images = 0.3 * torch.randn(20, 3, SIZE, SIZE, generator=SeedTree(class_id).torch()) + 0.2 * class_id - 0.5
+    with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
+        _, features, inputs = probe.run(images)
+        statistics = ClassStatistics(class_id, features, tuple(Moments.of(layer) for layer in inputs))
+    weights = torch.full((IPC,), 1 / IPC)
+    barycenter = Barycenter(class_id, features[:IPC], weights, torch.arange(IPC), (1.0,), True, (0.0,) * 5)
+    return Target(statistics, barycenter, SeedTree(seed).child("recover", class_id), start)
+
+
+def test_compiled_recovery_agrees_over_a_few_steps(teacher):
+    compiled = dataclasses.replace(CPU, compile=True)
+    section = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
+    runs = [list(recover_images(section, teacher, [target_of(teacher, 0)], runtime))[-1] for runtime in (CPU, compiled)]
+    torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(NORMALIZATIONS))
+def test_normalization_and_back_changes_no_pixel(name):
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 3, 16, 16)
+    constants = NORMALIZATIONS[name]
+    assert torch.equal(constants.denormalize(constants.normalize(pixels)), pixels)
+    low, high = constants.bounds(torch.zeros(1))
+    assert constants.normalize(pixels).amin(dim=(0, 2, 3)).tolist() == pytest.approx(low.flatten().tolist())
+    assert constants.normalize(pixels).amax(dim=(0, 2, 3)).tolist() == pytest.approx(high.flatten().tolist(), abs=1e-5)

@@ -1,0 +1,179 @@
+"""Stored label batches: what is replayed is what the teacher saw, in any process and any order."""
+
+import dataclasses
+import pickle
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from wmdd.config import RelabelConfig, RuntimeConfig
+from wmdd.data.augment import apply_mix, apply_views, view_matrices
+from wmdd.data.normalization import NORMALIZATIONS
+from wmdd.errors import ArtifactError
+from wmdd.labels import LabelBatch, LabelBlock, SoftLabels, batches_per_epoch, check_labels, draw_epoch
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.types import ImageSet
+
+CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
+SIZE, IMAGES, CLASSES = 12, 10, 5
+SEEDS = SeedTree(0).child("relabel", "distilled")
+EXTREMES = [0.0, -0.0, 65504.0, -65504.0, 2**-24]
+
+
+def draw(section, epoch, images=IMAGES):
+    """One epoch's batches with made-up logits."""
+    for batch in draw_epoch(section, epoch, images, SIZE, SEEDS):
+        generator = SEEDS.child("logits", epoch, batch.batch).torch()
+        logits = torch.randn(len(batch.images), CLASSES, generator=generator).half()
+        logits[0] = torch.tensor(EXTREMES)
+        yield dataclasses.replace(batch, logits=logits)
+
+
+def block(section, first, epochs, images=IMAGES):
+    drawn = [batch for epoch in range(first, first + epochs) for batch in draw(section, epoch, images)]
+    meta = {"first_epoch": first, "epochs": epochs, "batches": batches_per_epoch(section, images), "classes": CLASSES}
+    return drawn, LabelBlock.write(drawn, meta)
+
+
+def fields(batch):
+    tensors = (batch.images, batch.partner, batch.logits, batch.views.box, batch.views.flip, batch.views.roll)
+    return (batch.epoch, batch.batch, batch.box, *((str(item.dtype), item.tolist()) for item in tensors))
+
+
+def identity(item):
+    return item
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "none"])
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 100])
+def test_block_gives_back_every_field_that_was_written(mix, batch_size):
+    written, stored = block(RelabelConfig(batch_size=batch_size, mix=mix), 0, 3)
+    read = LabelBlock.from_bytes(stored.data).read(range(len(written)))
+    assert list(map(fields, read)) == list(map(fields, written))
+
+
+def test_block_keeps_its_meta_in_the_file():
+    _, stored = block(RelabelConfig(batch_size=5), 4, 2)
+    assert LabelBlock.from_bytes(stored.data).meta == stored.meta
+    assert stored.to_files() == {"labels.parquet": stored.data}
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"\0" * 100])
+def test_bytes_that_are_no_block_are_refused(data):
+    with pytest.raises(ArtifactError, match="not a block of soft labels"):
+        LabelBlock.from_bytes(data)
+
+
+def test_labels_put_blocks_in_the_order_of_epochs():
+    section = RelabelConfig(batch_size=5)
+    parts = [block(section, first, epochs) for first, epochs in ((3, 1), (0, 2), (2, 1))]
+    labels = SoftLabels([stored for _, stored in parts])
+    assert (labels.epochs, labels.batches, len(labels)) == (4, 2, 8)
+    expected = {(batch.epoch, batch.batch): fields(batch) for drawn, _ in parts for batch in drawn}
+    for epoch in range(4):
+        assert [fields(batch) for batch in labels.epoch(epoch)] == [expected[epoch, 0], expected[epoch, 1]]
+        assert fields(labels[epoch, 1]) == expected[epoch, 1]
+
+
+@pytest.mark.parametrize("spans", [[(1, 2)], [(0, 1), (2, 1)], [(0, 2), (1, 2)], [(0, 1), (0, 1)]])
+def test_labels_with_a_missing_or_doubled_epoch_are_refused(spans):
+    section = RelabelConfig(batch_size=5)
+    with pytest.raises(ArtifactError, match="not each epoch once"):
+        SoftLabels([block(section, first, epochs)[1] for first, epochs in spans])
+
+
+def test_labels_of_a_larger_set_are_refused():
+    labels = SoftLabels([block(RelabelConfig(batch_size=5), 0, 1)[1]])
+
+    def of(n):
+        return ImageSet(torch.zeros(n, 3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(n).long(), torch.ones(n))
+
+    check_labels(labels, of(IMAGES))
+    with pytest.raises(ArtifactError, match="name image 9, the set has 9"):
+        check_labels(labels, of(IMAGES - 1))
+
+
+def test_workers_read_the_same_batches_in_the_same_order():
+    labels = SoftLabels([block(RelabelConfig(batch_size=5), 0, 3)[1]])
+    places = [(2, 1), (0, 0), (1, 1), (0, 1), (2, 0)]
+    loader = DataLoader(labels, sampler=places, batch_size=None, collate_fn=identity, num_workers=2)
+    assert [fields(batch) for batch in loader] == [fields(labels[place]) for place in places]
+
+
+def test_labels_travel_to_spawned_workers():
+    labels = SoftLabels([block(RelabelConfig(batch_size=5), 0, 2)[1]])
+    labels.epoch(0)  # reading leaves nothing open that could not travel
+    there = pickle.loads(pickle.dumps(labels))
+    assert [fields(batch) for batch in there.epoch(1)] == [fields(batch) for batch in labels.epoch(1)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5, 10])
+def test_epoch_shows_every_image_once_when_batches_divide_the_set(batch_size):
+    section = RelabelConfig(batch_size=batch_size)
+    shown = [batch.images for batch in draw_epoch(section, 3, IMAGES, SIZE, SEEDS)]
+    assert all(len(images) == batch_size for images in shown)
+    assert sorted(torch.cat(shown).tolist()) == list(range(IMAGES))
+
+
+def test_epoch_leaves_out_a_smaller_rest_but_another_one_each_time():
+    section = RelabelConfig(batch_size=4)
+    left = set()
+    for epoch in range(20):
+        shown = torch.cat([batch.images for batch in draw_epoch(section, epoch, IMAGES, SIZE, SEEDS)])
+        assert len(shown) == 8
+        assert len(shown.unique()) == 8
+        left |= set(range(IMAGES)) - set(shown.tolist())
+    assert left == set(range(IMAGES))
+
+
+def test_set_smaller_than_a_batch_is_one_batch():
+    (batch,) = draw_epoch(RelabelConfig(batch_size=100), 0, IMAGES, SIZE, SEEDS)
+    assert sorted(batch.images.tolist()) == list(range(IMAGES))
+    assert sorted(batch.partner.tolist()) == list(range(IMAGES))
+
+
+def test_epoch_is_drawn_from_its_own_seeds():
+    section = RelabelConfig(batch_size=5)
+    again = [fields(batch) for batch in draw_epoch(section, 1, IMAGES, SIZE, SEEDS)]
+    assert again == [fields(batch) for batch in draw_epoch(section, 1, IMAGES, SIZE, SEEDS)]
+    other = [fields(batch)[3:] for batch in draw_epoch(section, 2, IMAGES, SIZE, SEEDS)]
+    assert [item[3:] for item in again] != other
+
+
+def pixels_of_a_set():
+    shape = (IMAGES, 3, SIZE, SIZE)
+    return torch.randint(0, 256, shape, generator=SeedTree(1).torch(), dtype=torch.uint8)
+
+
+def test_replay_of_a_stored_batch_is_the_replay_of_the_drawn_one():
+    written, stored = block(RelabelConfig(batch_size=5), 0, 2)
+    pixels, normalization = pixels_of_a_set(), NORMALIZATIONS["half"]
+    for drawn, read in zip(written, stored.read(range(4)), strict=True):
+        first, again = (read.replay(pixels, normalization, CPU) for _ in range(2))
+        assert torch.equal(first, again)
+        assert torch.equal(first, drawn.replay(pixels, normalization, CPU))
+
+
+def test_replay_shows_views_of_the_named_images_and_pastes_finished_views():
+    (batch,) = draw_epoch(RelabelConfig(batch_size=10), 5, IMAGES, SIZE, SEEDS)
+    batch = dataclasses.replace(batch, box=(2, 3, 9, 11))
+    pixels = pixels_of_a_set()
+    shown = batch.replay(pixels, NORMALIZATIONS["half"], CPU)
+    views = apply_views(pixels[batch.images].float() / 127.5 - 1, *view_matrices(batch.views, (SIZE, SIZE), SIZE))
+    torch.testing.assert_close(shown, apply_mix(views, batch.partner, batch.box), atol=1e-5, rtol=0)
+    torch.testing.assert_close(shown[:, :, 2:9, 3:11], views[batch.partner, :, 2:9, 3:11], atol=1e-5, rtol=0)
+
+
+def test_replay_leaves_the_image_set_alone():
+    (batch,) = draw_epoch(RelabelConfig(batch_size=10), 0, IMAGES, SIZE, SEEDS)
+    pixels = pixels_of_a_set()
+    batch.replay(pixels, NORMALIZATIONS["half"], CPU)
+    assert torch.equal(pixels, pixels_of_a_set())
+
+
+def test_drawn_batch_has_no_logits_yet():
+    batch = next(draw_epoch(RelabelConfig(batch_size=5), 0, IMAGES, SIZE, SEEDS))
+    assert isinstance(batch, LabelBatch)
+    assert tuple(batch.logits.shape) == (5, 0)
