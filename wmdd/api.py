@@ -54,7 +54,8 @@ def distill(
     """
     config = recipe(config) if isinstance(config, str) else config
     url = (run or f"runs/{config.recipe}").rstrip("/")
-    artifacts = ArtifactStore(store)
+    artifacts = _folder("--store", store)
+    _folder("--run", url)
     plan = make_plan(config, artifacts, status)
     _note_start(url, config, artifacts, plan)
     workers = _executor(executor, config)
@@ -89,6 +90,18 @@ def rewrite(url: str) -> RunResult:
     if missing:
         raise ArtifactError(f"{url} is not finished: {missing[0].stage} of {missing[0].unit} is missing")
     return RunResult(url, write_run(url, plan, artifacts))
+
+
+def _folder(option: str, url: str) -> ArtifactStore:
+    try:
+        folder = ArtifactStore(url)
+    except (ValueError, ImportError) as exc:
+        raise ConfigError(
+            f"{option} {url}: no such file system ({' '.join(str(exc).split())}); give a path or URL"
+        ) from exc
+    if folder.fs.isfile(folder.root):
+        raise ConfigError(f"{option} {url}: is a file; give a folder, new or old")
+    return folder
 
 
 def _note_start(url: str, config: DistillConfig, store: ArtifactStore, plan: Plan) -> None:

@@ -268,5 +268,5 @@ def read_config(path: str, base: DistillConfig | None = None) -> DistillConfig:
         return from_yaml(Path(path).read_text(), base)
     except OSError as exc:
         raise ConfigError(f"--config {path}: {exc.strerror}") from exc
-    except ConfigError as exc:
+    except (ConfigError, UnicodeDecodeError) as exc:
         raise ConfigError(f"--config {path}: {exc}") from exc

@@ -13,7 +13,8 @@ from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex, build_index
 from wmdd.data.sources import list_files
 from wmdd.errors import ConfigError, DataError
-from wmdd.models.registry import check_model, has_batch_norm, skeleton
+from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
+from wmdd.models.weights import load_weights
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
@@ -137,6 +138,9 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
             "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
         )
+    if teacher.weights and teacher.weights != "default":
+        network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
+        load_weights(network, teacher.weights, teacher.model)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 

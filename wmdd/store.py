@@ -95,9 +95,9 @@ class ArtifactStore:
             commit: dict[str, Any] = json.loads(self.fs.cat_file(self.path(ref.folder, "commit.json")))
             folder = self.path(ref.folder, commit["attempt"])
             sizes = {posixpath.basename(item["name"]): item["size"] for item in self.fs.ls(folder, detail=True)}
-        except (OSError, ValueError, KeyError):
+            whole = all(sizes.get(name) == facts["size"] for name, facts in commit["files"].items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-        whole = all(sizes.get(name) == facts["size"] for name, facts in commit["files"].items())
         return commit if whole else None
 
     def __contains__(self, ref: ArtifactRef) -> bool:

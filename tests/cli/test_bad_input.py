@@ -51,22 +51,9 @@ REFUSED = {
     "run is a file": (("--run", "list.yaml"), ("--run", "list.yaml")),
     "file system": (("--data.path", "nofs://x"), ("data.path", "nofs://x")),
 }
-BUGS = {
-    "binary yaml": "UnicodeDecodeError escapes",
-    "garbage weights": "found only when the teacher is loaded: exit status 1",
-    "empty net": "IndexError of torch escapes",
-    "store is a file": "NotADirectoryError escapes",
-    "run is a file": "FileExistsError escapes",
-    "file system": "ValueError of fsspec escapes",
-}
 
 
-def marked(case):
-    marks = [pytest.mark.xfail(strict=True, reason=BUGS[case])] if case in BUGS else []
-    return pytest.param(case, marks=marks)
-
-
-@pytest.mark.parametrize("case", [marked(case) for case in REFUSED])
+@pytest.mark.parametrize("case", REFUSED)
 def test_bad_input_is_refused_with_one_line(place, case):
     words, parts = REFUSED[case]
     result = run(place, "distill", "digits", *TINY, "--executor", "local", *words)

@@ -204,6 +204,8 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
         with open_parquet(index.url, part.files[number]) as parquet:
             found = _by_row_group(parquet, index, split, np.flatnonzero(part.file == number))
             groups += [where for _, _, where in found]
+    if len(groups) <= window_groups:
+        return rng.permutation(len(part))  # one window: the order of a folder with the same images
     order = rng.permutation(len(groups))
     windows = [order[start : start + window_groups] for start in range(0, len(order), window_groups)]
     return np.concatenate([rng.permutation(np.concatenate([groups[group] for group in window])) for window in windows])

@@ -47,7 +47,10 @@ class Listing:
 
 def open_file_system(url: str) -> tuple[Any, str]:
     """Give the file system and root path of a URL."""
-    fs, root = fsspec.core.url_to_fs(url)
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as exc:
+        raise DataError(f"data.path={url}: no such file system ({exc}); give a path or an fsspec URL") from exc
     return fs, root
 
 

@@ -48,7 +48,7 @@ def check_model(name: str, num_classes: int, image_size: int, *, stem: Stem, opt
     images = torch.empty(2, 3, image_size, image_size, device=next(model.parameters()).device)
     try:
         logits = model(images)
-    except (RuntimeError, ValueError, AssertionError) as exc:
+    except (RuntimeError, ValueError, AssertionError, IndexError) as exc:
         raise ConfigError(f"{option}={name}: fails on {image_size} px images: {_line(exc)}") from exc
     if tuple(logits.shape) != (2, num_classes):
         raise ConfigError(f"{option}={name}: gives {tuple(logits.shape)} for 2 images; choose a plain classifier")
@@ -69,7 +69,7 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:
-    convnet = re.fullmatch(r"convnet(\d)(?:_w(\d+))?", name)
+    convnet = re.fullmatch(r"convnet(\d)(?:_w([1-9]\d*))?", name)
     if convnet:
         depth, width = int(convnet[1]), int(convnet[2] or 128)
         return ConvNet(num_classes, depth=depth, width=width, image_size=image_size)
