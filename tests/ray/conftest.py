@@ -1,0 +1,61 @@
+"""One Ray cluster of three nodes for all Ray tests of a session; a test may break it, the next one finds it healed."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+# Before Ray is imported, and inherited by every process it starts. The folder is short, for sockets' paths are limited.
+TMP = os.environ.get("WMDD_TEST_RAY_TMP") or tempfile.mkdtemp(prefix="rt")
+os.environ.update(
+    WMDD_TEST_RAY_TMP=TMP,
+    RAY_TMPDIR=TMP,
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+    RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # every server binds to loopback
+    RAY_DEDUP_LOGS="0",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
+    RAY_TRAIN_ENABLE_PRINT_PATCH="0",
+    OMP_NUM_THREADS="1",
+)
+os.environ.pop("RAY_ADDRESS", None)
+
+HEALTH = {
+    "health_check_initial_delay_ms": 500,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+SMALL = {"object_store_memory": 80 * 2**20}
+HEAD = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False, **SMALL}
+NODE = {"num_cpus": 2, **SMALL}
+NODES = 2
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A head without CPUs and two nodes of two CPUs; the test's process is connected to it as a driver."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": HEALTH})
+    for _ in range(NODES):
+        cluster.add_node(**NODE)
+    ray.init(address=cluster.address, log_to_driver=False, namespace="wmdd-tests")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    shutil.rmtree(TMP, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(ray_cluster):
+    """The session's cluster, with its two nodes whatever the test before did to them."""
+    for node in list(ray_cluster.worker_nodes)[NODES:]:
+        ray_cluster.remove_node(node, allow_graceful=False)
+    while len(ray_cluster.worker_nodes) < NODES:
+        ray_cluster.add_node(**NODE)
+    ray_cluster.wait_for_nodes(timeout=60)
+    return ray_cluster
