@@ -13,7 +13,8 @@ from wmdd.config import DistillConfig, from_yaml, to_yaml
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError, ConfigError
 from wmdd.events import Event
-from wmdd.log import MetricsFile, both
+from wmdd.log import both
+from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
 from wmdd.recipes import recipe

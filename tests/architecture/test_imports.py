@@ -11,12 +11,21 @@ SOURCES = sorted(path for top in ("wmdd", "ray_jobs") for path in (ROOT / top).r
 
 # A module imports its own floor or lower ones.
 FLOORS = (
-    ("wmdd.errors", "wmdd.config", "wmdd.seeding", "wmdd.moments", "wmdd.runtime"),
+    ("wmdd.errors", "wmdd.config", "wmdd.seeding", "wmdd.moments", "wmdd.runtime", "wmdd.files"),
     ("wmdd.data.normalization", "wmdd.data.pixels", "wmdd.data.augment", "wmdd.models", "wmdd.types", "wmdd.events"),
     ("wmdd.data",),
     ("wmdd.transport", "wmdd.losses", "wmdd.synthesis", "wmdd.training", "wmdd.labels"),
     ("wmdd.stages",),
-    ("wmdd.store", "wmdd.recipes", "wmdd.plan", "wmdd.pipeline", "wmdd.log", "wmdd.distilled", "wmdd.report"),
+    (
+        "wmdd.store",
+        "wmdd.recipes",
+        "wmdd.plan",
+        "wmdd.pipeline",
+        "wmdd.log",
+        "wmdd.metrics_file",
+        "wmdd.distilled",
+        "wmdd.report",
+    ),
     ("wmdd.api", "wmdd.cli", "wmdd.__main__", "wmdd"),
     ("ray_jobs",),
 )
