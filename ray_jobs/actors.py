@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 from wmdd.config import RuntimeConfig
+from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
@@ -20,12 +22,31 @@ class StageActor:
         store_url: of the store that all workers share.
         runtime: values of the configuration's runtime section.
         gpu: whether Ray gave this worker a GPU (a worker without one may still see it).
+        probe: name of a note that the driver left in the store.
     """
 
-    def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool) -> None:
+    def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str) -> None:
         config = RuntimeConfig.model_validate(runtime)
-        self._runtime = Runtime.create(config if gpu else config.model_copy(update={"device": "cpu"}))
+        self._config = config if gpu else config.model_copy(update={"device": "cpu"})
         self._store = ArtifactStore(store_url)
+        self._probe = probe
+
+    def hello(self) -> tuple[str, int]:
+        """Get ready; give the id of the node that this worker is on, and that of its process.
+
+        Raises:
+            ConfigError: if the store here is not the driver's, or the device is not to be had.
+        """
+        import ray
+
+        context = ray.get_runtime_context()
+        if self._store.read_note(self._probe) is None:
+            raise ConfigError(
+                f"--store {self._store.url}: node {ray.util.get_node_ip_address()} sees another folder there; "
+                "give a folder that all nodes share, or a URL such as s3://BUCKET/store"
+            )
+        self._runtime = Runtime.create(self._config)
+        return context.get_node_id(), os.getpid()
 
     def run(self, task: StageTask) -> Iterator[Event]:
         """Run a task, streaming its events to the driver."""

@@ -2,45 +2,88 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError
 
+Node = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Share:
-    """CPUs and GPUs of one worker, and how many workers there can be."""
+    """CPUs and GPUs that one worker reserves."""
 
     cpus: float
     gpus: float
-    workers: int
+
+    def on(self, node: Node) -> int:
+        """Count how many fit a node; a fraction of a GPU never spans two."""
+        by_cpu = int(node.get("CPU", 0) / self.cpus + 1e-9)
+        if not self.gpus:
+            return by_cpu
+        gpus = node.get("GPU", 0)
+        by_gpu = int(gpus) * int(1 / self.gpus + 1e-9) if self.gpus <= 1 else int(gpus / self.gpus + 1e-9)
+        return min(by_cpu, by_gpu)
 
 
-def share_of(config: RayConfig, total: dict[str, float], *, wants_gpu: bool) -> Share:
-    """Size a pool from what the cluster has.
+@dataclass(frozen=True)
+class Shares:
+    """The kinds of workers: `main` for networks, `cpu` for what needs no GPU where `main` has one.
 
     Args:
-        total: Ray's cluster resources.
-        wants_gpu: whether workers may use GPUs at all.
+        gpu_per_worker: GPUs of a main worker; 0 on a cluster without any, unless the run insists on them.
+    """
+
+    cpus_per_worker: float
+    gpu_per_worker: float
+
+    @staticmethod
+    def of(config: RayConfig, nodes: Iterable[Node], device: str) -> Shares:
+        """Decide between CPUs and GPUs; ``device=cuda`` waits for GPUs that are not there yet."""
+        found = any(node.get("GPU", 0) for node in nodes)
+        wanted = device == "cuda" or (device != "cpu" and found)
+        return Shares(config.cpus_per_actor, config.gpus_per_actor if wanted else 0.0)
+
+    @property
+    def two_lanes(self) -> bool:
+        """Whether work without networks gets workers of its own, which leave the GPUs alone."""
+        return self.gpu_per_worker > 0
+
+    def of_lane(self, lane: str) -> Share:
+        """Give what a worker of a lane reserves."""
+        return Share(self.cpus_per_worker, self.gpu_per_worker if lane == "main" else 0.0)
+
+    def room(self, lane: str, nodes: Iterable[Node]) -> int:
+        """Count how many workers of a lane fit the nodes; CPU workers take what the main ones leave."""
+        main = self.of_lane("main")
+        if lane == "main":
+            return sum(main.on(node) for node in nodes)
+        own = self.of_lane(lane)
+        left = (node | {"CPU": node.get("CPU", 0) - main.on(node) * main.cpus} for node in nodes)
+        return sum(own.on(node) for node in left)
+
+
+def check_fit(config: RayConfig, shares: Shares, nodes: list[Node]) -> None:
+    """Refuse a pool that this machine can never hold.
 
     Raises:
-        ConfigError: if not even one worker fits, instead of waiting for ever.
+        ConfigError: names what was asked and what there is.
     """
-    gpus = config.gpus_per_actor if wants_gpu and total.get("GPU", 0) else 0.0
-    by_cpu = int(total.get("CPU", 0) / config.cpus_per_actor + 1e-9)
-    fit = by_cpu
-    if gpus:
-        fraction = int(1 / gpus + 1e-9) if gpus <= 1 else 0
-        # A fraction never spans GPUs: 0.6 fits once on each.
-        by_gpu = int(total["GPU"]) * fraction if fraction else int(total["GPU"] / gpus + 1e-9)
-        fit = min(by_cpu, by_gpu)
+    fit = shares.room("main", nodes)
     if fit < 1:
-        has = f"{total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
-        raise ConfigError(
-            f"ray.cpus_per_actor={config.cpus_per_actor:g}, ray.gpus_per_actor={gpus:g}: no worker fits a cluster of "
-            f"{has}; ask for less"
-        )
+        raise ConfigError(f"{asked(shares)}: no worker fits {has(nodes)}; ask for less")
     if config.actors > fit:
-        raise ConfigError(f"ray.actors={config.actors}: only {fit} fit the cluster; ask for fewer, or smaller ones")
-    return Share(config.cpus_per_actor, gpus, config.actors or fit)
+        raise ConfigError(f"ray.actors={config.actors}: only {fit} fit {has(nodes)}; ask for fewer, or smaller ones")
+
+
+def asked(shares: Shares) -> str:
+    """Say what a worker reserves, in options."""
+    return f"ray.cpus_per_actor={shares.cpus_per_worker:g}, ray.gpus_per_actor={shares.gpu_per_worker:g}"
+
+
+def has(nodes: list[Node]) -> str:
+    """Say what the nodes have together."""
+    cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["ray_cluster"]
+
 # Two training threads on a busy machine take ten times as long as one, and give a teacher of other rounding.
 TINY = (
     *("--ipc", "2", "--pretrain.model", "convnet2_w16", "--pretrain.epochs", "4", "--runtime.train_threads", "1"),

@@ -160,10 +160,18 @@ class RuntimeConfig(Section):
 class RayConfig(Section):
     """The Ray executor's pool."""
 
-    address: str | None = Field(None, description="cluster to join (none: a Ray of this run alone)")
-    actors: Annotated[int, Field(ge=0)] = Field(0, description="workers (0: as many as fit)")
+    address: str | None = Field(None, description="cluster to join: auto or HOST:6379 (none: a Ray of this run alone)")
+    actors: Annotated[int, Field(ge=0)] = Field(0, description="workers (0: as many as fit, also when nodes join)")
     cpus_per_actor: Positive = Field(1.0, description="CPUs that one worker reserves")
     gpus_per_actor: NonNegative = Field(1.0, description="GPUs that one worker reserves where the cluster has any")
+    attempts: Count = Field(3, description="times that a task is tried when its worker dies or hangs")
+    silence_s: Positive = Field(1800.0, description="without news for this long, a task is given to another worker, s")
+    speculate: NonNegative = Field(
+        4.0, description="idle workers run a second copy of tasks slower than this many medians (0: never)"
+    )
+    start_timeout_s: Positive = Field(
+        45.0, description="how long to wait for the first worker (raise it for clusters that add nodes on demand), s"
+    )
 
 
 class DistillConfig(Section):

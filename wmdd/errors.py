@@ -30,11 +30,12 @@ class StageError(WmddError):
         stage: name of the stage, such as ``recover``.
         unit: name of the unit or group, such as ``class-0003``.
         cause: what went wrong, in one line.
+        passing: whether it may pass on another worker (a full disk or a broken GPU may, a diverged loss will not).
     """
 
-    def __init__(self, stage: str, unit: str, cause: str) -> None:
-        super().__init__(stage, unit, cause)
-        self.stage, self.unit, self.cause = stage, unit, cause
+    def __init__(self, stage: str, unit: str, cause: str, passing: bool = False) -> None:
+        super().__init__(stage, unit, cause, passing)
+        self.stage, self.unit, self.cause, self.passing = stage, unit, cause, passing
 
     def __str__(self) -> str:
         return f"{self.stage} of {self.unit} failed: {self.cause}"

@@ -27,6 +27,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A unit that cannot be finished, while the others of its group can."""
+
+    unit: str
+    cause: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Where the unit could go on after a crash; replaces the snapshot before it."""
 
@@ -35,15 +43,19 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Event:
-    """News from a stage.
+    """News from a run.
 
     Args:
-        kind: ``stage`` (begins), ``unit`` (finished), ``progress``, ``retry``, ``note`` or ``end`` (of a stage).
-        stage: its name.
-        unit: the unit or group it is about.
+        kind: one of
+            ``stage`` (its first task begins; `done` of `total` units are there) and ``end`` (its last has ended),
+            ``begin``, ``done``, ``retry``, ``failed`` (a task), ``unit`` (saved), ``progress`` (steps of a unit),
+            ``workers`` (who is there: `metrics` counts them by node), ``note`` (a line for people).
+        stage: its name; empty where the news is not of one stage.
+        unit: the unit or task it is about.
         done, total: units of the stage, or steps of the unit (`progress`).
         text: a line for people.
         metrics: numbers for the run's metrics file.
+        node: where it happened, when that is not this process.
     """
 
     kind: str
@@ -53,3 +65,4 @@ class Event:
     total: int = 0
     text: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    node: str = ""

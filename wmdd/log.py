@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,118 +8,88 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from wmdd.events import Event
+from wmdd.progress import RunProgress, StageProgress, clock
 
 PLAIN_EVERY_S = 5.0
 
 
-class Rate:
-    """How fast a stage goes, from units finished in this session and the parts of those under way."""
-
-    def __init__(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        self._first, self._begun = done, time.monotonic()
-        self._parts: dict[str, float] = {}
-
-    def see(self, event: Event) -> None:
-        """Count an event."""
-        if event.kind == "unit":
-            self.done += 1
-            self._parts.pop(event.unit, None)
-        elif event.kind == "progress" and event.total:
-            self._parts[event.unit] = min(1.0, event.done / event.total)
-
-    def describe(self) -> str:
-        """Say rate and time left, as far as they are known."""
-        elapsed = time.monotonic() - self._begun
-        # A group's progress counts as one unit's until its units are saved: the estimate errs on the long side.
-        finished = self.done - self._first + sum(self._parts.values())
-        if finished <= 0 or elapsed < 1:
-            return ""
-        left = elapsed * (self.total - self._first - finished) / finished
-        rate = (self.done - self._first) / elapsed
-        pace = f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min" if rate else ""
-        return ", ".join(part for part in (pace, f"{clock(max(0, left))} left") if part)
-
-
 class ConsoleListener:
-    """Shows events: a live bar per stage on a terminal, plain lines otherwise.
-
-    Use as a context manager.
-    """
+    """Shows events. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = console.is_terminal
-        columns = (TextColumn("{task.description:<11}"), BarColumn(20), TextColumn("{task.completed:g}/{task.total:g}"))
-        self._progress = Progress(
-            *columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console, disable=not self._live
-        )
-        self._bars: dict[str, TaskID] = {}
-        self._rate = Rate(0, 0)
-        self._begun, self._told = time.monotonic(), 0.0
+        self._run = RunProgress()
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
+        self._told, self._workers_told = 0.0, ""
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._console.is_terminal:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
-        if event.kind == "stage":
-            self._rate = Rate(event.done, event.total)
-            self._begin(event)
-        elif event.kind in ("unit", "progress"):
-            self._rate.see(event)
-            self._step(event)
-        elif event.kind == "end":
-            self._end(event)
-        else:
-            self._console.print(f"{event.stage}: {event.text}", style="yellow", soft_wrap=True)
+        self._run(event)
+        if event.kind in ("retry", "failed", "note") and event.text:
+            name = f"{event.stage}: " if event.stage else ""
+            self._print(f"{name}{event.text}", "red" if event.kind == "failed" else "yellow")
+        elif not self._console.is_terminal:
+            self._plain(event)
 
-    def _begin(self, event: Event) -> None:
-        self._begun, self._told = time.monotonic(), 0.0
-        if self._live:
-            self._bars[event.stage] = self._progress.add_task(
-                event.stage, total=max(1, event.total), completed=event.done, note=""
-            )
-
-    def _step(self, event: Event) -> None:
-        pace = self._rate.describe()
-        text = " ".join(part for part in (pace, event.text) if part)
-        if self._live:
-            self._progress.update(self._bars[event.stage], completed=self._rate.done, note=text)
-        elif time.monotonic() - self._told > PLAIN_EVERY_S:
+    def _plain(self, event: Event) -> None:
+        if event.kind == "end":
+            stage = self._run.stages[event.stage]
+            seconds = clock(self._run.clock() - stage.begun)
+            ended = f"done in {seconds}" if event.done == event.total else f"ended short after {seconds}"
+            words = [ended, *(f"{n} {what}" for n, what in ((stage.retried, "retried"), (stage.failed, "failed")) if n)]
+            self._print(f"{event.stage:<11}{event.done}/{event.total} {', '.join(words)}")
+        elif event.kind == "workers":
+            self._told = 0.0  # who is there is told with the next line
+        elif event.kind in ("unit", "progress") and time.monotonic() - self._told > PLAIN_EVERY_S:
             self._told = time.monotonic()
-            steps = f" (step {event.done}/{event.total})" if event.kind == "progress" else ""
-            self._console.print(
-                f"{event.stage:<11}{self._rate.done}/{self._rate.total}{steps} {text}", soft_wrap=True, highlight=False
-            )
+            workers = self._run.describe_workers() if self._run.workers else ""
+            if workers != self._workers_told:
+                self._workers_told = workers
+                self._print(workers)
+            for name, stage in self._run.stages.items():
+                if stage.ended is None:
+                    self._print(_line(name, stage, self._run.clock()))
 
-    def _end(self, event: Event) -> None:
-        seconds = time.monotonic() - self._begun
-        if self._live:
-            bar = self._bars[event.stage]
-            self._progress.update(bar, total=max(1, event.total), completed=max(1, event.total), note="done")
-            self._progress.stop_task(bar)
-        else:
-            line = f"{event.stage:<11}{event.done}/{event.total} done in {clock(seconds)}"
-            self._console.print(line, soft_wrap=True, highlight=False)
+    def _print(self, text: str, style: str | None = None) -> None:
+        self._console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+
+    def _table(self) -> Table:
+        now = self._run.clock()
+        table = Table.grid(padding=(0, 1))
+        for name, stage in self._run.stages.items():
+            over = stage.ended is not None
+            until = stage.ended if stage.ended is not None else now
+            bar = ProgressBar(max(1, stage.total), stage.done if stage.total else 1, width=20)
+            steps = f"step {stage.steps[0]}/{stage.steps[1]}" if stage.running and stage.steps[1] else ""
+            note = ", ".join(part for part in (stage.describe(now), steps, stage.note if stage.running else "") if part)
+            state = note if not over else note or ("done" if stage.done == stage.total else "ended short")
+            cells = (name, bar, f"{stage.done}/{stage.total}", clock(until - stage.begun))
+            table.add_row(*cells, Text(state, overflow="ellipsis", no_wrap=True))
+        if self._run.workers:
+            table.add_row("", "", "", "", Text(self._run.describe_workers(), style="dim", overflow="ellipsis"))
+        return table
 
 
-def clock(seconds: float) -> str:
-    """Write a duration as people say it."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def _line(name: str, stage: StageProgress, now: float) -> str:
+    steps = f" (step {stage.steps[0]}/{stage.steps[1]})" if stage.running and stage.steps[1] else ""
+    text = ", ".join(part for part in (stage.describe(now), stage.note if stage.running else "") if part)
+    return f"{name:<11}{stage.done}/{stage.total}{steps} {text}"
 
 
 def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:

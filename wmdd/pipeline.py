@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import platform
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,9 +18,10 @@ import torch
 from wmdd.config import DistillConfig, RuntimeConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import StageError, WmddError
-from wmdd.events import Event, Progress, Snapshot
+from wmdd.events import Event, Failure, Progress, Snapshot
 from wmdd.plan import Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
+from wmdd.schedule import Board
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.store import ArtifactRef, ArtifactStore
@@ -26,10 +31,17 @@ Listener = Callable[[Event], None]
 
 
 class Executor(Protocol):
-    """Runs the tasks of one stage, wherever."""
+    """Runs the tasks of a run, wherever."""
 
-    def run(self, stage: str, tasks: Sequence[StageTask], store: ArtifactStore, listener: Listener) -> None:
-        """Run all tasks; raise the first failure after the others are finished and saved."""
+    def run(
+        self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
+    ) -> Board:
+        """Run all tasks that do not need the output of a failed one; give the board with the failures.
+
+        Args:
+            tasks: with something left to do, in the plan's order.
+            missing: their artifacts that are not in the store.
+        """
 
     def close(self) -> None:
         """Give workers back."""
@@ -50,28 +62,39 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
         return
     planned = list(task.units) if stage.joint else list(missing.values())
     section = type(getattr(DistillConfig(), stage.section)).model_validate(task.section)
-    units = [_open(unit, store) for unit in planned]
     begun, share = time.perf_counter(), len(planned) if stage.joint else 1
-    current = task.name
+    current, failures = task.name, dict[str, str]()
     try:
+        units = [_open(unit, store) for unit in planned]
         for news in stage.run(section, units, SeedTree(task.seed), runtime):
             if isinstance(news, Progress):
                 yield Event("progress", task.stage, task.name, news.done, news.total, news.note, news.metrics)
             elif isinstance(news, Snapshot):
                 store.write_note(_resume_note(planned[0].ref), news.data)
+            elif isinstance(news, Failure):
+                failures[news.unit] = news.cause
             elif news.unit in missing:
                 current = news.unit
                 ref = missing[news.unit].ref
                 seconds = (time.perf_counter() - begun) / share
                 store.save(ref, news.value, {"seconds": seconds, **runtime.describe(), "versions": versions()})
-                store.drop_note(_resume_note(ref))
+                if stage.snapshots:
+                    store.drop_note(_resume_note(ref))
                 begun = begun if stage.joint else time.perf_counter()
                 yield Event("unit", task.stage, news.unit, metrics={"seconds": seconds})
     except WmddError as exc:
         raise StageError(task.stage, current, str(exc)) from exc
     except Exception as exc:
-        logger.exception("%s of %s failed", task.stage, current)
-        raise StageError(task.stage, current, f"{type(exc).__name__}: {' '.join(str(exc).split())}") from exc
+        logger.debug("%s of %s failed", task.stage, current, exc_info=True)
+        raise StageError(task.stage, current, _explain(exc), passing=True) from exc
+    if failures:
+        raise StageError(task.stage, ", ".join(failures), next(iter(failures.values())))
+
+
+def _explain(exc: Exception) -> str:
+    frames = traceback.extract_tb(exc.__traceback__)
+    place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}{place}"
 
 
 def _open(unit: PlannedUnit, store: ArtifactStore) -> Unit:
@@ -79,7 +102,8 @@ def _open(unit: PlannedUnit, store: ArtifactStore) -> Unit:
         refs = unit.inputs[name]
         return load_value(refs, store) if isinstance(refs, ArtifactRef) else [load_value(ref, store) for ref in refs]
 
-    return Unit(unit.ref.unit, unit.params, load, store.read_note(_resume_note(unit.ref)))
+    resume = store.read_note(_resume_note(unit.ref)) if STAGES[unit.ref.stage].snapshots else None
+    return Unit(unit.ref.unit, unit.params, load, resume)
 
 
 def load_value(ref: ArtifactRef, store: ArtifactStore) -> Any:
@@ -93,6 +117,7 @@ def _resume_note(ref: ArtifactRef) -> str:
     return f"resume-{ref.stage}-{ref.key}"
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Name the versions that numbers can depend on."""
     found = {name: version(name) for name in ("numpy", "pot", "timm", "torch", "torchvision")}
@@ -105,41 +130,105 @@ class LocalExecutor:
     def __init__(self, config: RuntimeConfig) -> None:
         self._runtime = Runtime.create(config)
 
-    def run(self, stage: str, tasks: Sequence[StageTask], store: ArtifactStore, listener: Listener) -> None:
-        """Run all tasks; raise the first failure after the others are finished and saved."""
-        threads, failures = torch.get_num_threads(), []
-        for task in tasks:
+    def run(
+        self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
+    ) -> Board:
+        """Run all tasks that do not need the output of a failed one; give the board with the failures."""
+        board, threads = Board(tasks, missing), torch.get_num_threads()
+        while (task := board.take()) is not None:
+            listener(Event("begin", task.stage, task.name, total=len(task.units)))
             try:
                 for event in run_stage(task, store, self._runtime):
                     listener(event)
             except StageError as exc:
-                failures.append(exc)
-                listener(Event("note", stage, exc.unit, text=str(exc)))
+                board.fail(task, exc)
+                listener(Event("failed", task.stage, task.name, text=str(exc)))
+            else:
+                board.finish(task)
+                listener(Event("done", task.stage, task.name))
         torch.set_num_threads(threads)
-        raise_failures(failures)
+        return board
 
     def close(self) -> None:
         """Nothing to give back."""
 
 
-def raise_failures(failures: Sequence[StageError]) -> None:
-    """Raise the first of several failures, saying how many there were."""
-    if len(failures) > 1:
-        first = failures[0]
-        raise StageError(
-            first.stage, first.unit, f"{first.cause} (and {len(failures) - 1} more units failed)"
-        ) from first
-    if failures:
-        raise failures[0]
-
-
 def run_plan(plan: Plan, store: ArtifactStore, executor: Executor, listener: Listener) -> None:
-    """Run every stage of a plan in order, telling the listener; what is in the store already is not run."""
-    for stage, tasks in plan.tasks.items():
-        left = [task for task in tasks if any(unit.ref not in store for unit in task.units)]
-        total = len(plan.refs(stage))
-        done = total - sum(unit.ref not in store for task in left for unit in task.units)
-        listener(Event("stage", stage, done=done, total=total))
-        if left:
-            executor.run(stage, left, store, listener)
-        listener(Event("end", stage, done=total, total=total))
+    """Run a plan, telling the listener; what is in the store already is not run.
+
+    Raises:
+        StageError: the first failure, after all that does not depend on it is finished and saved.
+    """
+    missing = {ref for stage in plan.tasks for ref in plan.refs(stage) if ref not in store}
+    left = [task for tasks in plan.tasks.values() for task in tasks if any(unit.ref in missing for unit in task.units)]
+    stages = _Stages(plan, missing, listener)
+    if left:
+        board = executor.run(left, missing, store, stages)
+        stages.close()
+        _raise_failures(board, plan.index.class_names)
+
+
+class _Stages:
+    """Adds to an executor's events where each stage begins and ends, and counts every unit once."""
+
+    def __init__(self, plan: Plan, missing: set[ArtifactRef], listener: Listener) -> None:
+        self._listener = listener
+        self._tasks = {(task.stage, task.name): task for tasks in plan.tasks.values() for task in tasks}
+        self._total = {stage: len(plan.refs(stage)) for stage in plan.tasks}
+        self._left = {stage: {ref.unit for ref in plan.refs(stage) if ref in missing} for stage in plan.tasks}
+        self._begun: list[str] = []
+        for stage, units in self._left.items():
+            if not units:
+                self._begin(stage)
+                self._end(stage)
+
+    def __call__(self, event: Event) -> None:
+        if event.stage and event.stage not in self._begun:
+            self._begin(event.stage)
+        if event.kind == "unit":
+            self._count(event)
+            return
+        if event.kind == "done":  # a worker that died after it saved a unit could not tell
+            for unit in self._tasks[event.stage, event.unit].units:
+                self._count(Event("unit", event.stage, unit.ref.unit))
+        self._listener(event)
+        if event.kind == "done" and not self._left[event.stage]:
+            self._end(event.stage)
+
+    def _count(self, event: Event) -> None:
+        if event.unit in self._left[event.stage]:  # of two copies of a task, the second one's news is old
+            self._left[event.stage].discard(event.unit)
+            self._listener(event)
+
+    def _begin(self, stage: str) -> None:
+        self._begun.append(stage)
+        total = self._total[stage]
+        self._listener(Event("stage", stage, done=total - len(self._left[stage]), total=total))
+
+    def _end(self, stage: str) -> None:
+        total = self._total[stage]
+        self._listener(Event("end", stage, done=total - len(self._left[stage]), total=total))
+
+    def close(self) -> None:
+        """End the stages that a failure cut short."""
+        for stage in self._begun:
+            if self._left[stage]:
+                self._end(stage)
+
+
+def _raise_failures(board: Board, class_names: Sequence[str]) -> None:
+    if not board.failures:
+        return
+
+    def named(unit: str) -> str:
+        return re.sub(r"class-(\d{5})", lambda found: f"{found[0]} ({class_names[int(found[1])]})", unit)
+
+    first, others = board.failures[0], board.failures[1:]
+    cause = first.cause
+    if others:
+        shown = ", ".join(f"{error.stage} of {named(error.unit)}" for error in others[:5])
+        cause += f" (failed too: {shown}{', ...' if len(others) > 5 else ''})"
+    if board.blocked:
+        stages = ", ".join(dict.fromkeys(task.stage for task in board.blocked))
+        cause += f"; all else is finished, but {len(board.blocked)} tasks of {stages} need what is missing"
+    raise StageError(first.stage, named(first.unit), cause) from first

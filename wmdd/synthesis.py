@@ -39,10 +39,15 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Recovered:
-    """Images (classes, ipc, 3, h, w) uint8 and their loss terms (classes, records, terms) float32."""
+    """Images (classes, ipc, 3, h, w) uint8 and their loss terms (classes, records, terms) float32.
+
+    Args:
+        diverged: the targets, by place, whose images are worth nothing, with what was seen.
+    """
 
     images: Tensor
     losses: Tensor
+    diverged: dict[int, str]
 
 
 def recover_images(
@@ -51,13 +56,14 @@ def recover_images(
     """Optimise the images of several classes as one tensor batch (method: stage "recover").
 
     Every random number of a class comes from its own seeds and is drawn before the first step, so neither the other
-    classes nor the device can shift it. Each class's loss is its own, so no gradient crosses classes.
+    classes nor the device can shift it. Each class's loss is its own, so no gradient crosses classes, and one that
+    becomes non-finite leaves the others as they were.
 
     Yields:
         progress now and then, and at the end one `Recovered`.
 
     Raises:
-        DivergedError: if a loss becomes non-finite; names the step.
+        DivergedError: if the loss of every class became non-finite; names the step.
     """
     size = teacher.image_size
     images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
@@ -68,6 +74,7 @@ def recover_images(
     network = runtime.place(teacher.network)
     every = max(1, math.ceil(section.iterations / RECORDS))
     record = torch.zeros(len(range(0, section.iterations, every)), len(targets), len(TERMS), device=runtime.device)
+    diverged: dict[int, str] = {}
     with Probe(network, teacher.num_classes) as probe:
         objective = _Objective(section, targets, probe, runtime)
         loss_terms = runtime.maybe_compile(objective)
@@ -82,11 +89,10 @@ def recover_images(
                 if step % every == 0:
                     record[step // every] = terms.detach()
             if step % (every * 5) == 0:
-                yield _progress(record[step // every], step, section.iterations)
-    if not torch.isfinite(images).all():
-        raise DivergedError("pixels are not finite after the last step; lower recover.lr or recover.bn_weight")
-    pixels = teacher.pixels.denormalize(images).cpu()
-    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1))
+                yield _progress(record[step // every], step, section.iterations, diverged)
+    _look(images.detach().unflatten(0, (len(targets), -1)), "the images are", "after the last step", diverged)
+    pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()
+    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1), diverged)
 
 
 class _Objective:
@@ -148,9 +154,17 @@ def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Vie
     )
 
 
-def _progress(terms: Tensor, step: int, total: int) -> Progress:
-    means = terms.mean(dim=0).tolist()
-    if not all(math.isfinite(value) for value in means):
-        raise DivergedError(f"the loss is not finite at step {step} of {total}; lower recover.lr or recover.bn_weight")
+def _progress(terms: Tensor, step: int, total: int, diverged: dict[int, str]) -> Progress:
+    _look(terms, "the loss is", f"at step {step} of {total}", diverged)
+    sound = [place for place in range(len(terms)) if place not in diverged]
+    means = terms[sound].mean(dim=0).tolist()
     note = " ".join(f"{name} {value:.3g}" for name, value in zip(TERMS, means, strict=True))
     return Progress(step, total, note)
+
+
+def _look(values: Tensor, what: str, when: str, diverged: dict[int, str]) -> None:
+    """Note the classes, along the first axis, whose values are not finite."""
+    for place in (~torch.isfinite(values.flatten(1)).all(dim=1)).nonzero().flatten().tolist():
+        diverged.setdefault(place, f"{what} not finite {when}; lower recover.lr or recover.bn_weight")
+    if len(diverged) == len(values):
+        raise DivergedError(diverged[0])

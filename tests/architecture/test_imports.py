@@ -21,6 +21,8 @@ FLOORS = (
         "wmdd.recipes",
         "wmdd.plan",
         "wmdd.pipeline",
+        "wmdd.schedule",
+        "wmdd.progress",
         "wmdd.log",
         "wmdd.metrics_file",
         "wmdd.distilled",

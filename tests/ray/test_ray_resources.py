@@ -2,60 +2,86 @@
 
 import pytest
 
-from ray_jobs.resources import Share, share_of
+from ray_jobs.resources import Share, Shares, check_fit
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError
 
 
-def share(total, *, wants_gpu=True, **options):
-    return share_of(RayConfig(**options), total, wants_gpu=wants_gpu)
+def shares(*nodes, device="auto", **options):
+    return Shares.of(RayConfig(**options), nodes, device)
 
 
 @pytest.mark.parametrize(
-    ("per_actor", "gpus", "workers"),
+    ("per_worker", "gpus", "workers"),
     [(1.0, 4, 4), (0.5, 2, 4), (0.6, 2, 2), (0.6, 3, 3), (0.34, 2, 4), (1 / 3, 1, 3), (0.1, 1, 10), (2.0, 5, 2)],
 )
-def test_share_of_a_gpu_never_spans_two(per_actor, gpus, workers):
-    found = share({"CPU": 64, "GPU": gpus}, gpus_per_actor=per_actor)
-    assert found == Share(cpus=1.0, gpus=per_actor, workers=workers)
-    assert workers * per_actor <= gpus + 1e-6
+def test_share_of_a_gpu_never_spans_two(per_worker, gpus, workers):
+    assert Share(1.0, per_worker).on({"CPU": 64, "GPU": gpus}) == workers
+    assert workers * per_worker <= gpus + 1e-6
 
 
 @pytest.mark.parametrize(
-    ("per_actor", "cpus", "workers"), [(1, 2, 2), (0.5, 2, 4), (0.1, 1, 10), (3, 8, 2), (0.3, 1, 3)]
+    ("per_worker", "cpus", "workers"), [(1, 2, 2), (0.5, 2, 4), (0.1, 1, 10), (3, 8, 2), (0.3, 1, 3), (2, 1, 0)]
 )
-def test_share_counts_cpus(per_actor, cpus, workers):
-    assert share({"CPU": cpus}, cpus_per_actor=per_actor) == Share(cpus=per_actor, gpus=0.0, workers=workers)
+def test_share_counts_cpus(per_worker, cpus, workers):
+    assert Share(per_worker, 0.0).on({"CPU": cpus}) == workers
+
+
+def test_share_never_spans_two_nodes():
+    nodes = [{"CPU": 3}, {"CPU": 3}, {}]
+    assert shares(*nodes, cpus_per_actor=2).room("main", nodes) == 2
 
 
 def test_share_is_limited_by_what_runs_out_first():
-    assert share({"CPU": 3, "GPU": 8}).workers == 3
-    assert share({"CPU": 30, "GPU": 8}).workers == 8
+    assert Share(1.0, 1.0).on({"CPU": 3, "GPU": 8}) == 3
+    assert Share(1.0, 1.0).on({"CPU": 30, "GPU": 8}) == 8
+    assert Share(1.0, 1.0).on({"CPU": 30}) == 0
 
 
-def test_share_takes_no_gpu_where_there_is_none_or_none_is_wanted():
-    assert share({"CPU": 2}).gpus == 0
-    assert share({"CPU": 2, "GPU": 0.0}).gpus == 0
-    assert share({"CPU": 2, "GPU": 1}, wants_gpu=False) == Share(cpus=1.0, gpus=0.0, workers=2)
-    assert share({"CPU": 2, "GPU": 1}, gpus_per_actor=0.0) == Share(cpus=1.0, gpus=0.0, workers=2)
+def test_workers_take_gpus_where_there_are_some_and_they_are_wanted():
+    assert shares({"CPU": 2}).gpu_per_worker == 0
+    assert shares({"CPU": 2, "GPU": 0.0}).gpu_per_worker == 0
+    assert shares({"CPU": 2}, {"CPU": 2, "GPU": 1}).gpu_per_worker == 1
+    assert shares({"CPU": 2, "GPU": 1}, device="cpu").gpu_per_worker == 0
+    assert shares({"CPU": 2, "GPU": 1}, gpus_per_actor=0.0).gpu_per_worker == 0
 
 
-def test_share_keeps_the_asked_number_of_workers():
-    assert share({"CPU": 8}, actors=3).workers == 3
-    assert share({"CPU": 8}, actors=8).workers == 8
+def test_run_that_insists_on_gpus_asks_for_them_where_there_are_none_yet():
+    asked = shares({"CPU": 4}, device="cuda")
+    assert asked.gpu_per_worker == 1
+    assert asked.room("main", [{"CPU": 4}]) == 0
+
+
+def test_work_without_networks_leaves_the_gpus_and_their_cpus_alone():
+    nodes = [{"CPU": 10, "GPU": 2}, {"CPU": 3}]
+    found = shares(*nodes, cpus_per_actor=2)
+    assert found.two_lanes
+    assert found.room("main", nodes) == 2
+    assert found.room("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs beside the GPUs, and a node without any
+    assert found.of_lane("cpu") == Share(2.0, 0.0)
+    assert found.of_lane("main") == Share(2.0, 1.0)
+
+
+def test_cluster_without_gpus_has_one_kind_of_worker():
+    assert not shares({"CPU": 8}).two_lanes
 
 
 @pytest.mark.parametrize(
-    ("total", "options", "parts"),
+    ("node", "options", "parts"),
     [
-        ({"CPU": 2}, {"actors": 3}, ("ray.actors=3", "only 2")),
+        ({"CPU": 2}, {"actors": 3}, ("ray.actors=3", "only 2", "1 node with 2 CPUs and 0 GPUs", "ask for fewer")),
         ({"CPU": 2}, {"cpus_per_actor": 4}, ("ray.cpus_per_actor=4", "2 CPUs", "ask for less")),
         ({"CPU": 8, "GPU": 1}, {"gpus_per_actor": 2}, ("ray.gpus_per_actor=2", "1 GPUs")),
         ({"CPU": 8, "GPU": 2}, {"gpus_per_actor": 0.6, "actors": 3}, ("ray.actors=3", "only 2")),
         ({}, {}, ("0 CPUs",)),
     ],
 )
-def test_share_refuses_what_never_fits(total, options, parts):
+def test_pool_that_never_fits_is_refused(node, options, parts):
     with pytest.raises(ConfigError) as caught:
-        share(total, **options)
+        check_fit(RayConfig(**options), shares(node, **options), [node])
     assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_pool_that_fits_is_not_refused():
+    for actors in (0, 1, 8):
+        check_fit(RayConfig(actors=actors), shares({"CPU": 8}), [{"CPU": 8}])

@@ -1,6 +1,5 @@
 """The Ray executor: equal results from any number of workers, lost workers, and nothing left behind."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -12,7 +11,6 @@ from conftest import TINY, contents, environment, news, start
 
 from wmdd.api import distill
 from wmdd.config import override, read_config
-from wmdd.errors import StageError
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -31,38 +29,12 @@ def workers(process=None):
     return found
 
 
-def kill_workers():
-    pids = [worker.pid for worker in workers()]
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    return pids
-
-
 @pytest.fixture(scope="module")
 def short_folder():
     """Ray's sockets need a short path, and a folder of its own keeps it from meeting another Ray."""
     folder = tempfile.mkdtemp(prefix="rt")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def session(short_folder):
-    """One Ray for the tests that run in this process."""
-    settings = {
-        **{"RAY_TMPDIR": short_folder, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
-        **{"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "OMP_NUM_THREADS": "1"},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        import ray
-
-        small = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
-        ray.init(address="local", include_dashboard=False, log_to_driver=False, **small)
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
@@ -76,7 +48,7 @@ def ray_run(config, folder, listener=lambda event: None):
 
 
 @pytest.mark.parametrize("actors", [1, 3])
-def test_any_number_of_workers_gives_the_local_run(session, config, tiny_run, tmp_path, actors):
+def test_any_number_of_workers_gives_the_local_run(cluster, config, tiny_run, tmp_path, actors):
     seen = set()
     result = ray_run(
         override(config, {"ray.actors": actors}),
@@ -87,39 +59,6 @@ def test_any_number_of_workers_gives_the_local_run(session, config, tiny_run, tm
     assert contents(tmp_path / "store") == contents(tiny_run.store)
     assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
     assert result.metrics["protocol"]["name"] == "wmdd"
-
-
-def test_lost_workers_cost_their_task_and_not_the_run(session, config, tiny_run, tmp_path):
-    events, killed = [], []
-
-    def strike(event):
-        events.append(event)
-        if event.stage == "pretrain" and event.kind == "progress" and not killed:
-            killed.extend(kill_workers())  # in the middle of the task
-        if event.stage == "relabel" and event.kind == "stage":
-            killed.extend(kill_workers())  # all of them, while they wait for work
-
-    ray_run(override(config, {"ray.actors": 2}), tmp_path, strike)
-    assert len(killed) == 3
-    retries = [(event.stage, event.unit) for event in events if event.kind == "retry"]
-    assert retries.count(("pretrain", "teacher")) == 1
-    assert len(retries) == 3
-    assert all("worker died" in event.text and event.unit in event.text for event in events if event.kind == "retry")
-    assert contents(tmp_path / "store") == contents(tiny_run.store)
-
-
-def test_task_whose_worker_dies_again_and_again_fails_the_run(session, config, tmp_path):
-    killed = []
-
-    def strike(event):
-        if event.stage == "pretrain" and event.kind == "progress":
-            killed.extend(kill_workers())
-
-    with pytest.raises(StageError, match="pretrain of teacher failed: its worker died 3 times"):
-        ray_run(override(config, {"pretrain.epochs": 100}), tmp_path, strike)
-    assert len(set(killed)) >= 3
-    assert not list((tmp_path / "store").glob("pretrain/*/commit.json"))
-    assert not workers()
 
 
 class Watched:
@@ -169,7 +108,7 @@ def test_command_survives_a_killed_worker_and_leaves_no_process(short_folder, ti
     status, out, err = run.finish(strike)
     assert (status, err) == (0, "")
     assert killed
-    assert "a worker died" in out
+    assert "teacher: its worker on 127.0.0.1 (process" in out
     assert [item["unit"] for item in news(tmp_path / "runs/digits") if item["kind"] == "retry"] == ["teacher"]
     assert "report  runs/digits/report.html" in out
     assert contents(tmp_path / "runs/store") == contents(tiny_run.store)

@@ -12,9 +12,9 @@ import torch
 from wmdd.config import to_yaml
 from wmdd.data.loading import Geometry, class_images
 from wmdd.errors import DataError
-from wmdd.log import clock
 from wmdd.pipeline import load_value
 from wmdd.plan import Plan
+from wmdd.progress import clock
 from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
 from wmdd.report.scores import score_rows
 from wmdd.store import ArtifactStore

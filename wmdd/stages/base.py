@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wmdd.config import Section
-from wmdd.events import Output, Progress, Snapshot
+from wmdd.events import Failure, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.types import Artifact
 
-Yielded = Output | Progress | Snapshot
+Yielded = Output | Progress | Snapshot | Failure
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class Stage:
         kind: what one unit yields.
         function: (section, units, seeds, runtime) -> outputs and progress, in any order.
         joint: the units of a task are one computation, so that all are run when any is missing.
+        snapshots: its units leave snapshots to go on from.
         unkeyed: fields of the section that change no unit's output (or are among its params), left out of keys.
     """
 
@@ -52,6 +53,7 @@ class Stage:
     kind: type[Artifact]
     function: Callable[[Any, list[Unit], SeedTree, Runtime], Iterator[Yielded]]
     joint: bool = False
+    snapshots: bool = False
     unkeyed: frozenset[str] = frozenset()
 
     def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

@@ -107,4 +107,5 @@ def _teacher(
     )
 
 
-PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, unkeyed=frozenset({"model", "stem", "weights"}))
+_PARAMS = frozenset({"model", "stem", "weights"})
+PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, snapshots=True, unkeyed=_PARAMS)

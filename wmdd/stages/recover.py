@@ -8,7 +8,7 @@ import torch
 
 from wmdd.config import RecoverConfig
 from wmdd.data.loading import Geometry, class_images
-from wmdd.events import Output, Progress
+from wmdd.events import Failure, Output, Progress
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
@@ -48,6 +48,9 @@ def _recover(
             continue
         assert isinstance(news, Recovered)
         for place, unit in enumerate(units):
+            if place in news.diverged:
+                yield Failure(unit.name, news.diverged[place])
+                continue
             value = DistilledClass(
                 class_id=unit.params["class_id"],
                 images=news.images[place],

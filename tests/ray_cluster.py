@@ -1,15 +1,17 @@
-"""One Ray cluster of three nodes for all Ray tests of a session; a test may break it, the next one finds it healed."""
+"""A plugin: one Ray cluster of three nodes for all Ray tests; what a test breaks is healed for the next."""
 
+import atexit
 import os
 import shutil
 import tempfile
 
+import psutil
 import pytest
 
 # Before Ray is imported, and inherited by every process it starts. The folder is short, for sockets' paths are limited.
-TMP = os.environ.get("WMDD_TEST_RAY_TMP") or tempfile.mkdtemp(prefix="rt")
+TMP = tempfile.mkdtemp(prefix="rt")
+atexit.register(shutil.rmtree, TMP, ignore_errors=True)
 os.environ.update(
-    WMDD_TEST_RAY_TMP=TMP,
     RAY_TMPDIR=TMP,
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
@@ -47,15 +49,28 @@ def ray_cluster():
     yield cluster
     ray.shutdown()
     cluster.shutdown()
-    shutil.rmtree(TMP, ignore_errors=True)
 
 
 @pytest.fixture
 def cluster(ray_cluster):
     """The session's cluster, with its two nodes whatever the test before did to them."""
-    for node in list(ray_cluster.worker_nodes)[NODES:]:
+    alive = [node for node in ray_cluster.worker_nodes if is_alive(node)]
+    for node in [*(node for node in ray_cluster.worker_nodes if node not in alive), *alive[NODES:]]:
         ray_cluster.remove_node(node, allow_graceful=False)
     while len(ray_cluster.worker_nodes) < NODES:
         ray_cluster.add_node(**NODE)
     ray_cluster.wait_for_nodes(timeout=60)
     return ray_cluster
+
+
+def raylet(node):
+    """The process of a node's raylet."""
+    return psutil.Process(node.all_processes["raylet"][0].process.pid)
+
+
+def is_alive(node):
+    """Whether a node's raylet runs (and is not stopped)."""
+    try:
+        return raylet(node).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,166 @@
+"""The pool's workers on Ray: actors that stream their events, on nodes that come and go."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from ray_jobs.actors import StageActor
+from ray_jobs.pool import News
+from ray_jobs.resources import Node, Shares, asked, has
+from wmdd.config import DistillConfig
+from wmdd.errors import StageError, WmddError
+from wmdd.plan import StageTask
+
+NODES_EVERY_S = 1.0
+
+
+@dataclass(eq=False)
+class _Hand:
+    """An actor, and the one call that is under way on it: its greeting, or the stream of a task."""
+
+    actor: Any
+    call: Any
+    task: StageTask | None = None
+    node_id: str = ""
+
+
+class RayCrew:
+    """Actors of the Ray that this process is connected to. See `ray_jobs.pool.Crew`.
+
+    Args:
+        store_url: of the store that all workers share.
+        probe: name of a note in that store, by which a worker tells that it sees the same store.
+    """
+
+    def __init__(self, config: DistillConfig, shares: Shares, store_url: str, probe: str) -> None:
+        self._config, self._shares, self._store_url, self._probe = config, shares, store_url, probe
+        self._hands: dict[int, _Hand] = {}
+        self._by_call: dict[Any, int] = {}
+        self._numbers = itertools.count()
+        self._nodes: dict[str, tuple[str, Node]] = {}
+        self._looked = -NODES_EVERY_S
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def room(self, lane: str) -> int:
+        """Count the workers of a lane that the nodes there are can hold; the teacher's trainers come alone."""
+        return 1 if lane == "train" else self._shares.room(lane, self._resources())
+
+    def describe(self) -> str:
+        """Say what a worker asks for and what there is."""
+        return f"{asked(self._shares)} on {has(self._resources())}"
+
+    def hire(self, lane: str) -> int:
+        """Ask Ray for an actor; while it fits nowhere, the request tells the autoscaler what is wanted."""
+        import ray
+
+        number, runtime = next(self._numbers), self._config.runtime.model_dump(mode="json")
+        share = self._shares.of_lane(lane)
+        # The pool restarts and retries: Ray's own restarts would hold a call on an actor that cannot be placed.
+        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+        options |= {"num_cpus": share.cpus, "num_gpus": share.gpus}
+        actor = ray.remote(StageActor).options(**options)
+        arguments = (self._store_url, runtime, share.gpus > 0, self._probe)
+        handle = actor.remote(*arguments)
+        self._hands[number] = _Hand(handle, handle.hello.remote())
+        self._by_call[self._hands[number].call] = number
+        return number
+
+    def give(self, worker: int, task: StageTask) -> None:
+        """Start a task on an actor; its events come one by one."""
+        hand = self._hands[worker]
+        hand.task, hand.call = task, hand.actor.run.options(num_returns="streaming").remote(task)
+        self._by_call[hand.call] = worker
+
+    def dismiss(self, worker: int) -> None:
+        """Kill an actor."""
+        import ray
+
+        hand = self._hands.pop(worker, None)
+        if hand is not None:
+            self._by_call.pop(hand.call, None)
+            ray.kill(hand.actor)
+
+    def hear(self, timeout: float) -> list[News]:
+        """Wait for the next news, and take what else is there."""
+        import ray
+
+        calls = list(self._by_call)
+        if not calls:
+            time.sleep(timeout)  # ray.wait would return at once
+            return []
+        ready, _ = ray.wait(calls, num_returns=1, timeout=timeout, fetch_local=False)
+        if ready and len(calls) > 1:
+            ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0, fetch_local=False)
+        return [self._read(self._by_call[call]) for call in ready]
+
+    def _read(self, worker: int) -> News:
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        hand = self._hands[worker]
+        try:
+            if hand.task is None:
+                del self._by_call[hand.call]
+                hand.node_id, pid = ray.get(hand.call)
+                return News(worker, "up", node=self._name(hand.node_id), pid=pid)
+            return News(worker, "event", event=ray.get(next(hand.call)))
+        except StopIteration:
+            del self._by_call[hand.call]
+            hand.task = None
+            return News(worker, "done")
+        except RayTaskError as exc:
+            self._by_call.pop(hand.call, None)
+            return self._raised(worker, hand, exc)
+        except RayError as exc:
+            self._by_call.pop(hand.call, None)
+            left = self._has_left(hand, exc)
+            return News(worker, "lost", text=type(exc).__name__, node_left=left)
+
+    def _raised(self, worker: int, hand: _Hand, exc: Any) -> News:
+        cause = exc.cause
+        if hand.task is None:
+            error = cause if isinstance(cause, WmddError) else None
+            return News(worker, "unfit" if error else "lost", error=error, text=_line(exc))
+        task, hand.task = hand.task, None
+        if not isinstance(cause, StageError):
+            cause = StageError(task.stage, task.name, _line(exc), passing=True)
+        return News(worker, "error", error=cause)
+
+    def _has_left(self, hand: _Hand, exc: Any) -> bool:
+        from ray.exceptions import ActorUnavailableError
+
+        self._looked = -NODES_EVERY_S
+        self._resources()
+        gone = bool(hand.node_id) and hand.node_id not in self._nodes
+        # A node that dies is first seen as a broken connection, before the head has missed its heartbeats.
+        return gone or isinstance(exc, ActorUnavailableError) or bool(getattr(exc, "preempted", False))
+
+    def _resources(self) -> list[Node]:
+        import ray
+
+        if time.monotonic() - self._looked > NODES_EVERY_S:
+            self._looked = time.monotonic()
+            alive = [node for node in ray.nodes() if node["Alive"]]
+            shared = collections.Counter(node["NodeManagerAddress"] for node in alive)
+            self._nodes = {}
+            for node in alive:
+                address, node_id = node["NodeManagerAddress"], node["NodeID"]
+                name = address if shared[address] == 1 else f"{address}/{node_id[:6]}"
+                self._nodes[node_id] = (name, node["Resources"])
+        return [resources for _, resources in self._nodes.values()]
+
+    def _name(self, node_id: str) -> str:
+        self._resources()
+        return self._nodes[node_id][0] if node_id in self._nodes else node_id[:6]
+
+
+def _line(exc: Exception) -> str:
+    lines = [line for line in str(exc).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(exc).__name__

@@ -1,0 +1,59 @@
+"""A run's numbers on Ray's dashboard and for Prometheus, counted in the driver, which outlives its workers."""
+
+from __future__ import annotations
+
+from wmdd.events import Event
+from wmdd.pipeline import Listener
+
+
+def with_metrics(listener: Listener) -> Listener:
+    """Tell a listener, and keep Ray's metrics of this session.
+
+    By stage: gauges ``ray_wmdd_units_done`` and ``ray_wmdd_tasks_running``, counters ``ray_wmdd_tasks_retried_total``
+    and ``ray_wmdd_tasks_failed_total``, histogram ``ray_wmdd_unit_seconds``; by node: gauge ``ray_wmdd_workers``.
+    """
+    numbers = _Numbers()
+
+    def tell(event: Event) -> None:
+        numbers(event)
+        listener(event)
+
+    return tell
+
+
+class _Numbers:
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter, Gauge, Histogram
+
+        stage = ("stage",)
+        self._done = Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage)
+        self._running = Gauge("wmdd_tasks_running", "Tasks under way", tag_keys=stage)
+        self._retried = Counter("wmdd_tasks_retried", "Tasks that started again elsewhere", tag_keys=stage)
+        self._failed = Counter("wmdd_tasks_failed", "Tasks that failed for good", tag_keys=stage)
+        self._workers = Gauge("wmdd_workers", "Workers that are up", tag_keys=("node",))
+        self._seconds = Histogram(
+            "wmdd_unit_seconds", "Seconds per unit", boundaries=[0.1, 1, 10, 60, 300, 1800, 7200], tag_keys=stage
+        )
+        self._count: dict[str, int] = {}
+        self._tasks: dict[str, set[str]] = {}
+        self._nodes: set[str] = set()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "workers":
+            for node in self._nodes | set(event.metrics):
+                self._workers.set(event.metrics.get(node, 0), {"node": node})
+            self._nodes |= set(event.metrics)
+        if not event.stage:
+            return
+        tags, tasks = {"stage": event.stage}, self._tasks.setdefault(event.stage, set())
+        if event.kind == "unit":
+            self._count[event.stage] = self._count.get(event.stage, 0) + 1
+            self._done.set(self._count[event.stage], tags)
+            self._seconds.observe(event.metrics.get("seconds", 0.0), tags)
+        elif event.kind in ("begin", "done", "retry", "failed"):
+            (tasks.add if event.kind == "begin" else tasks.discard)(event.unit)
+            self._running.set(len(tasks), tags)
+            if event.kind == "retry":
+                self._retried.inc(1, tags)
+            elif event.kind == "failed":
+                self._failed.inc(1, tags)

@@ -1,0 +1,366 @@
+"""Runs a board of tasks on workers that come, go, hang and die. Knows no Ray: a crew hires, gives and hears.
+
+The rules: a task whose worker dies or falls silent is tried again elsewhere, a bounded number of times; a node that
+leaves takes no attempt from the tasks it held; an error of the method itself is final; an idle worker runs a second
+copy of a task that takes far longer than its like, and the first to finish wins. Tasks write content-keyed, atomic
+artifacts, so that running one twice is harmless.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from wmdd.config import RayConfig
+from wmdd.errors import ConfigError, StageError, WmddError
+from wmdd.events import Event
+from wmdd.plan import StageTask
+from wmdd.schedule import Board
+
+POLL_S = 0.5
+MAX_LOSSES = 20  # of one task with nodes that left: a bound, so that nothing goes round for ever
+MAX_SPAWN_FAILURES = 8
+BACKOFF_S = 0.5
+SPECULATE_AFTER_S = 20.0  # a second copy of something short costs more than waiting for it
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class News:
+    """What a crew heard.
+
+    Args:
+        kind: ``up`` (a worker is ready, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised; the
+            worker lives), ``lost`` (the worker is gone), ``unfit`` (it cannot work for this run).
+        node_left: the worker is gone because its node is.
+    """
+
+    worker: int
+    kind: Literal["up", "event", "done", "error", "lost", "unfit"]
+    event: Event | None = None
+    error: WmddError | None = None
+    text: str = ""
+    node: str = ""
+    pid: int = 0
+    node_left: bool = False
+
+
+class Crew(Protocol):
+    """Workers somewhere. Every call returns at once but `hear`, which waits for news up to `timeout` seconds."""
+
+    def now(self) -> float:
+        """Seconds on the crew's clock."""
+
+    def room(self, lane: str) -> int:
+        """How many workers of a lane the nodes that are there now can hold."""
+
+    def hire(self, lane: str) -> int:
+        """Ask for a worker; ``up`` comes later, or never where none fits."""
+
+    def give(self, worker: int, task: StageTask) -> None:
+        """Let a worker that is up run a task."""
+
+    def hear(self, timeout: float) -> list[News]:
+        """Give what happened."""
+
+    def dismiss(self, worker: int) -> None:
+        """End a worker, whatever it does."""
+
+    def describe(self) -> str:
+        """Say what a worker asks for and what there is, for a message."""
+
+
+@dataclass(eq=False)
+class _Worker:
+    lane: str
+    since: float
+    node: str | None = None
+    pid: int = 0
+    task: StageTask | None = None
+    heard: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Where to find it."""
+        return f"{self.node} (process {self.pid})" if self.pid else f"{self.node}"
+
+
+@dataclass(eq=False)
+class _Record:
+    """What is known of a task under way."""
+
+    attempts: int = 0
+    losses: int = 0
+    begun: float = 0.0
+    workers: set[int] = field(default_factory=set)
+
+
+class Pool:
+    """One run's board on a crew.
+
+    Args:
+        limits: workers by lane; 0 or absent: as many as fit.
+        solo: lanes whose tasks run alone, with nothing beside them, on a worker of the lane they are mapped to.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        config: RayConfig,
+        listener: Callable[[Event], None],
+        *,
+        limits: Mapping[str, int] | None = None,
+        solo: Mapping[str, str] | None = None,
+    ) -> None:
+        self._crew, self._config, self._listener = crew, config, listener
+        self._limits, self._solo = dict(limits or {}), dict(solo or {})
+        self._workers: dict[int, _Worker] = {}
+        self._idle: dict[str, list[int]] = collections.defaultdict(list)
+        self._spawn_failures = 0
+        self._waiting_since: float | None = None
+
+    def run(self, board: Board) -> None:
+        """Run until nothing on the board is left.
+
+        Raises:
+            ConfigError: when no worker can start; what is finished is kept.
+        """
+        self._board = board
+        self._records: dict[Key, _Record] = collections.defaultdict(_Record)
+        self._running: dict[Key, StageTask] = {}
+        self._times: dict[str, list[float]] = collections.defaultdict(list)
+        self._later: list[tuple[float, int, StageTask]] = []
+        self._order = itertools.count()
+        while len(board):
+            self._bring_back()
+            self._assign()
+            self._staff()
+            self._speculate()
+            for news in self._crew.hear(POLL_S):
+                self._take_in(news)
+            self._check_silence()
+            self._check_start()
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in list(self._workers):
+            self._drop(worker)
+
+    # -- handing out ---------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        for lane in self._board.lanes():
+            while self._board.ready(lane) and self._may_start(lane):
+                kind = self._solo.get(lane, lane)
+                if not self._idle[kind]:
+                    break
+                task = self._board.take(lane)
+                assert task is not None
+                self._give(self._idle[kind].pop(), task)
+
+    def _may_start(self, lane: str) -> bool:
+        if lane in self._solo:
+            return not self._running
+        alone = (self._board.ready(solo) for solo in self._solo)
+        return not any(alone) and not any(self._lane(task) in self._solo for task in self._running.values())
+
+    def _give(self, worker: int, task: StageTask) -> None:
+        key, now, person = _key(task), self._crew.now(), self._workers[worker]
+        record = self._records[key]
+        if not record.workers:
+            record.begun = now
+        record.workers.add(worker)
+        person.task, person.heard = task, now
+        self._running[key] = task
+        self._crew.give(worker, task)
+        self._listener(Event("begin", task.stage, task.name, total=len(task.units), node=person.name))
+
+    def _staff(self) -> None:
+        """Hire for what is ready; a pool keeps one request open where nothing fits, which asks for a node."""
+        for kind, wanted in self._demand().items():
+            have = sum(worker.lane == kind for worker in self._workers.values())
+            size = self._limits.get(kind) or max(1, self._crew.room(kind))
+            for _ in range(min(size, wanted) - have):
+                worker = self._crew.hire(kind)
+                self._workers[worker] = _Worker(kind, self._crew.now())
+
+    def _demand(self) -> dict[str, int]:
+        alone = [lane for lane in self._board.lanes() if lane in self._solo and self._board.ready(lane)]
+        busy = collections.Counter(worker.lane for worker in self._workers.values() if worker.task)
+        if alone:
+            # Others give their resources back before the one that runs alone is hired.
+            kind = self._solo[alone[0]]
+            if not self._running:
+                for number, worker in list(self._workers.items()):
+                    if worker.lane != kind:
+                        self._drop(number)
+                return {kind: 1}
+            return {}
+        lanes = {*self._board.lanes(), *busy}
+        return {lane: self._board.ready(lane) + busy[lane] for lane in lanes if lane not in self._solo}
+
+    def _speculate(self) -> None:
+        """Give idle workers a second copy of the slowest tasks, once nothing else waits in their lane."""
+        factor = self._config.speculate
+        for lane, idle in self._idle.items():
+            if not factor or not idle or self._board.ready(lane):
+                continue
+            now = self._crew.now()
+            slow = [
+                (self._records[key].begun, key)
+                for key, task in self._running.items()
+                if self._lane(task) == lane
+                and len(self._records[key].workers) == 1
+                and len(self._times[task.stage]) >= 3
+                and now - self._records[key].begun
+                > max(SPECULATE_AFTER_S, factor * statistics.median(self._times[task.stage]))
+            ]
+            for _, key in sorted(slow)[: len(idle)]:
+                task = self._running[key]
+                text = f"{task.name} takes long; a second worker tries it too"
+                self._listener(Event("note", task.stage, task.name, text=text))
+                self._give(idle.pop(), task)
+
+    def _bring_back(self) -> None:
+        while self._later and self._later[0][0] <= self._crew.now():
+            self._board.put_back(heapq.heappop(self._later)[2])
+
+    # -- hearing -------------------------------------------------------------------------------------------------
+
+    def _take_in(self, news: News) -> None:
+        person = self._workers.get(news.worker)
+        if person is None:
+            return  # news of a worker that was dismissed
+        person.heard = self._crew.now()
+        task = person.task
+        if news.kind == "up":
+            person.node, person.pid, self._spawn_failures = news.node, news.pid, 0
+            self._idle[person.lane].append(news.worker)
+            self._tell_workers()
+        elif news.kind == "unfit":
+            self._drop(news.worker)
+            raise news.error or ConfigError(news.text)
+        elif news.kind == "lost":
+            self._lost(news, person)
+        elif news.kind == "event" and news.event is not None:
+            self._listener(news.event)
+        elif news.kind == "done" and task is not None:
+            self._done(news.worker, task)
+        elif news.kind == "error" and task is not None and isinstance(news.error, StageError):
+            self._error(news.worker, task, news.error)
+
+    def _done(self, worker: int, task: StageTask) -> None:
+        key = _key(task)
+        self._rest(worker, key)
+        self._times[task.stage].append(self._crew.now() - self._records[key].begun)
+        for other in list(self._records[key].workers):
+            self._drop(other)  # the slower copy
+        self._running.pop(key, None)
+        self._records.pop(key)
+        self._board.finish(task)
+        self._listener(Event("done", task.stage, task.name))
+
+    def _error(self, worker: int, task: StageTask, error: StageError) -> None:
+        if error.passing:
+            # What broke may be the worker (a full disk, a GPU in a bad state): the next try gets another one.
+            self._drop(worker)
+            self._retry(task, error.cause, error)
+            return
+        self._rest(worker, _key(task))
+        self._fail(task, error)
+
+    def _lost(self, news: News, person: _Worker) -> None:
+        self._drop(news.worker)
+        self._tell_workers()
+        where = f" on {person.name}" if person.node else ""
+        if person.task is not None:
+            reason = f"its node left ({news.text})" if news.node_left else f"its worker{where} died ({news.text})"
+            self._retry(person.task, reason, None, blame=not news.node_left)
+        elif person.node is None:
+            self._spawn_failures += 1
+            if self._spawn_failures >= MAX_SPAWN_FAILURES:
+                raise WmddError(f"{MAX_SPAWN_FAILURES} workers in a row did not start: {news.text}")
+        else:
+            self._listener(Event("note", "", text=f"an idle worker{where} is gone ({news.text})"))
+
+    def _retry(self, task: StageTask, reason: str, error: StageError | None, *, blame: bool = True) -> None:
+        key = _key(task)
+        record = self._records[key]
+        record.attempts += blame
+        record.losses += not blame
+        if record.workers or not self._board.is_open(task):
+            return  # another copy goes on
+        self._running.pop(key, None)
+        if record.attempts >= self._config.attempts or record.losses >= MAX_LOSSES:
+            tries = f"{reason}, {record.attempts + record.losses} times"
+            hint = "" if error else "; is memory too small?"
+            self._fail(task, StageError(task.stage, error.unit if error else task.name, tries + hint))
+            return
+        wait = BACKOFF_S * 2 ** (record.attempts + min(record.losses, 4))
+        heapq.heappush(self._later, (self._crew.now() + wait, next(self._order), task))
+        text = f"{task.name}: {reason}; it starts again on another worker"
+        self._listener(Event("retry", task.stage, task.name, text=text))
+
+    def _fail(self, task: StageTask, error: StageError) -> None:
+        key = _key(task)
+        for other in list(self._records[key].workers):
+            self._drop(other)
+        self._running.pop(key, None)
+        self._records.pop(key, None)
+        self._board.fail(task, error)
+        self._listener(Event("failed", task.stage, task.name, text=str(error)))
+
+    def _check_silence(self) -> None:
+        now = self._crew.now()
+        for number, worker in list(self._workers.items()):
+            if worker.task is not None and now - worker.heard > self._config.silence_s:
+                task = worker.task
+                self._drop(number)
+                self._tell_workers()
+                self._retry(task, f"its worker on {worker.name} gave no news for {self._config.silence_s:g} s", None)
+
+    def _check_start(self) -> None:
+        """Give up when nothing runs and no worker has come up for too long."""
+        now = self._crew.now()
+        if self._running or self._later or any(worker.node is not None for worker in self._workers.values()):
+            self._waiting_since = None
+            return
+        self._waiting_since = now if self._waiting_since is None else self._waiting_since
+        limit = self._config.start_timeout_s
+        if now - self._waiting_since > limit:
+            raise ConfigError(
+                f"ray.start_timeout_s={limit:g}: no worker could start in that time ({self._crew.describe()}); ask for "
+                "less, or give a longer time if nodes are on their way"
+            )
+
+    # -- the books -----------------------------------------------------------------------------------------------
+
+    def _rest(self, worker: int, key: Key) -> None:
+        person = self._workers[worker]
+        person.task = None
+        self._idle[person.lane].append(worker)
+        self._records[key].workers.discard(worker)
+
+    def _drop(self, worker: int) -> None:
+        person = self._workers.pop(worker)
+        if worker in self._idle[person.lane]:
+            self._idle[person.lane].remove(worker)
+        if person.task is not None:
+            self._records[_key(person.task)].workers.discard(worker)
+        self._crew.dismiss(worker)
+
+    def _tell_workers(self) -> None:
+        nodes = collections.Counter(worker.node for worker in self._workers.values() if worker.node)
+        self._listener(Event("workers", "", metrics=dict(sorted(nodes.items()))))
+
+    def _lane(self, task: StageTask) -> str:
+        return self._board.lane(task)
+
+
+def _key(task: StageTask) -> Key:
+    return task.stage, task.name
