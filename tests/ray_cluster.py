@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 
 import psutil
 import pytest
@@ -26,9 +27,9 @@ os.environ.pop("RAY_ADDRESS", None)
 
 HEALTH = {
     "health_check_initial_delay_ms": 500,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
+    "health_check_period_ms": 1000,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 4,
 }
 SMALL = {"object_store_memory": 80 * 2**20}
 HEAD = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False, **SMALL}
@@ -54,13 +55,20 @@ def ray_cluster():
 @pytest.fixture
 def cluster(ray_cluster):
     """The session's cluster, with its two nodes whatever the test before did to them."""
-    alive = [node for node in ray_cluster.worker_nodes if is_alive(node)]
-    for node in [*(node for node in ray_cluster.worker_nodes if node not in alive), *alive[NODES:]]:
-        ray_cluster.remove_node(node, allow_graceful=False)
-    while len(ray_cluster.worker_nodes) < NODES:
-        ray_cluster.add_node(**NODE)
-    ray_cluster.wait_for_nodes(timeout=60)
-    return ray_cluster
+    import ray
+
+    limit = time.monotonic() + 120
+    while True:
+        alive = [node for node in ray_cluster.worker_nodes if is_alive(node)]
+        for node in [*(node for node in ray_cluster.worker_nodes if node not in alive), *alive[NODES:]]:
+            ray_cluster.remove_node(node, allow_graceful=False)
+        while len(ray_cluster.worker_nodes) < NODES:
+            ray_cluster.add_node(wait=False, **NODE)
+        known = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+        if known == sorted([ray_cluster.head_node.node_id, *(node.node_id for node in ray_cluster.worker_nodes)]):
+            return ray_cluster
+        assert time.monotonic() < limit, f"the cluster does not heal: {known}"
+        time.sleep(0.2)
 
 
 def raylet(node):
