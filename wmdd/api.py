@@ -34,7 +34,7 @@ def distill(
     config: DistillConfig | str,
     *,
     run: str | None = None,
-    store: str = "runs/store",
+    store: str | None = None,
     executor: str | Executor = "ray",
     listener: Listener = lambda event: None,
     status: Callable[[int, int], None] = lambda done, total: None,
@@ -44,7 +44,7 @@ def distill(
     Args:
         config: a configuration, or a recipe's name.
         run: URL of the run folder; default ``runs/RECIPE``.
-        store: URL of the artifact store.
+        store: URL of the artifact store; default ``store`` beside the run folder.
         executor: ``ray``, ``local``, or an executor of your own.
         listener: told every event.
         status: told images indexed and their total.
@@ -55,7 +55,7 @@ def distill(
     """
     config = recipe(config) if isinstance(config, str) else config
     url = (run or f"runs/{config.recipe}").rstrip("/")
-    artifacts = _folder("--store", store)
+    artifacts = _folder("--store", store or beside(url))
     _folder("--run", url)
     plan = make_plan(config, artifacts, status)
     _note_start(url, config, artifacts, plan)
@@ -91,6 +91,12 @@ def rewrite(url: str) -> RunResult:
     if missing:
         raise ArtifactError(f"{url} is not finished: {missing[0].stage} of {missing[0].unit} is missing")
     return RunResult(url, write_run(url, plan, artifacts))
+
+
+def beside(run: str) -> str:
+    """Give the store that belongs to a run folder by default: runs in one folder share what they can."""
+    folder, slash, _ = run.rstrip("/").rpartition("/")
+    return f"{folder}{slash}store"
 
 
 def _folder(option: str, url: str) -> ArtifactStore:

@@ -13,11 +13,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from wmdd.cli_cluster import COMMANDS
 from wmdd.config import DistillConfig, Section, override, read_config, section_names
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.recipes import recipe, recipes
-
-DEFAULT_STORE = "runs/store"
 
 
 class ConfigOption(click.Option):
@@ -91,18 +90,23 @@ def _parsed(label: str, text: str) -> Any:
     return text
 
 
-def _configure(
-    name: str, file: str | None, seed: int | None, ipc: int | None, options: dict[str, Any]
-) -> DistillConfig:
-    config = recipe(name)
-    if file:
-        config = read_config(file, config)
-    given = {name.replace("__", "."): text for name, text in options.items() if text is not None}
+def configure(params: dict[str, Any]) -> DistillConfig:
+    """Build the configuration that a command line names.
+
+    Args:
+        params: of the command, by click's names.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    config = recipe(params["recipe_name"])
+    if params["file"]:
+        config = read_config(params["file"], config)
+    given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
     changes = {label: _parsed(label, text) for label, text in given.items()}
-    if seed is not None:
-        changes["seed"] = seed
-    if ipc is not None:
-        changes["barycenter.ipc"] = ipc
+    for label, name in (("seed", "seed"), ("barycenter.ipc", "ipc"), ("ray.address", "address")):
+        if params.get(name) is not None:
+            changes[label] = params[name]
     try:
         return override(config, changes)
     except ConfigError as exc:
@@ -114,7 +118,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--ipc", type=int, metavar="INT", help="Distilled images per class (short for --barycenter.ipc)."),
         click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
         click.option(
-            "--store", metavar="URL", default=DEFAULT_STORE, show_default=True, help="Where artifacts are kept."
+            "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
         ),
         click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
         click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
@@ -135,16 +139,12 @@ def cli() -> None:
 @click.option(
     "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
 )
-def distill(
-    recipe_name: str,
-    file: str | None,
-    run_url: str | None,
-    store: str,
-    seed: int | None,
-    ipc: int | None,
-    executor: str,
-    **options: Any,
-) -> None:
+@click.option(
+    "--address",
+    metavar="TEXT",
+    help="Ray cluster to run on: auto, or HOST:6379 [default: RAY_ADDRESS, or a Ray of its own].",
+)
+def distill(run_url: str | None, store: str | None, executor: str, **params: Any) -> None:
     """Distil RECIPE's images, train students on the result, and write a report.
 
     Started again after a crash, or with other options, it computes only what is missing.
@@ -152,7 +152,11 @@ def distill(
     from wmdd.api import distill as run
     from wmdd.log import ConsoleListener
 
-    config = _configure(recipe_name, file, seed, ipc, options)
+    config = configure(params)
+    if config.ray.address and executor == "ray":
+        from ray_jobs.connect import check_address
+
+        check_address(config.ray.address)
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
         result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=_status(console))
@@ -163,21 +167,14 @@ def distill(
 
 @cli.command(cls=ConfigCommand)
 @_common
-def plan(
-    recipe_name: str,
-    file: str | None,
-    run_url: str | None,
-    store: str,
-    seed: int | None,
-    ipc: int | None,
-    **options: Any,
-) -> None:
+def plan(run_url: str | None, store: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
+    from wmdd.api import beside
     from wmdd.plan import make_plan
     from wmdd.store import ArtifactStore
 
-    config = _configure(recipe_name, file, seed, ipc, options)
-    console, artifacts = Console(), ArtifactStore(store)
+    config = configure(params)
+    console, artifacts = Console(), ArtifactStore(store or beside(run_url or f"runs/{config.recipe}"))
     made = make_plan(config, artifacts, _status(console))
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(
@@ -213,6 +210,10 @@ def report(run_url: str) -> None:
     result = rewrite(run_url)
     console.print(_table(result.metrics))
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
+
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 
 def _held_out(held_out: bool) -> str:
