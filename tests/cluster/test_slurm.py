@@ -32,8 +32,8 @@ STANDINS = {
     "env/bin/python": """
         echo "python $* at $RAY_ADDRESS in $RAY_AUTH_MODE" >> $NOTES
         while [[ $(wc -l < $FOLDER/rays) -lt ${STEPS:-1} ]]; do sleep 0.05; done
-        [[ -z ${WAITS:-} ]] || { trap 'exit 130' TERM; touch $FOLDER/driving; while :; do sleep 0.05; done; }
-        exit ${STATUS:-0}""",
+        [[ -n ${WAITS:-} ]] || exit ${STATUS:-0}
+        trap "exit ${ON_TERM:-130}" TERM; touch $FOLDER/driving; while :; do sleep 0.05; done""",
 }
 
 
@@ -141,6 +141,7 @@ def test_ray_offers_what_slurm_gave(job):
     (start,) = [line.split() for line in job.notes.splitlines() if line.startswith("ray start")]
     assert {"--num-cpus=16", "--num-gpus=4", "--dashboard-host=127.0.0.1"} <= set(start)
     check_ray(start[1:])
+    check_ray(next(line.split()[1:] for line in job.notes.splitlines() if line.startswith("ray health-check")))
 
 
 def test_a_job_without_gpus_offers_none(job):
@@ -158,15 +159,35 @@ def test_the_token_and_rays_folder_are_the_owners_alone_and_new_for_each_job(job
     assert len((job.folder / "token").read_text()) == 64
 
 
-def test_the_end_of_time_ends_the_driver_and_queues_the_job_again(job):
-    process = job.start(WAITS="yes")
+@pytest.mark.parametrize("status", [130, 143, 15])
+def test_the_end_of_time_ends_the_driver_and_queues_the_job_again(job, status):
+    process = job.start(WAITS="yes", ON_TERM=str(status))
+    job.wait_for("driving")
+    process.send_signal(signal.SIGUSR1)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert job.notes.splitlines()[-2:] == ["ray ended", "scontrol requeue 42"]
+    assert "queued again" in said
+    assert job.leftovers() == []
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_a_run_that_ends_by_itself_as_time_is_over_is_not_queued_again(job, status):
+    process = job.start(WAITS="yes", ON_TERM=str(status))
+    job.wait_for("driving")
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "scontrol requeue" not in job.notes
+
+
+def test_a_job_that_cannot_be_queued_again_says_so(job):
+    process = job.start(WAITS="yes", SCONTROL="1")
     job.wait_for("driving")
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert job.notes.splitlines()[-2:] == ["ray ended", "scontrol requeue 42"]
-    assert "queued again" in said
-    assert job.leftovers() == []
+    assert "submit the same command" in said
 
 
 def test_a_cancelled_job_is_not_queued_again(job):
