@@ -11,7 +11,16 @@ SOURCES = sorted(path for top in ("wmdd", "ray_jobs", "cluster") for path in (RO
 
 # A module imports its own floor or lower ones.
 FLOORS = (
-    ("wmdd.errors", "wmdd.config", "wmdd.seeding", "wmdd.moments", "wmdd.runtime", "wmdd.files"),
+    (
+        "wmdd.errors",
+        "wmdd.config",
+        "wmdd.seeding",
+        "wmdd.moments",
+        "wmdd.runtime",
+        "wmdd.files",
+        "wmdd.sftp",
+        "wmdd.arrow_files",
+    ),
     ("wmdd.data.normalization", "wmdd.data.pixels", "wmdd.data.augment", "wmdd.models", "wmdd.types", "wmdd.events"),
     ("wmdd.data",),
     ("wmdd.transport", "wmdd.losses", "wmdd.synthesis", "wmdd.training", "wmdd.labels"),

@@ -21,6 +21,7 @@ from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
 from wmdd.errors import DataError
+from wmdd.files import read
 
 _THREADS = min(8, os.cpu_count() or 1)
 _FILES_AT_ONCE = 64
@@ -228,10 +229,10 @@ def _by_row_group(
 def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: int) -> tuple[int, bytes]:
     file = image_name(index, split, position)
     try:
-        data: bytes = fs.cat_file(f"{root}/{file}")
+        data = read(fs, f"{root}/{file}")
     except FileNotFoundError as exc:
         raise DataError(f"{file} has gone since the set was indexed; restore it, or run again to index anew") from exc
-    except OSError as exc:
+    except (OSError, EOFError) as exc:
         raise DataError(f"{file} cannot be read ({' '.join(str(exc).split())}); check the storage") from exc
     return position, _unchanged(data, index, split, position)
 

@@ -34,6 +34,7 @@ from wmdd.data.sources import (
     row_group_starts,
 )
 from wmdd.errors import DataError
+from wmdd.files import read
 from wmdd.types import Files
 
 _COLUMNS = ("file", "row", "label", "height", "width", "digest")
@@ -235,10 +236,10 @@ def _scan_folder(
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
         try:
-            return number, -1, id_of[class_of(path)], *_facts(fs.cat_file(f"{root}/{path}"), path)
+            return number, -1, id_of[class_of(path)], *_facts(read(fs, f"{root}/{path}"), path)
         except DataError as exc:
             return str(exc)
-        except OSError as exc:
+        except (OSError, EOFError) as exc:
             return f"{path} cannot be read ({' '.join(str(exc).split())})"
 
     kept = {

@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wmdd.data.pixels import png
-from wmdd.errors import DataError
+from wmdd.errors import ConfigError, DataError
+from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, tree
 
 BUILTIN = "builtin:"
 VAL_NAMES = ("val", "validation", "valid", "test")
@@ -48,10 +48,9 @@ class Listing:
 def open_file_system(url: str) -> tuple[Any, str]:
     """Give the file system and root path of a URL."""
     try:
-        fs, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as exc:
-        raise DataError(f"data.path={url}: no such file system ({exc}); give a path or an fsspec URL") from exc
-    return fs, root
+        return open_fs(url)
+    except ConfigError as exc:
+        raise DataError(f"data.path={exc}") from exc
 
 
 def list_files(url: str) -> Listing:
@@ -63,11 +62,14 @@ def list_files(url: str) -> Listing:
     if url.startswith(BUILTIN):
         builtin_images(url)
         return Listing("builtin", {"train": (url,), "val": ()}, hashlib.blake2b(url.encode()).hexdigest()[:32])
-    fs, root = open_file_system(url)
-    if not fs.exists(root):
-        raise DataError(f"data.path={url}: there is no such folder or file; give an image folder or Parquet files")
-    single = fs.isfile(root)
-    found = {posixpath.basename(root): fs.info(root)} if single else _find(fs, root)
+    try:
+        found, single = _found(*open_file_system(url))
+    except FileNotFoundError as exc:
+        raise DataError(
+            f"data.path={url}: there is no such folder or file; give an image folder or Parquet files"
+        ) from exc
+    except (OSError, EOFError) as exc:
+        raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
     found = {path: info for path, info in found.items() if not _hidden(path)}
     parquet = sorted(path for path in found if path.endswith(".parquet"))
     if single and parquet:
@@ -79,10 +81,20 @@ def list_files(url: str) -> Listing:
     return Listing("parquet" if parquet else "folder", files, signature)
 
 
+def _found(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
+    """List files by their path below the root, and say whether the root itself is the only one."""
+    what = kind(fs, root)
+    if what is None:
+        raise FileNotFoundError(root)
+    if what != "directory" and (what == "file" or fs.isfile(root)):  # a linked folder is of a third kind
+        return {posixpath.basename(root): fs.info(root)}, True
+    return _find(fs, root), False
+
+
 def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
     base = root.rstrip("/") + "/"
-    for path, info in fs.find(root, detail=True).items():
+    for path, info in tree(fs, root).items():
         inner = path.removeprefix(base)
         if not info.get("islink"):
             found[inner] = info
@@ -163,7 +175,10 @@ def class_folders(url: str, listing: Listing) -> set[str]:
     """Name the training classes of an image folder, those without images too."""
     fs, root = open_file_system(url)
     base = posixpath.join(root, "train") if listing.files["train"][0].startswith("train/") else root
-    items = fs.ls(base, detail=True)
+    try:
+        items = entries(fs, base)
+    except (OSError, EOFError) as exc:
+        raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
     folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
     names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
     return {name for name in names if not name.startswith(".")} | {class_of(path) for path in listing.files["train"]}
@@ -177,11 +192,12 @@ def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
         DataError: if it is gone, or is damaged where it is read; names it.
     """
     fs, root = open_file_system(url)
-    path = root if root.endswith(".parquet") and fs.isfile(root) else posixpath.join(root, file)
     try:
-        with fs.open(path, "rb") as handle:
+        single = root.endswith(".parquet") and kind(fs, root) != "directory"
+        path = root if single else posixpath.join(root, file)
+        with open(path, "rb") if is_local(fs) else RangeFile(fs, path) as handle:
             yield pq.ParquetFile(handle)
-    except (pa.ArrowException, OSError) as exc:
+    except (pa.ArrowException, OSError, EOFError) as exc:
         line = " ".join(str(exc).split())[:160]
         raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc
 

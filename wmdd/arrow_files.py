@@ -1,0 +1,71 @@
+"""Object stores through pyarrow, behind fsspec: the s3fs that a resolver may choose beside other packages is years old.
+
+Endpoint, region and credentials come from the environment alone.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fsspec.implementations.arrow import ArrowFSWrapper
+from pyarrow import fs as arrow
+
+# Our own tries come with jitter and a log line; the SDK's would multiply with them.
+ONE_TRY = 1
+
+
+class ObjectFiles(ArrowFSWrapper):  # type: ignore[misc]
+    """pyarrow's file system, with each file read by one request, and listed as a whole."""
+
+    cachable = False
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        """Read a file or a part of it.
+
+        The wrapper reads 256 KiB at a time, each with a request of its own, and would mix an old and a new object.
+        """
+        with self.fs.open_input_file(self._strip_protocol(path)) as file:
+            size = file.size()
+            first, last = start or 0, size if end is None else min(end, size)
+            data: bytes = file.read_at(max(0, last - first), first)
+        if len(data) != max(0, last - first):
+            raise OSError(f"{path}: {len(data)} bytes came of {last - first}")
+        return data
+
+    def below(self, path: str) -> dict[str, dict[str, Any]]:
+        """List all files below a folder, a thousand with one request."""
+        found = self.fs.get_file_info(arrow.FileSelector(self._strip_protocol(path), recursive=True))
+        entries = [self._make_entry(info) for info in found]
+        return {entry["name"]: entry for entry in entries if entry["type"] == "file"}
+
+
+class S3Files(ObjectFiles):
+    """Amazon S3 and what speaks its protocol.
+
+    Args:
+        bucket: asked for its region when neither the environment nor an endpoint names one.
+    """
+
+    protocol = ("s3", "s3a")
+
+    def __init__(self, bucket: str) -> None:
+        options: dict[str, Any] = {"retry_strategy": arrow.AwsStandardS3RetryStrategy(max_attempts=ONE_TRY)}
+        options |= {"connect_timeout": 10, "request_timeout": 60}  # the SDK's three seconds end a busy server's requests
+        options["allow_delayed_open"] = True  # a small file is then one PUT, not the three requests of a multipart one
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        if endpoint:
+            options["endpoint_override"] = endpoint
+        elif not region:
+            region = arrow.resolve_s3_region(bucket)
+        super().__init__(arrow.S3FileSystem(region=region, **options))
+
+
+class GoogleFiles(ObjectFiles):
+    """Google Cloud Storage, with the application default credentials."""
+
+    protocol = ("gs", "gcs")
+
+    def __init__(self) -> None:
+        super().__init__(arrow.GcsFileSystem())

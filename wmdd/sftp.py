@@ -1,0 +1,170 @@
+"""SFTP behind fsspec, as OpenSSH's users expect it: the server's key is checked, ``~/.ssh/config`` is read.
+
+A URL is ``sftp://[USER@]HOST[:PORT]/FOLDER``, where HOST may be a name from ``~/.ssh/config`` (HostName, Port, User,
+IdentityFile and UserKnownHostsFile are followed, jump hosts are not). Keys come from the agent, the config, or
+``~/.ssh``; passwords are not asked for. A server must be in ``known_hosts``: connect once with ssh, or ssh-keyscan.
+``WMDD_SSH_CONFIG`` names another file in place of ``~/.ssh/config``: a mounted secret, say.
+
+Connections are not safe to share between threads (paramiko deadlocks), and do not come back when they break: up to
+four are kept, each lent to one operation at a time, and one that failed is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import paramiko
+from fsspec.implementations.sftp import SFTPFileSystem
+
+CONNECTIONS = 4
+CONNECT_S, SILENCE_S, KEEPALIVE_S = 20, 120, 30
+ANSWERS = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
+
+
+class Connection:
+    """A connection with one SFTP channel.
+
+    Raises:
+        PermissionError: if server or user cannot be trusted; names the remedy.
+        OSError: if the server does not answer.
+    """
+
+    def __init__(self, host: str, port: int | None, user: str | None) -> None:
+        known = _settings(host)
+        self.client = paramiko.SSHClient()
+        self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        for file in (*known.get("userknownhostsfile", "~/.ssh/known_hosts").split(), "/etc/ssh/ssh_known_hosts"):
+            if os.path.exists(os.path.expanduser(file)):
+                self.client.load_system_host_keys(os.path.expanduser(file))
+        options: dict[str, Any] = {name: CONNECT_S for name in ("timeout", "banner_timeout", "auth_timeout")}
+        options |= {"port": port or int(known.get("port", 22)), "username": user or known.get("user")}
+        if "identityfile" in known:
+            options["key_filename"] = [os.path.expanduser(file) for file in known["identityfile"]]
+        try:
+            self.client.connect(known.get("hostname", host), **options)
+            self.client.get_transport().set_keepalive(KEEPALIVE_S)
+            self.ftp = self.client.open_sftp()
+            self.ftp.get_channel().settimeout(SILENCE_S)  # else a frozen server would hold its reader for ever
+        except Exception as exc:
+            self.client.close()
+            raise _as_os_error(exc, host) from exc
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(Exception):
+            self.client.close()
+
+
+def _settings(host: str) -> Any:
+    file = Path(os.environ.get("WMDD_SSH_CONFIG", "~/.ssh/config")).expanduser()
+    return (paramiko.SSHConfig.from_path(file) if file.exists() else paramiko.SSHConfig()).lookup(host)
+
+
+def _as_os_error(exc: Exception, host: str) -> Exception:
+    text = " ".join(str(exc).split())
+    if isinstance(exc, paramiko.BadHostKeyException) or "not found in known_hosts" in text:
+        return PermissionError(f"{text}; ssh {host} once and compare its key")
+    if isinstance(exc, (paramiko.AuthenticationException, paramiko.PasswordRequiredException)):
+        return PermissionError(f"{text}; {host} takes none of the keys of the agent, ~/.ssh/config and ~/.ssh")
+    if isinstance(exc, (paramiko.SSHException, EOFError)):
+        return ConnectionError(f"{host}: {text or 'the connection broke'}")
+    return exc
+
+
+def _lent(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(self: SFTPFiles, *args: Any, **kwargs: Any) -> Any:
+        with self.turn():
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
+    """Files on an SSH server, for any number of threads.
+
+    Args:
+        netloc: ``[USER@]HOST[:PORT]``.
+    """
+
+    protocol = ("sftp", "ssh")
+    cachable = False
+
+    def __init__(self, netloc: str) -> None:
+        parts = urlsplit(f"sftp://{netloc}")
+        user = unquote(parts.username) if parts.username else None
+        self._connect_again = functools.partial(Connection, parts.hostname or "", parts.port, user)
+        self._seats = threading.BoundedSemaphore(CONNECTIONS)
+        self._idle: list[Connection] = []
+        self._own = threading.local()
+        super().__init__(parts.hostname)
+
+    def _connect(self) -> None:
+        with self.turn():  # a server that cannot be reached, or trusted, is told at once
+            pass
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Lend this thread a connection; operations made of others keep theirs."""
+        if getattr(self._own, "connection", None) is not None:
+            yield
+            return
+        with self._seats:
+            connection = self._idle.pop() if self._idle else self._connect_again()
+            self._own.connection = connection
+            try:
+                yield
+            except ANSWERS:  # the server's answer: the connection is well
+                self._idle.append(connection)
+                raise
+            except BaseException as exc:
+                connection.close()
+                if isinstance(exc, (paramiko.SSHException, EOFError)):
+                    raise _as_os_error(exc, self.host) from exc
+                raise
+            else:
+                self._idle.append(connection)
+            finally:
+                self._own.connection = None
+
+    @property
+    def ftp(self) -> Any:
+        """The channel that this thread was lent."""
+        return self._own.connection.ftp
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        """Read a file or a part of it, with many requests on their way at once."""
+        with self.turn():
+            path, out = self._strip_protocol(path), io.BytesIO()
+            if start is None and end is None:
+                self.ftp.getfo(path, out)
+                return out.getvalue()
+            with self.ftp.open(path, "rb") as file:
+                first, last = start or 0, self.ftp.stat(path).st_size if end is None else end
+                return b"".join(file.readv([(first, last - first)])) if last > first else b""
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        """Write a file, and see that it came whole."""
+        with self.turn():
+            self.ftp.putfo(io.BytesIO(value), self._strip_protocol(path), confirm=True)
+
+    info = _lent(SFTPFileSystem.info)
+    ls = _lent(SFTPFileSystem.ls)
+    makedirs = _lent(SFTPFileSystem.makedirs)
+    mkdir = _lent(SFTPFileSystem.mkdir)
+    rmdir = _lent(SFTPFileSystem.rmdir)
+    mv = _lent(SFTPFileSystem.mv)
+    _rm = _lent(SFTPFileSystem._rm)
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            raise NotImplementedError("files are written whole, by pipe_file")
+        return io.BytesIO(self.cat_file(path))
