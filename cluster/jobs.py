@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-import re
 import shlex
 import socket
 import time
@@ -17,10 +17,12 @@ from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
 
 DRIVER = "python -m ray_jobs.driver"
-# Neither code nor small: what never travels with the working directory (next to what .gitignore names).
-LEFT_OUT = [".git", ".venv", "venv", "runs", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+STOPPED = 143
+RECONNECTS = 5
+LOGGERS = ("_private.runtime_env.packaging", "_private.runtime_env.working_dir", "dashboard.modules.dashboard_sdk")
+# The SDK takes these for the address that it is to use, whatever it is told.
+TAKEN_FOR_ADDRESS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
 class Jobs:
@@ -30,79 +32,108 @@ class Jobs:
         address: ``http://HOST:8265``; None takes ``RAY_API_SERVER_ADDRESS``, or the trial cluster of this machine.
 
     Raises:
-        ConfigError: if there is no address, nobody listens there, or the token is refused.
+        ConfigError: if there is no address, nobody answers there, or the token is refused.
     """
 
     def __init__(self, address: str | None) -> None:
-        given = address or os.environ.get("RAY_API_SERVER_ADDRESS")
+        named = os.environ.get("RAY_API_SERVER_ADDRESS")
+        option = "--address" if address or not named else "RAY_API_SERVER_ADDRESS"
+        given = address or named
         trial = adopt(given)
-        self.address = (given or (trial.dashboard if trial else "")).rstrip("/")
+        self.address = (trial.dashboard if trial else given or "").rstrip("/")
         if not self.address:
-            raise ConfigError("--address: no cluster is known; give --address http://HOST:8265, or wmdd cluster up")
-        _check_http(self.address)
+            raise ConfigError(
+                "--address: no cluster runs here; give --address http://HOST:8265, or start one: wmdd cluster up"
+            )
+        self._where = f"{option} {self.address}"
+        _check_http(self._where, self.address)
+        self._client = self._make_client()
+
+    def _make_client(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        for name in TAKEN_FOR_ADDRESS:
+            os.environ.pop(name, None)
         try:
             from ray.job_submission import JobSubmissionClient
         except ImportError as exc:
             raise WmddError("Ray is not installed; pip install 'wmdd[ray]'") from exc
         with self._explained():
-            self._client = JobSubmissionClient(self.address)
+            client = JobSubmissionClient(self.address)
+        # They tell every file that stays behind, and each sets a level of its own.
+        for name in (*LOGGERS, "dashboard.modules.job.sdk"):
+            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
+        return client
 
-    def submit(self, words: Sequence[str], environment: dict[str, Any], job_id: str | None) -> str:
+    def submit(self, words: Sequence[str], environment: dict[str, Any], submission_id: str | None) -> str:
         """Submit a wmdd command line; give the job's id.
 
         Args:
-            environment: Ray's runtime environment, see `runtime_environment`.
+            environment: Ray's runtime environment, see `cluster.travel`.
         """
-        with self._explained(job_id or ""):
+        with self._explained(submission_id or ""):
             found: str = self._client.submit_job(
-                entrypoint=f"{DRIVER} {shlex.join(words)}", runtime_env=environment, submission_id=job_id
+                entrypoint=f"{DRIVER} {shlex.join(words)}", runtime_env=environment, submission_id=submission_id
             )
         return found
 
-    def follow(self, job_id: str, write: Callable[[str], None]) -> None:
-        """Write a job's log as it grows, until the job ends."""
+    def follow(self, job: str, write: Callable[[str], None]) -> None:
+        """Write a job's log as it grows, until the job ends; a lost connection is made again."""
+        written = failures = 0
+        while True:
+            try:
+                with self._explained(job):
+                    while str(self._client.get_job_status(job)) == "PENDING":
+                        time.sleep(0.3)
+                    written = asyncio.run(self._tail(job, write, written))
+                    if str(self._client.get_job_status(job)) in ENDED:
+                        return
+            except ConfigError:  # an unknown job, or a refused token
+                raise
+            except WmddError:
+                failures += 1
+                if failures > RECONNECTS:
+                    raise
+            time.sleep(1)
 
-        async def tail() -> None:
-            async for lines in self._client.tail_job_logs(job_id):
-                write(lines)
+    async def _tail(self, job: str, write: Callable[[str], None], written: int) -> int:
+        seen = 0
+        with contextlib.suppress(RuntimeError, OSError):  # the connection is gone: the caller asks for the job
+            async for text in self._client.tail_job_logs(job):
+                write(text[max(0, written - seen) :])
+                seen += len(text)
+        return max(seen, written)
 
-        with self._explained(job_id):
-            while str(self._client.get_job_status(job_id)) == "PENDING":
-                time.sleep(0.3)
-            asyncio.run(tail())
-
-    def log(self, job_id: str) -> str:
+    def log(self, job: str) -> str:
         """Give a job's log so far."""
-        with self._explained(job_id):
-            text: str = self._client.get_job_logs(job_id)
+        with self._explained(job):
+            text: str = self._client.get_job_logs(job)
         return text
 
-    def exit_status(self, job_id: str) -> int:
-        """Wait for the end of a job; give the driver's own exit status (143 for a stopped one)."""
-        with self._explained(job_id):
-            while str((info := self._client.get_job_info(job_id)).status) not in ENDED:
+    def exit_status(self, job: str) -> tuple[int, str]:
+        """Wait for the end of a job; give the driver's own exit status (143 for a stopped one), and, where the driver
+        never ran, what Ray says.
+        """
+        with self._explained(job):
+            while str((info := self._client.get_job_info(job)).status) not in ENDED:
                 time.sleep(0.3)
         if str(info.status) == "STOPPED":
-            return 143
-        code = info.driver_exit_code
-        return int(code) if code is not None else int(str(info.status) == "FAILED")
+            return STOPPED, "it was stopped"
+        if info.driver_exit_code is not None:
+            return int(info.driver_exit_code), ""
+        return int(str(info.status) == "FAILED"), " ".join(str(info.message or "").split())
 
-    def reason(self, job_id: str) -> str:
-        """Say what Ray says of a job's end."""
-        with self._explained(job_id):
-            return " ".join(str(self._client.get_job_info(job_id).message or "").split())
-
-    def stop(self, job_id: str) -> str:
+    def stop(self, job: str) -> str:
         """End a running job, whose finished work is kept; give its status then."""
-        with self._explained(job_id):
-            before = str(self._client.get_job_status(job_id))
+        with self._explained(job):
+            before = str(self._client.get_job_status(job))
             if before == "PENDING":
-                raise WmddError(f"{job_id} is still waiting for room, and Ray cannot stop such a job; try again later")
+                raise WmddError(
+                    f"{job} is PENDING, and Ray cannot stop such a job; try again when wmdd jobs shows it run"
+                )
             if before in ENDED:
-                return before
-            self._client.stop_job(job_id)
-            while (status := str(self._client.get_job_status(job_id))) not in ENDED:
+                return f"{before} already"
+            self._client.stop_job(job)
+            while (status := str(self._client.get_job_status(job))) not in ENDED:
                 time.sleep(0.3)
         return status
 
@@ -116,55 +147,41 @@ class Jobs:
             yield job.submission_id, str(job.status), begun, ended, command
 
     @contextlib.contextmanager
-    def _explained(self, job_id: str = "") -> Iterator[None]:
+    def _explained(self, job: str = "") -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ConnectionError, OSError) as exc:
+        except (RuntimeError, ValueError, OSError) as exc:
             text = " ".join(str(exc).split())
-            if any(word in text for word in ("401", "403", "nauthenticated", "nauthorized", "uthentication")):
-                raise ConfigError(
-                    f"--address {self.address}: the cluster refuses the token; set RAY_AUTH_MODE=token and "
-                    "RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the cluster's own"
-                ) from exc
-            if job_id and ("404" in text or "does not exist" in text):
-                raise ConfigError(f"{job_id}: no such job at {self.address}; wmdd jobs lists them") from exc
-            if job_id and "already exists" in text:
-                raise ConfigError(f"--job-id {job_id}: there is such a job already; wmdd logs {job_id}") from exc
-            raise WmddError(f"the job server at {self.address} fails: {text[:300]}") from exc
+            raise _explain(self._where, job, text) from exc
 
 
-def runtime_environment(folder: str, requirements: str | None, variables: Sequence[str]) -> dict[str, Any]:
-    """Say what travels with a job: the working directory, packages, and plain settings.
-
-    Raises:
-        ConfigError: for a missing folder or file, and for variables that look like credentials: they would be
-            readable on the dashboard, and belong to the cluster's own environment.
-    """
-    if not os.path.isdir(folder):
-        raise ConfigError(f"--working-dir {folder}: is no folder")
-    if requirements and not os.path.isfile(requirements):
-        raise ConfigError(f"--requirements {requirements}: is no file")
-    pairs = {}
-    for variable in variables:
-        name, is_pair, value = variable.partition("=")
-        if not is_pair or not name:
-            raise ConfigError(f"--env {variable}: give NAME=VALUE")
-        if SECRET.search(name):
-            raise ConfigError(
-                f"--env {name}=...: looks like a credential, which the dashboard would show; set it in the "
-                "environment of the cluster's nodes"
-            )
-        pairs[name] = value
-    environment: dict[str, Any] = {"working_dir": folder, "excludes": LEFT_OUT, "env_vars": pairs}
-    return environment | ({"pip": requirements} if requirements else {})
+def _explain(where: str, job: str, text: str) -> WmddError:
+    if any(word in text for word in ("401", "403", "nauthenticated", "nauthorized", "uthentication")):
+        return ConfigError(
+            f"{where}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
+            "RAY_AUTH_TOKEN) to the cluster's own"
+        )
+    if job and ("404" in text or "does not exist" in text):
+        return ConfigError(f"{job}: no such job at {where.split()[-1]}; wmdd jobs lists them")
+    if job and "already exists" in text:
+        return ConfigError(f"--submission-id {job}: there is such a job already; wmdd logs {job}")
+    if "exceeds the maximum size" in text:
+        size = text[text.find("Package size") :].split(". ")[0]
+        return ConfigError(
+            f"--working-dir: {size}; name a folder with code alone, or what may stay here in its .gitignore"
+        )
+    return WmddError(f"{where}: the job server fails: {text[:300]}")
 
 
-def _check_http(address: str) -> None:
+def _check_http(where: str, address: str) -> None:
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--address {address}: jobs go to the dashboard's address, such as http://HOST:8265")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        port = 0
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port:
+        raise ConfigError(f"{where}: jobs go to the dashboard's address, such as http://HOST:8265")
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
-    except OSError as exc:
-        raise ConfigError(f"--address {address}: nobody answers ({exc.strerror or exc}); is the cluster up?") from exc
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError(f"{where}: nobody answers ({exc}); is the cluster up?") from exc

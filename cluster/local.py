@@ -1,8 +1,4 @@
-"""A real Ray cluster of several nodes on this machine, each a set of processes, for trying things out.
-
-A supervisor process holds it: ``python -m cluster.local SETTINGS`` starts a head (dashboard and job server, no CPUs)
-and the nodes, writes the state, and takes everything down when it is told to end. All servers listen on loopback.
-"""
+"""A real Ray cluster of several nodes on this machine, each a set of processes, for trying things out."""
 
 from __future__ import annotations
 
@@ -10,32 +6,21 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
 
 import psutil
 
-from cluster.state import Process, TrialCluster, TrialNode, make_token, settings, state_folder
+from cluster.processes import end, find
+from cluster.state import TrialCluster, adopt, locked, make_token, settings, state_folder
+from cluster.supervisor import Size
 from wmdd.errors import ConfigError, WmddError
 
 START_S = 180
-STORE_BYTES = 100 * 2**20
-
-
-@dataclass(frozen=True)
-class Size:
-    """What `up` asks for; ports 0 are chosen."""
-
-    nodes: int
-    cpus: int
-    gpus: int = 0
-    port: int = 0
-    dashboard_port: int = 8265
 
 
 def up(size: Size) -> TrialCluster:
@@ -45,122 +30,106 @@ def up(size: Size) -> TrialCluster:
         ConfigError: if one runs already, or a port is taken.
         WmddError: if it does not start; ends with the last line of its log.
     """
-    running = TrialCluster.load()
-    if running is not None and running.runs:
-        raise ConfigError(f"wmdd cluster up: a cluster runs already at {running.address}; wmdd cluster down ends it")
-    for option, port in (("--port", size.port), ("--dashboard-port", size.dashboard_port)):
-        if port and any(item.laddr.port == port for item in psutil.net_connections("tcp") if item.status == "LISTEN"):
-            raise ConfigError(f"{option} {port}: something listens there already; give a free port")
-    (state_folder() / "state.json").unlink(missing_ok=True)
-    make_token()
-    folder = tempfile.mkdtemp(prefix="wmdd")  # short: the paths of Ray's sockets are limited to 107 bytes
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= settings() | {"RAY_TMPDIR": folder}
-    log = state_folder() / "log"
-    command = [sys.executable, "-m", "cluster.local", json.dumps(asdict(size))]
-    with open(log, "w") as out:
-        supervisor = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
-    limit = time.monotonic() + START_S
-    while (started := TrialCluster.load()) is None:
-        if supervisor.poll() is not None or time.monotonic() > limit:
-            supervisor.kill()
-            shutil.rmtree(folder, ignore_errors=True)
-            words = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-            raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
-        time.sleep(0.1)
-    return started
+    with locked("wmdd cluster up"):
+        left = TrialCluster.load()
+        if left is not None and left.runs:
+            raise ConfigError(f"wmdd cluster up: a cluster runs already at {left.address}; wmdd cluster down ends it")
+        for option, port in (("--port", size.port), ("--dashboard-port", size.dashboard_port)):
+            _check_port(option, port)
+        if left is not None:
+            _clear(left)
+        make_token()
+        started = _launch(size)
+        try:
+            return _wait(started[0], started[1])
+        except BaseException:  # also Ctrl-C: nothing half started stays
+            _clear(started[0])
+            raise
 
 
 def down() -> int:
-    """End the cluster and nothing else; give the number of processes that were left to end.
+    """End the cluster and nothing else; give the number of processes that there were.
 
     Raises:
         ConfigError: if there is none.
     """
-    found = TrialCluster.load()
-    if found is None:
-        raise ConfigError("wmdd cluster down: no cluster was started here; wmdd cluster up starts one")
-    supervisor = found.supervisor.find()
-    family = {process.pid: process for record in found.processes if (process := record.find()) is not None}
-    for process in list(family.values()):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            family.update({child.pid: child for child in process.children(recursive=True)})
-    if supervisor is not None:
-        supervisor.terminate()
-        psutil.wait_procs([supervisor], timeout=30)
-        family[supervisor.pid] = supervisor
-    _, alive = psutil.wait_procs(family.values(), timeout=10)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=10)
+    with locked("wmdd cluster down"):
+        found = TrialCluster.load()
+        if found is None:
+            raise ConfigError("wmdd cluster down: no cluster was started here; wmdd cluster up starts one")
+        return _clear(found)
+
+
+def _clear(found: TrialCluster) -> int:
+    count = end(found.folder, found.supervisor)
     shutil.rmtree(found.folder, ignore_errors=True)
-    (state_folder() / "state.json").unlink(missing_ok=True)
-    return len(family)
+    TrialCluster.forget()
+    return count
+
+
+def _check_port(option: str, port: int) -> None:
+    taken = {item.laddr.port for item in psutil.net_connections("tcp") if item.status == psutil.CONN_LISTEN}
+    if port and port in taken:
+        raise ConfigError(f"{option} {port}: something listens there already; give a free port")
+
+
+def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
+    folder = tempfile.mkdtemp(prefix="wmdd")  # short: the paths of Ray's sockets are limited to 107 bytes
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= settings() | {"RAY_TMPDIR": folder}
+    # A job says `python`: here it is the one that runs this command.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    command = [sys.executable, "-m", "cluster.supervisor", json.dumps(asdict(size))]
+    with open(state_folder() / "log", "w") as out:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    started = TrialCluster(folder, process.pid)
+    started.save()
+    return started, process
+
+
+def _wait(started: TrialCluster, process: subprocess.Popen[bytes]) -> TrialCluster:
+    limit = time.monotonic() + START_S
+    while (found := TrialCluster.load()) is None or not found.nodes:
+        if process.poll() is not None or time.monotonic() > limit:
+            log = state_folder() / "log"
+            words = [line.strip() for line in log.read_text().splitlines() if line.strip()][-1:]
+            raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
+        time.sleep(0.1)
+    return found
 
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node as `status` shows it; `state` is what its process says where Ray does not answer."""
+    """A node as `status` shows it; used and total are None where the head does not answer."""
 
     name: str
     state: str
     pid: int
-    cpus: float
-    gpus: float
+    cpus: tuple[float, float] | None
+    gpus: tuple[float, float] | None
 
 
-def nodes_of(found: TrialCluster) -> list[NodeRow]:
+def rows_of(found: TrialCluster) -> list[NodeRow]:
     """List the head and the nodes, with what Ray knows of them."""
+    usage = _usage(found) if found.runs else {}
     rows = []
-    known = _known(found)
-    for number, node in enumerate((found.head, *found.nodes)):
-        name = f"node {number}" if number else "head"
-        resources = known.get(node.node_id, {})
-        state = "alive" if node.raylet.find() else "dead"
-        rows.append(NodeRow(name, state, node.raylet.pid, resources.get("CPU", 0), resources.get("GPU", 0)))
+    for number, node in enumerate(found.nodes):
+        alive = find(node.pid, found.folder) is not None
+        known = usage.get(node.node_id) if alive else None
+        cpus, gpus = (known.get(name, (0.0, 0.0)) if known else None for name in ("CPU", "GPU"))
+        rows.append(NodeRow(f"node {number}" if number else "head", "alive" if alive else "dead", node.pid, cpus, gpus))
     return rows
 
 
-def _known(found: TrialCluster) -> dict[str, dict[str, float]]:
-    os.environ.update(settings())
-    from ray.util.state import list_nodes
+def _usage(found: TrialCluster) -> dict[str, dict[str, tuple[float, float]]]:
+    """Ask the head how much of each node's resources is in use."""
+    adopt(found.address)
+    with contextlib.suppress(Exception):  # the head may be going: then the processes alone tell
+        from ray.autoscaler.v2.sdk import get_cluster_status
 
-    with contextlib.suppress(Exception):  # the head may be gone: then the processes alone tell
-        return {node.node_id: node.resources_total for node in list_nodes(address=found.dashboard, timeout=10)}
+        said = get_cluster_status(found.address, timeout=10)
+        nodes = [node for node in (*said.active_nodes, *said.idle_nodes) if node.resource_usage]
+        return {node.node_id: {u.resource_name: (u.used, u.total) for u in node.resource_usage.usage} for node in nodes}
     return {}
-
-
-def supervise(size: Size) -> None:
-    """Hold a cluster until SIGTERM or SIGINT."""
-    from ray.cluster_utils import Cluster
-
-    head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
-    head |= {"dashboard_port": size.dashboard_port or None, "object_store_memory": STORE_BYTES}
-    head |= {"gcs_server_port": size.port} if size.port else {}
-    cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
-    share = {"num_cpus": size.cpus, "num_gpus": size.gpus, "object_store_memory": STORE_BYTES}
-    nodes = tuple(_trial_node(cluster.add_node(**share)) for _ in range(size.nodes))
-    TrialCluster(
-        address=cluster.address,
-        dashboard=f"http://{cluster.head_node.webui_url}",
-        folder=os.environ["RAY_TMPDIR"],
-        supervisor=Process.of(os.getpid()),
-        head=_trial_node(cluster.head_node),
-        nodes=nodes,
-        processes=tuple(Process.of(child.pid) for child in psutil.Process().children(recursive=True)),
-    ).save()
-    ends = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    signal.sigwait(ends)
-    cluster.shutdown()
-
-
-def _trial_node(node: Any) -> TrialNode:
-    return TrialNode(node.node_id, Process.of(node.all_processes["raylet"][0].process.pid))
-
-
-if __name__ == "__main__":
-    supervise(Size(**json.loads(sys.argv[1])))

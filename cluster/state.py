@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import psutil
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process, told from a later one of the same number by the time it began."""
-
-    pid: int
-    began: float
-
-    @staticmethod
-    def of(pid: int) -> Process:
-        """Name a running process."""
-        return Process(pid, psutil.Process(pid).create_time())
-
-    def find(self) -> psutil.Process | None:
-        """Give the process if it still runs."""
-        try:
-            found = psutil.Process(self.pid)
-            same = abs(found.create_time() - self.began) < 1 and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return found if same else None
+from cluster.processes import find
+from wmdd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -39,27 +20,26 @@ class TrialNode:
     """A node: its id in Ray, and the process that ends it when it is killed."""
 
     node_id: str
-    raylet: Process
+    pid: int
 
 
 @dataclass(frozen=True)
 class TrialCluster:
-    """A cluster that `wmdd cluster up` started.
+    """A cluster that `wmdd cluster up` started, or is about to.
 
     Args:
-        address: for drivers, ``127.0.0.1:PORT``.
+        folder: of Ray's logs and sockets; it marks the cluster's processes.
+        supervisor: the process that holds the cluster.
+        address: for drivers, ``127.0.0.1:PORT``; empty until it is up.
         dashboard: for jobs and browsers, ``http://127.0.0.1:PORT``.
-        folder: of Ray's logs and sockets.
-        processes: all that it started.
+        nodes: the head first.
     """
 
-    address: str
-    dashboard: str
     folder: str
-    supervisor: Process
-    head: TrialNode
-    nodes: tuple[TrialNode, ...]
-    processes: tuple[Process, ...]
+    supervisor: int
+    address: str = ""
+    dashboard: str = ""
+    nodes: tuple[TrialNode, ...] = ()
 
     def save(self) -> None:
         """Write the state in one piece."""
@@ -71,46 +51,73 @@ class TrialCluster:
     def load() -> TrialCluster | None:
         """Read the state, or None when there is none."""
         try:
-            facts = json.loads((state_folder() / "state.json").read_text())
-        except (OSError, ValueError):
+            facts = json.loads((_place() / "state.json").read_text())
+            nodes = tuple(TrialNode(**node) for node in facts.pop("nodes"))
+            return TrialCluster(nodes=nodes, **facts)
+        except (OSError, ValueError, LookupError, TypeError):
             return None
-        return TrialCluster(
-            address=facts["address"],
-            dashboard=facts["dashboard"],
-            folder=facts["folder"],
-            supervisor=Process(**facts["supervisor"]),
-            head=_node(facts["head"]),
-            nodes=tuple(_node(node) for node in facts["nodes"]),
-            processes=tuple(Process(**process) for process in facts["processes"]),
-        )
+
+    @staticmethod
+    def forget() -> None:
+        """Remove the state and the token."""
+        for name in ("state.json", "token"):
+            (_place() / name).unlink(missing_ok=True)
 
     @property
     def runs(self) -> bool:
         """Whether its head is there."""
-        return self.head.raylet.find() is not None
+        return bool(self.nodes) and find(self.nodes[0].pid, self.folder) is not None
 
 
-def _node(facts: dict[str, Any]) -> TrialNode:
-    return TrialNode(facts["node_id"], Process(**facts["raylet"]))
+def _place() -> Path:
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    return Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").absolute()
 
 
 def state_folder() -> Path:
-    """Give the folder of the state, made for its owner alone: ``WMDD_STATE``, or below the XDG state folder."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
-    folder = Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").absolute()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Give the folder of the state, made for its owner alone: ``WMDD_STATE``, or below the XDG state folder.
+
+    Raises:
+        ConfigError: if it cannot be made, or another user could exchange the token in it.
+    """
+    folder = _place()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        facts = folder.stat()
+    except OSError as exc:
+        raise ConfigError(f"WMDD_STATE {folder}: {exc.strerror}; name a folder of your own") from exc
+    if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+        raise ConfigError(f"WMDD_STATE {folder}: others may write there; name a folder that is yours alone")
     return folder
+
+
+@contextlib.contextmanager
+def locked(command: str) -> Iterator[None]:
+    """Keep other `wmdd cluster` commands from starting or ending a cluster meanwhile.
+
+    Raises:
+        ConfigError: if one is at work.
+    """
+    with open(state_folder() / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise ConfigError(
+                f"{command}: another wmdd cluster command is starting or ending the cluster; wait until it is done"
+            ) from exc
+        yield
 
 
 def token_file() -> Path:
     """Give the path of the token that every client of the cluster needs."""
-    return state_folder() / "token"
+    return _place() / "token"
 
 
 def make_token() -> None:
     """Write a new token that only its owner can read."""
-    token_file().unlink(missing_ok=True)
-    with open(os.open(token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+    path = state_folder() / "token"
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(secrets.token_hex(32))
 
 
@@ -133,8 +140,8 @@ def adopt(address: str | None) -> TrialCluster | None:
     found = TrialCluster.load()
     if found is None or not found.runs:
         return None
-    ours = {found.address, found.dashboard, found.address.replace("127.0.0.1", "localhost")}
-    if address is not None and address.rstrip("/").replace("//localhost", "//127.0.0.1") not in ours:
+    wanted = address and address.rstrip("/").replace("localhost", "127.0.0.1")
+    if wanted is not None and wanted not in (found.address, found.dashboard):
         return None
     os.environ.update(settings())
     os.environ.pop("RAY_AUTH_TOKEN", None)

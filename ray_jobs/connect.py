@@ -6,7 +6,10 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from wmdd.errors import ConfigError, WmddError
@@ -17,59 +20,93 @@ NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use 
 def connect(address: str | None) -> bool:
     """Join the Ray at `address`, or start one of this process alone; tell whether one was started.
 
+    Args:
+        address: ``HOST:PORT`` of a head, or ``auto``: the cluster that ``RAY_ADDRESS`` names, the one of ``wmdd
+            cluster up``, or the one that this machine is a node of. None starts a Ray that ends with this process.
+
     Raises:
         ConfigError: for an address of the wrong kind, where nobody answers, or that refuses the token.
         WmddError: if Ray is not installed.
     """
-    if address:
-        check_address(address)
-        with contextlib.suppress(ImportError):  # psutil comes with Ray's dashboard, which a bare Ray lacks
-            from cluster.state import adopt
-
-            adopt(address if address != "auto" else None)
-    ray = import_ray(alone=not address)
+    found = find_address(address)
+    ray = import_ray(alone=not found)
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not address:
-        ray.init(address="local", include_dashboard=False, **options)
-        return True
-    if address == "auto":
-        from cluster.state import adopt
-
-        trial = adopt(None)
-        address = trial.address if trial else address
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, OSError, ValueError) as exc:
-        text = " ".join(str(exc).split())[:200]
-        raise ConfigError(
-            f"--address {address}: cannot join ({text}); is it a Ray cluster with Ray {ray.__version__}, and are "
-            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH set to its token, if it has one?"
-        ) from exc
+    with _own_sigterm():
+        if not found:
+            ray.init(address="local", include_dashboard=False, **options)
+            return True
+        try:
+            ray.init(address=found, **options)
+        except (ConnectionError, RuntimeError, OSError, ValueError) as exc:
+            raise ConfigError(_refused(address or found, exc, ray.__version__)) from exc
     return False
 
 
-def check_address(address: str) -> None:
-    """Refuse an address that drivers cannot use, or where nobody answers, in seconds.
+def find_address(address: str | None) -> str | None:
+    """Give the address to join (``auto``: Ray looks for one), with the settings for it; None for a Ray of one's own.
 
     Raises:
-        ConfigError: one line with the remedy.
+        ConfigError: one line with the remedy, within seconds, for an address that drivers cannot use, or where nobody
+            answers.
     """
+    named = os.environ.get("RAY_ADDRESS")
+    option = "RAY_ADDRESS" if address is not None and address == named else "--address"
+    if address == "auto" and named not in (None, "", "auto", "local"):
+        option, address = "RAY_ADDRESS", named
+    if not address or address == "local":
+        return None
     if address.startswith(("ray://", "http://", "https://")):
         raise ConfigError(
-            f"--address {address}: a run is not driven from afar, since it would end with the connection; submit a "
+            f"{option} {address}: a run is not driven from afar, since it would end with the connection; submit a "
             "job instead: wmdd submit --address http://HOST:8265 -- distill RECIPE --run URL"
         )
-    if address in ("auto", "local"):
-        return
+    trial = _adopt(address)
+    if address == "auto":
+        return trial or address
+    _check_listener(option, address)
+    return address
+
+
+def _adopt(address: str) -> str | None:
+    try:
+        from cluster.state import adopt
+    except ImportError:  # psutil comes with Ray's dashboard, which a bare Ray lacks
+        return None
+    trial = adopt(None if address == "auto" else address)
+    return trial.address if trial else None
+
+
+def _check_listener(option: str, address: str) -> None:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--address {address}: give auto, or HOST:PORT of the cluster's head, such as 10.0.0.5:6379")
+    if not host or not port.isdecimal() or "/" in address or not 0 < int(port) < 65536:
+        raise ConfigError(f"{option} {address}: give auto, or HOST:PORT of the cluster's head, such as 10.0.0.5:6379")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except (OSError, OverflowError) as exc:
-        raise ConfigError(f"--address {address}: nobody answers ({exc}); is the cluster up?") from exc
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError(f"{option} {address}: nobody answers ({exc}); is the cluster up?") from exc
+
+
+def _refused(address: str, cause: Exception, version: str) -> str:
+    text = " ".join(str(cause).split())
+    if "any running Ray" in text:
+        return "--address auto: no Ray runs on this machine; give HOST:6379 of a cluster's head, or wmdd cluster up"
+    if "version" in text.lower():
+        return f"--address {address}: {text[:300]}"
+    return (
+        f"--address {address}: cannot join; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the "
+        f"cluster's own if it asks for a token, and give the port of a head with Ray {version} ({text[:200]})"
+    )
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the process's handler of SIGTERM, which Ray replaces by one that exits with status 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def import_ray(*, alone: bool) -> Any:

@@ -12,7 +12,8 @@ from types import FrameType
 from wmdd.cli import main
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
+def _stop(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one must not cut the first one's tidying short
     raise KeyboardInterrupt
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import types
 import typing
@@ -13,7 +14,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from wmdd.cli_cluster import COMMANDS
+from wmdd.cli_cluster import cluster
+from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.config import DistillConfig, Section, override, read_config, section_names
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.recipes import recipe, recipes
@@ -153,10 +155,10 @@ def distill(run_url: str | None, store: str | None, executor: str, **params: Any
     from wmdd.log import ConsoleListener
 
     config = configure(params)
-    if config.ray.address and executor == "ray":
-        from ray_jobs.connect import check_address
+    if executor == "ray":
+        from ray_jobs.connect import find_address
 
-        check_address(config.ray.address)
+        find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
         result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=_status(console))
@@ -212,7 +214,7 @@ def report(run_url: str) -> None:
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
 
 
-for command in COMMANDS:
+for command in (submit, list_jobs, logs, stop, cluster):
     cli.add_command(command)
 
 
@@ -247,6 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    kept = ". What was finished is kept: the same command goes on from there" if command in ("distill", "plan") else ""
     try:
         cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
@@ -254,14 +258,19 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 2
     except click.ClickException as exc:
         message = " ".join(exc.format_message().split())
-        return _say(f"{message} (wmdd {' '.join(sys.argv[1:2])} --help lists all options)", 2)
+        return _say(f"{message} ({_path(exc)} --help lists all options)", 2)
     except (ConfigError, DataError) as exc:
         return _say(str(exc), 2)
     except WmddError as exc:
-        return _say(f"{exc}. What was finished is kept: the same command goes on from there", 1)
+        return _say(f"{exc}{kept}", 1)
     except (KeyboardInterrupt, click.Abort):
-        return _say("interrupted. What was finished is kept: the same command goes on from there", 130)
+        return _say(f"interrupted{kept}", 130)
     return 0
+
+
+def _path(exc: click.ClickException) -> str:
+    context = getattr(exc, "ctx", None)
+    return context.command_path if context else "wmdd"
 
 
 def _say(message: str, status: int) -> int:

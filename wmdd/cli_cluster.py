@@ -1,137 +1,76 @@
-"""The commands around clusters: ``wmdd submit``, ``jobs``, ``logs``, ``stop``, and ``wmdd cluster``."""
+"""The command ``wmdd cluster``: a trial cluster on this machine."""
 
 from __future__ import annotations
 
-import sys
+import shlex
 import time
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
 
-ADDRESS = click.option(
-    "--address",
-    metavar="URL",
-    help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or wmdd cluster].",
-)
-
-
-@click.command(context_settings={"ignore_unknown_options": True})
-@ADDRESS
-@click.option("--working-dir", metavar="DIR", default=".", show_default=True, help="Folder that travels with the job.")
-@click.option("--requirements", metavar="FILE", help="Packages that every node installs for the job.")
-@click.option("--env", "variables", metavar="NAME=VALUE", multiple=True, help="Setting for the job; no credentials.")
-@click.option("--job-id", metavar="ID", help="Name of the job; submitted again under it, it is refused.")
-@click.option("--no-wait", is_flag=True, help="Return as soon as the job is submitted.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- distill RECIPE [OPTIONS]")
-@click.pass_context
-def submit(
-    context: click.Context,
-    address: str | None,
-    working_dir: str,
-    requirements: str | None,
-    variables: tuple[str, ...],
-    job_id: str | None,
-    no_wait: bool,
-    words: tuple[str, ...],
-) -> None:
-    """Run a wmdd command as a job of a Ray cluster.
-
-    Its log is followed, and its exit status becomes that of this command. Ctrl-C only stops following.
-
-    \b
-    wmdd submit --address http://HOST:8265 -- distill cifar10 --data.path s3://BUCKET/cifar10 --run s3://BUCKET/runs/a
-    """
-    from cluster.jobs import Jobs, runtime_environment
-
-    environment = runtime_environment(working_dir, requirements, variables)
-    _check_words(context, words)
-    jobs = Jobs(address)
-    found = jobs.submit(words, environment, job_id)
-    console = Console(stderr=True)
-    console.print(f"job {found} at {jobs.address}", highlight=False, soft_wrap=True)
-    if no_wait:
-        console.print(f"follow it: wmdd logs {found} --follow   end it: wmdd stop {found}", highlight=False)
-        return
-    try:
-        jobs.follow(found, _write)
-        status = jobs.exit_status(found)
-    except KeyboardInterrupt:
-        console.print(f"the job goes on; follow it: wmdd logs {found} --follow   end it: wmdd stop {found}")
-        sys.exit(130)
-    if status:
-        console.print(f"job {found} ended with status {status}: {jobs.reason(found)[-200:]}", highlight=False)
-    sys.exit(status)
-
-
-@click.command("jobs")
-@ADDRESS
-def list_jobs(address: str | None) -> None:
-    """List the jobs of a cluster."""
-    from cluster.jobs import Jobs
-
-    table = Table("job", "status", "took", "command")
-    for name, status, begun, ended, command in Jobs(address).rows():
-        table.add_row(name, status, clock((ended or time.time()) - begun) if begun else "", command)
-    Console().print(table)
-
-
-@click.command()
-@ADDRESS
-@click.option("--follow", is_flag=True, help="Go on until the job ends.")
-@click.argument("job", metavar="ID")
-def logs(address: str | None, follow: bool, job: str) -> None:
-    """Print the log of job ID."""
-    from cluster.jobs import Jobs
-
-    jobs = Jobs(address)
-    if follow:
-        jobs.follow(job, _write)
-    else:
-        _write(jobs.log(job))
-
-
-@click.command()
-@ADDRESS
-@click.argument("job", metavar="ID")
-def stop(address: str | None, job: str) -> None:
-    """End job ID. What it has finished is kept: submitted again, it goes on from there."""
-    from cluster.jobs import Jobs
-
-    click.echo(f"{job}: {Jobs(address).stop(job)}")
+NO_PSUTIL = "Ray with its dashboard is not installed; pip install 'wmdd[ray]'"
 
 
 @click.group()
 def cluster() -> None:
-    """A trial cluster: several Ray nodes on this machine, as separate processes that listen on loopback only.
+    """A trial cluster: several Ray nodes on this machine, to try things out.
+
+    Each node is a set of processes of its own, so that one can be killed like a machine. All listen on loopback only
+    and ask for a token. One cluster runs at a time; WMDD_STATE=FOLDER keeps another one beside it.
 
     \b
     wmdd cluster up --nodes 3 --cpus-per-node 1
-    wmdd submit -- distill digits --run /tmp/digits
+    wmdd submit -- distill digits --run /tmp/runs/digits
+    wmdd cluster status
     wmdd cluster down
     """
 
 
 @cluster.command()
 @click.option(
-    "--nodes", type=click.IntRange(min=1), default=2, show_default=True, help="Nodes that work, beside a head."
+    "--nodes",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Nodes that work, beside a head without CPUs, which holds the dashboard and the job server.",
 )
-@click.option("--cpus-per-node", type=click.IntRange(min=1), default=1, show_default=True, help="CPUs of each node.")
 @click.option(
-    "--gpus-per-node", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs to claim, there or not."
+    "--cpus-per-node",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPUs that each node claims; they share this machine's.",
+)
+@click.option(
+    "--gpus-per-node",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="GPUs that each node claims, there or not: for trying how work is placed, not for computing on.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Of the head [default: a free one].")
 @click.option(
-    "--dashboard-port", type=click.IntRange(1, 65535), default=8265, show_default=True, help="Jobs and pages."
+    "--dashboard-port",
+    type=click.IntRange(1, 65535),
+    default=8265,
+    show_default=True,
+    help="Of the dashboard and the job server.",
 )
 def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_port: int) -> None:
-    """Start the cluster, with a token that only you can read."""
-    from cluster.local import Size
-    from cluster.local import up as start
+    """Start the cluster, with a token that only you can read.
+
+    \b
+    wmdd cluster up --nodes 3 --cpus-per-node 2
+    """
+    try:
+        from cluster.local import up as start
+        from cluster.supervisor import Size
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
 
     begun = time.monotonic()
     with Console(stderr=True).status("starting the nodes"):
@@ -142,63 +81,48 @@ def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_
 
 @cluster.command()
 def status() -> None:
-    """Show the nodes, and how other tools reach them."""
+    """Show the nodes and what is in use, and how other tools reach them."""
     _status()
 
 
 @cluster.command()
 def down() -> None:
-    """End the cluster's processes, and nothing else."""
-    from cluster.local import down as end
+    """End the cluster's processes, and nothing else; jobs that run on it end too."""
+    try:
+        from cluster.local import down as end
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
 
     click.echo(f"ended {end()} processes")
 
 
 def _status() -> None:
-    from cluster.local import nodes_of
-    from cluster.state import TrialCluster, settings
+    try:
+        from cluster.local import rows_of
+        from cluster.state import TrialCluster, settings
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
 
     found = TrialCluster.load()
     if found is None:
         raise ConfigError("wmdd cluster status: no cluster was started here; wmdd cluster up starts one")
+    table = Table("node", "state", "process", "CPUs used", "GPUs used")
+    for row in rows_of(found):
+        table.add_row(row.name, row.state, str(row.pid), _used(row.cpus), _used(row.gpus))
     console = Console(soft_wrap=True, highlight=False)
-    table = Table("node", "state", "process", "CPUs", "GPUs")
-    for row in nodes_of(found):
-        table.add_row(row.name, row.state, str(row.pid), f"{row.cpus:g}", f"{row.gpus:g}")
     console.print(table)
-    console.print(f"drivers  wmdd distill RECIPE --address {found.address}")
-    console.print(f"jobs     wmdd submit --address {found.dashboard} -- distill RECIPE --run URL")
-    exports = " ".join(f"{name}={value}" for name, value in settings().items() if name.startswith("RAY_AUTH"))
-    console.print(f"others   export {exports}    (the dashboard at {found.dashboard} asks for the token)")
-    console.print("A node dies with its process: kill -9 PROCESS. wmdd cluster down ends all.")
+    if not found.runs:
+        console.print("The head is gone, and the cluster with it: wmdd cluster down clears what is left.")
+        return
+    exports = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in settings().items() if name.startswith("RAY_AUTH")
+    )
+    console.print(f"runs       wmdd distill RECIPE --address {found.address}")
+    console.print(f"jobs       wmdd submit --address {found.dashboard} -- distill RECIPE --run FOLDER")
+    console.print(f"dashboard  {found.dashboard} (asks for the token)")
+    console.print(f"others     export {exports}")
+    console.print("A node ends with its process, as when a machine is lost: kill -9 PROCESS.")
 
 
-def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
-    """Refuse what the job would refuse, and paths that would be lost with the job's folder."""
-    root = context.find_root().command
-    if not words or not isinstance(root, click.Group):
-        raise ConfigError("wmdd submit: give a command after --, such as -- distill digits --run /shared/runs/digits")
-    name, command, rest = root.resolve_command(context.find_root(), list(words))
-    if name not in ("distill", "plan", "report") or command is None:
-        raise ConfigError(f"wmdd submit -- {name}: only distill, plan and report run as jobs")
-    params: dict[str, Any] = command.make_context(name, rest).params
-    if name != "report":
-        from wmdd.cli import configure
-
-        configure(params)
-    for option, key in (("--run", "run_url"), ("--store", "store"), ("--data.path", "data__path")):
-        value = params.get(key)
-        if value is None and (option != "--run" or name != "distill"):
-            continue
-        if value is None or not (value.startswith("/") or "://" in value or value.startswith("builtin:")):
-            raise ConfigError(
-                f"{option} {value or '(none)'}: a job's own folder is thrown away with the job; give a URL such as "
-                "s3://BUCKET/runs/a, or an absolute path that all nodes share"
-            )
-
-
-def _write(text: str) -> None:
-    click.echo(text, nl=False)
-
-
-COMMANDS: tuple[click.Command, ...] = (submit, list_jobs, logs, stop, cluster)
+def _used(share: tuple[float, float] | None) -> str:
+    return "?" if share is None else f"{share[0]:g} of {share[1]:g}"

@@ -37,7 +37,7 @@ FLOORS = (
         "wmdd.distilled",
         "wmdd.report",
     ),
-    ("wmdd.api", "wmdd.cli", "wmdd.cli_cluster", "wmdd.__main__", "wmdd"),
+    ("wmdd.api", "wmdd.cli", "wmdd.cli_cluster", "wmdd.cli_jobs", "wmdd.__main__", "wmdd"),
     ("cluster",),
     ("ray_jobs",),
 )
@@ -45,9 +45,11 @@ FLOORS = (
 LAZY = {
     ("wmdd.api", "ray_jobs.executor"),
     ("wmdd.cli", "ray_jobs.connect"),
-    ("wmdd.cli_cluster", "cluster.jobs"),
     ("wmdd.cli_cluster", "cluster.local"),
     ("wmdd.cli_cluster", "cluster.state"),
+    ("wmdd.cli_cluster", "cluster.supervisor"),
+    ("wmdd.cli_jobs", "cluster.jobs"),
+    ("wmdd.cli_jobs", "cluster.travel"),
 }
 
 BANS = {

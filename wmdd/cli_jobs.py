@@ -1,0 +1,185 @@
+"""The commands around jobs on a Ray cluster: ``wmdd submit``, ``jobs``, ``logs`` and ``stop``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from wmdd.errors import ConfigError, WmddError
+from wmdd.progress import clock
+
+if TYPE_CHECKING:
+    from cluster.jobs import Jobs
+
+ADDRESS = click.option(
+    "--address",
+    metavar="URL",
+    help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
+)
+AS_JOBS = ("distill", "plan", "report")
+
+
+def _jobs(address: str | None) -> Jobs:
+    try:
+        from cluster.jobs import Jobs
+    except ImportError as exc:
+        raise WmddError("Ray with its dashboard is not installed; pip install 'wmdd[ray]'") from exc
+    return Jobs(address)
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@ADDRESS
+@click.option(
+    "--working-dir",
+    metavar="DIR",
+    default=".",
+    show_default=True,
+    help="Folder that travels with the job, without .git, .venv, runs, data and what .gitignore names.",
+)
+@click.option("--requirements", metavar="FILE", help="Packages that every node installs for the job, in pip's form.")
+@click.option(
+    "--env",
+    "variables",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Setting for the job; credentials belong to the environment of the cluster's nodes.",
+)
+@click.option("--submission-id", metavar="ID", help="The job's name [default: one is made up].")
+@click.option("--no-wait", is_flag=True, help="Print the job's id and return.")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="-- distill RECIPE [OPTIONS]")
+@click.pass_context
+def submit(
+    context: click.Context,
+    address: str | None,
+    working_dir: str,
+    requirements: str | None,
+    variables: tuple[str, ...],
+    submission_id: str | None,
+    no_wait: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Run a wmdd command as a job of a Ray cluster.
+
+    Its log is followed, and its exit status becomes that of this command. Ctrl-C only stops following.
+
+    \b
+    wmdd submit --address http://HOST:8265 -- distill cifar10 \\
+      --data.path s3://BUCKET/cifar10 --run s3://BUCKET/runs/cifar10
+    """
+    from cluster.travel import runtime_environment
+
+    environment = runtime_environment(working_dir, requirements, variables)
+    with contextlib.chdir(working_dir):
+        _check_words(context, words)
+    jobs = _jobs(address)
+    job = jobs.submit(words, environment, submission_id)
+    note = Console(stderr=True, highlight=False, soft_wrap=True)
+    note.print(f"job {job} at {jobs.address}")
+    hints = f"follow it: wmdd logs {job} --follow   end it: wmdd stop {job}"
+    if no_wait:
+        note.print(hints)
+        click.echo(job)
+        return
+    try:
+        jobs.follow(job, _write)
+        status, reason = jobs.exit_status(job)
+    except KeyboardInterrupt:
+        note.print(f"the job goes on; {hints}")
+        sys.exit(130)
+    except WmddError as exc:
+        raise WmddError(f"{exc}; the job may go on; {hints}") from exc
+    if status:
+        note.print(f"job {job} ended with status {status}" + (f": {reason}" if reason else ""))
+    sys.exit(status)
+
+
+def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
+    """Refuse what the job would refuse, and paths that would be lost with the job's folder."""
+    from wmdd.cli import configure
+
+    root = context.find_root()
+    if not words or not isinstance(root.command, click.Group):
+        raise ConfigError("wmdd submit: give a command after --, such as -- distill digits --run /shared/runs/digits")
+    name, command, rest = root.command.resolve_command(root, list(words))
+    if name not in AS_JOBS or command is None:
+        raise ConfigError(f"wmdd submit -- {words[0]}: only {', '.join(AS_JOBS)} run as jobs")
+    params: dict[str, Any] = command.make_context(name, rest, parent=root).params
+    places = {"--run": params["run_url"], "--store": params.get("store")}
+    if name == "report":
+        places = {"RUN": params["run_url"]}
+    else:
+        config = configure(params)
+        places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
+        _check_file(params["file"])
+    needed = {"distill": ("--run",), "plan": () if places["--store"] else ("--run",), "report": ()}[name]
+    for option, place in places.items():
+        if place is None and option not in needed:
+            continue
+        if place is None or not _stays(place):
+            value = "is not given, and its default" if place is None else f"{place}"
+            raise ConfigError(
+                f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "
+                "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
+            )
+
+
+def _stays(place: str) -> bool:
+    return place.startswith("/") or "://" in place or place.startswith("builtin:")
+
+
+def _file(weights: str | None) -> str | None:
+    return weights if weights is not None and os.path.splitext(weights)[1] else None
+
+
+def _check_file(file: str | None) -> None:
+    """Refuse a configuration that does not travel: the job reads it from the working directory."""
+    if file is not None and os.path.relpath(file).startswith("..") and not os.path.isabs(file):
+        raise ConfigError(f"--config {file}: does not travel with the job; put it into --working-dir")
+
+
+@click.command("jobs")
+@ADDRESS
+def list_jobs(address: str | None) -> None:
+    """List the jobs of a cluster, newest first."""
+    table = Table("job", "status", "took", "command")
+    for name, status, begun, ended, command in _jobs(address).rows():
+        table.add_row(name, status, clock((ended or time.time()) - begun) if begun else "", command)
+    Console().print(table)
+
+
+@click.command()
+@ADDRESS
+@click.option("--follow", is_flag=True, help="Go on until the job ends; Ctrl-C only stops following.")
+@click.argument("job", metavar="ID")
+def logs(address: str | None, follow: bool, job: str) -> None:
+    """Print the log of job ID; wmdd jobs lists the ids."""
+    jobs = _jobs(address)
+    if not follow:
+        _write(jobs.log(job))
+        return
+    try:
+        jobs.follow(job, _write)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@click.command()
+@ADDRESS
+@click.argument("job", metavar="ID")
+def stop(address: str | None, job: str) -> None:
+    """End job ID. What it has finished is kept: submitted again, it goes on from there.
+
+    A job that is still PENDING cannot be stopped: Ray ends it by itself when it does not start.
+    """
+    click.echo(f"{job}: {_jobs(address).stop(job)}")
+
+
+def _write(text: str) -> None:
+    click.echo(text, nl=False)
