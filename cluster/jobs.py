@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+import tenacity
+
 from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
 
@@ -23,6 +25,12 @@ RECONNECTS = 5
 LOGGERS = ("_private.runtime_env.packaging", "_private.runtime_env.working_dir", "dashboard.modules.dashboard_sdk")
 # The SDK takes these for the address that it is to use, whatever it is told.
 TAKEN_FOR_ADDRESS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+HEAD_COMES_UP = tenacity.Retrying(
+    retry=tenacity.retry_if_exception_message(match=".*No available agent"),
+    wait=tenacity.wait_fixed(1),
+    stop=tenacity.stop_after_delay(30),
+    reraise=True,
+)
 
 
 class Jobs:
@@ -70,9 +78,10 @@ class Jobs:
         Args:
             environment: Ray's runtime environment, see `cluster.travel`.
         """
+        entrypoint = f"{DRIVER} {shlex.join(words)}"
         with self._explained(submission_id or ""):
-            found: str = self._client.submit_job(
-                entrypoint=f"{DRIVER} {shlex.join(words)}", runtime_env=environment, submission_id=submission_id
+            found: str = HEAD_COMES_UP(
+                self._client.submit_job, entrypoint=entrypoint, runtime_env=environment, submission_id=submission_id
             )
         return found
 
@@ -150,17 +159,26 @@ class Jobs:
     def _explained(self, job: str = "") -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, OSError) as exc:
+        except (RuntimeError, ValueError, OSError, _ray_error()) as exc:
             text = " ".join(str(exc).split())
             raise _explain(self._where, job, text) from exc
 
 
+def _ray_error() -> type[Exception]:
+    from ray.exceptions import RayError
+
+    error: type[Exception] = RayError
+    return error
+
+
 def _explain(where: str, job: str, text: str) -> WmddError:
-    if any(word in text for word in ("401", "403", "nauthenticated", "nauthorized", "uthentication")):
+    if any(word in text for word in ("401", "403", "nauthenticated", "nauthorized", "uthentication", "AUTH_TOKEN")):
         return ConfigError(
             f"{where}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
             "RAY_AUTH_TOKEN) to the cluster's own"
         )
+    if "Version check" in text:
+        return ConfigError(f"{where}: is no job server of Ray; give the dashboard's address, such as http://HOST:8265")
     if job and ("404" in text or "does not exist" in text):
         return ConfigError(f"{job}: no such job at {where.split()[-1]}; wmdd jobs lists them")
     if job and "already exists" in text:

@@ -38,6 +38,7 @@ def supervise(size: Size) -> None:
     head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     head |= {"dashboard_port": size.dashboard_port, "object_store_memory": STORE_BYTES}
     head |= {"gcs_server_port": size.port} if size.port else {}
+    head |= {"dashboard_agent_listen_port": None}  # a free one: the usual one may be another cluster's
     # Their fate is shared: Ray's own processes end with this one, even when it is killed.
     cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
     share = {"num_cpus": size.cpus, "num_gpus": size.gpus, "object_store_memory": STORE_BYTES}

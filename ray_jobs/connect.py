@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ from typing import Any
 from wmdd.errors import ConfigError, WmddError
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are looked for there
 
 
 def connect(address: str | None) -> bool:
@@ -38,8 +40,10 @@ def connect(address: str | None) -> bool:
             ray.init(address="local", include_dashboard=False, **options)
             return True
         try:
+            if found != "auto":
+                _knock(found)
             ray.init(address=found, **options)
-        except (ConnectionError, RuntimeError, OSError, ValueError) as exc:
+        except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
             raise ConfigError(_refused(address or found, exc, ray.__version__)) from exc
     return False
 
@@ -63,6 +67,7 @@ def find_address(address: str | None) -> str | None:
             "job instead: wmdd submit --address http://HOST:8265 -- distill RECIPE --run URL"
         )
     trial = _adopt(address)
+    _check_token()
     if address == "auto":
         return trial or address
     _check_listener(option, address)
@@ -86,17 +91,57 @@ def _check_listener(option: str, address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, UnicodeError) as exc:
         raise ConfigError(f"{option} {address}: nobody answers ({exc}); is the cluster up?") from exc
+    if _is_loopback_only(host.strip("[]"), int(port)):
+        os.environ.setdefault(LOOPBACK, "0")  # else Ray looks for the head at this machine's other address, for ever
+
+
+def _knock(address: str) -> None:
+    """Ask the head for anything: it refuses a wrong token at once, where `ray.init` tries for half a minute."""
+    from ray import _raylet
+
+    _raylet.GcsClient(address=address)
+
+
+def _is_loopback_only(host: str, port: int) -> bool:
+    """Whether a head on this machine is not reached from outside, as those of `wmdd` are."""
+    try:
+        if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+            return False
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks for the way out
+            outside = probe.getsockname()[0]
+        socket.create_connection((outside, port), timeout=5).close()
+    except OSError:
+        return True
+    return False
+
+
+def _check_token() -> None:
+    """Refuse a token's file that cannot be read: Ray would end the process."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    try:
+        with open(path) as file:
+            held = file.read().strip()
+    except OSError as exc:
+        raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: {exc.strerror}; name the file of the cluster's token") from exc
+    if not held:
+        raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: is empty; name the file of the cluster's token")
 
 
 def _refused(address: str, cause: Exception, version: str) -> str:
     text = " ".join(str(cause).split())
     if "any running Ray" in text:
         return "--address auto: no Ray runs on this machine; give HOST:6379 of a cluster's head, or wmdd cluster up"
-    if "version" in text.lower():
-        return f"--address {address}: {text[:300]}"
+    if "InvalidAuthToken" in text:
+        return (
+            f"--address {address}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
+            "RAY_AUTH_TOKEN) to the cluster's own"
+        )
     return (
-        f"--address {address}: cannot join; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or RAY_AUTH_TOKEN) to the "
-        f"cluster's own if it asks for a token, and give the port of a head with Ray {version} ({text[:200]})"
+        f"--address {address}: cannot join ({text[:300]}); give the port of a head (6379 unless it was chosen) that runs "
+        f"Ray {version}, and its token in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token, if it asks for one"
     )
 
 
@@ -121,7 +166,7 @@ def import_ray(*, alone: bool) -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if alone:
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault(LOOPBACK, "0")
         if "RAY_AUTH_MODE" not in os.environ:
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

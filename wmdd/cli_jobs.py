@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
@@ -123,7 +123,7 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
         if place is None and option not in needed:
             continue
         if place is None or not _stays(place):
-            value = "is not given, and its default" if place is None else f"{place}"
+            value = "(not given)" if place is None else place
             raise ConfigError(
                 f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "
                 "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
@@ -148,10 +148,12 @@ def _check_file(file: str | None) -> None:
 @ADDRESS
 def list_jobs(address: str | None) -> None:
     """List the jobs of a cluster, newest first."""
-    table = Table("job", "status", "took", "command")
+    table = Table(
+        *(Column(name, no_wrap=True) for name in ("job", "status", "took")), Column("command", overflow="fold")
+    )
     for name, status, begun, ended, command in _jobs(address).rows():
         table.add_row(name, status, clock((ended or time.time()) - begun) if begun else "", command)
-    Console().print(table)
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
 
 
 @click.command()
