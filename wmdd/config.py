@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from wmdd.errors import ConfigError
 
@@ -69,6 +69,20 @@ class PretrainConfig(Section):
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
+    workers: Count = Field(
+        1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
+    )
+
+    @field_validator("workers")
+    @classmethod
+    def _have_two_images_each(cls, workers: int, info: ValidationInfo) -> int:
+        batch_size = info.data.get("batch_size", 2 * workers)
+        if workers > 1 and batch_size < 2 * workers:
+            raise ValueError(
+                f"a batch of pretrain.batch_size={batch_size} has fewer than two images for each, which batch-norm "
+                "needs; raise pretrain.batch_size or lower pretrain.workers"
+            )
+        return workers
 
 
 class StatisticsConfig(Section):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from wmdd.errors import DivergedError
+from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.types import pack, unpack
@@ -52,16 +53,18 @@ class Epoch:
 
 @dataclass(eq=False)
 class Trainer:
-    """Trains a network; everything random comes in with the batches.
+    """Trains a network, alone or with other processes; everything random comes in with the batches.
 
     Args:
         network: on the runtime's device.
-        batches: gives an epoch's batches; the first tensor of each is the input images.
-        loss: from logits and the rest of the batch to a scalar.
+        batches: gives an epoch's batches (this process's part of each); their first tensor is the input images.
+        loss: from logits and the rest of the batch to a scalar, the mean over the batch.
         validate: from the network to top-1.
         seeds: of what draws inside the network (dropout), apart for each epoch so that a resumed run draws the same.
         curve: epoch, loss and, where validated, top-1 of every epoch so far.
         val_every: epochs between validations; the last epoch always counts.
+        ranks: the processes that train together.
+        sizes: images of each batch of an epoch, over all processes; needed where there are several.
     """
 
     network: nn.Module
@@ -74,9 +77,14 @@ class Trainer:
     runtime: Runtime
     seeds: SeedTree
     val_every: int = 1
+    ranks: Ranks = ALONE
+    sizes: Sequence[int] = ()
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     curve: list[dict[str, float]] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._parallel = self.ranks.wrap(self.network)
 
     def run(self) -> Iterator[Epoch]:
         """Train from the current epoch to the last; yield after each.
@@ -85,8 +93,10 @@ class Trainer:
             DivergedError: if an epoch's loss is not finite.
         """
         while self.epoch < self.epochs:
-            with self.seeds.child("epoch", self.epoch).scoped():
+            seeds = self.seeds.child("epoch", self.epoch)
+            with (seeds.child("rank", self.ranks.rank) if self.ranks.size > 1 else seeds).scoped():
                 loss = self._train_epoch()
+            self.ranks.average_buffers(self.network)
             self.epoch += 1
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is not finite in epoch {self.epoch}; lower the learning rate")
@@ -102,8 +112,12 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.at(self.step)
             with self.runtime.autocast():
-                logits = self.network(images)
+                logits = self._parallel(images)
             loss = self.loss(logits, *rest)
+            if self.ranks.size > 1:
+                # Gradients are averaged over the processes: a part counts by its images, so that the average is the
+                # gradient of the whole batch's mean.
+                loss = loss * (len(images) * self.ranks.size / self.sizes[count])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
@@ -111,7 +125,7 @@ class Trainer:
             total += loss.detach()
             count += 1
             self.step += 1
-        return float(total) / max(1, count)
+        return float(self.ranks.sum(total)) / (self.ranks.size * max(1, count))
 
     def snapshot(self) -> bytes:
         """Write weights, optimiser state and position as safetensors."""
@@ -142,8 +156,10 @@ def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, obj
 
 
 @torch.no_grad()
-def top1_accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime) -> float:
-    """Share of (images, labels) batches that a network names right; every image counts once."""
+def top1_accuracy(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, ranks: Ranks = ALONE
+) -> float:
+    """Share of (images, labels) batches that a network names right; every image of every process counts once."""
     network.eval()
     right, count = torch.zeros((), dtype=torch.int64, device=runtime.device), 0
     for images, labels in batches:
@@ -151,4 +167,5 @@ def top1_accuracy(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], 
             logits = network(images)
         right += (logits.argmax(dim=1) == labels.to(logits.device)).sum()
         count += len(labels)
-    return int(right) / count
+    rights, counts = ranks.sum(torch.stack([right, torch.full_like(right, count)])).tolist()
+    return int(rights) / int(counts)

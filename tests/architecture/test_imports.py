@@ -17,6 +17,7 @@ FLOORS = (
         "wmdd.seeding",
         "wmdd.moments",
         "wmdd.runtime",
+        "wmdd.parallel",
         "wmdd.files",
         "wmdd.sftp",
         "wmdd.arrow_files",

@@ -18,6 +18,7 @@ from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, wind
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.data.pixels import to_tensor
+from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
@@ -48,50 +49,71 @@ def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: n
 
 
 def validation_batches(
-    index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime
+    index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime, ranks: Ranks = ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield every validation image once: (normalised images on the device, labels)."""
+    """Yield this process's validation images, all processes together each once: (normalised, on the device; labels)."""
     labels = torch.from_numpy(index.val.label.astype(np.int64))
     fits = len(labels) * 3 * geometry.image_size**2 <= runtime.memory_bytes
-    whole = _decoded_validation(_Same(index, index.digest("val")), geometry) if fits else None
-    for start in range(0, len(labels), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(labels)))
-        images = whole[rows] if whole is not None else _evaluation_view(index, rows, geometry)
-        yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels[rows]
+    whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks) if fits else None
+    own = np.arange(len(labels))[ranks.part(range(len(labels)))]
+    for start in range(0, len(own), batch_size):
+        rows = own[start : start + batch_size]
+        chosen = whole[start : start + batch_size] if whole is not None else _evaluation_view(index, rows, geometry)
+        yield runtime.images(geometry.pixels.normalize(chosen.to(runtime.device))), labels[rows]
 
 
 def training_batches(
-    index: DatasetIndex, geometry: Geometry, section: PretrainConfig, seeds: SeedTree, epoch: int, runtime: Runtime
+    index: DatasetIndex,
+    geometry: Geometry,
+    section: PretrainConfig,
+    seeds: SeedTree,
+    epoch: int,
+    runtime: Runtime,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one epoch of augmented (normalised images on the device, labels); a last single image is left out.
+    """Yield this process's part of each batch of an epoch: (augmented, normalised, on the device; labels).
 
-    Crops are drawn for the whole epoch before the first image is read, so workers cannot change them.
+    Order and crops are drawn for the whole epoch before the first image is read, so neither the processes that train
+    together nor those that decode can change them.
     """
     rng = seeds.child("epoch", epoch).numpy()
     if _fits(index, geometry, runtime):
-        yield from _from_memory(index, geometry, section, rng, runtime)
+        yield from _from_memory(index, geometry, section, rng, runtime, ranks)
         return
     order = window_shuffle(index, "train", rng)
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
-    loader = DataLoader(
-        dataset, section.batch_size, drop_last=_drops(order, section), **options if runtime.loaders else {}
-    )
-    for images, labels in loader:
+    places = range(len(order))
+    parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
+    for images, labels in DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {}):
         yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels.to(runtime.device)
 
 
+def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
+    """Cut an epoch of `count` images into batches, over all processes.
+
+    A last batch that leaves a process with fewer than two images is left out: batch-norm has no variance over one
+    image of 1 x 1 positions.
+    """
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 * ranks.size else batches
+
+
 def _from_memory(
-    index: DatasetIndex, geometry: Geometry, section: PretrainConfig, rng: np.random.Generator, runtime: Runtime
+    index: DatasetIndex,
+    geometry: Geometry,
+    section: PretrainConfig,
+    rng: np.random.Generator,
+    runtime: Runtime,
+    ranks: Ranks,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     images = _decoded_training(_Same(index, index.digest("train")))
     labels = torch.from_numpy(index.train.label.astype(np.int64))
     order = rng.permutation(len(labels))
     views = _draw(rng, section, index.train, order)
     source = (images.shape[-2], images.shape[-1])
-    end = len(order) - 1 if _drops(order, section) else len(order)
-    for start in range(0, end, section.batch_size):
-        rows = slice(start, min(start + section.batch_size, len(order)))
+    for batch in batch_places(len(order), section.batch_size, ranks):
+        rows = ranks.part(batch)
         chosen = torch.from_numpy(order[rows])
         maps = view_matrices(views[rows].to(runtime.device), source, geometry.image_size)
         shown = apply_views(geometry.pixels.normalize(images[chosen].to(runtime.device)), *maps)
@@ -103,11 +125,6 @@ def _draw(rng: np.random.Generator, section: PretrainConfig, split: Split, order
     if section.pad_px:
         return draw_shifts(rng, len(order), size, section.pad_px, flip=section.flip)
     return draw_resized_crops(rng, len(order), size, section.crop_scale, flip=section.flip)
-
-
-def _drops(order: np.ndarray, section: PretrainConfig) -> bool:
-    # Batch-norm has no variance over one image of 1 x 1 positions.
-    return len(order) % section.batch_size == 1 and len(order) > 1
 
 
 def _fits(index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> bool:
@@ -136,8 +153,9 @@ def _decoded_training(same: _Same) -> Tensor:
 
 
 @functools.lru_cache(maxsize=1)
-def _decoded_validation(same: _Same, geometry: Geometry) -> Tensor:
-    return _evaluation_view(same.index, np.arange(len(same.index.val)), geometry)
+def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks) -> Tensor:
+    count = len(same.index.val)
+    return _evaluation_view(same.index, np.arange(count)[ranks.part(range(count))], geometry)
 
 
 def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:

@@ -10,10 +10,12 @@ from torch import nn
 
 from wmdd.config import PretrainConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.data.loading import Geometry, training_batches, validation_batches
+from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
+from wmdd.errors import ConfigError
 from wmdd.events import Output, Progress, Snapshot
 from wmdd.models.registry import build_model
 from wmdd.models.weights import load_weights
+from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
@@ -24,7 +26,11 @@ VALIDATION_BATCH = 250
 
 
 def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Train (or load) each unit's network: params ``model``, ``stem``, ``weights``, ``geometry``; input ``index``."""
+    """Train (or load) each unit's network: params ``model``, ``stem``, ``weights``, ``geometry``; input ``index``.
+
+    With ``section.workers`` above one, that many processes run this function at the same time, in one process group of
+    torch; the first of them alone yields outputs and snapshots, and needs the snapshot to resume from.
+    """
     for unit in units:
         index: DatasetIndex = unit.load("index")
         geometry = Geometry(**unit.params["geometry"])
@@ -35,17 +41,50 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
         if unit.params["weights"]:
             load_weights(network, unit.params["weights"], name)
             runtime.place(network)
-            yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, []))
+            yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, [], ALONE))
             continue
-        trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime)
-        if unit.resume:
-            trainer.resume(unit.resume)
+        ranks = _ranks(section, index)
+        trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
+        snapshot = ranks.from_first(unit.resume, runtime.device)
+        if snapshot:
+            trainer.resume(snapshot)
         for epoch in trainer.run():
             note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
             yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
-            if epoch.epoch < section.epochs:
+            if epoch.epoch < section.epochs and ranks.is_first:
                 yield Snapshot(trainer.snapshot())
-        yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, trainer.curve))
+        teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
+        if ranks.is_first:
+            yield Output(unit.name, teacher)
+
+
+def check_alone(section: PretrainConfig) -> None:
+    """Refuse to train in one process what is to be trained by several.
+
+    Raises:
+        ConfigError: names the option and the executor that can.
+    """
+    if section.workers > 1:
+        raise ConfigError(
+            f"pretrain.workers={section.workers}: one process cannot train as several; use --executor ray, or set "
+            "pretrain.workers to 1"
+        )
+
+
+def _ranks(section: PretrainConfig, index: DatasetIndex) -> Ranks:
+    if section.workers == 1:
+        return ALONE
+    ranks = Ranks.here()
+    if ranks.size == 1:
+        check_alone(section)
+    if ranks.size != section.workers:
+        raise ConfigError(f"pretrain.workers={section.workers}: {ranks.size} processes train; start as many as asked")
+    if len(index.train) < 2 * ranks.size:
+        raise ConfigError(
+            f"pretrain.workers={section.workers}: {len(index.train)} training images are fewer than two for each; "
+            "lower pretrain.workers"
+        )
+    return ranks
 
 
 def _trainer(
@@ -55,6 +94,7 @@ def _trainer(
     network: nn.Module,
     seeds: SeedTree,
     runtime: Runtime,
+    ranks: Ranks,
 ) -> Trainer:
     steps_per_epoch = -(-len(index.train) // section.batch_size)
     optimizer: torch.optim.Optimizer
@@ -73,15 +113,17 @@ def _trainer(
         network=network,
         optimizer=optimizer,
         schedule=Schedule(section.lr, section.epochs * steps_per_epoch, warmup),
-        batches=lambda epoch: training_batches(index, geometry, section, seeds.child("data"), epoch, runtime),
+        batches=lambda epoch: training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks),
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
         validate=lambda net: top1_accuracy(
-            net, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime
+            net, validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks), runtime, ranks
         ),
         epochs=section.epochs,
         runtime=runtime,
         seeds=seeds.child("dropout"),
         val_every=max(1, section.epochs // 10),
+        ranks=ranks,
+        sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
     )
 
 
@@ -92,14 +134,15 @@ def _teacher(
     network: nn.Module,
     runtime: Runtime,
     curve: list[dict[str, float]],
+    ranks: Ranks,
 ) -> Teacher:
-    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
+    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
     return Teacher(
         model=unit.params["model"],
         stem=unit.params["stem"],
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
         class_names=index.class_names,
-        top1=top1_accuracy(network, batches, runtime),
+        top1=top1_accuracy(network, batches, runtime, ranks),
         image_size=geometry.image_size,
         crop_ratio=geometry.crop_ratio,
         normalization=geometry.normalization,
