@@ -172,21 +172,21 @@ def _ray_error() -> type[Exception]:
 
 
 def _explain(where: str, job: str, text: str) -> WmddError:
-    if any(word in text for word in ("401", "403", "nauthenticated", "nauthorized", "uthentication", "AUTH_TOKEN")):
+    if any(word in text for word in ("Forbidden", "nauthenticated", "nauthorized", "uthentication", "AUTH_TOKEN")):
         return ConfigError(
             f"{where}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
             "RAY_AUTH_TOKEN) to the cluster's own"
         )
     if "Version check" in text:
         return ConfigError(f"{where}: is no job server of Ray; give the dashboard's address, such as http://HOST:8265")
-    if job and ("404" in text or "does not exist" in text):
+    if job and ("status code 404" in text or "does not exist" in text):
         return ConfigError(f"{job}: no such job at {where.split()[-1]}; wmdd jobs lists them")
     if job and "already exists" in text:
         return ConfigError(f"--submission-id {job}: there is such a job already; wmdd logs {job}")
-    if "exceeds the maximum size" in text:
-        size = text[text.find("Package size") :].split(". ")[0]
+    if "exceeds the maximum size" in text or "status code 413" in text:
         return ConfigError(
-            f"--working-dir: {size}; name a folder with code alone, or what may stay here in its .gitignore"
+            "--working-dir: its files are more than a job server takes (100 MiB); name a folder with code alone, or "
+            "what may stay here in its .gitignore"
         )
     return WmddError(f"{where}: the job server fails: {text[:300]}")
 

@@ -118,7 +118,7 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
         config = configure(params)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
-    needed = {"distill": ("--run",), "plan": () if places["--store"] else ("--run",), "report": ()}[name]
+    needed = {"distill": ("--run",), "plan": () if places.get("--store") else ("--run",), "report": ()}[name]
     for option, place in places.items():
         if place is None and option not in needed:
             continue
