@@ -140,8 +140,8 @@ def _refused(address: str, cause: Exception, version: str) -> str:
             "RAY_AUTH_TOKEN) to the cluster's own"
         )
     return (
-        f"--address {address}: cannot join ({text[:300]}); give the port of a head (6379 unless it was chosen) that runs "
-        f"Ray {version}, and its token in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token, if it asks for one"
+        f"--address {address}: cannot join ({text[:300]}); give the port of a head (6379 unless it was chosen) that "
+        f"runs Ray {version}, and its token in RAY_AUTH_TOKEN_PATH, with RAY_AUTH_MODE=token, if it asks for one"
     )
 
 

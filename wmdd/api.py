@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import fsspec
-
 from wmdd.config import DistillConfig, from_yaml, to_yaml
 from wmdd.data.index import DatasetIndex
-from wmdd.errors import ArtifactError, ConfigError
+from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.events import Event
+from wmdd.files import explain, kind, open_fs, read
 from wmdd.log import both
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
@@ -60,10 +59,12 @@ def distill(
     plan = make_plan(config, artifacts, status)
     _note_start(url, config, artifacts, plan)
     workers = _executor(executor, config)
+    metrics = MetricsFile(url)
     try:
-        run_plan(plan, artifacts, workers, both(listener, MetricsFile(url)))
+        run_plan(plan, artifacts, workers, both(listener, metrics))
     finally:
         workers.close()
+        metrics.close()
     return RunResult(url, write_run(url, plan, artifacts))
 
 
@@ -76,20 +77,23 @@ def rewrite(url: str) -> RunResult:
     """
     url = url.rstrip("/")
     try:
-        with fsspec.open(f"{url}/run.json", "rt") as file:
-            facts = json.load(file)
-        with fsspec.open(f"{url}/config.yaml", "rt") as file:
-            config = from_yaml(file.read())
-    except (OSError, ValueError) as exc:
+        fs, root = open_fs(url)
+        facts = json.loads(read(fs, f"{root}/run.json"))
+        config = from_yaml(read(fs, f"{root}/config.yaml").decode())
+    except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
         raise ConfigError(
             f"RUN {url}: holds no run (run.json and config.yaml); give the folder of wmdd distill --run"
         ) from exc
+    except (OSError, EOFError) as exc:
+        raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
     artifacts = ArtifactStore(facts["store"])
     ref = ArtifactRef("index", "index", facts["index"])
     plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref)
-    missing = [unit for stage in plan.tasks for unit in plan.refs(stage) if unit not in artifacts]
-    if missing:
-        raise ArtifactError(f"{url} is not finished: {missing[0].stage} of {missing[0].unit} is missing")
+    refs = [ref for stage in plan.tasks for ref in plan.refs(stage)]
+    absent = artifacts.absent(refs)
+    if absent:
+        first = next(ref for ref in refs if ref in absent)
+        raise ArtifactError(f"{url} is not finished: {first.stage} of {first.unit} is missing")
     return RunResult(url, write_run(url, plan, artifacts))
 
 
@@ -102,11 +106,12 @@ def beside(run: str) -> str:
 def _folder(option: str, url: str) -> ArtifactStore:
     try:
         folder = ArtifactStore(url)
-    except (ValueError, ImportError) as exc:
-        raise ConfigError(
-            f"{option} {url}: no such file system ({' '.join(str(exc).split())}); give a path or URL"
-        ) from exc
-    if folder.fs.isfile(folder.root):
+        is_file = kind(folder.fs, folder.root) == "file"
+    except ConfigError as exc:
+        raise ConfigError(f"{option} {exc}") from exc
+    except (OSError, EOFError) as exc:
+        raise ConfigError(f"{option} {url}: cannot be reached {explain(exc)}") from exc
+    if is_file:
         raise ConfigError(f"{option} {url}: is a file; give a folder, new or old")
     return folder
 

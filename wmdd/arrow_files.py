@@ -51,7 +51,7 @@ class S3Files(ObjectFiles):
 
     def __init__(self, bucket: str) -> None:
         options: dict[str, Any] = {"retry_strategy": arrow.AwsStandardS3RetryStrategy(max_attempts=ONE_TRY)}
-        options |= {"connect_timeout": 10, "request_timeout": 60}  # the SDK's three seconds end a busy server's requests
+        options |= {"connect_timeout": 10, "request_timeout": 60}  # the SDK's 3 s cut busy servers off
         options["allow_delayed_open"] = True  # a small file is then one PUT, not the three requests of a multipart one
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

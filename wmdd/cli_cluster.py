@@ -106,6 +106,9 @@ def _status() -> None:
     found = TrialCluster.load()
     if found is None:
         raise ConfigError("wmdd cluster status: no cluster was started here; wmdd cluster up starts one")
+    if not found.nodes:
+        click.echo("The cluster is being started, or its start was cut off; wmdd cluster down clears what is left.")
+        return
     table = Table("node", "state", "process", "CPUs used", "GPUs used")
     for row in rows_of(found):
         table.add_row(row.name, row.state, str(row.pid), _used(row.cpus), _used(row.gpus))

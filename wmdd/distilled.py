@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wmdd.data.pixels import png, to_image, to_tensor
-from wmdd.errors import ArtifactError
+from wmdd.errors import ArtifactError, StorageError
+from wmdd.files import entries, explain, open_fs, read
 from wmdd.types import DistilledClass
 
 
@@ -82,16 +82,16 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
         transform: from a (3, h, w) uint8 tensor, such as torchvision's v2 transforms.
 
     Raises:
-        ArtifactError: if there are no images.
+        ArtifactError: if there are no images, or they cannot be read.
     """
-    fs, root = fsspec.core.url_to_fs(run.rstrip("/"))
-    paths = sorted(fs.glob(f"{root}/images/*.parquet"))
-    if not paths:
+    fs, root = open_fs(run.rstrip("/"))
+    try:
+        paths = sorted(item["name"] for item in entries(fs, f"{root}/images") if item["name"].endswith(".parquet"))
+        tables = [pq.read_table(io.BytesIO(read(fs, path))) for path in paths]
+    except (OSError, EOFError) as exc:
+        raise StorageError(f"{run}/images cannot be read {explain(exc)}") from exc
+    if not tables:
         raise ArtifactError(f"{run}/images holds no Parquet file; give the folder of a finished wmdd distill run")
-    tables = []
-    for path in paths:
-        with fs.open(path, "rb") as file:
-            tables.append(pq.read_table(file))
     names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
     encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
     images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])

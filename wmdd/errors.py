@@ -19,6 +19,10 @@ class ArtifactError(WmddError):
     """A stored artifact that is missing, damaged or of another schema."""
 
 
+class StorageError(ArtifactError):
+    """A store or run folder that cannot be read or written: full, forbidden, or away for longer than the tries."""
+
+
 class DivergedError(WmddError):
     """A loss that became non-finite; names the step. Never clipped away."""
 

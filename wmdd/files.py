@@ -105,7 +105,7 @@ def _opened(url: str) -> tuple[Any, str]:
     parts = urlsplit(url)
     if "::" not in url and parts.scheme in ("s3", "s3a", "gs", "gcs", "sftp", "ssh"):
         if not parts.netloc:
-            raise ValueError("it names no bucket" if parts.scheme[0] in "sg" else "it names no host")
+            raise ValueError("it names no host" if parts.scheme in ("sftp", "ssh") else "it names no bucket")
         if parts.scheme in ("sftp", "ssh"):
             return again(_connected, parts.scheme, parts.netloc, os.getpid()), posixpath.normpath(parts.path or "/")
         # A key may hold ? and #, which a URL's path may not.

@@ -17,7 +17,7 @@ import torch
 
 from wmdd.config import DistillConfig, RuntimeConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.errors import StageError, WmddError
+from wmdd.errors import StageError, StorageError, WmddError
 from wmdd.events import Event, Failure, Progress, Snapshot
 from wmdd.plan import Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
@@ -83,7 +83,7 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
                 begun = begun if stage.joint else time.perf_counter()
                 yield Event("unit", task.stage, news.unit, metrics={"seconds": seconds})
     except WmddError as exc:
-        raise StageError(task.stage, current, str(exc)) from exc
+        raise StageError(task.stage, current, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
         logger.debug("%s of %s failed", task.stage, current, exc_info=True)
         raise StageError(task.stage, current, _explain(exc), passing=True) from exc
@@ -159,7 +159,7 @@ def run_plan(plan: Plan, store: ArtifactStore, executor: Executor, listener: Lis
     Raises:
         StageError: the first failure, after all that does not depend on it is finished and saved.
     """
-    missing = {ref for stage in plan.tasks for ref in plan.refs(stage) if ref not in store}
+    missing = store.absent(ref for stage in plan.tasks for ref in plan.refs(stage))
     left = [task for tasks in plan.tasks.values() for task in tasks if any(unit.ref in missing for unit in task.units)]
     stages = _Stages(plan, missing, listener)
     if left:

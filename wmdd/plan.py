@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex, build_index
 from wmdd.data.sources import list_files
 from wmdd.errors import ConfigError, DataError
+from wmdd.files import open_fs, read
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
 from wmdd.models.weights import load_weights
 from wmdd.stages import STAGES
@@ -76,7 +75,7 @@ def make_plan(
     """
     index, ref = load_index(config, store, on_progress)
     plan = plan_from(config, index, ref)
-    if any(unit not in store for stage in plan.tasks for unit in plan.refs(stage)):
+    if store.absent(ref for stage in plan.tasks for ref in plan.refs(stage)):
         check(config, index)
     return plan
 
@@ -288,7 +287,6 @@ def _keys(refs: ArtifactRef | tuple[ArtifactRef, ...]) -> str | list[str]:
 
 def _file_digest(url: str) -> str:
     try:
-        with fsspec.open(url, "rb") as file:
-            return hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+        return hashlib.blake2b(read(*open_fs(url)), digest_size=16).hexdigest()
     except (OSError, ValueError) as exc:
         raise ConfigError(f"pretrain.weights={url}: cannot be read; give a .safetensors or .pth file") from exc

@@ -7,19 +7,19 @@ object stores too; two processes that write the same key each fill an attempt of
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import posixpath
 import time
 import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import fsspec
-
-from wmdd.errors import ArtifactError
+from wmdd.errors import ArtifactError, StorageError
+from wmdd.files import entries, explain, is_local, open_fs, read, remove, write
 from wmdd.types import Artifact
 
 A = TypeVar("A", bound=Artifact)
@@ -61,13 +61,12 @@ class StoredFiles:
         """
         facts = self.commit["files"].get(name)
         path = self.store.path(self.ref.folder, self.commit["attempt"], name)
-        data = b""
-        with contextlib.suppress(OSError):
-            data = self.store.fs.cat_file(path)
-        if facts is None or len(data) != facts["size"] or _digest(data) != facts["digest"]:
-            self.store.withdraw(self.ref)
-            raise ArtifactError(f"{path} is damaged; it was withdrawn, run the same command again to make it anew")
-        return data
+        for _ in range(2):  # bytes may be lost on their way, too
+            data = self.store.get(path)
+            if facts and data is not None and len(data) == facts["size"] and _digest(data) == facts["digest"]:
+                return data
+        self.store.withdraw(self.ref)
+        raise ArtifactError(f"{path} is damaged; it was withdrawn, run the same command again to make it anew")
 
 
 class ArtifactStore:
@@ -79,7 +78,7 @@ class ArtifactStore:
 
     def __init__(self, url: str) -> None:
         self.url = absolute_url(url)
-        self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        self.fs, self.root = open_fs(self.url)
         self._kept: dict[str, tuple[ArtifactRef, Any]] = {}
 
     def __reduce__(self) -> tuple[type[ArtifactStore], tuple[str]]:
@@ -91,14 +90,40 @@ class ArtifactStore:
 
     def commit_of(self, ref: ArtifactRef) -> dict[str, Any] | None:
         """Give an artifact's commit, or None when it is absent, or its files are not all there in full size."""
+        data = self.get(self.path(ref.folder, "commit.json"))
+        if data is None:
+            return None
         try:
-            commit: dict[str, Any] = json.loads(self.fs.cat_file(self.path(ref.folder, "commit.json")))
+            commit: dict[str, Any] = json.loads(data)
             folder = self.path(ref.folder, commit["attempt"])
-            sizes = {posixpath.basename(item["name"]): item["size"] for item in self.fs.ls(folder, detail=True)}
+            sizes = {posixpath.basename(item["name"]): item["size"] for item in self.entries(folder)}
             whole = all(sizes.get(name) == facts["size"] for name, facts in commit["files"].items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             return None
         return commit if whole else None
+
+    def entries(self, folder: str) -> list[dict[str, Any]]:
+        """List a folder as fsspec does with ``detail``; an absent one is empty.
+
+        Raises:
+            StorageError: when it cannot be listed.
+        """
+        try:
+            return entries(self.fs, folder)
+        except (OSError, EOFError) as exc:
+            raise _storage_error(folder, "read", exc) from exc
+
+    def absent(self, refs: Iterable[ArtifactRef]) -> set[ArtifactRef]:
+        """Find the artifacts that are not in the store."""
+        return {ref for ref, commit in self.commits(refs).items() if commit is None}
+
+    def commits(self, refs: Iterable[ArtifactRef]) -> dict[ArtifactRef, dict[str, Any] | None]:
+        """Give the commits of artifacts as `commit_of` does; far stores are asked for many at a time."""
+        wanted = list(dict.fromkeys(refs))
+        if is_local(self.fs):
+            return {ref: self.commit_of(ref) for ref in wanted}
+        with ThreadPoolExecutor(16) as pool:
+            return dict(zip(wanted, pool.map(self.commit_of, wanted), strict=True))
 
     def __contains__(self, ref: ArtifactRef) -> bool:
         return self.commit_of(ref) is not None
@@ -142,21 +167,31 @@ class ArtifactStore:
 
     def withdraw(self, ref: ArtifactRef) -> None:
         """Remove an artifact's commit, which makes it absent."""
-        with contextlib.suppress(OSError):
-            self.fs.rm_file(self.path(ref.folder, "commit.json"))
+        self.drop(self.path(ref.folder, "commit.json"))
 
     def put(self, path: str, data: bytes) -> None:
-        """Write a file in one piece: readers see the old content or the new, never a part."""
-        self.fs.makedirs(posixpath.dirname(path), exist_ok=True)
-        if "file" not in self.fs.protocol:
-            self.fs.pipe_file(path, data)  # object stores show a new object only when it is whole
-            return
-        beside = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        with open(beside, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
+        """Write a file in one piece: readers see the old content or the new, never a part.
+
+        Raises:
+            StorageError: when it cannot be written, also after more tries; names path and reason.
+        """
+        try:
+            write(self.fs, path, data)
+        except (OSError, EOFError) as exc:
+            raise _storage_error(path, "written", exc) from exc
+
+    def get(self, path: str) -> bytes | None:
+        """Read a file, or give None when there is none.
+
+        Raises:
+            StorageError: when it cannot be read: a store that fails is not an empty one.
+        """
+        try:
+            return read(self.fs, path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except (OSError, EOFError) as exc:
+            raise _storage_error(path, "read", exc) from exc
 
     def write_note(self, name: str, data: bytes) -> None:
         """Write a mutable note (a resume point, a cached index) below ``notes/``."""
@@ -164,16 +199,26 @@ class ArtifactStore:
 
     def read_note(self, name: str) -> bytes | None:
         """Read a note, or None when there is none."""
-        try:
-            data: bytes = self.fs.cat_file(self.path("notes", name))
-        except OSError:
-            return None
-        return data
+        return self.get(self.path("notes", name))
 
     def drop_note(self, name: str) -> None:
         """Remove a note that has served its purpose."""
-        with contextlib.suppress(OSError):
-            self.fs.rm_file(self.path("notes", name))
+        self.drop(self.path("notes", name))
+
+    def drop(self, path: str) -> None:
+        """Remove a file; an absent one is no error.
+
+        Raises:
+            StorageError: when it cannot be removed.
+        """
+        try:
+            remove(self.fs, path)
+        except (OSError, EOFError) as exc:
+            raise _storage_error(path, "removed", exc) from exc
+
+
+def _storage_error(path: str, verb: str, exc: BaseException) -> StorageError:
+    return StorageError(f"{path} cannot be {verb} {explain(exc)}")
 
 
 def absolute_url(url: str) -> str:

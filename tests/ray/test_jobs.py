@@ -59,7 +59,7 @@ def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(place):
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert "--submission-id long" in again.stderr
     assert place.wmdd("stop", "long").stdout == "long: STOPPED\n"
-    ended = place.wmdd("logs", "long", "--follow").stdout
+    ended = place.wmdd("logs", "long").stdout
     assert "wmdd: interrupted. What was finished is kept" in ended
 
 

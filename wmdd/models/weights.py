@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
-import fsspec
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from wmdd.errors import ConfigError
+from wmdd.files import open_fs, read
 
 
 def load_weights(network: nn.Module, source: str, name: str) -> None:
@@ -42,10 +43,12 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
 
 def _read(source: str) -> dict[str, Tensor]:
     try:
-        with fsspec.open(source, "rb") as file:
-            if source.endswith(".safetensors"):
-                return dict(safetensors.torch.load(file.read()))
-            loaded: Any = torch.load(file, map_location="cpu", weights_only=True)
+        data = read(*open_fs(source))
+        if source.endswith(".safetensors"):
+            return dict(safetensors.torch.load(data))
+        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ConfigError as exc:
+        raise ConfigError(f"pretrain.weights={exc}") from exc
     except (OSError, ValueError) as exc:
         raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type

@@ -48,23 +48,24 @@ def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
     refs, names = plan.refs("recover"), plan.index.class_names
     per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
     starts = range(0, len(refs), per_shard)
-    _clear(folder, "images")
-    for number, start in enumerate(starts):
+    files = [f"train-{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
+    for file, start in zip(files, starts, strict=True):
         classes: list[DistilledClass] = [load_value(ref, store) for ref in refs[start : start + per_shard]]
         out = io.BytesIO()
         pq.write_table(images_table(classes, names), out)
-        folder.put(folder.path("images", f"train-{number:05d}-of-{len(starts):05d}.parquet"), out.getvalue())
+        folder.put(folder.path("images", file), out.getvalue())
+    _drop_others(folder, "images", set(files))
     shown: list[DistilledClass] = [load_value(ref, store) for ref in refs[:MAX_ROWS]]
     picture = grid_png([(names[item.class_id], item.images) for item in shown])
     folder.put(folder.path("images.png"), picture)
 
 
 def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
-    _clear(folder, "labels")
     blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == "distilled"]
-    for number, unit in enumerate(blocks):
-        data = store.files(unit.ref).read("labels.parquet")
-        folder.put(folder.path("labels", f"part-{number:05d}.parquet"), data)
+    files = [f"part-{number:05d}.parquet" for number in range(len(blocks))]
+    for file, unit in zip(files, blocks, strict=True):
+        folder.put(folder.path("labels", file), store.files(unit.ref).read("labels.parquet"))
+    _drop_others(folder, "labels", {*files, "manifest.json"})
     facts = {
         "schema": 1,
         "parts": len(blocks),
@@ -77,15 +78,15 @@ def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
     folder.put(folder.path("labels", "manifest.json"), json.dumps(facts, indent=1).encode())
 
 
-def _clear(folder: ArtifactStore, name: str) -> None:
+def _drop_others(folder: ArtifactStore, name: str, kept: set[str]) -> None:
     """Remove an earlier run's files, which another number of shards would leave behind."""
-    path = folder.path(name)
-    if folder.fs.exists(path):
-        folder.fs.rm(path, recursive=True)
+    for item in folder.entries(folder.path(name)):
+        if item["type"] != "directory" and item["name"].rpartition("/")[2] not in kept:
+            folder.drop(item["name"])
 
 
 def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict[str, Any]:
-    commits = {stage: [store.commit_of(ref) or {} for ref in plan.refs(stage)] for stage in plan.tasks}
+    commits = {stage: [commit or {} for commit in store.commits(plan.refs(stage)).values()] for stage in plan.tasks}
     facts = ("device", "precision", "compile", "threads")
     machines = [
         {name: commit[name] for name in facts} for found in commits.values() for commit in found if "device" in commit

@@ -1,0 +1,28 @@
+"""What is tried again, and what is not."""
+
+import errno
+
+import pytest
+
+from wmdd.files import explain, may_pass
+
+
+@pytest.mark.parametrize("number", ["EIO", "ETIMEDOUT", "ECONNRESET", "ESTALE", "EAGAIN"])
+def test_failure_that_may_pass_is_tried_again(number):
+    assert may_pass(OSError(getattr(errno, number), "x"))
+    assert explain(OSError(getattr(errno, number), "x")) == "(x); check the storage"
+
+
+@pytest.mark.parametrize("number", ["ENOENT", "EACCES", "EISDIR", "ENOTDIR", "EEXIST", "ENOSPC", "EDQUOT", "EROFS"])
+def test_failure_that_cannot_heal_is_not(number):
+    assert not may_pass(OSError(getattr(errno, number), "x"))
+
+
+def test_mistakes_of_our_own_are_not_tried_again():
+    assert not may_pass(ValueError("x"))
+    assert may_pass(EOFError())
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT"])
+def test_full_disk_is_told_with_its_remedy(number):
+    assert explain(OSError(getattr(errno, number), "full")) == "(full); make room there"
