@@ -15,6 +15,25 @@ from wmdd.runtime import Runtime
 from wmdd.store import ArtifactStore
 
 
+def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
+    """See that this process has the driver's store; give the id of its node, and that of the process.
+
+    Args:
+        probe: name of a note that the driver left in the store.
+
+    Raises:
+        ConfigError: if the store here is another one.
+    """
+    import ray
+
+    if store.read_note(probe) is None:
+        raise ConfigError(
+            f"--store {store.url}: node {ray.util.get_node_ip_address()} sees another folder there; "
+            "give a folder that all nodes share, or a URL such as s3://BUCKET/store"
+        )
+    return ray.get_runtime_context().get_node_id(), os.getpid()
+
+
 class StageActor:
     """Runs tasks against a store; keeps the last teacher and index that it loaded, and no other state.
 
@@ -37,16 +56,9 @@ class StageActor:
         Raises:
             ConfigError: if the store here is not the driver's, or the device is not to be had.
         """
-        import ray
-
-        context = ray.get_runtime_context()
-        if self._store.read_note(self._probe) is None:
-            raise ConfigError(
-                f"--store {self._store.url}: node {ray.util.get_node_ip_address()} sees another folder there; "
-                "give a folder that all nodes share, or a URL such as s3://BUCKET/store"
-            )
+        place = greet(self._store, self._probe)
         self._runtime = Runtime.create(self._config)
-        return context.get_node_id(), os.getpid()
+        return place
 
     def run(self, task: StageTask) -> Iterator[Event]:
         """Run a task, streaming its events to the driver."""

@@ -12,10 +12,12 @@ from ray_jobs.actors import StageActor
 from ray_jobs.pool import News
 from ray_jobs.resources import Node, Shares, asked, has
 from wmdd.config import DistillConfig
-from wmdd.errors import StageError, WmddError
+from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.plan import StageTask
 
 NODES_EVERY_S = 1.0
+# The pool restarts and retries: Ray's own restarts would hold a call on an actor that cannot be placed.
+NO_RETRIES: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
 
 
 @dataclass(eq=False)
@@ -58,19 +60,27 @@ class RayCrew:
 
     def hire(self, lane: str) -> int:
         """Ask Ray for an actor; while it fits nowhere, the request tells the autoscaler what is wanted."""
-        import ray
-
-        number, runtime = next(self._numbers), self._config.runtime.model_dump(mode="json")
-        share = self._shares.of_lane(lane)
-        # The pool restarts and retries: Ray's own restarts would hold a call on an actor that cannot be placed.
-        options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
-        options |= {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        actor = ray.remote(StageActor).options(**options)
-        arguments = (self._store_url, runtime, share.gpus > 0, self._probe)
-        handle = actor.remote(*arguments)
+        number, handle = next(self._numbers), self._trainer() if lane == "train" else self._stage_actor(lane)
         self._hands[number] = _Hand(handle, handle.hello.remote())
         self._by_call[self._hands[number].call] = number
         return number
+
+    def _stage_actor(self, lane: str) -> Any:
+        import ray
+
+        share, runtime = self._shares.of_lane(lane), self._config.runtime.model_dump(mode="json")
+        options = {**NO_RETRIES, "num_cpus": share.cpus, "num_gpus": share.gpus}
+        actor = ray.remote(StageActor).options(**options)
+        return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe)
+
+    def _trainer(self) -> Any:
+        import ray
+
+        from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
+
+        config, share = self._config, self._shares.of_lane("train")
+        arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, config.pretrain.workers, share)
+        return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)
 
     def give(self, worker: int, task: StageTask) -> None:
         """Start a task on an actor; its events come one by one."""
@@ -129,6 +139,8 @@ class RayCrew:
             error = cause if isinstance(cause, WmddError) else None
             return News(worker, "unfit" if error else "lost", error=error, text=_line(exc))
         task, hand.task = hand.task, None
+        if isinstance(cause, ConfigError):
+            return News(worker, "unfit", error=cause)
         if not isinstance(cause, StageError):
             cause = StageError(task.stage, task.name, _line(exc), passing=True)
         return News(worker, "error", error=cause)

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 
 from wmdd.config import DistillConfig
-from wmdd.pipeline import Listener
+from wmdd.pipeline import Listener, is_joint
 from wmdd.plan import StageTask
 from wmdd.schedule import Board
 from wmdd.store import ArtifactRef, ArtifactStore
@@ -48,7 +48,8 @@ class RayExecutor:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = Shares.of(self._config.ray, nodes, self._config.runtime.device)
         if self._owns_ray:
-            check_fit(self._config.ray, shares, nodes)  # no node will ever join
+            trainers = self._config.pretrain.workers if any(is_joint(task) for task in tasks) else 1
+            check_fit(self._config.ray, shares, nodes, trainers)  # no node will ever join
         probe = f"probe-{uuid.uuid4().hex}"
         store.write_note(probe, b"")
         crew = RayCrew(self._config, shares, store.url, probe)
@@ -65,9 +66,9 @@ class RayExecutor:
         return board
 
     def _lane(self, task: StageTask, gpu: bool) -> str:
+        if is_joint(task):
+            return "train"
         if task.stage == "pretrain" and not task.units[0].params["weights"]:
-            if getattr(self._config.pretrain, "workers", 1) > 1:
-                return "train"
             # On CPUs a teacher's training uses every core that it finds: beside it all would be slower.
             return "main" if gpu else "alone"
         return "cpu" if gpu and task.stage in CPU_STAGES else "main"

@@ -190,6 +190,8 @@ class Pool:
                 self._workers[worker] = _Worker(kind, self._crew.now())
 
     def _demand(self) -> dict[str, int]:
+        if any(self._lane(task) in self._solo for task in self._running.values()):
+            return {}  # a trainer's own workers could not start beside the pool's
         alone = [lane for lane in self._board.lanes() if lane in self._solo and self._board.ready(lane)]
         busy = collections.Counter(worker.lane for worker in self._workers.values() if worker.task)
         if alone:
@@ -343,8 +345,11 @@ class Pool:
     def _rest(self, worker: int, key: Key) -> None:
         person = self._workers[worker]
         person.task = None
-        self._idle[person.lane].append(worker)
         self._records[key].workers.discard(worker)
+        if person.lane in self._solo:
+            self._drop(worker)
+        else:
+            self._idle[person.lane].append(worker)
 
     def _drop(self, worker: int) -> None:
         person = self._workers.pop(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,6 +18,9 @@ class Share:
 
     cpus: float
     gpus: float
+
+    def __str__(self) -> str:
+        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
 
     def on(self, node: Node) -> int:
         """Count how many fit a node; a fraction of a GPU never spans two."""
@@ -52,21 +56,26 @@ class Shares:
         return self.gpu_per_worker > 0
 
     def of_lane(self, lane: str) -> Share:
-        """Give what a worker of a lane reserves."""
+        """Give what a worker of a lane reserves: those that train together never share a GPU, which NCCL forbids."""
+        if lane == "train":
+            return Share(self.cpus_per_worker, float(math.ceil(self.gpu_per_worker)))
         return Share(self.cpus_per_worker, self.gpu_per_worker if lane == "main" else 0.0)
 
     def room(self, lane: str, nodes: Iterable[Node]) -> int:
         """Count how many workers of a lane fit the nodes; CPU workers take what the main ones leave."""
         main = self.of_lane("main")
-        if lane == "main":
-            return sum(main.on(node) for node in nodes)
+        if lane != "cpu":
+            return sum(self.of_lane(lane).on(node) for node in nodes)
         own = self.of_lane(lane)
         left = (node | {"CPU": node.get("CPU", 0) - main.on(node) * main.cpus} for node in nodes)
         return sum(own.on(node) for node in left)
 
 
-def check_fit(config: RayConfig, shares: Shares, nodes: list[Node]) -> None:
+def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: int = 1) -> None:
     """Refuse a pool that this machine can never hold.
+
+    Args:
+        trainers: workers that train the teacher together.
 
     Raises:
         ConfigError: names what was asked and what there is.
@@ -76,6 +85,9 @@ def check_fit(config: RayConfig, shares: Shares, nodes: list[Node]) -> None:
         raise ConfigError(f"{asked(shares)}: no worker fits {has(nodes)}; ask for less")
     if config.actors > fit:
         raise ConfigError(f"ray.actors={config.actors}: only {fit} fit {has(nodes)}; ask for fewer, or smaller ones")
+    if trainers > 1 and shares.room("train", nodes) < trainers:
+        each = shares.of_lane("train")
+        raise ConfigError(f"pretrain.workers={trainers}: so many, of {each}, do not fit {has(nodes)}; ask for fewer")
 
 
 def asked(shares: Shares) -> str:

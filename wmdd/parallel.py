@@ -61,25 +61,26 @@ class Ranks:
         dist.broadcast(content, src=0)
         return content.cpu().numpy().tobytes()
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Give the network to train with, whose backward pass averages gradients over all processes."""
-        if self.size == 1:
-            return network
-        # Looking for unused parameters keeps the gradients in the same buckets from the first step on. Sums over three
-        # or more processes depend on a gradient's place in its bucket, and a resumed run must add up as before.
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+    def average_gradients(self, network: nn.Module) -> None:
+        """Set the gradients to their mean over all processes.
 
-    @torch.no_grad()
+        One sum of all gradients, after the backward pass. `DistributedDataParallel` overlaps the two, but groups the
+        gradients anew after its first step, and sums of three or more processes depend on a gradient's place in its
+        group: a resumed run would add up otherwise than an undisturbed one.
+        """
+        self._average([weight.grad for weight in network.parameters() if weight.grad is not None])
+
     def average_buffers(self, network: nn.Module) -> None:
         """Set batch-norm's running statistics to their mean over all processes, each of which saw other images."""
-        if self.size == 1:
+        self._average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+
+    @torch.no_grad()
+    def _average(self, tensors: list[Tensor]) -> None:
+        if self.size == 1 or not tensors:
             return
-        buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
-        if not buffers:
-            return
-        means = self.sum(torch.cat([buffer.flatten() for buffer in buffers])) / self.size
-        for buffer, mean in zip(buffers, means.split([buffer.numel() for buffer in buffers]), strict=True):
-            buffer.copy_(mean.view_as(buffer))
+        means = self.sum(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
+        for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
 
 
 ALONE = Ranks()

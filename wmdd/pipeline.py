@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from wmdd.config import DistillConfig, RuntimeConfig
+from wmdd.config import DistillConfig, PretrainConfig, RuntimeConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import StageError, StorageError, WmddError
 from wmdd.events import Event, Failure, Progress, Snapshot
@@ -24,6 +24,7 @@ from wmdd.runtime import Runtime
 from wmdd.schedule import Board
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
+from wmdd.stages.pretrain import check_alone
 from wmdd.store import ArtifactRef, ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
+def is_joint(task: StageTask) -> bool:
+    """Whether several workers do a task together: the training of a teacher with ``pretrain.workers`` above one."""
+    trains = task.stage == "pretrain" and not task.units[0].params["weights"]
+    return trains and int(task.section["workers"]) > 1
+
+
 class LocalExecutor:
     """Runs tasks one after the other in this process."""
 
@@ -133,7 +140,13 @@ class LocalExecutor:
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run all tasks that do not need the output of a failed one; give the board with the failures."""
+        """Run all tasks that do not need the output of a failed one; give the board with the failures.
+
+        Raises:
+            ConfigError: if a teacher is to be trained by several workers.
+        """
+        for joint in filter(is_joint, tasks):
+            check_alone(PretrainConfig.model_validate(joint.section))
         board, threads = Board(tasks, missing), torch.get_num_threads()
         while (task := board.take()) is not None:
             listener(Event("begin", task.stage, task.name, total=len(task.units)))

@@ -83,9 +83,6 @@ class Trainer:
     epoch: int = field(default=0, init=False)
     curve: list[dict[str, float]] = field(default_factory=list, init=False)
 
-    def __post_init__(self) -> None:
-        self._parallel = self.ranks.wrap(self.network)
-
     def run(self) -> Iterator[Epoch]:
         """Train from the current epoch to the last; yield after each.
 
@@ -112,7 +109,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.at(self.step)
             with self.runtime.autocast():
-                logits = self._parallel(images)
+                logits = self.network(images)
             loss = self.loss(logits, *rest)
             if self.ranks.size > 1:
                 # Gradients are averaged over the processes: a part counts by its images, so that the average is the
@@ -120,6 +117,7 @@ class Trainer:
                 loss = loss * (len(images) * self.ranks.size / self.sizes[count])
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            self.ranks.average_gradients(self.network)
             self.optimizer.step()
             # Summed on the device: reading each loss would make the host wait at every step.
             total += loss.detach()

@@ -103,7 +103,7 @@ def teacher(changes, store, cut):
     """Train a teacher of the digits; with `cut`, stop after so many epochs, and go on from the snapshot anew."""
     config, (index, ref) = digits(changes, store)
     planned, snapshot = plan_from(config, index, ref).tasks["pretrain"][0].units[0], None
-    for stop in (cut, None):
+    for stop in (cut, None) if cut else (None,):
         unit = Unit(planned.ref.unit, planned.params, lambda name: index, snapshot)
         seen = 0
         for news in PRETRAIN.run(config.pretrain, [unit], SeedTree(config.seed), CPU):

@@ -1,0 +1,125 @@
+"""Teachers that Ray Train lets several workers train: equal to plain processes, whatever is killed meanwhile."""
+
+import contextlib
+import os
+import signal
+import time
+
+import psutil
+import pytest
+from conftest import TINY, contents
+from gloo_ranks import on_ranks
+
+from wmdd.api import distill
+from wmdd.config import RuntimeConfig, override, read_config
+from wmdd.errors import ConfigError, StageError
+from wmdd.pipeline import LocalExecutor, run_stage
+from wmdd.plan import load_index, plan_from
+from wmdd.runtime import Runtime
+from wmdd.store import ArtifactStore
+
+pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+assert "--runtime.train_threads" in TINY  # plain processes get as many threads as Ray's
+
+
+@pytest.fixture
+def config(tiny_run):
+    return override(read_config(str(tiny_run.run / "config.yaml")), {"pretrain.workers": 2})
+
+
+def planned(config, url):
+    store = ArtifactStore(url)
+    return plan_from(config, *load_index(config, store, lambda done, total: None))
+
+
+def in_a_group(config, url):
+    """Run the pretraining as one of the processes of a group."""
+    task = planned(config, url).tasks["pretrain"][0]
+    return [event.kind for event in run_stage(task, ArtifactStore(url), Runtime.create(config.runtime))]
+
+
+def teachers(url):
+    return {name: data for name, data in contents(url).items() if name[0] == "pretrain"}
+
+
+def processes(name):
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if child.cmdline() and name in child.cmdline()[0]:
+                found.append(child)
+    return found
+
+
+def gone(name):
+    limit = time.monotonic() + 60
+    while processes(name):
+        assert time.monotonic() < limit, f"{name} is left"
+        time.sleep(0.1)
+
+
+def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes(cluster, config, tmp_path):
+    url, events, struck = str(tmp_path / "store"), [], []
+    planned(config, str(tmp_path / "plain"))
+    on_ranks(2, in_a_group, config, str(tmp_path / "plain"))
+
+    def strike(event):
+        events.append(event)
+        if event.kind == "progress" and event.stage == "pretrain" and event.done in (1, 2) and event.done not in struck:
+            struck.append(event.done)
+            victims = processes("RayTrainWorker") if event.done == 1 else processes("ray::TrainActor")
+            assert len(victims) == 3 - event.done
+            os.kill(victims[-1].pid, signal.SIGKILL)
+
+    distill(config, run=str(tmp_path / "run"), store=url, executor="ray", listener=strike)
+    assert struck == [1, 2]
+    retries = [event.text for event in events if event.kind == "retry" and event.stage == "pretrain"]
+    assert len(retries) == 2
+    assert "of its training failed" in retries[0]
+    assert "all go on from the last epoch" in retries[0]
+    assert "its worker on" in retries[1]
+    steps = [event.done for event in events if event.kind == "progress" and event.stage == "pretrain"]
+    assert steps[-1] == config.pretrain.epochs
+    assert len(steps) <= config.pretrain.epochs + 2  # an epoch is done anew at most for each that was killed
+    assert teachers(url) == teachers(tmp_path / "plain") != {}
+    assert not list((tmp_path / "store/notes").glob("resume-*"))
+    gone("RayTrainWorker")
+
+
+def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, tiny_run, tmp_path):
+    import ray
+
+    from ray_jobs.pretrain import TrainActor
+    from ray_jobs.resources import Share
+
+    config, store = read_config(str(tiny_run.run / "config.yaml")), ArtifactStore(str(tmp_path / "store"))
+    task = planned(config, store.url).tasks["pretrain"][0]
+    store.write_note("probe", b"")
+    runtime = config.runtime.model_dump(mode="json")
+    actor = ray.remote(num_cpus=0)(TrainActor).remote(store.url, runtime, "probe", config.ray, 1, Share(1.0, 0.0))
+    kinds = [ray.get(event).kind for event in actor.run.options(num_returns="streaming").remote(task)]
+    assert kinds == ["progress"] * config.pretrain.epochs + ["unit"]
+    assert teachers(store.url) == teachers(tiny_run.store) != {}
+    ray.kill(actor)
+
+
+def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path):
+    config = override(config, {"pretrain.workers": 7, "ray.start_timeout_s": 4})
+    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=4; ask for less") as caught:
+        distill(config, run=str(tmp_path / "run"), executor="ray")
+    assert "\n" not in str(caught.value)
+    gone("TrainActor")
+
+
+def test_training_that_diverges_is_not_tried_again(cluster, config, tmp_path):
+    events = []
+    config = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1})
+    with pytest.raises(StageError, match="loss is not finite in epoch 1; lower the learning rate"):
+        distill(config, run=str(tmp_path / "run"), executor="ray", listener=events.append)
+    assert not [event for event in events if event.kind == "retry"]
+
+
+def test_several_workers_without_ray_are_refused(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"pretrain\.workers=2: .*use --executor ray"):
+        distill(config, run=str(tmp_path / "run"), executor=LocalExecutor(RuntimeConfig(device="cpu")))
