@@ -5,6 +5,7 @@ The pool that runs on it is the real one, so what a simulation says of its decis
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from wmdd.plan import StageTask
 class _Seat:
     lane: str
     node: str | None = None
+    since: float = 0.0
     up: bool = False
     task: StageTask | None = None
 
@@ -28,7 +30,7 @@ class SimulatedCrew:
     """See `ray_jobs.pool.Crew`.
 
     Args:
-        nodes: workers that each node holds.
+        nodes: workers of each lane that each node holds.
         seconds: of a task on a worker's node; infinity hangs.
         start_s: from a worker's placement to its first task.
         delay_s: from the end of a task to its news.
@@ -49,7 +51,8 @@ class SimulatedCrew:
         self.clock, self.calls = 0.0, 0
         self.given: list[tuple[float, str, StageTask]] = []
         self.seats: dict[int, _Seat] = {}
-        self._used = dict.fromkeys(nodes, 0)
+        self.held: collections.Counter[str] = collections.Counter()  # seconds that workers of a lane were there
+        self._used = collections.Counter[tuple[str, str]]()
         self._waiting: dict[int, None] = {}
         self._future: list[tuple[float, int, Callable[[], News | None]]] = []
         self._numbers, self._order = itertools.count(), itertools.count()
@@ -91,8 +94,9 @@ class SimulatedCrew:
         """Free a worker's seat."""
         seat = self.seats.pop(worker, None)
         self._waiting.pop(worker, None)
-        if seat is not None and seat.node in self._used:
-            self._used[seat.node] -= 1
+        if seat is not None and seat.node in self.nodes:
+            self.held[seat.lane] += self.clock - seat.since
+            self._used[seat.node, seat.lane] -= 1
             self._place()
 
     def hear(self, timeout: float) -> list[News]:
@@ -109,15 +113,16 @@ class SimulatedCrew:
 
     def join(self, node: str, holds: int) -> None:
         """Add a node."""
-        self.nodes[node], self._used[node] = holds, 0
+        self.nodes[node] = holds
         self._place()
 
     def leave(self, node: str) -> None:
         """Take a node away with all its workers."""
         self.nodes.pop(node, None)
-        self._used.pop(node, None)
         for number in [number for number, seat in self.seats.items() if seat.node == node]:
             self.lose(number, node_left=True)
+        for lane in {seat.lane for seat in self.seats.values()}:
+            self._used.pop((node, lane), None)
 
     def lose(self, worker: int, *, node_left: bool = False) -> None:
         """End a worker's process."""
@@ -126,13 +131,17 @@ class SimulatedCrew:
         self._push(self.clock, lambda: News(worker, "lost", text="killed", node_left=node_left))
 
     def _place(self) -> None:
-        for node, holds in self.nodes.items():
-            while self._waiting and self._used[node] < holds:
-                number = next(iter(self._waiting))
-                del self._waiting[number]
-                self._used[node] += 1
-                self.seats[number].node = node
-                self._push(self.clock + self.start_s, lambda number=number: self._up(number))  # type: ignore[misc]
+        full = set[str]()
+        for number in list(self._waiting):
+            lane = self.seats[number].lane
+            node = None if lane in full else next((n for n in self.nodes if self._used[n, lane] < self.nodes[n]), None)
+            if node is None:
+                full.add(lane)
+                continue
+            del self._waiting[number]
+            self._used[node, lane] += 1
+            self.seats[number].node, self.seats[number].since = node, self.clock
+            self._push(self.clock + self.start_s, lambda number=number: self._up(number))  # type: ignore[misc]
 
     def _up(self, number: int) -> News | None:
         seat = self.seats.get(number)

@@ -54,9 +54,8 @@ class RayExecutor:
         store.write_note(probe, b"")
         crew = RayCrew(self._config, shares, store.url, probe)
         limits = {"main": self._config.ray.actors}
-        pool = Pool(
-            crew, self._config.ray, with_metrics(listener), limits=limits, solo={"alone": "main", "train": "train"}
-        )
+        solo = {"alone": "main", "train": "train"}
+        pool = Pool(crew, self._config.ray, with_metrics(listener), limits=limits, solo=solo, early={"cpu"})
         board = Board(tasks, missing, lambda task: self._lane(task, shares.two_lanes))
         try:
             pool.run(board)

@@ -12,7 +12,7 @@ import collections
 import heapq
 import itertools
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -106,6 +106,8 @@ class Pool:
     Args:
         limits: workers by lane; 0 or absent: as many as fit.
         solo: lanes whose tasks run alone, with nothing beside them, on a worker of the lane they are mapped to.
+        early: lanes whose workers start while the tasks are under way that theirs wait for: cheap workers, for whom
+            dear ones would have to wait.
     """
 
     def __init__(
@@ -116,9 +118,10 @@ class Pool:
         *,
         limits: Mapping[str, int] | None = None,
         solo: Mapping[str, str] | None = None,
+        early: Container[str] = (),
     ) -> None:
         self._crew, self._config, self._listener = crew, config, listener
-        self._limits, self._solo = dict(limits or {}), dict(solo or {})
+        self._limits, self._solo, self._early = dict(limits or {}), dict(solo or {}), early
         self._workers: dict[int, _Worker] = {}
         self._idle: dict[str, list[int]] = collections.defaultdict(list)
         self._spawn_failures = 0
@@ -141,6 +144,7 @@ class Pool:
             self._assign()
             self._staff()
             self._speculate()
+            self._release()
             for news in self._crew.hear(POLL_S):
                 self._take_in(news)
             self._check_silence()
@@ -203,30 +207,47 @@ class Pool:
                         self._drop(number)
                 return {kind: 1}
             return {}
-        lanes = {*self._board.lanes(), *busy}
-        return {lane: self._board.ready(lane) + busy[lane] for lane in lanes if lane not in self._solo}
+        board = self._board
+        found = {
+            lane: board.ready(lane) + busy[lane] + len(self._slow(lane))
+            for lane in {*board.lanes(), *busy}
+            if lane not in self._solo
+        }
+        soon = {lane: found.get(lane, 0) + board.soon(lane) for lane in board.lanes_to_come() if lane in self._early}
+        return found | soon
+
+    def _slow(self, lane: str) -> list[Key]:
+        """List the tasks of a lane that take far longer than their like, once nothing else waits there."""
+        factor, now = self._config.speculate, self._crew.now()
+        if not factor or self._board.ready(lane):
+            return []
+        slow = [
+            (self._records[key].begun, key)
+            for key, task in self._running.items()
+            if self._lane(task) == lane
+            and len(self._records[key].workers) == 1
+            and len(self._times[task.stage]) >= 3
+            and now - self._records[key].begun
+            > max(SPECULATE_AFTER_S, factor * statistics.median(self._times[task.stage]))
+        ]
+        return [key for _, key in sorted(slow)]
 
     def _speculate(self) -> None:
-        """Give idle workers a second copy of the slowest tasks, once nothing else waits in their lane."""
-        factor = self._config.speculate
+        """Give idle workers a second copy of the slowest tasks."""
         for lane, idle in self._idle.items():
-            if not factor or not idle or self._board.ready(lane):
-                continue
-            now = self._crew.now()
-            slow = [
-                (self._records[key].begun, key)
-                for key, task in self._running.items()
-                if self._lane(task) == lane
-                and len(self._records[key].workers) == 1
-                and len(self._times[task.stage]) >= 3
-                and now - self._records[key].begun
-                > max(SPECULATE_AFTER_S, factor * statistics.median(self._times[task.stage]))
-            ]
-            for _, key in sorted(slow)[: len(idle)]:
+            for key in self._slow(lane)[: len(idle)] if idle else ():
                 task = self._running[key]
                 text = f"{task.name} takes long; a second worker tries it too"
                 self._listener(Event("note", task.stage, task.name, text=text))
                 self._give(idle.pop(), task)
+
+    def _release(self) -> None:
+        """Give back who has nothing more to do, so that others can use the GPUs while the last tasks run."""
+        for kind, idle in self._idle.items():
+            lanes = [kind, *(lane for lane, other in self._solo.items() if other == kind)]
+            left = sum(map(self._board.left, lanes)) - sum(self._lane(task) in lanes for task in self._running.values())
+            for _ in range(len(idle) - left):
+                self._drop(idle[-1])
 
     def _bring_back(self) -> None:
         while self._later and self._later[0][0] <= self._crew.now():

@@ -123,7 +123,9 @@ class RecoverConfig(Section):
     crop_scale: Scale = Field((0.08, 1.0), description="area of the random view of each step, low and high")
     flip: bool = Field(True, description="random horizontal flips of the view")
     roll_px: Annotated[int, Field(ge=0)] = Field(32, description="random cyclic shift of the view up to this, px")
-    classes_per_batch: Count = Field(10, description="classes that share one tensor batch (part of the key)")
+    classes_per_batch: Annotated[int, Field(ge=0)] = Field(
+        0, description="classes that share one tensor batch, part of the key (0: as many as make 100 images)"
+    )
 
 
 class RelabelConfig(Section):

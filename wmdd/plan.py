@@ -20,6 +20,7 @@ from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
 PROTOCOL = "wmdd"
 TEACHER = "teacher"
+IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class _Planner:
         blocks = {name: self._relabel(name, refs, teacher.ref) for name, refs in sets.items()}
         scores = [unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]])]
         full = [self._pretrain(f"full-{name}", name, None) for name in self._other_students()]
-        per_batch = self.config.recover.classes_per_batch
+        per_batch = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // self.config.barycenter.ipc)
         groups = [recovered[start : start + per_batch] for start in range(0, len(recovered), per_batch)]
         return {
             "pretrain": self._tasks("pretrain", [[unit] for unit in (teacher, *full)]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from wmdd.errors import StageError
@@ -33,12 +34,16 @@ class Board:
         producer = {unit.ref: place for place, task in enumerate(tasks) for unit in task.units if unit.ref in absent}
         self._needed_by: list[list[int]] = [[] for _ in tasks]
         self._waits = [0] * len(tasks)
+        self._unseen = [0] * len(tasks)  # needed tasks that were never ready
+        self._reached: set[int] = set()
+        self._soon: Counter[str] = Counter()
         for place, task in enumerate(tasks):
             needs = {producer[ref] for ref in _inputs(task) if ref in producer}
-            self._waits[place] = len(needs)
+            self._waits[place] = self._unseen[place] = len(needs)
             for need in needs:
                 self._needed_by[need].append(place)
         self._open = set(range(len(tasks)))
+        self._left = Counter(map(lane, tasks))
         self._ready: dict[str, list[int]] = {}
         for place, waits in enumerate(self._waits):
             if not waits:
@@ -57,6 +62,18 @@ class Board:
     def ready(self, lane: str) -> int:
         """Count the tasks that wait for nothing but a worker of this lane."""
         return len(self._ready.get(lane, ()))
+
+    def left(self, lane: str) -> int:
+        """Count the tasks of a lane that are neither finished, failed nor blocked."""
+        return self._left[lane]
+
+    def lanes_to_come(self) -> list[str]:
+        """List the lanes of which `soon` counts tasks."""
+        return [lane for lane, count in self._soon.items() if count]
+
+    def soon(self, lane: str) -> int:
+        """Count the tasks of a lane that wait only for tasks that are ready or handed out."""
+        return self._soon[lane]
 
     def take(self, lane: str = "") -> StageTask | None:
         """Hand out the first ready task of a lane, or None."""
@@ -77,10 +94,11 @@ class Board:
         place = self._place[_name(task)]
         if place not in self._open:
             return
-        self._open.discard(place)
+        self._close(place)
         for other in self._needed_by[place]:
             self._waits[other] -= 1
             if not self._waits[other] and other in self._open:
+                self._soon[self.lane(self.tasks[other])] -= 1
                 self._push(other)
 
     def fail(self, task: StageTask, error: StageError) -> None:
@@ -89,17 +107,27 @@ class Board:
         if place not in self._open:
             return
         self.failures.append(error)
-        self._open.discard(place)
+        self._close(place)
         stack = list(self._needed_by[place])
         while stack:
             other = stack.pop()
             if other in self._open:
-                self._open.discard(other)
+                self._close(other)
+                self._soon[self.lane(self.tasks[other])] -= not self._unseen[other]
                 self.blocked.append(self.tasks[other])
                 stack += self._needed_by[other]
 
+    def _close(self, place: int) -> None:
+        self._open.discard(place)
+        self._left[self.lane(self.tasks[place])] -= 1
+
     def _push(self, place: int) -> None:
         heapq.heappush(self._ready.setdefault(self.lane(self.tasks[place]), []), place)
+        if place not in self._reached:
+            self._reached.add(place)
+            for other in self._needed_by[place]:
+                self._unseen[other] -= 1
+                self._soon[self.lane(self.tasks[other])] += not self._unseen[other]
 
 
 def _name(task: StageTask) -> tuple[str, str]:

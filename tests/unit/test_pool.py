@@ -253,3 +253,40 @@ def test_no_chaos_loses_or_repeats_a_result(data):
     run.go()
     assert sorted(run.told("done")) == sorted(names)
     assert run.board.failures == []
+
+
+def test_workers_with_nothing_more_to_do_are_given_back_while_the_last_task_runs():
+    items = [*tasks(8), task("long", "class-0", stage="evaluate")]
+    run = Run(items, {"a": 8}, lambda item, node: 1000.0 if item.name == "long" else 10.0)
+    held = []
+    run.crew.at(500.0, lambda: held.append(len(run.crew.seats)))
+    run.go()
+    assert held == [1]
+
+
+def test_slow_last_task_gets_a_worker_that_was_given_back():
+    run = Run(tasks(9), {"a": 9}, lambda item, node: math.inf if item.name == "class-8" and not run_twice() else 10.0)
+    seen = []
+
+    def run_twice():
+        seen.append(1)
+        return len(seen) > 1
+
+    run.go()
+    assert run.starts()["class-8"] == 2
+    assert run.told("done")[-1] == "class-8"
+
+
+def test_cheap_workers_start_while_the_tasks_before_theirs_run():
+    """Else those with a GPU would wait for them."""
+    items = [task("a", stage="statistics"), task("b", "a", stage="barycenter"), task("c", "b", stage="recover")]
+    items[1].units[0].inputs["0"] = items[0].units[0].ref
+    items[2].units[0].inputs["0"] = items[1].units[0].ref
+    lane = {"statistics": "main", "barycenter": "cpu", "recover": "main"}
+    times = []
+    for early in ((), {"cpu"}):
+        run = Run(items, {"node": 1}, 10.0, lane=lambda item: lane[item.stage], start_s=7.0)
+        run.pool = Pool(run.crew, RayConfig(), run.events.append, early=early)
+        run.go()
+        times.append(run.crew.clock)
+    assert times == [44.0, 37.0]

@@ -1,0 +1,192 @@
+"""How well does a cluster's time get used? The real plan, board and pool on simulated GPUs and a virtual clock.
+
+    python -m benchmarks.scaling --run runs/cifar10-quick >> benchmarks/results/scaling.jsonl
+
+The plan is that of ``imagenet-1k`` over a thousand classes of 1,281 images. A task's seconds are its floating-point
+operations (counted by torch on ResNet-18) at an assumed rate for one GPU, times the ratio of a measured unit's seconds
+to the mean of its stage, drawn from the units of a real run: so the spread between units is measured, the rate is not.
+Barycenters are not networks: theirs are the measured seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import itertools
+import json
+import random
+import statistics
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import report
+from benchmarks.simulation import SimulatedCrew
+from ray_jobs.executor import CPU_STAGES
+from ray_jobs.pool import Pool
+from wmdd.config import override
+from wmdd.data.index import DatasetIndex, Split
+from wmdd.events import Event
+from wmdd.models.registry import build_model
+from wmdd.plan import Plan, StageTask, plan_from
+from wmdd.recipes import recipe
+from wmdd.schedule import Board
+from wmdd.store import ArtifactRef, ArtifactStore
+
+CLASSES, PER_CLASS, VALIDATION = 1000, 1281, 50_000
+GPUS_PER_NODE = 8
+IMAGE_STAGES = ("pretrain", "statistics", "barycenter", "recover")
+PASSES = {"statistics": 1, "recover": 2, "relabel": 1, "evaluate": 3, "pretrain": 1}  # in forward passes of one image
+
+
+def make_plan(ipc: int) -> Plan:
+    """Plan ImageNet-1K without its images."""
+
+    def split(count: int) -> Split:
+        label = np.repeat(np.arange(CLASSES, dtype=np.int32), count // CLASSES)
+        zero, size = np.zeros(len(label), np.int32), np.full(len(label), 256, np.int32)
+        return Split(("none",), zero, zero.astype(np.int64), label, size, size, zero.astype(np.uint64))
+
+    names = tuple(f"class {number}" for number in range(CLASSES))
+    index = DatasetIndex("none", "folder", names, split(CLASSES * PER_CLASS), split(VALIDATION), val_held_out=False)
+    return plan_from(
+        override(recipe("imagenet-1k"), {"barycenter.ipc": ipc}), index, ArtifactRef("index", "index", "i")
+    )
+
+
+def measured(run: str) -> dict[str, list[float]]:
+    """Give the seconds of a run's units by stage."""
+    store = ArtifactStore(json.loads(ArtifactStore(run).get(f"{run}/run.json") or b"{}")["store"])
+    seconds = collections.defaultdict[str, list[float]](list)
+    for folder in itertools.chain.from_iterable(store.entries(item["name"]) for item in store.entries(store.root)):
+        commit = json.loads(store.get(f"{folder['name']}/commit.json") or b"{}")
+        if commit.get("seconds"):
+            seconds[commit["stage"]].append(commit["seconds"])
+    return seconds
+
+
+def forward_flops() -> float:
+    """Count what ResNet-18 does for one image of 224 px."""
+    network = build_model("resnet18", CLASSES, 224).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 224, 224))
+    return float(counter.get_total_flops())
+
+
+def images_seen(task: StageTask, plan: Plan) -> float:
+    """Count the images that go through a network in a task, with repetitions, in forward passes."""
+    config, ipc = plan.config, plan.config.barycenter.ipc
+    whole = CLASSES * ipc
+    seen = {
+        "pretrain": lambda: VALIDATION,
+        "statistics": lambda: PER_CLASS,
+        "recover": lambda: len(task.units) * ipc * config.recover.iterations,
+        "relabel": lambda: task.units[0].params["epochs"] * whole,
+        "evaluate": lambda: config.relabel.epochs * whole,
+    }
+    count = float(seen[task.stage]() * PASSES[task.stage]) if task.stage in seen else 0.0
+    return count + VALIDATION * config.relabel.epochs / config.evaluate.val_every * (task.stage == "evaluate")
+
+
+def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) -> Callable[[StageTask, str], float]:
+    """Give the seconds of a task; the same on every node, and in every simulation."""
+    flops = forward_flops()
+
+    def seconds(task: StageTask, _node: str) -> float:
+        past = spread.get(task.stage) or [1.0]
+        ratio = random.Random(f"{task.stage} {task.name}").choice(past) / statistics.mean(past)
+        if task.stage in CPU_STAGES:
+            return ratio * statistics.mean(past) * len(task.units)
+        return ratio * images_seen(task, plan) * flops / flops_per_s
+
+    return seconds
+
+
+class Simulation:
+    """One run over so many GPUs.
+
+    Args:
+        lost_per_hour: share of the nodes that leave each hour, each replaced after `replaced_s`.
+    """
+
+    def __init__(
+        self, plan: Plan, seconds: Callable[[StageTask, str], float], gpus: int, args: argparse.Namespace, lost: float
+    ) -> None:
+        self.seconds, self.gpus, self.args = seconds, gpus, args
+        self.names = (f"node-{number}" for number in itertools.count())
+        each = min(gpus, GPUS_PER_NODE)
+        nodes = {next(self.names): each for _ in range(gpus // each)}
+        self.crew = SimulatedCrew(nodes, seconds, start_s=args.start_s, delay_s=args.overhead_s)
+        self.plan, self.each, self.ended, self.retries = plan, each, dict[str, float](), 0
+        if lost:
+            self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))
+            self.crew.at(self.random.expovariate(1 / self.every_s), self._lose)
+
+    def _lose(self) -> None:
+        self.crew.leave(self.random.choice(sorted(self.crew.nodes)))
+        self.crew.at(self.crew.clock + self.args.replaced_s, lambda: self.crew.join(next(self.names), self.each))
+        self.crew.at(self.crew.clock + self.random.expovariate(1 / self.every_s), self._lose)
+
+    def _hear(self, event: Event) -> None:
+        self.retries += event.kind == "retry"
+        if event.kind == "done":
+            self.ended[event.stage] = self.crew.clock
+
+    def run(self) -> dict[str, float]:
+        """Run; give how much of all GPUs' time was work: until the images were there, until the end, of what was held.
+
+        GPUs that have nothing more to do are given back, so that a run may hold fewer than the cluster has.
+        """
+        tasks = [task for group in self.plan.tasks.values() for task in group]
+        missing = {unit.ref for task in tasks for unit in task.units}
+        lane = {task.stage: "cpu" if task.stage in CPU_STAGES else "main" for task in tasks}
+        # Simulated students tell no epochs, and a lost node is replaced.
+        patient = self.plan.config.ray.model_copy(update={"silence_s": 1e9, "start_timeout_s": 1800.0})
+        pool = Pool(self.crew, patient, self._hear, early={"cpu"})
+        pool.run(Board(tasks, missing, lambda task: lane[task.stage]))
+        pool.close()
+        images, whole = max(self.ended[stage] for stage in IMAGE_STAGES), self.crew.clock
+        begun = {(task.stage, task.name): (moment, task) for moment, _, task in self.crew.given}  # the last try counts
+        spans = [(moment, self.seconds(task, "")) for moment, task in begun.values() if lane[task.stage] == "main"]
+
+        def efficiency(until: float) -> float:
+            return round(sum(max(0.0, min(took, until - moment)) for moment, took in spans) / (until * self.gpus), 3)
+
+        return {
+            "images_s": round(images, 1),
+            "images_efficiency": efficiency(images),
+            "run_s": round(whole, 1),
+            "run_efficiency": efficiency(whole),
+            "held_efficiency": round(sum(took for _, took in spans) / self.crew.held["main"], 3),
+            "retries": self.retries,
+        }
+
+
+def main() -> None:
+    """Simulate every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, help="a finished run whose units' spread is used")
+    parser.add_argument("--tflops", type=float, default=50.0, help="assumed rate of one GPU (default 50)")
+    parser.add_argument("--start-s", type=float, default=12.0, help="from a worker's placement to its first task")
+    parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
+    parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node's successor is there")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512])
+    parser.add_argument("--ipc", type=int, nargs="+", default=[10, 50, 100])
+    args = parser.parse_args()
+    spread = measured(args.run)
+    for ipc in args.ipc:
+        plan = make_plan(ipc)
+        seconds = durations(plan, spread, args.tflops * 1e12)
+        for gpus in args.gpus:
+            calm = Simulation(plan, seconds, gpus, args, 0.0).run()
+            stormy = Simulation(plan, seconds, gpus, args, 0.01).run()
+            loss = {"run_s_ratio": round(stormy["run_s"] / calm["run_s"], 4), "retries": stormy["retries"]}
+            assumed = {"tflops": args.tflops, "start_s": args.start_s, "overhead_s": args.overhead_s}
+            tasks = sum(map(len, plan.tasks.values()))
+            report("scaling", ipc=ipc, gpus=gpus, tasks=tasks, **calm, losing_1_percent_an_hour=loss, assumed=assumed)
+
+
+if __name__ == "__main__":
+    main()
