@@ -194,7 +194,8 @@ class Pool:
                 self._workers[worker] = _Worker(kind, self._crew.now())
 
     def _demand(self) -> dict[str, int]:
-        if any(self._lane(task) in self._solo for task in self._running.values()):
+        own = {lane for lane, kind in self._solo.items() if lane == kind}
+        if any(self._lane(task) in own for task in self._running.values()):
             return {}  # a trainer's own workers could not start beside the pool's
         alone = [lane for lane in self._board.lanes() if lane in self._solo and self._board.ready(lane)]
         busy = collections.Counter(worker.lane for worker in self._workers.values() if worker.task)

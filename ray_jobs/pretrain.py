@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback, get_context
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
@@ -27,7 +26,7 @@ from wmdd.errors import ConfigError, StageError
 from wmdd.events import Event
 from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
-from wmdd.runtime import Runtime
+from wmdd.runtime import Runtime, choose_gpu
 from wmdd.store import ArtifactStore
 
 HEAR_S = 0.5
@@ -55,8 +54,7 @@ def train(config: dict[str, Training]) -> None:
     store = ArtifactStore(job.store_url)
     try:
         greet(store, job.probe)
-        if job.runtime.device == "cuda":
-            torch.cuda.set_device(get_device())
+        choose_gpu(get_device())
         for event in run_stage(job.task, store, Runtime.create(job.runtime)):
             if first:
                 job.news.put(event)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ def environment(**more):
 
 def start(folder, *words, **options):
     words = [sys.executable, "-m", "wmdd", *map(str, words)]
+    # A suite that runs in the background was told to ignore Ctrl-C, and its children would be too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(words, cwd=folder, **{"env": environment(), **pipes, **options})
 

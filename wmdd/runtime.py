@@ -103,6 +103,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError)
 
 
+def choose_gpu(device: torch.device) -> None:
+    """Let this process use one GPU of those that it sees, where others of its node use the rest."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def free_memory() -> None:
     """Give cached device memory back after a failed allocation."""
     if torch.cuda.is_available():

@@ -81,7 +81,8 @@ def test_truncated_image_stops_the_training_and_is_named(zoo, tmp_path):
     line = result.stderr.splitlines()[-1]
     assert line.startswith("wmdd: pretrain of teacher failed: ")
     assert "train/bee/5.jpg" in line
-    assert not [item for item in news(tmp_path / "runs/cifar10") if item["kind"] == "unit"]
+    # What needs no teacher is finished all the same.
+    assert {item["stage"] for item in news(tmp_path / "runs/cifar10") if item["kind"] == "unit"} == {"select"}
     broken.write_bytes(whole)
     again = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10")
     assert again.returncode == 0, again.stderr

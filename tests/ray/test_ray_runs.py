@@ -53,7 +53,7 @@ def test_any_number_of_workers_gives_the_local_run(cluster, config, tiny_run, tm
     result = ray_run(
         override(config, {"ray.actors": actors}),
         tmp_path,
-        lambda event: seen.update(worker.pid for worker in workers()) if event.kind == "end" else None,
+        lambda event: seen.add(event.node) if event.kind == "begin" else None,
     )
     assert len(seen) == actors
     assert contents(tmp_path / "store") == contents(tiny_run.store)

@@ -10,6 +10,7 @@ import pytest
 from conftest import TINY, contents
 from gloo_ranks import on_ranks
 
+from ray_jobs.executor import RayExecutor
 from wmdd.api import distill
 from wmdd.config import RuntimeConfig, override, read_config
 from wmdd.errors import ConfigError, StageError
@@ -72,7 +73,10 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
             assert len(victims) == 3 - event.done
             os.kill(victims[-1].pid, signal.SIGKILL)
 
-    distill(config, run=str(tmp_path / "run"), store=url, executor="ray", listener=strike)
+    plan, executor = planned(config, url), RayExecutor(config)
+    board = executor.run(plan.tasks["pretrain"], plan.refs("pretrain"), ArtifactStore(url), strike)
+    executor.close()
+    assert not board.failures
     assert struck == [1, 2]
     retries = [event.text for event in events if event.kind == "retry" and event.stage == "pretrain"]
     assert len(retries) == 2
@@ -87,7 +91,7 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     gone("RayTrainWorker")
 
 
-def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, tiny_run, tmp_path):
+def test_one_worker_of_ray_train_gives_the_teacher_of_one_process_and_divergence_is_final(cluster, tiny_run, tmp_path):
     import ray
 
     from ray_jobs.pretrain import TrainActor
@@ -98,9 +102,18 @@ def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, tiny_
     store.write_note("probe", b"")
     runtime = config.runtime.model_dump(mode="json")
     actor = ray.remote(num_cpus=0)(TrainActor).remote(store.url, runtime, "probe", config.ray, 1, Share(1.0, 0.0))
-    kinds = [ray.get(event).kind for event in actor.run.options(num_returns="streaming").remote(task)]
-    assert kinds == ["progress"] * config.pretrain.epochs + ["unit"]
+
+    def train(task):
+        return [ray.get(event).kind for event in actor.run.options(num_returns="streaming").remote(task)]
+
+    assert train(task) == ["progress"] * config.pretrain.epochs + ["unit"]
     assert teachers(store.url) == teachers(tiny_run.store) != {}
+    hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1})
+    with pytest.raises(ray.exceptions.RayTaskError) as caught:
+        train(planned(hopeless, store.url).tasks["pretrain"][0])
+    assert isinstance(caught.value.cause, StageError)
+    assert not caught.value.cause.passing
+    assert "loss is not finite in epoch 1; lower the learning rate" in str(caught.value.cause)
     ray.kill(actor)
 
 
@@ -110,14 +123,6 @@ def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path
         distill(config, run=str(tmp_path / "run"), executor="ray")
     assert "\n" not in str(caught.value)
     gone("TrainActor")
-
-
-def test_training_that_diverges_is_not_tried_again(cluster, config, tmp_path):
-    events = []
-    config = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1})
-    with pytest.raises(StageError, match="loss is not finite in epoch 1; lower the learning rate"):
-        distill(config, run=str(tmp_path / "run"), executor="ray", listener=events.append)
-    assert not [event for event in events if event.kind == "retry"]
 
 
 def test_several_workers_without_ray_are_refused(config, tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor
 from wmdd.config import EvaluateConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
-from wmdd.events import Output, Progress
+from wmdd.events import Output, Progress, Snapshot
 from wmdd.labels import SoftLabels, check_labels
 from wmdd.losses import soft_label_loss
 from wmdd.models.registry import build_model
@@ -28,11 +28,14 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
     for unit in units:
         params = unit.params
         trainer = _trainer(section, unit, seeds.child("student", params["student"], params["seed"]), runtime)
-        curve: list[dict[str, float]] = []
+        if unit.resume:
+            trainer.resume(unit.resume)
         for epoch in trainer.run():
             if epoch.top1 is not None:
-                curve.append({"epoch": epoch.epoch, "loss": epoch.loss, "top1": epoch.top1})
-                yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", curve[-1])
+                yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
+                if epoch.epoch < trainer.epochs:
+                    yield Snapshot(trainer.snapshot())
+        curve = [point for point in trainer.curve if "top1" in point]
         result = StudentResult(
             student=params["student"],
             images=params["images"],
@@ -85,4 +88,4 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
 
 
 _CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size"})
-EVALUATE = Stage("evaluate", 1, "evaluate", StudentResult, evaluate, unkeyed=_CHOICES)
+EVALUATE = Stage("evaluate", 1, "evaluate", StudentResult, evaluate, snapshots=True, unkeyed=_CHOICES)
