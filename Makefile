@@ -31,7 +31,7 @@ endif
 
 # Needs uv. The file holds versions and hashes, no addresses.
 lock:
-	uv pip compile pyproject.toml --extra ray --extra sftp --extra dev --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml --extra ray --extra tune --extra sftp --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:

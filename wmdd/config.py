@@ -49,6 +49,9 @@ class DataConfig(Section):
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.2, description="share of each class held out when the set has no validation split"
     )
+    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of each class's training images that are scored on, in place of the validation images"
+    )
 
 
 class PretrainConfig(Section):
@@ -118,6 +121,9 @@ class RecoverConfig(Section):
     )
     feature_weight: NonNegative = Field(10.0, description="of the feature term (10: the released code at 100 images)")
     bn_weight: NonNegative = Field(10.0, description="of the batch-norm term, lambda in the paper")
+    bn_weight_scale: Literal["absolute", "relative"] = Field(
+        "absolute", description="relative: each layer's distances are in units of the class's own statistics"
+    )
     first_bn_multiplier: NonNegative = Field(1.0, description="extra weight of the first batch-norm layer")
     ce_weight: NonNegative = Field(1.0, description="of the cross-entropy term")
     crop_scale: Scale = Field((0.08, 1.0), description="area of the random view of each step, low and high")

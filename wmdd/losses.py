@@ -29,13 +29,15 @@ def feature_loss(features: Tensor, support: Tensor, weights: Tensor, kind: Liter
     return squared if kind == "squared" else (squared + 1e-12).sqrt()
 
 
-def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor) -> Tensor:
+def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor, *, relative: bool = False) -> Tensor:
     """Distance between the moments of one batch-norm layer's inputs and those of the class's real images.
 
     Args:
         inputs: (classes * ipc, channels, h, w), any float type; images of a class are contiguous.
         mean, var: (classes, channels) float32 targets; the variance is biased.
         weights: (classes, ipc) float32, sum to 1 per class.
+        relative: divide each of the two norms by that of its target (ours): a layer's statistics are as large as its
+            inputs happen to be, so that a weight that suits one teacher is far off for another.
 
     Returns:
         (classes,) float32: norm of the difference of means plus norm of the difference of variances.
@@ -46,7 +48,8 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor) 
     centred = inputs.float() - shift
     first = (centred.mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
     second = (centred.square().mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
-    return _norm(first) + _norm(second - first.square() - var)
+    off, spread = _norm(first), _norm(second - first.square() - var)
+    return off / _norm(mean) + spread / _norm(var) if relative else off + spread
 
 
 def cross_entropy_loss(logits: Tensor, class_ids: Tensor, ipc: int) -> Tensor:

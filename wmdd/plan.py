@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wmdd.config import DistillConfig
-from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.index import DatasetIndex, build_index, hold_out
 from wmdd.data.sources import list_files
 from wmdd.errors import ConfigError, DataError
+from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
 from wmdd.models.weights import load_weights
@@ -81,9 +82,16 @@ def make_plan(
     return plan
 
 
-def plan_from(config: DistillConfig, index: DatasetIndex, ref: ArtifactRef) -> Plan:
-    """Name every unit of a run over an indexed set."""
-    return Plan(config, index, ref, _Planner(config, index, ref).plan())
+def plan_from(
+    config: DistillConfig, index: DatasetIndex, ref: ArtifactRef, levels: Sequence[Fidelity] = (WHOLE,)
+) -> Plan:
+    """Name every unit of a run over an indexed set.
+
+    Args:
+        levels: the run is that of the last one; its recovery goes on from the images of those before, which were run.
+    """
+    config = levels[-1].apply(config)
+    return Plan(config, index, ref, _Planner(config, index, ref, levels).plan())
 
 
 def load_index(
@@ -112,7 +120,12 @@ def load_index(
             on_progress=on_progress,
         )
         store.save(ref, index)
-    return store.load(ref, DatasetIndex, keep=True), ref
+    if not config.data.holdout:
+        return store.load(ref, DatasetIndex, keep=True), ref
+    part = ArtifactRef("index", "index-holdout", content_key({"of": ref.key, "holdout": config.data.holdout}))
+    if part not in store:
+        store.save(part, hold_out(store.load(ref, DatasetIndex), config.data.holdout))
+    return store.load(part, DatasetIndex, keep=True), part
 
 
 def check(config: DistillConfig, index: DatasetIndex) -> None:
@@ -165,8 +178,10 @@ def _geometry(config: DistillConfig) -> dict[str, Any]:
 class _Planner:
     """Names the units of one run, from the images to the scores."""
 
-    def __init__(self, config: DistillConfig, index: DatasetIndex, index_ref: ArtifactRef) -> None:
-        self.config, self.index, self.index_ref = config, index, index_ref
+    def __init__(
+        self, config: DistillConfig, index: DatasetIndex, index_ref: ArtifactRef, levels: Sequence[Fidelity]
+    ) -> None:
+        self.config, self.index, self.index_ref, self.levels = config, index, index_ref, levels
         self.geometry = _geometry(config)
         self.train, self.val = index.digest("train"), index.digest("val")
         self.classes = [f"class-{class_id:05d}" for class_id in range(len(index.class_names))]
@@ -175,20 +190,22 @@ class _Planner:
         teacher = self._pretrain(TEACHER, self.config.pretrain.model, self.config.pretrain.weights)
         statistics = [self._statistics(class_id, teacher.ref) for class_id in range(len(self.classes))]
         barycenters = [self._barycenter(class_id, unit.ref) for class_id, unit in enumerate(statistics)]
-        recovered = [
-            self._recover(class_id, teacher.ref, statistics[class_id].ref, barycenters[class_id].ref)
-            for class_id in range(len(self.classes))
+        chosen = self._groups(self.levels[-1])
+        groups = [
+            [self._recover(c, teacher.ref, statistics[c].ref, barycenters[c].ref, len(self.levels) - 1) for c in group]
+            for group in chosen
         ]
-        sets = {"distilled": [unit.ref for unit in recovered]}
+        ids = [class_id for group in chosen for class_id in group]
+        sets = {"distilled": [unit.ref for group in groups for unit in group]}
         selected: list[list[PlannedUnit]] = []
         for draw in range(self.config.evaluate.seeds if self.config.evaluate.random_real else 0):
-            selected.append([self._select(draw, class_id) for class_id in range(len(self.classes))])
+            selected.append([self._select(draw, class_id) for class_id in ids])
             sets[f"random-{draw}"] = [unit.ref for unit in selected[-1]]
         blocks = {name: self._relabel(name, refs, teacher.ref) for name, refs in sets.items()}
-        scores = [unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]])]
+        scores = [
+            unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]], ids)
+        ]
         full = [self._pretrain(f"full-{name}", name, None) for name in self._other_students()]
-        per_batch = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // self.config.barycenter.ipc)
-        groups = [recovered[start : start + per_batch] for start in range(0, len(recovered), per_batch)]
         return {
             "pretrain": self._tasks("pretrain", [[unit] for unit in (teacher, *full)]),
             "statistics": self._tasks("statistics", [[unit] for unit in statistics]),
@@ -198,6 +215,13 @@ class _Planner:
             "relabel": self._tasks("relabel", [[unit] for units in blocks.values() for unit in units]),
             "evaluate": self._tasks("evaluate", [[unit] for unit in scores]),
         }
+
+    def _groups(self, level: Fidelity) -> list[range]:
+        """Cut the classes into groups that share a tensor batch, and choose those of a level."""
+        size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // self.config.barycenter.ipc)
+        count = len(self.classes)
+        groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return [groups[place] for place in level.groups(len(groups))]
 
     def _other_students(self) -> list[str]:
         if not self.config.evaluate.full_data:
@@ -243,7 +267,7 @@ class _Planner:
         return self._unit("barycenter", self.classes[class_id], {"class_id": class_id}, {"statistics": statistics})
 
     def _recover(
-        self, class_id: int, teacher: ArtifactRef, statistics: ArtifactRef, barycenter: ArtifactRef
+        self, class_id: int, teacher: ArtifactRef, statistics: ArtifactRef, barycenter: ArtifactRef, level: int
     ) -> PlannedUnit:
         inputs: Inputs = {
             "teacher": teacher,
@@ -251,7 +275,17 @@ class _Planner:
             "barycenter": barycenter,
             "index": self.index_ref,
         }
-        return self._unit("recover", self.classes[class_id], {"class_id": class_id}, inputs, self._class(class_id))
+        steps = self.levels[level].steps(self.config)
+        params: dict[str, Any] = {"class_id": class_id}
+        params |= {"until": steps} if steps < self.config.recover.iterations else {}
+        unit = self._unit("recover", self.classes[class_id], params, inputs, self._class(class_id))
+        for earlier in reversed(range(level)):
+            first = self.levels[earlier].steps(self.config)
+            if first < steps and any(class_id in group for group in self._groups(self.levels[earlier])):
+                before = self._recover(class_id, teacher, statistics, barycenter, earlier).ref
+                # Not in the key: the images are the same, from wherever the optimisation goes on.
+                return replace(unit, params=params | {"first": first}, inputs=inputs | {"before": before})
+        return unit
 
     def _select(self, draw: int, class_id: int) -> PlannedUnit:
         params = {"class_id": class_id, "draw": draw, "geometry": self.geometry}
@@ -268,7 +302,9 @@ class _Planner:
             units.append(self._unit("relabel", f"{images}-epochs-{first:04d}", params, inputs))
         return units
 
-    def _evaluate(self, images: str, classes: list[ArtifactRef], labels: list[ArtifactRef]) -> list[PlannedUnit]:
+    def _evaluate(
+        self, images: str, classes: list[ArtifactRef], labels: list[ArtifactRef], ids: list[int]
+    ) -> list[PlannedUnit]:
         seeds = range(self.config.evaluate.seeds)
         units = []
         for student in dict.fromkeys(self.config.evaluate.students):
@@ -276,6 +312,7 @@ class _Planner:
             for seed in seeds if images == "distilled" else [int(images.rpartition("-")[2])]:
                 params = {"student": student, "seed": seed, "images": images, "geometry": self.geometry}
                 params |= {"protocol": PROTOCOL, "protocol_hash": protocol_hash(self.config)}
+                params |= {"class_ids": ids} if len(ids) < len(self.classes) else {}
                 inputs: Inputs = {"classes": tuple(classes), "labels": tuple(labels), "index": self.index_ref}
                 name = f"{images}-{student.replace('/', '_')}-seed-{seed}"
                 units.append(self._unit("evaluate", name, params, inputs, {"index": self.val}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.types import Barycenter, ClassStatistics, Teacher
+from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 
 TERMS = ("feature", "batch_norm", "cross_entropy")
 RECORDS = 50
@@ -29,12 +30,14 @@ class Target:
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
+        before: images, losses and state of an optimisation that was cut short, to go on from.
     """
 
     statistics: ClassStatistics
     barycenter: Barycenter
     seeds: SeedTree
     start: Tensor | None
+    before: DistilledClass | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +46,23 @@ class Recovered:
 
     Args:
         diverged: the targets, by place, whose images are worth nothing, with what was seen.
+        state: of each class, to go on from; empty when there is nothing left to do.
     """
 
     images: Tensor
     losses: Tensor
     diverged: dict[int, str]
+    state: list[dict[str, Tensor]]
 
 
 def recover_images(
-    section: RecoverConfig, teacher: Teacher, targets: list[Target], runtime: Runtime
+    section: RecoverConfig,
+    teacher: Teacher,
+    targets: list[Target],
+    runtime: Runtime,
+    *,
+    first: int = 0,
+    until: int | None = None,
 ) -> Iterator[Progress | Recovered]:
     """Optimise the images of several classes as one tensor batch (method: stage "recover").
 
@@ -59,27 +70,36 @@ def recover_images(
     classes nor the device can shift it. Each class's loss is its own, so no gradient crosses classes, and one that
     becomes non-finite leaves the others as they were.
 
+    Args:
+        first: steps that every target's `before` has behind it.
+        until: stop after so many steps of the whole optimisation, whose learning rate it follows.
+
     Yields:
         progress now and then, and at the end one `Recovered`.
 
     Raises:
         DivergedError: if the loss of every class became non-finite; names the step.
     """
-    size = teacher.image_size
+    size, steps = teacher.image_size, section.iterations
+    last = steps if until is None else until
     images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
     images.requires_grad_(True)
     views = _draw_views(section, targets, size).to(runtime.device)
     low, high = teacher.pixels.bounds(images)
     optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
+    if first:
+        optimizer.load_state_dict(_adam_state(optimizer, targets, first))
     network = runtime.place(teacher.network)
-    every = max(1, math.ceil(section.iterations / RECORDS))
-    record = torch.zeros(len(range(0, section.iterations, every)), len(targets), len(TERMS), device=runtime.device)
+    every = max(1, math.ceil(steps / RECORDS))
+    record = torch.zeros(len(range(0, last, every)), len(targets), len(TERMS), device=runtime.device)
+    for place, target in enumerate(targets if first else ()):
+        record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
     diverged: dict[int, str] = {}
     with Probe(network, teacher.num_classes) as probe:
         objective = _Objective(section, targets, probe, runtime)
         loss_terms = runtime.maybe_compile(objective)
-        for step in range(section.iterations):
-            optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
+        for step in range(first, last):
+            optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
             terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
             optimizer.zero_grad(set_to_none=True)
             (terms * objective.term_weights).sum().backward()
@@ -89,10 +109,29 @@ def recover_images(
                 if step % every == 0:
                     record[step // every] = terms.detach()
             if step % (every * 5) == 0:
-                yield _progress(record[step // every], step, section.iterations, diverged)
+                yield _progress(record[step // every], step, steps, diverged)
     _look(images.detach().unflatten(0, (len(targets), -1)), "the images are", "after the last step", diverged)
     pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()
-    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1), diverged)
+    state = _state(images, optimizer, len(targets)) if 0 < last < steps else [{} for _ in targets]
+    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1), diverged, state)
+
+
+def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> list[dict[str, Tensor]]:
+    adam = optimizer.state[images]
+    whole = {"images": images.detach(), "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
+    parts = {name: tensor.cpu().unflatten(0, (classes, -1)) for name, tensor in whole.items()}
+    return [{name: part[place].contiguous() for name, part in parts.items()} for place in range(classes)]
+
+
+def _adam_state(optimizer: torch.optim.Adam, targets: list[Target], first: int) -> dict[str, Any]:
+    names = ("exp_avg", "exp_avg_sq")
+    averages = {name: torch.cat([_before(target).state[name] for target in targets]) for name in names}
+    return optimizer.state_dict() | {"state": {0: {"step": torch.tensor(float(first)), **averages}}}
+
+
+def _before(target: Target) -> DistilledClass:
+    assert target.before is not None
+    return target.before
 
 
 class _Objective:
@@ -121,17 +160,20 @@ class _Objective:
         features = features.float().unflatten(0, (classes, ipc))
         feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
         batch_norm = torch.zeros_like(feature)
+        relative = self.section.bn_weight_scale == "relative"
         if self.section.bn_weight:
             for layer, inputs in enumerate(bn_inputs):
                 factor = self.section.first_bn_multiplier if layer == 0 else 1.0
                 batch_norm = batch_norm + factor * batch_norm_loss(
-                    inputs, self.means[layer], self.vars[layer], self.weights
+                    inputs, self.means[layer], self.vars[layer], self.weights, relative=relative
                 )
         cross_entropy = cross_entropy_loss(logits, self.class_ids, ipc)
         return torch.stack([feature, batch_norm, cross_entropy], dim=1)
 
 
 def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
+    if target.before is not None:
+        return target.before.state["images"]
     if target.start is not None:
         return teacher.pixels.normalize(target.start)
     shape = (len(target.barycenter.support), 3, teacher.image_size, teacher.image_size)

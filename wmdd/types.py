@@ -202,6 +202,8 @@ class DistilledClass:
         terms: names of the loss terms.
         sources: positions among the class's real images that the images started from, or -1.
         notes: facts for the manifest, such as smaller tensor batches after a full device.
+        state: of an optimisation that was cut short, to go on from: ``images`` and Adam's ``exp_avg`` and
+            ``exp_avg_sq``, each (ipc, 3, h, w) float32.
     """
 
     class_id: int
@@ -211,6 +213,7 @@ class DistilledClass:
     terms: tuple[str, ...] = ()
     sources: tuple[int, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.weights):
@@ -219,6 +222,7 @@ class DistilledClass:
     def to_files(self) -> dict[str, bytes]:
         """Give one safetensors file."""
         tensors = {"images": self.images, "weights": self.weights, "losses": self.losses}
+        tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
         meta = {name: getattr(self, name) for name in ("class_id", "terms", "sources", "notes")}
         return {"images.safetensors": pack(tensors, meta)}
 
@@ -227,8 +231,9 @@ class DistilledClass:
         """Read the file."""
         tensors, meta = unpack(files.read("images.safetensors"))
         meta["terms"], meta["sources"] = tuple(meta["terms"]), tuple(meta["sources"])
+        state = {name.removeprefix("state."): tensors.pop(name) for name in list(tensors) if name.startswith("state.")}
         values: dict[str, Any] = {**tensors, **meta}
-        return cls(**values)
+        return cls(**values, state=state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,10 +252,10 @@ class ImageSet:
 
     @staticmethod
     def of(classes: list[DistilledClass]) -> ImageSet:
-        """Stack classes, in the order of their ids."""
+        """Stack classes, in the order of their ids; some may be left out."""
         classes = sorted(classes, key=lambda item: item.class_id)
-        if [item.class_id for item in classes] != list(range(len(classes))):
-            raise ValueError("a set needs every class once")
+        if len({item.class_id for item in classes}) < len(classes):
+            raise ValueError("a set needs a class once")
         labels = torch.cat([torch.full((len(item.images),), item.class_id) for item in classes])
         images = torch.cat([item.images for item in classes])
         return ImageSet(images, labels, torch.cat([item.weights for item in classes]))

@@ -199,3 +199,20 @@ def test_gradients_stay_finite_for_logits_that_are_far_apart():
     loss = soft_label_loss(student, torch.tensor([[-1e4, 1e4, 0.0]]), torch.ones(1), 1.0)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient(loss, student)[0]).all()
+
+
+def test_relative_batch_norm_loss_has_no_unit():
+    """Inputs and targets in another unit give the same loss, and absolute distances times it."""
+    generator = SeedTree(7).torch()
+    inputs, mean = torch.randn(4, 5, 6, 6, generator=generator), torch.randn(2, 5, generator=generator)
+    var, weights = torch.rand(2, 5, generator=generator) + 0.5, torch.full((2, 2), 0.5)
+    for unit in (1e-2, 30.0):
+        scaled = (inputs * unit, mean * unit, var * unit**2, weights)
+        torch.testing.assert_close(
+            batch_norm_loss(*scaled, relative=True),
+            batch_norm_loss(inputs, mean, var, weights, relative=True),
+            rtol=1e-3, atol=1e-4,
+        )  # fmt: skip
+    assert not torch.allclose(
+        batch_norm_loss(inputs * 30, mean * 30, var * 900, weights), batch_norm_loss(inputs, mean, var, weights)
+    )

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -137,6 +137,16 @@ class DatasetIndex:
         train = Split(tuple(facts["train_files"]), *(column[: facts["train"]] for column in columns))
         val = Split(tuple(facts["val_files"]), *(column[facts["train"] :] for column in columns))
         return cls(facts["url"], facts["kind"], tuple(facts["class_names"]), train, val, facts["val_held_out"])
+
+
+def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
+    """Let a share of each class's training images, chosen by their content, take the place of the validation images.
+
+    Raises:
+        DataError: if a class has one training image.
+    """
+    train, held = _hold_out(index.url, index.class_names, index.train, share)
+    return replace(index, train=train, val=held, val_held_out=True)
 
 
 def listing_signature(url: str) -> str:
@@ -348,7 +358,7 @@ def _hold_out(url: str, names: tuple[str, ...], train: Split, fraction: float) -
     for class_id, name in enumerate(names):
         positions = train.of_class(class_id)
         if len(positions) < 2:
-            raise DataError(f"data.path={url}: class {name} has one image, none can be held out; add a val split")
+            raise DataError(f"data.path={url}: class {name} has one training image, none can be held out; add more")
         count = min(math.ceil(len(positions) * fraction), len(positions) - 1)
         # Equal digests are equal images: the position breaks the tie.
         held[positions[np.argsort(train.digest[positions], kind="stable")[:count]]] = True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +25,7 @@ from wmdd.types import ImageSet, StudentResult
 
 def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Train each unit's student: params ``student``, ``seed``, ``images``, ``geometry``, ``protocol``,
-    ``protocol_hash``; inputs ``classes``, ``labels`` and ``index``.
+    ``protocol_hash``, and ``class_ids`` where the set has only these; inputs ``classes``, ``labels`` and ``index``.
     """
     for unit in units:
         params = unit.params
@@ -51,6 +53,9 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
 
 def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runtime) -> Trainer:
     index: DatasetIndex = unit.load("index")
+    if "class_ids" in unit.params:
+        scored_on = np.flatnonzero(np.isin(index.val.label, unit.params["class_ids"]))
+        index = replace(index, val=index.val.take(scored_on))
     geometry = Geometry(**unit.params["geometry"])
     images, labels = ImageSet.of(unit.load("classes")), SoftLabels(unit.load("labels"))
     check_labels(labels, images)

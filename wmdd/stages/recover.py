@@ -19,6 +19,9 @@ from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Optimise all units' classes: inputs ``teacher``, ``statistics``, ``barycenter``, and ``index`` for real starts.
 
+    All units of a task may have the params ``until`` (stop after so many steps) and ``first`` (go on after so many,
+    from the input ``before``).
+
     When the group does not fit into the device's memory, its halves are run one after the other.
     """
     teacher: Teacher = units[0].load("teacher")
@@ -42,7 +45,8 @@ def _recover(
         target, rows = _target(section, unit, teacher, seeds)
         targets.append(target)
         sources.append(rows)
-    for news in recover_images(section, teacher, targets, runtime):
+    first, until = units[0].params.get("first", 0), units[0].params.get("until")
+    for news in recover_images(section, teacher, targets, runtime, first=first, until=until):
         if isinstance(news, Progress):
             yield news
             continue
@@ -59,6 +63,7 @@ def _recover(
                 terms=TERMS,
                 sources=sources[place],
                 notes={} if joint else {"tensor_batch_classes": len(units)},
+                state=news.state[place],
             )
             yield Output(unit.name, value)
 
@@ -68,6 +73,9 @@ def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTre
     barycenter: Barycenter = unit.load("barycenter")
     own = seeds.child("recover", unit.params["class_id"])
     ipc = len(barycenter.support)
+    if unit.params.get("first"):
+        before: DistilledClass = unit.load("before")
+        return Target(statistics, barycenter, own, None, before), before.sources
     if section.init == "noise":
         return Target(statistics, barycenter, own, None), (-1,) * ipc
     rows = barycenter.nearest
