@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from wmdd.cli_cluster import cluster
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
+from wmdd.cli_tune import tune_options
 from wmdd.config import DistillConfig, Section, override, read_config, section_names
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.recipes import recipe, recipes
@@ -39,7 +41,8 @@ class ConfigCommand(click.Command):
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None:
-                section = (param.name or "").partition("__")[0] if isinstance(param, ConfigOption) else "Options"
+                label, dot, _ = record[0].removeprefix("--").partition(".")
+                section = label if dot and " " not in label else "Options"
                 rows.setdefault(section, []).append(record)
         for title, records in rows.items():
             with formatter.section(title):
@@ -115,7 +118,7 @@ def configure(params: dict[str, Any]) -> DistillConfig:
         raise ConfigError(f"--{exc}") from exc
 
 
-def _common(command: Callable[..., None]) -> Callable[..., None]:
+def _common(command: Callable[..., None], *, recipe_needed: bool = True) -> Callable[..., None]:
     for decorate in (
         click.option("--ipc", type=int, metavar="INT", help="Distilled images per class (short for --barycenter.ipc)."),
         click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
@@ -124,7 +127,7 @@ def _common(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
         click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
-        click.argument("recipe_name", metavar="RECIPE"),
+        click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),
     ):
         command = decorate(command)
     return command
@@ -136,16 +139,19 @@ def cli() -> None:
     """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""
 
 
+ADDRESS = click.option(
+    "--address",
+    metavar="TEXT",
+    help="Ray cluster to run on: auto, or HOST:6379 [default: RAY_ADDRESS, or a Ray of its own].",
+)
+
+
 @cli.command(cls=ConfigCommand)
 @_common
 @click.option(
     "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
 )
-@click.option(
-    "--address",
-    metavar="TEXT",
-    help="Ray cluster to run on: auto, or HOST:6379 [default: RAY_ADDRESS, or a Ray of its own].",
-)
+@ADDRESS
 def distill(run_url: str | None, store: str | None, executor: str, **params: Any) -> None:
     """Distil RECIPE's images, train students on the result, and write a report.
 
@@ -156,9 +162,7 @@ def distill(run_url: str | None, store: str | None, executor: str, **params: Any
 
     config = configure(params)
     if executor == "ray":
-        from ray_jobs.connect import find_address
-
-        find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
+        _check_address(config)
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
         result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=_status(console))
@@ -191,6 +195,35 @@ def plan(run_url: str | None, store: str | None, **params: Any) -> None:
     console.print(table)
 
 
+@cli.command(cls=ConfigCommand)
+@functools.partial(_common, recipe_needed=False)
+@ADDRESS
+@tune_options
+@click.option("--resume", metavar="URL", help="Go on with the search in this run folder, in place of RECIPE.")
+@click.argument("words", nargs=-1, metavar="[FIELD=DOMAIN]...")
+def tune(run_url: str | None, store: str | None, resume: str | None, words: tuple[str, ...], **params: Any) -> None:
+    """Search RECIPE's options, recover.bn_weight if no others are named, for the best top-1.
+
+    Students are scored on a part of the training images, which the search trains on nowhere. Started again with the
+    same words, or with --resume RUN, it goes on where it was.
+    """
+    from wmdd.cli_tune import read_options, run_search
+
+    if resume is None and params["recipe_name"] is None:
+        raise ConfigError("wmdd tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
+    if resume is not None:
+        from tuning.search import read_search
+
+        address = params["address"]
+        config, options, store = read_search(resume)
+        config = override(config, {"ray.address": address}) if address else config
+    else:
+        options = read_options(params, words)
+        config = configure(params)
+    _check_address(config)
+    run_search(config, options, resume or run_url, store, _status)
+
+
 @cli.command("recipes")
 def list_recipes() -> None:
     """List the recipes."""
@@ -216,6 +249,12 @@ def report(run_url: str) -> None:
 
 for command in (submit, list_jobs, logs, stop, cluster):
     cli.add_command(command)
+
+
+def _check_address(config: DistillConfig) -> None:
+    from ray_jobs.connect import find_address
+
+    find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
 
 
 def _held_out(held_out: bool) -> str:
@@ -250,7 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> int:
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    kept = ". What was finished is kept: the same command goes on from there" if command in ("distill", "plan") else ""
+    kept = (
+        ". What was finished is kept: the same command goes on from there"
+        if command in ("distill", "plan", "tune")
+        else ""
+    )
     try:
         cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:

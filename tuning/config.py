@@ -1,0 +1,101 @@
+"""What a search is: its options, and what can be told without Ray whether they fit."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field, field_validator
+
+from tuning.space import Domain, parse_space
+from wmdd.config import DistillConfig, Section, override
+from wmdd.errors import ConfigError
+from wmdd.fidelity import Fidelity
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class TuneConfig(Section):
+    """A search over options of one recipe."""
+
+    samples: Annotated[int, Field(ge=1)] = Field(32, description="settings to try; the recipe's own is the first")
+    space: tuple[str, ...] = Field(
+        ("recover.bn_weight=loguniform:0.001:1000",),
+        description="FIELD=loguniform:LOW:HIGH, uniform:LOW:HIGH, randint:LOW:HIGH or choice:A,B,... of each field",
+    )
+    searcher: Literal["tpe", "random"] = Field("tpe", description="what proposes settings: Optuna's TPE, or chance")
+    seed: int = Field(0, description="of the searcher")
+    holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.1, description="share of each class's training images that students are scored on"
+    )
+    student_seeds: Annotated[int, Field(ge=2)] = Field(2, description="students whose mean top-1 is a setting's score")
+    levels: Annotated[tuple[tuple[Share, Share, Share], ...], Field(min_length=1)] = Field(
+        ((1.0, 0.25, 0.5), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)),
+        description="CLASSES:STEPS:EPOCHS shares of a trial's levels, the last 1:1:1",
+    )
+    keep: Annotated[float, Field(gt=1.0)] = Field(2.0, description="one in so many trials goes on to the next level")
+    stop_early: bool = Field(True, description="stop trials that do worse than others at their level (ASHA)")
+    concurrent: Annotated[int, Field(ge=0)] = Field(0, description="trials at a time (0: as many as fit)")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="times that a trial is tried anew when its worker dies")
+    final: bool = Field(True, description="at the end, distil all images with the winner and with the recipe's own")
+
+    @field_validator("levels")
+    @classmethod
+    def _rise_to_the_whole(cls, levels: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+        if levels[-1] != (1.0, 1.0, 1.0):
+            raise ValueError("the last level must be 1:1:1, the whole run")
+        for few, many in itertools.pairwise(levels):
+            if any(low > high for low, high in zip(few, many, strict=True)):
+                raise ValueError(f"shares may not fall from {few} to {many}")
+        return levels
+
+    @property
+    def fidelities(self) -> list[Fidelity]:
+        """Give the levels."""
+        return [Fidelity(*shares) for shares in self.levels]
+
+
+def parse_tune(values: dict[str, Any]) -> TuneConfig:
+    """Check options.
+
+    Raises:
+        ConfigError: one line with option, value and remedy.
+    """
+    try:
+        return TuneConfig.model_validate(values)
+    except pydantic.ValidationError as exc:
+        first = exc.errors()[0]
+        name, shown = str(first["loc"][0]), first.get("input")
+        text = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise ConfigError(f"--tune.{name}={shown}: {text}") from exc
+
+
+def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
+    """Read the space, and see that every edge of it is a value that the recipe takes.
+
+    Raises:
+        ConfigError: naming the field.
+    """
+    space = parse_space(tune.space)
+    for field, domain in space.items():
+        for value in domain.edges():
+            try:
+                override(config, {field: value})
+            except ConfigError as exc:
+                raise ConfigError(f"--tune.space {field}={domain}: {exc}") from exc
+    return space
+
+
+def search_config(config: DistillConfig, tune: TuneConfig) -> DistillConfig:
+    """Give what the trials share: training images without the search split, and students scored on that split."""
+    return override(
+        config,
+        {
+            "data.holdout": tune.holdout,
+            "evaluate.seeds": tune.student_seeds,
+            "evaluate.random_real": False,
+            "evaluate.full_data": False,
+            "evaluate.val_every": config.relabel.epochs,  # the last epoch is the score; others would only cost time
+        },
+    )

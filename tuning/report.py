@@ -1,0 +1,175 @@
+"""The search's report: ``trials.parquet``, ``best.yaml``'s place in it, and the page ``tune.html``."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from tuning.objective import SHARED_STAGES, Objective, seconds_of
+from tuning.space import Domain
+from tuning.trials import Trial, noise, pareto, table
+from wmdd.config import to_yaml
+from wmdd.pipeline import load_value
+from wmdd.progress import clock
+from wmdd.report.pictures import strip_uri
+from wmdd.store import ArtifactStore
+from wmdd.types import DistilledClass
+
+SHOWN_CLASSES = 10
+
+
+def write_report(outcome: Any, objective: Objective, space: dict[str, Domain], folder: ArtifactStore) -> None:
+    """Write the table and the page into the search's folder."""
+    folder.put(folder.path("trials.parquet"), table(outcome.trials))
+    folder.put(folder.path("tune.html"), page(outcome, objective, space).encode())
+
+
+def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
+    """Write the page; it needs nothing beside it."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["clock"] = clock
+    environment.filters["value"] = short
+    template = environment.from_string(files("tuning").joinpath("template.html").read_text())
+    trials, whole = outcome.trials, [trial for trial in outcome.trials if trial.is_whole]
+    store = ArtifactStore(objective.store_url)
+    plan = objective.plan(outcome.winner.values, len(objective.tune.levels) - 1)
+    shared_s = seconds_of([ref for stage in SHARED_STAGES for ref in plan.refs(stage)], store)
+    spent, grid = sum(trial.cost_s for trial in trials), _grid_cost(trials, whole)
+    return template.render(
+        outcome=outcome,
+        space=space,
+        trials=sorted(enumerate(trials), key=lambda item: (-len(item[1].scores), -item[1].score)),
+        front=pareto(trials),
+        noise=noise(outcome.winner, trials, objective.tune.student_seeds),
+        importance=importance(trials, space),
+        curves=[score_svg(trials, field, domain) for field, domain in space.items()] + [cost_svg(trials)],
+        galleries=_galleries(whole, objective, store),
+        spent=spent,
+        grid=grid,
+        shared_s=shared_s,
+        infinite=math.isinf,
+        tune=objective.tune,
+        best=to_yaml(outcome.best),
+    )
+
+
+def _grid_cost(trials: Sequence[Trial], whole: Sequence[Trial]) -> float:
+    """Estimate what as many settings would have cost without early stopping: the mean whole trial, each time."""
+    return len(trials) * sum(trial.cost_s for trial in whole) / max(1, len(whole))
+
+
+def importance(trials: Sequence[Trial], space: dict[str, Domain]) -> dict[str, float]:
+    """Say how much of the scores' variance each field explains, by Optuna's functional ANOVA; empty when too few."""
+    import optuna
+
+    scored = [trial for trial in trials if trial.scores and math.isfinite(trial.score)]
+    if len(scored) < 4 or len({trial.score for trial in scored}) < 2:
+        return {}
+    optuna.logging.set_verbosity(logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    known = {field: _distribution(domain) for field, domain in space.items()}
+    for trial in scored:
+        frozen = optuna.trial.create_trial(params=trial.values, distributions=known, value=trial.score)
+        study.add_trial(frozen)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def _distribution(domain: Domain) -> Any:
+    from optuna import distributions as kinds
+
+    if domain.kind == "choice":
+        return kinds.CategoricalDistribution(domain.values)
+    if domain.kind == "randint":
+        return kinds.IntDistribution(*domain.values)
+    return kinds.FloatDistribution(*domain.values, log=domain.kind == "loguniform")
+
+
+def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
+    """Draw score against a field, each trial with its students' spread, by the level that it reached."""
+    with _Figure(f"Top-1 on the search split against {field}", field, "top-1") as (figure, axes):
+        names = [str(value) for value in domain.values]
+        for level in range(1, max((trial.levels for trial in trials), default=1) + 1):
+            own = [trial for trial in trials if len(trial.scores) == level]
+            at = [names.index(str(t.values[field])) if domain.kind == "choice" else t.values[field] for t in own]
+            if own:
+                label = f"level {level}" + (" (whole)" if level == own[0].levels else "")
+                axes.errorbar(
+                    at, [t.score for t in own], [t.spread for t in own],
+                    fmt="o", markersize=4, alpha=0.4 + 0.6 * level / own[0].levels, label=label, capsize=2,
+                )  # fmt: skip
+        if domain.kind == "loguniform":
+            axes.set_xscale("log")
+        if domain.kind == "choice":
+            axes.set_xticks(range(len(names)), names)
+        axes.legend(frameon=False, fontsize=8)
+    return figure.text
+
+
+def cost_svg(trials: Sequence[Trial]) -> str:
+    """Draw score against cost, with the front that no other trial beats."""
+    with _Figure("Top-1 against cost, and the Pareto front", "seconds of work", "top-1") as (figure, axes):
+        scored, front = [trial for trial in trials if trial.scores], pareto(trials)
+        axes.plot([t.cost_s for t in scored], [t.score for t in scored], "o", markersize=4, alpha=0.6)
+        axes.step([t.cost_s for t in front], [t.score for t in front], where="post", linewidth=1.5)
+    return figure.text
+
+
+class _Figure:
+    """A figure whose SVG text is there after the block."""
+
+    def __init__(self, title: str, x_label: str, y_label: str) -> None:
+        self._labels = {"title": title, "xlabel": x_label, "ylabel": y_label}
+        self.text = ""
+
+    def __enter__(self) -> tuple[_Figure, Any]:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import PercentFormatter
+
+        self._style = plt.rc_context(
+            {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+        )
+        self._style.__enter__()
+        self._figure, axes = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
+        axes.set(**self._labels)
+        axes.grid(alpha=0.25)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        return self, axes
+
+    def __exit__(self, *error: object) -> None:
+        import matplotlib.pyplot as plt
+
+        out = io.StringIO()
+        self._figure.savefig(out, format="svg", metadata={"Date": None})
+        plt.close(self._figure)
+        self._style.__exit__(None, None, None)
+        self.text = out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def _galleries(whole: Sequence[Trial], objective: Objective, store: ArtifactStore) -> list[dict[str, Any]]:
+    """Put the images of the best and the worst whole trial side by side."""
+    ranked = sorted(whole, key=lambda trial: trial.score)
+    chosen = {"best": ranked[-1]} | ({"worst": ranked[0]} if len(ranked) > 1 else {})
+    plans = {name: objective.plan(trial.values, len(objective.tune.levels) - 1) for name, trial in chosen.items()}
+    rows = []
+    for place, class_name in enumerate(plans["best"].index.class_names[:SHOWN_CLASSES]):
+        shown = {"name": class_name}
+        for name, plan in plans.items():
+            images: DistilledClass = load_value(plan.refs("recover")[place], store)
+            shown[name] = strip_uri(images.images[:10])
+        rows.append(shown)
+    return [{"name": name, "trial": chosen[name]} for name in chosen] + [{"rows": rows}]
+
+
+def short(value: Any) -> str:
+    """Write a field's value for people."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

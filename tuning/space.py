@@ -1,0 +1,91 @@
+"""The search space: which fields, and from where their values come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import yaml
+
+from wmdd.config import DistillConfig
+from wmdd.errors import ConfigError
+
+# Trials share their teacher, statistics and barycenters; how they are computed decides nothing.
+SHARED = ("data", "pretrain", "statistics", "barycenter", "runtime", "ray", "seed", "recipe")
+FORMS = "loguniform:LOW:HIGH, uniform:LOW:HIGH, randint:LOW:HIGH or choice:A,B,..."
+Kind = Literal["loguniform", "uniform", "randint", "choice"]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where a field's values come from.
+
+    Args:
+        values: the lowest and the highest (both may occur), or all of a choice.
+    """
+
+    kind: Kind
+    values: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{(',' if self.kind == 'choice' else ':').join(map(str, self.values))}"
+
+    def edges(self) -> tuple[Any, ...]:
+        """Give values that show whether the domain fits its field."""
+        return self.values
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value could be proposed."""
+        if self.kind == "choice":
+            return value in self.values
+        return isinstance(value, (int, float)) and self.values[0] <= value <= self.values[1]
+
+
+def parse_space(words: Iterable[str]) -> dict[str, Domain]:
+    """Read ``FIELD=KIND:VALUES`` words.
+
+    Raises:
+        ConfigError: naming the word and the forms.
+    """
+    space: dict[str, Domain] = {}
+    for word in words:
+        field, equals, text = word.partition("=")
+        kind, colon, values = text.partition(":")
+        if not equals or not colon:
+            raise ConfigError(f"--tune.space {word}: give FIELD={FORMS}")
+        _check_field(field)
+        if field in space:
+            raise ConfigError(f"--tune.space {word}: {field} is in the space twice")
+        space[field] = _domain(word, kind, values)
+    return space
+
+
+def _check_field(field: str) -> None:
+    section, _, name = field.partition(".")
+    if section in SHARED:
+        raise ConfigError(
+            f"--tune.space {field}: trials share what {section} decides; search fields of recover, relabel or evaluate"
+        )
+    known = getattr(DistillConfig(), section, None)
+    if known is None or name not in type(known).model_fields:
+        raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help lists them")
+
+
+def _domain(word: str, kind: str, text: str) -> Domain:
+    if kind == "choice":
+        values = tuple(yaml.safe_load(item) for item in text.split(","))
+        if len(set(map(str, values))) < len(values) or "" in text.split(","):
+            raise ConfigError(f"--tune.space {word}: a choice needs different values, choice:A,B")
+        return Domain("choice", values)
+    if kind not in ("loguniform", "uniform", "randint"):
+        raise ConfigError(f"--tune.space {word}: {kind} is no domain; give FIELD={FORMS}")
+    try:
+        low, high = (int(item) if kind == "randint" else float(item) for item in text.split(":"))
+    except ValueError as exc:
+        raise ConfigError(f"--tune.space {word}: give two numbers, {kind}:LOW:HIGH") from exc
+    if not (math.isfinite(low) and math.isfinite(high) and low < high and (kind != "loguniform" or low > 0)):
+        above = " above 0" if kind == "loguniform" else ""
+        raise ConfigError(f"--tune.space {word}: LOW must be smaller than HIGH, both finite{above}")
+    return Domain(kind, (low, high))  # type: ignore[arg-type]

@@ -1,0 +1,120 @@
+"""What came of the trials: one record each, and the table of all."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tuning.config import TuneConfig
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and how it did.
+
+    Args:
+        values: by field.
+        scores: mean top-1 on the search split, in [0, 1], by level, as far as it came.
+        spread: standard deviation of the last level's students.
+        cost_s: seconds of work, those that the store spared included.
+        stop: ``finished``, or why not.
+        begun: seconds since the epoch of its first score; infinite without one.
+        levels: of the search.
+    """
+
+    values: dict[str, Any]
+    scores: tuple[float, ...]
+    spread: float
+    cost_s: float
+    stop: str
+    begun: float
+    levels: int
+
+    @property
+    def score(self) -> float:
+        """The score at the highest level that it reached; 0 without any."""
+        return self.scores[-1] if self.scores else 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it reached the last level."""
+        return self.stop == FINISHED and len(self.scores) == self.levels
+
+    @staticmethod
+    def of(result: Any, tune: TuneConfig) -> Trial:
+        """Read one of Ray Tune's results."""
+        levels, frame = len(tune.levels), result.metrics_dataframe
+        reports = [] if frame is None or "level" not in frame else frame.to_dict("records")
+        by_level = {int(report["level"]): report for report in reports}  # a continued trial says its levels again
+        found = [by_level[level] for level in sorted(by_level)]
+        last = found[-1] if found else {}
+        failed = last.get("failed")
+        if isinstance(failed, str) and failed:
+            stop = failed
+        elif result.error is not None:
+            stop = f"failed: {_line(result.error)}"
+        else:
+            stop = FINISHED if len(found) == levels else f"stopped at level {len(found)}"
+        return Trial(
+            values=dict(result.config),
+            scores=tuple(float(report["score"]) for report in found),
+            spread=float(last.get("spread", 0.0)),
+            cost_s=float(last.get("cost_s", 0.0)),
+            stop=stop,
+            begun=min((float(report["timestamp"]) for report in reports), default=math.inf),
+            levels=levels,
+        )
+
+
+def table(trials: Sequence[Trial]) -> bytes:
+    """Write ``trials.parquet``: one row per trial, in the order of their start."""
+    rows = []
+    for number, trial in enumerate(trials):
+        scores = {
+            f"score_{level + 1}": trial.scores[level] if level < len(trial.scores) else None
+            for level in range(trial.levels)
+        }
+        rows.append(
+            {"trial": number, **trial.values, "score": trial.score, "spread": trial.spread, "level": len(trial.scores)}
+            | {"cost_s": trial.cost_s, "stop": trial.stop, **scores}
+        )
+    out = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), out)
+    return out.getvalue()
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """Give the trials that no other one beats in score at the same cost or less, the cheapest first."""
+    front: list[Trial] = []
+    for trial in sorted((item for item in trials if item.scores), key=lambda item: (item.cost_s, -item.score)):
+        if not front or trial.score > front[-1].score:
+            front.append(trial)
+    return front
+
+
+def noise(winner: Trial, others: Sequence[Trial], students: int) -> dict[str, float]:
+    """Compare the winner's lead over the best of the others with what students' seeds alone do.
+
+    Returns:
+        ``lead`` and ``error`` (the standard error of that difference), in top-1; infinite lead without others.
+    """
+    second = max(
+        (trial for trial in others if trial is not winner and trial.is_whole), key=lambda t: t.score, default=None
+    )
+    if second is None:
+        return {"lead": math.inf, "error": winner.spread / math.sqrt(students)}
+    error = math.sqrt((winner.spread**2 + second.spread**2) / students)
+    return {"lead": winner.score - second.score, "error": error}
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
