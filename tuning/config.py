@@ -66,9 +66,10 @@ def parse_tune(values: dict[str, Any]) -> TuneConfig:
         return TuneConfig.model_validate(values)
     except pydantic.ValidationError as exc:
         first = exc.errors()[0]
-        name, shown = str(first["loc"][0]), first.get("input")
+        name, given = str(first["loc"][0]), first.get("input")
         text = str(first.get("ctx", {}).get("error", first["msg"]))
-        raise ConfigError(f"--tune.{name}={shown}: {text}") from exc
+        shown = " ".join(":".join(map(str, item)) for item in given) if isinstance(given, tuple) else given
+        raise ConfigError(f"--tune.{name}={shown}: {text[:1].lower()}{text[1:]}") from exc
 
 
 def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:

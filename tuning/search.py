@@ -27,7 +27,8 @@ from wmdd.plan import make_plan
 from wmdd.report.scores import ScoreRow, score_rows
 from wmdd.store import ArtifactStore
 
-QUIET = {"TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}
+# Tune's own words to the terminal, beside ours.
+QUIET = {"TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0"}
 
 
 @dataclass(frozen=True)

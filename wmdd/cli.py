@@ -40,7 +40,7 @@ class ConfigCommand(click.Command):
         rows: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
-            if record is not None:
+            if record is not None and isinstance(param, click.Option):
                 label, dot, _ = record[0].removeprefix("--").partition(".")
                 section = label if dot and " " not in label else "Options"
                 rows.setdefault(section, []).append(record)
@@ -210,7 +210,7 @@ def tune(run_url: str | None, store: str | None, resume: str | None, words: tupl
     from wmdd.cli_tune import read_options, run_search
 
     if resume is None and params["recipe_name"] is None:
-        raise ConfigError("wmdd tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
+        raise ConfigError("tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
     if resume is not None:
         from tuning.search import read_search
 

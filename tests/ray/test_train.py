@@ -118,8 +118,8 @@ def test_one_worker_of_ray_train_gives_the_teacher_of_one_process_and_divergence
 
 
 def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path):
-    config = override(config, {"pretrain.workers": 7, "ray.start_timeout_s": 4})
-    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=4; ask for less") as caught:
+    config = override(config, {"pretrain.workers": 7, "ray.start_timeout_s": 20})
+    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=20; ask for less") as caught:
         distill(config, run=str(tmp_path / "run"), executor="ray")
     assert "\n" not in str(caught.value)
     gone("TrainActor")

@@ -1,0 +1,127 @@
+"""What a search refuses, and what its records say."""
+
+import io
+import math
+
+import pyarrow.parquet as pq
+import pytest
+
+from tuning.config import TuneConfig, check_space, parse_tune, search_config
+from tuning.space import parse_space
+from tuning.trials import Trial, noise, pareto, table
+from wmdd.cli import _run
+from wmdd.errors import ConfigError
+from wmdd.recipes import recipe
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("recover.bn_weight", "give FIELD=loguniform"),
+        ("recover.bn_weight=5", "give FIELD=loguniform"),
+        ("recover.bn_weight=normal:0:1", "normal is no domain"),
+        ("recover.bn_weight=loguniform:0:1", "finite above 0"),
+        ("recover.bn_weight=uniform:2:1", "LOW must be smaller"),
+        ("recover.bn_weight=uniform:nan:1", "LOW must be smaller"),
+        ("recover.bn_weight=uniform:1", "give two numbers"),
+        ("recover.iterations=randint:1.5:2", "give two numbers"),
+        ("recover.bn_weight=choice:1,1", "different values"),
+        ("recover.bn_weight=choice:1,", "different values"),
+        ("recover.nosuch=uniform:0:1", "no such field"),
+        ("nosuch.bn_weight=uniform:0:1", "no such field"),
+        ("pretrain.lr=uniform:0:1", "trials share what pretrain decides"),
+        ("barycenter.ipc=randint:1:2", "trials share what barycenter decides"),
+        ("seed=randint:1:2", "trials share what seed decides"),
+        ("recover.bn_weight_scale=choice:relative,odd", "'odd'"),
+        ("recover.bn_weight=uniform:-1:1", "recover.bn_weight"),
+    ],
+)
+def test_space_that_cannot_be_is_one_line_with_the_word(word, told):
+    with pytest.raises(ConfigError) as caught:
+        check_space(recipe("digits"), TuneConfig(space=(word,)))
+    assert str(caught.value).startswith(f"--tune.space {word.partition('=')[0]}")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_field_twice_is_refused():
+    with pytest.raises(ConfigError, match="in the space twice"):
+        parse_space(["recover.lr=uniform:0:1", "recover.lr=choice:1,2"])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"samples": 0}, "--tune.samples=0: "),
+        ({"student_seeds": 1}, "--tune.student_seeds=1: "),
+        ({"holdout": 1.0}, "--tune.holdout=1.0: "),
+        ({"levels": (("1", "0.5", "1"),)}, "--tune.levels=1:0.5:1: the last level must be 1:1:1"),
+        ({"levels": ((1, 1, 1), (1, 0.5, 1), (1, 1, 1))}, "may not fall"),
+        ({"nosuch": 1}, "--tune.nosuch=1: "),
+    ],
+)
+def test_options_that_cannot_be_are_one_line(values, told):
+    with pytest.raises(ConfigError) as caught:
+        parse_tune(values)
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("nosuch",),
+        ("digits", "odd"),
+        ("digits", "--tune.levels", "1:2"),
+        ("digits", "--tune.searcher", "grid"),
+        ("--resume", "/nowhere/at/all"),
+        ("digits", "recover.lr=uniform:5"),
+    ],
+)
+def test_command_refuses_before_work_with_status_2(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _run(["tune", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("wmdd: ")
+    assert captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_choices_become_the_fields_own_values():
+    space = parse_space(["recover.ce_weight=choice:0,0.5,1", "relabel.bn=choice:running,batch"])
+    assert space["recover.ce_weight"].values == (0, 0.5, 1)
+    assert space["relabel.bn"].values == ("running", "batch")
+    assert str(space["recover.ce_weight"]) == "choice:0,0.5,1"
+
+
+def test_trials_share_a_set_without_the_search_split():
+    config = search_config(recipe("cifar10"), TuneConfig(holdout=0.2, student_seeds=3))
+    assert config.data.holdout == 0.2
+    assert (config.evaluate.seeds, config.evaluate.random_real, config.evaluate.full_data) == (3, False, False)
+    assert config.evaluate.val_every == config.relabel.epochs
+
+
+def trial(score, cost, *, stop="finished", spread=0.01, levels=2, scores=None):
+    return Trial({"recover.lr": score}, scores or (score,) * levels, spread, cost, stop, cost, levels)
+
+
+def test_pareto_front_has_no_trial_that_another_beats():
+    good, better, worse, dear = trial(0.5, 10), trial(0.6, 20), trial(0.4, 15), trial(0.6, 30)
+    assert pareto([dear, worse, better, good]) == [good, better]
+
+
+def test_lead_is_compared_with_the_students_noise():
+    first, second = trial(0.6, 1, spread=0.03), trial(0.58, 1, spread=0.04)
+    found = noise(first, [first, second, trial(0.59, 1, stop="stopped at level 1", scores=(0.59,))], students=2)
+    assert found == {"lead": pytest.approx(0.02), "error": pytest.approx(math.sqrt((0.0009 + 0.0016) / 2))}
+    assert noise(first, [first], students=2)["lead"] == math.inf
+
+
+def test_table_has_a_row_for_each_trial():
+    rows = pq.read_table(io.BytesIO(table([trial(0.5, 3), trial(0.1, 1, stop="stopped at level 1", scores=(0.1,))])))
+    assert rows.column_names == [
+        "trial", "recover.lr", "score", "spread", "level", "cost_s", "stop", "score_1", "score_2",
+    ]  # fmt: skip
+    assert rows["score_2"].to_pylist() == [0.5, None]
+    assert rows["stop"].to_pylist() == ["finished", "stopped at level 1"]
