@@ -85,7 +85,7 @@ class Objective:
     def _check_shared(self, plan: Plan, store: ArtifactStore) -> None:
         absent = store.absent(ref for stage in SHARED_STAGES for ref in plan.refs(stage))
         if absent:
-            first = min(absent, key=lambda ref: (ref.stage, ref.unit))
+            first = min(absent, key=lambda ref: (SHARED_STAGES.index(ref.stage), ref.unit))
             raise ArtifactError(
                 f"{first.stage} of {first.unit} is missing, which all trials share; start the search again"
             )

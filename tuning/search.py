@@ -174,6 +174,7 @@ def _run_trials(
     storage, filesystem = _storage(folder)
     path = f"{storage}/trials"
     watch.LISTENERS[:] = [listener]
+    listener(Event("stage", watch.STAGE, total=options.samples))
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         listener(Event("note", "", text=f"the search in {folder.url} goes on"))
         tuner = tune.Tuner.restore(path, trainable=fits, restart_errored=True, storage_filesystem=filesystem)
@@ -194,10 +195,11 @@ def _run_trials(
                 storage_filesystem=filesystem,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=options.retries),
-                callbacks=[watch.Watcher(options, space)],
+                callbacks=[watch.Watcher(options)],
             ),
         )
     results = tuner.fit()
+    listener(Event("end", watch.STAGE, done=len(results), total=options.samples))
     return sorted((Trial.of(result, options) for result in results), key=lambda trial: trial.begun)
 
 
@@ -211,8 +213,11 @@ def _storage(folder: ArtifactStore) -> tuple[str, Any]:
 
 
 def _searcher(objective: Objective, space: dict[str, Domain]) -> Any:
+    import optuna
     from ray.tune.search.basic_variant import BasicVariantGenerator
     from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     own = {field: _value(objective.config, field) for field in space}
     first = [own] if all(space[field].holds(value) for field, value in own.items()) else None

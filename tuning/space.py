@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
-
-import yaml
 
 from wmdd.config import DistillConfig
 from wmdd.errors import ConfigError
@@ -73,9 +72,17 @@ def _check_field(field: str) -> None:
         raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help lists them")
 
 
+def _read(item: str) -> Any:
+    """Read a value: YAML would take 1e3 for a word."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(item)
+    return {"true": True, "false": False, "none": None}.get(item, item)
+
+
 def _domain(word: str, kind: str, text: str) -> Domain:
     if kind == "choice":
-        values = tuple(yaml.safe_load(item) for item in text.split(","))
+        values = tuple(_read(item) for item in text.split(","))
         if len(set(map(str, values))) < len(values) or "" in text.split(","):
             raise ConfigError(f"--tune.space {word}: a choice needs different values, choice:A,B")
         return Domain("choice", values)

@@ -86,6 +86,9 @@ def table(trials: Sequence[Trial]) -> bytes:
             {"trial": number, **trial.values, "score": trial.score, "spread": trial.spread, "level": len(trial.scores)}
             | {"cost_s": trial.cost_s, "stop": trial.stop, **scores}
         )
+    for field in trials[0].values if trials else ():
+        if len({type(row[field]) for row in rows} - {type(None), int, float}) > 0:
+            rows = [row | {field: str(row[field])} for row in rows]  # a column has one type
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), out)
     return out.getvalue()

@@ -1,7 +1,6 @@
 """Searches with a real Ray Tune on scikit-learn's digits."""
 
 import io
-import json
 import os
 import shutil
 import signal
@@ -116,7 +115,7 @@ def test_search_finds_what_a_grid_finds(prepared, tmp_path, short):
     config = from_yaml((tmp_path / "t/best.yaml").read_text())
     assert config.recover.bn_weight == winner["recover.bn_weight"]
     assert config.data.holdout == 0.0
-    assert "6/6 trials" in result.stdout
+    assert "tune       6/6 done in" in result.stdout
     page = (tmp_path / "t/tune.html").read_text()
     assert "<svg" in page
     assert page.count("data:image/png") >= 10
@@ -129,20 +128,18 @@ def short():
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def reports(folder):
-    return [json.loads(line) for path in Path(folder).rglob("result.json") for line in path.read_text().splitlines()]
-
-
 def test_killed_worker_and_killed_driver_lose_no_trial_and_failures_do_not_end_it(prepared, tmp_path, short):
     words = ("tune", "digits", *WORDS, "recover.lr=choice:0.1,1e38", "recover.feature_weight=choice:1,1e38")
+    words += ("--recover.iterations", 300, "--relabel.epochs", 24)  # long enough to be hit
     words += ("--tune.samples", 4, "--tune.concurrent", 1, "--run", tmp_path / "t", "--store", prepared.store_url)
-    process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short))
+    log, killed, limit = tmp_path / "out", False, time.monotonic() + 120
+    with open(log, "w") as out:
+        process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
     try:
-        killed, limit = False, time.monotonic() + 120
-        while len(reports(tmp_path)) < 3:
+        while log.read_text().count("tune: level") < 3:
             assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit, "no reports"
-            if reports(tmp_path) and not killed:
+            assert time.monotonic() < limit, log.read_text()
+            if "tune: level" in log.read_text() and not killed:
                 for worker in psutil.Process(process.pid).children(recursive=True):
                     if worker.cmdline()[:1] and "ImplicitFunc" in worker.cmdline()[0]:
                         os.kill(worker.pid, signal.SIGKILL)

@@ -93,6 +93,12 @@ def test_choices_become_the_fields_own_values():
     assert space["recover.ce_weight"].values == (0, 0.5, 1)
     assert space["relabel.bn"].values == ("running", "batch")
     assert str(space["recover.ce_weight"]) == "choice:0,0.5,1"
+    assert parse_space(["recover.lr=choice:1e3,none,true"])["recover.lr"].values == (1000.0, None, True)
+
+
+def test_values_of_several_kinds_share_a_column():
+    trials = [Trial({"relabel.mix": value}, (0.5,), 0.0, 1.0, "finished", 0.0, 1) for value in ("none", 1.5)]
+    assert pq.read_table(io.BytesIO(table(trials)))["relabel.mix"].to_pylist() == ["none", "1.5"]
 
 
 def test_trials_share_a_set_without_the_search_split():
