@@ -17,7 +17,7 @@ from rich.table import Table
 
 from wmdd.cli_cluster import cluster
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
-from wmdd.cli_tune import tune_options
+from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import DistillConfig, Section, override, read_config, section_names
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.recipes import recipe, recipes
@@ -207,13 +207,9 @@ def tune(run_url: str | None, store: str | None, resume: str | None, words: tupl
     Students are scored on a part of the training images, which the search trains on nowhere. Started again with the
     same words, or with --resume RUN, it goes on where it was.
     """
-    from wmdd.cli_tune import read_options, run_search
-
     if resume is None and params["recipe_name"] is None:
         raise ConfigError("tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
     if resume is not None:
-        from tuning.search import read_search
-
         address = params["address"]
         config, options, store = read_search(resume)
         config = override(config, {"ray.address": address}) if address else config

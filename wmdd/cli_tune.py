@@ -59,6 +59,13 @@ def read_options(params: dict[str, Any], words: tuple[str, ...]) -> Any:
     return parse_tune(values)
 
 
+def read_search(url: str) -> Any:
+    """Read a search's configuration, options and store from its folder."""
+    from tuning.search import read_search as read
+
+    return read(url)
+
+
 def run_search(config: Any, options: Any, run_url: str | None, store: str | None, status: Any) -> None:
     """Search, and print the winner."""
     try:
