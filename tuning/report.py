@@ -1,4 +1,4 @@
-"""The search's report: ``trials.parquet``, ``best.yaml``'s place in it, and the page ``tune.html``."""
+"""The search's page, ``tune.html``: one file that needs nothing beside it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jinja2
 
 from tuning.objective import SHARED_STAGES, Objective, seconds_of
 from tuning.space import Domain
-from tuning.trials import Trial, noise, pareto, table
+from tuning.trials import Trial, noise, pareto
 from wmdd.config import to_yaml
 from wmdd.pipeline import load_value
 from wmdd.progress import clock
@@ -24,14 +24,13 @@ from wmdd.types import DistilledClass
 SHOWN_CLASSES = 10
 
 
-def write_report(outcome: Any, objective: Objective, space: dict[str, Domain], folder: ArtifactStore) -> None:
-    """Write the table and the page into the search's folder."""
-    folder.put(folder.path("trials.parquet"), table(outcome.trials))
+def write_page(outcome: Any, objective: Objective, space: dict[str, Domain], folder: ArtifactStore) -> None:
+    """Write the page into the search's folder."""
     folder.put(folder.path("tune.html"), page(outcome, objective, space).encode())
 
 
 def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
-    """Write the page; it needs nothing beside it."""
+    """Give the page of a `tuning.search.Outcome`."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["clock"] = clock
     environment.filters["value"] = short

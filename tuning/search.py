@@ -16,7 +16,7 @@ from typing import Any
 from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
-from tuning.trials import Trial
+from tuning.trials import Trial, table
 from wmdd.api import beside, distill
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
@@ -78,7 +78,7 @@ def search(
     """
     from ray_jobs.connect import connect
     from ray_jobs.executor import RayExecutor
-    from tuning.report import write_report
+    from tuning.report import write_page
 
     space = check_space(config, tune)
     url = (run or f"runs/{config.recipe}-tune").rstrip("/")
@@ -92,15 +92,16 @@ def search(
         run_plan(prepared, artifacts, RayExecutor(shared), listener)
         objective = Objective(shared, tune, artifacts.url, plan.index_ref, _share(config)["gpu"] > 0)
         trials = _run_trials(objective, space, folder, listener)
+        folder.put(folder.path("trials.parquet"), table(trials))
         winner = _winner(trials)
         best = override(config, winner.values)
-        folder.put(folder.path("best.yaml"), to_yaml(best).encode())
-        final = {}
+        folder.put(folder.path("best.yaml"), _yaml(best).encode())
+        outcome = Outcome(folder.url, trials, winner, best, {})
+        write_page(outcome, objective, space, folder)  # what is known, whatever becomes of the rest
         for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
             listener(Event("note", "", text=f"{name}: all data, with {_spoken(chosen, space)}"))
-            final[name] = distill(chosen, run=f"{url}/{name}", store=artifacts.url, listener=listener).metrics
-        outcome = Outcome(folder.url, trials, winner, best, final)
-        write_report(outcome, objective, space, folder)
+            outcome.final[name] = distill(chosen, run=f"{url}/{name}", store=artifacts.url, listener=listener).metrics
+        write_page(outcome, objective, space, folder)
         return outcome
     finally:
         if owns_ray:
@@ -124,22 +125,24 @@ def read_search(url: str) -> tuple[DistillConfig, TuneConfig, str]:
 
 
 def _note_search(folder: ArtifactStore, config: DistillConfig, tune: TuneConfig, store: ArtifactStore) -> None:
-    """Write down what is searched; whoever comes again must mean the same."""
-    facts = {"tune": tune.model_dump(mode="json"), "store": store.url}
-    known = folder.get(folder.path("tune.json"))
-    fixed = to_yaml(config.model_copy(update={"ray": type(config.ray)(), "runtime": config.runtime}))
-    if known is not None:
-        before = json.loads(known)["tune"]
-        changed = [name for name, value in facts["tune"].items() if before.get(name) != value]  # type: ignore[union-attr]
-        again = folder.get(folder.path("config.yaml"))
-        if changed or (again is not None and again.decode() != fixed):
-            what = f"--tune.{changed[0]}" if changed else "the recipe's options"
+    """Write down what is searched; whoever comes again must mean the same, wherever it is to run."""
+    own = tune.model_dump(mode="json")
+    if folder.get(folder.path("tune.json")) is not None:
+        before, known, _ = read_search(folder.url)
+        changed = [f"--tune.{name}" for name, value in known.model_dump(mode="json").items() if own[name] != value]
+        changed += ["the recipe's options"] if _yaml(before) != _yaml(config) else []
+        if changed:
             raise ConfigError(
-                f"--run {folder.url}: holds another search ({what} differs); give another folder, or wmdd tune "
+                f"--run {folder.url}: holds another search ({changed[0]} differs); give another folder, or wmdd tune "
                 f"--resume {folder.url}"
             )
-    folder.put(folder.path("config.yaml"), fixed.encode())
-    folder.put(folder.path("tune.json"), json.dumps(facts, indent=1).encode())
+    folder.put(folder.path("config.yaml"), to_yaml(config).encode())
+    folder.put(folder.path("tune.json"), json.dumps({"tune": own, "store": store.url}, indent=1).encode())
+
+
+def _yaml(config: DistillConfig) -> str:
+    """Write a configuration without where it ran."""
+    return to_yaml(config.model_copy(update={"ray": type(config.ray)()}))
 
 
 def _share(config: DistillConfig) -> dict[str, float]:
