@@ -10,14 +10,13 @@ the last level's, and whether the best of the last level would have been among t
 from __future__ import annotations
 
 import argparse
-import io
 import json
 
-import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
 from benchmarks.common import report
 from wmdd.store import ArtifactStore
+from wmdd.tables import read_table
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of the search")
     folder = ArtifactStore(parser.parse_args().run)
-    table = pq.read_table(io.BytesIO(folder.get(folder.path("trials.parquet")) or b""))
+    table = read_table(folder.get(folder.path("trials.parquet")) or b"")
     options = json.loads(folder.get(folder.path("tune.json")) or b"{}")["tune"]
     rows = [row for row in table.to_pylist() if row["stop"] == "finished"]
     last = [row[f"score_{len(options['levels'])}"] for row in rows]

@@ -31,7 +31,7 @@ class TuneConfig(Section):
     )
     student_seeds: Annotated[int, Field(ge=2)] = Field(2, description="students whose mean top-1 is a setting's score")
     levels: Annotated[tuple[tuple[Share, Share, Share], ...], Field(min_length=1)] = Field(
-        ((1.0, 0.25, 0.5), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)),
+        ((1.0, 0.25, 0.25), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)),
         description="CLASSES:STEPS:EPOCHS shares of a trial's levels, the last 1:1:1",
     )
     keep: Annotated[float, Field(gt=1.0)] = Field(2.0, description="one in so many trials goes on to the next level")

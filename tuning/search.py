@@ -17,7 +17,7 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
 from tuning.trials import Trial, table
-from wmdd.api import beside, distill
+from wmdd.api import beside, distill, open_folder
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
 from wmdd.events import Event
@@ -82,7 +82,7 @@ def search(
 
     space = check_space(config, tune)
     url = (run or f"runs/{config.recipe}-tune").rstrip("/")
-    folder, artifacts = ArtifactStore(url), ArtifactStore(store or beside(url))
+    folder, artifacts = open_folder("--run", url), open_folder("--store", store or beside(url))
     shared = search_config(config, tune)
     plan = make_plan(shared, artifacts, status)
     _note_search(folder, config, tune, artifacts)
@@ -116,7 +116,7 @@ def read_search(url: str) -> tuple[DistillConfig, TuneConfig, str]:
     Raises:
         ConfigError: if it holds no search.
     """
-    folder = ArtifactStore(url)
+    folder = open_folder("--resume", url)
     facts, config = folder.get(folder.path("tune.json")), folder.get(folder.path("config.yaml"))
     if facts is None or config is None:
         raise ConfigError(f"--resume {url}: holds no search (tune.json); give the folder of wmdd tune --run")

@@ -54,8 +54,8 @@ def distill(
     """
     config = recipe(config) if isinstance(config, str) else config
     url = (run or f"runs/{config.recipe}").rstrip("/")
-    artifacts = _folder("--store", store or beside(url))
-    _folder("--run", url)
+    artifacts = open_folder("--store", store or beside(url))
+    open_folder("--run", url)
     plan = make_plan(config, artifacts, status)
     _note_start(url, config, artifacts, plan)
     workers = _executor(executor, config)
@@ -103,7 +103,12 @@ def beside(run: str) -> str:
     return f"{folder}{slash}store"
 
 
-def _folder(option: str, url: str) -> ArtifactStore:
+def open_folder(option: str, url: str) -> ArtifactStore:
+    """Open a folder, new or old, for what an option names.
+
+    Raises:
+        ConfigError: naming option and URL, if it cannot be reached or is a file.
+    """
     try:
         folder = ArtifactStore(url)
         is_file = kind(folder.fs, folder.root) == "file"

@@ -114,11 +114,13 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
     places = {"--run": params["run_url"], "--store": params.get("store")}
     if name == "report":
         places = {"RUN": params["run_url"]}
+    elif name == "tune" and params["resume"]:
+        places = {"--resume": params["resume"]}
     else:
         config = configure(params)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
-    needed = {"distill": ("--run",), "plan": () if places.get("--store") else ("--run",), "report": ()}[name]
+    needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
     for option, place in places.items():
         if place is None and option not in needed:
             continue

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from wmdd.data.pixels import png, to_image, to_tensor
 from wmdd.errors import ArtifactError, StorageError
 from wmdd.files import entries, explain, open_fs, read
+from wmdd.tables import read_table
 from wmdd.types import DistilledClass
 
 
@@ -87,7 +87,7 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     fs, root = open_fs(run.rstrip("/"))
     try:
         paths = sorted(item["name"] for item in entries(fs, f"{root}/images") if item["name"].endswith(".parquet"))
-        tables = [pq.read_table(io.BytesIO(read(fs, path))) for path in paths]
+        tables = [read_table(read(fs, path)) for path in paths]
     except (OSError, EOFError) as exc:
         raise StorageError(f"{run}/images cannot be read {explain(exc)}") from exc
     if not tables:

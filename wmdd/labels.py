@@ -124,7 +124,9 @@ class LabelBlock:
     def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
         """Read row groups."""
         with pq.ParquetFile(io.BytesIO(self.data)) as parquet:
-            return [_batch(parquet.read_row_group(group), self.meta["classes"]) for group in row_groups]
+            return [
+                _batch(parquet.read_row_group(group, use_threads=False), self.meta["classes"]) for group in row_groups
+            ]
 
 
 class SoftLabels(Dataset[LabelBatch]):

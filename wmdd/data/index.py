@@ -35,6 +35,7 @@ from wmdd.data.sources import (
 )
 from wmdd.errors import DataError
 from wmdd.files import read
+from wmdd.tables import read_table
 from wmdd.types import Files
 
 _COLUMNS = ("file", "row", "label", "height", "width", "digest")
@@ -131,7 +132,7 @@ class DatasetIndex:
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """Read what `to_bytes` wrote."""
-        table = pq.read_table(io.BytesIO(data))
+        table = read_table(data)
         facts = json.loads(table.schema.metadata[b"wmdd"])
         columns = [table.column(name).to_numpy().astype(kind) for name, kind in zip(_COLUMNS, _KINDS, strict=True)]
         train = Split(tuple(facts["train_files"]), *(column[: facts["train"]] for column in columns))

@@ -247,7 +247,7 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
 def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
     """Read the encoded images and labels of a row group; None where a row holds no bytes."""
     image, label = parquet_columns(parquet.schema_arrow, file)
-    table = parquet.read_row_group(group, columns=[image, label])
+    table = parquet.read_row_group(group, columns=[image, label], use_threads=False)
     column = table.column(image)
     # struct_field, unlike StructArray.field, keeps the null of a null struct.
     encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
