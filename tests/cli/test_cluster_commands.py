@@ -38,8 +38,10 @@ def refused(capsys, *words):
 REFUSED = {
     "no command": (("submit",), ("--", "distill digits")),
     "unknown command": (("submit", "--", "nosuch"), ("nosuch",)),
-    "no job": (("submit", "--", "recipes"), ("recipes", "distill, plan, report")),
+    "no job": (("submit", "--", "recipes"), ("recipes", "distill, tune, plan, report")),
     "typing error before": (("submit", "--adress", "x", "--", "distill", "digits"), ("--adress", "wmdd submit --help")),
+    "search in the job's own folder": (("submit", "--", "tune", "digits"), ("--run (not given)", "absolute path")),
+    "search that is not shared": (("submit", "--", "tune", "--resume", "runs/x"), ("--resume runs/x", "absolute path")),
     "unknown recipe": (("submit", "--", "distill", "nosuch", *ABSOLUTE), ("nosuch", "digits")),
     "unknown option": (("submit", "--", "distill", "digits", "--nosuch", "3"), ("--nosuch", "wmdd distill --help")),
     "wrong value": (("submit", "--", "distill", "digits", *ABSOLUTE, "--recover.lr", "nan"), ("--recover.lr", "nan")),

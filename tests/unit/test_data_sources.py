@@ -183,7 +183,7 @@ def broken_sets(root):
         ),
         "one image": (
             write_folder(root / "5", {"a/0.png": encoded(1), "b/0.png": encoded(2)}),
-            "class a has one image",
+            "class a has one training image",
         ),
     }
 
