@@ -177,6 +177,7 @@ def _run_trials(
     storage, filesystem = _storage(folder)
     path = f"{storage}/trials"
     watch.LISTENERS[:] = [listener]
+    watch.OPEN.clear()
     listener(Event("stage", watch.STAGE, total=options.samples))
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         listener(Event("note", "", text=f"the search in {folder.url} goes on"))
@@ -202,8 +203,13 @@ def _run_trials(
             ),
         )
     results = tuner.fit()
-    listener(Event("end", watch.STAGE, done=len(results), total=options.samples))
-    return sorted((Trial.of(result, options) for result in results), key=lambda trial: trial.begun)
+    listener(Event("end", watch.STAGE, done=len(results) - len(watch.OPEN), total=options.samples))
+    if watch.OPEN or len(results) < options.samples:
+        raise KeyboardInterrupt  # Tune takes Ctrl-C for itself, and ends as if all were over
+    # A result without a report names no setting; its trial does.
+    settings = [trial.config for trial in results._experiment_analysis.trials]
+    found = [Trial.of(values, result, options) for values, result in zip(settings, results, strict=True)]
+    return sorted(found, key=lambda trial: trial.begun)
 
 
 def _storage(folder: ArtifactStore) -> tuple[str, Any]:

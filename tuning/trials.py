@@ -49,8 +49,8 @@ class Trial:
         return self.stop == FINISHED and len(self.scores) == self.levels
 
     @staticmethod
-    def of(result: Any, tune: TuneConfig) -> Trial:
-        """Read one of Ray Tune's results."""
+    def of(values: dict[str, Any], result: Any, tune: TuneConfig) -> Trial:
+        """Read one of Ray Tune's results; a trial that told nothing has none of it but `values`."""
         levels, frame = len(tune.levels), result.metrics_dataframe
         reports = [] if frame is None or "level" not in frame else frame.to_dict("records")
         by_level = {int(report["level"]): report for report in reports}  # a continued trial says its levels again
@@ -64,7 +64,7 @@ class Trial:
         else:
             stop = FINISHED if len(found) == levels else f"stopped at level {len(found)}"
         return Trial(
-            values=dict(result.config),
+            values=dict(values),
             scores=tuple(float(report["score"]) for report in found),
             spread=float(last.get("spread", 0.0)),
             cost_s=float(last.get("cost_s", 0.0)),

@@ -12,7 +12,9 @@ from wmdd.events import Event
 from wmdd.pipeline import Listener
 
 STAGE = "tune"
-LISTENERS: list[Listener] = []  # not within the watcher, which Tune stores with the search
+# Not within the watcher, which Tune stores with the search.
+LISTENERS: list[Listener] = []
+OPEN: set[str] = set()  # trials of this session that have begun and not ended
 
 
 class Watcher(tune.Callback):  # type: ignore[misc]
@@ -24,6 +26,7 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that a trial begins, or begins again after a failure."""
+        OPEN.add(trial.trial_id)
         _tell(Event("begin", STAGE, trial.trial_id, total=1))
 
     def on_trial_result(
@@ -41,6 +44,7 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that a trial has ended, by itself or because others do better."""
+        OPEN.discard(trial.trial_id)
         _tell(Event("done", STAGE, trial.trial_id))
         _tell(Event("unit", STAGE, trial.trial_id))
 

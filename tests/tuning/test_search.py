@@ -128,6 +128,30 @@ def short():
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def test_search_that_is_interrupted_says_so_and_goes_on_with_the_same_words(prepared, tmp_path, short):
+    words = ("tune", "digits", *WORDS, "--recover.iterations", 150, "--tune.samples", 3, "--tune.stop_early", "false")
+    words += ("--run", tmp_path / "t", "--store", prepared.store_url)
+    log, limit = tmp_path / "out", time.monotonic() + 120
+    with open(log, "w") as out:
+        process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
+    try:
+        while "tune: level" not in log.read_text():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < limit, log.read_text()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said.splitlines()[-1]
+    assert not (tmp_path / "t/best.yaml").exists()
+    result = run(tmp_path, *words, env=environment(RAY_TMPDIR=short))
+    assert result.returncode == 0, result.stderr
+    rows = pq.read_table(io.BytesIO((tmp_path / "t/trials.parquet").read_bytes())).to_pylist()
+    assert [row["stop"] for row in rows] == ["finished"] * 3
+
+
 def test_killed_worker_and_killed_driver_lose_no_trial_and_failures_do_not_end_it(prepared, tmp_path, short):
     words = ("tune", "digits", *WORDS, "recover.lr=choice:0.1,1e38", "recover.feature_weight=choice:1,1e38")
     words += ("--recover.iterations", 300, "--relabel.epochs", 24)  # long enough to be hit
