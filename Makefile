@@ -32,7 +32,7 @@ endif
 # Needs uv. The file holds versions and hashes, no addresses.
 lock:
 	uv pip compile pyproject.toml --extra ray --extra tune --extra sftp --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	  --no-header --quiet --output-file requirements.lock
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,7 +24,7 @@ def cluster() -> None:
 
     \b
     wmdd cluster up --nodes 3 --cpus-per-node 1
-    wmdd submit -- distill digits --run /tmp/runs/digits
+    wmdd submit -- distill digits --run ~/runs/digits
     wmdd cluster status
     wmdd cluster down
     """

@@ -37,7 +37,7 @@ def dockerfile_errors(text):
     found += ["ADD" for name, _ in steps if name == "ADD"]
     if any(name in ("ENV", "ARG") and re.search(r"KEY|TOKEN|SECRET|PASSWORD", words) for name, words in steps):
         found.append("a secret would stay in a layer")
-    if re.search(r"://|--(extra-)?index-url|--trusted-host", text):
+    if re.search(r"://|--(extra-)?index|--trusted-host", text):
         found.append("names an address")
     runs = [words for name, words in steps if name == "RUN"]
     commands = [command.strip() for words in runs for command in words.split("&&")]
@@ -67,7 +67,7 @@ def test_the_dockerfile_installs_by_hash_and_ends_as_an_ordinary_user():
         ("--require-hashes --no-deps -r /tmp/locks/gcp.lock", "google-api-python-client"),
         ("--no-deps /tmp/wheel/*.whl", "/tmp/wheel/*.whl"),
         ("--no-build-isolation ", ""),
-        ("--no-cache-dir", "--index-url https://example.com/simple"),
+        ("--no-cache-dir", "--extra-index example.com/simple"),
         ("PYTHONUNBUFFERED=1", "AWS_SECRET_ACCESS_KEY=x"),
         (" wget", ""),
         (" rsync", ""),
