@@ -104,6 +104,11 @@ def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) ->
     return seconds
 
 
+def last_step(task: StageTask) -> Event | None:
+    """Tell what a teacher that is only measured tells as it begins."""
+    return Event("progress", task.stage, task.name, done=0, total=1) if task.stage == "pretrain" else None
+
+
 class Simulation:
     """One run over so many GPUs.
 
@@ -118,7 +123,7 @@ class Simulation:
         self.names = (f"node-{number}" for number in itertools.count())
         each = min(gpus, GPUS_PER_NODE)
         nodes = {next(self.names): each for _ in range(gpus // each)}
-        self.crew = SimulatedCrew(nodes, seconds, start_s=args.start_s, delay_s=args.overhead_s)
+        self.crew = SimulatedCrew(nodes, seconds, start_s=args.start_s, delay_s=args.overhead_s, says=last_step)
         self.plan, self.each, self.ended, self.retries = plan, each, dict[str, float](), 0
         if lost:
             self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray_jobs.pool import News
 from wmdd.errors import StageError
+from wmdd.events import Event
 from wmdd.plan import StageTask
 
 
@@ -35,6 +36,7 @@ class SimulatedCrew:
         start_s: from a worker's placement to its first task.
         delay_s: from the end of a task to its news.
         error: what a task raises at its end, if anything.
+        says: news that a task gives as it begins, if any.
     """
 
     def __init__(
@@ -45,9 +47,10 @@ class SimulatedCrew:
         start_s: float = 1.0,
         delay_s: float = 0.0,
         error: Callable[[StageTask], StageError | None] = lambda task: None,
+        says: Callable[[StageTask], Event | None] = lambda task: None,
     ) -> None:
         self.nodes, self.seconds, self.start_s, self.delay_s = dict(nodes), seconds, start_s, delay_s
-        self.error = error
+        self.error, self.says = error, says
         self.clock, self.calls = 0.0, 0
         self.given: list[tuple[float, str, StageTask]] = []
         self.seats: dict[int, _Seat] = {}
@@ -88,6 +91,8 @@ class SimulatedCrew:
         assert seat.task is None, "a worker got a second task"
         seat.task = task
         self.given.append((self.clock, str(seat.node), task))
+        if event := self.says(task):
+            self._push(self.clock + self.delay_s, lambda: News(worker, "event", event))
         self._push(self.clock + self.seconds(task, str(seat.node)) + self.delay_s, lambda: self._done(worker, task))
 
     def dismiss(self, worker: int) -> None:

@@ -97,6 +97,7 @@ class _Record:
     attempts: int = 0
     losses: int = 0
     begun: float = 0.0
+    ends_soon: bool = False  # it said that it is in its last step
     workers: set[int] = field(default_factory=set)
 
 
@@ -107,7 +108,7 @@ class Pool:
         limits: workers by lane; 0 or absent: as many as fit.
         solo: lanes whose tasks run alone, with nothing beside them, on a worker of the lane they are mapped to.
         early: lanes whose workers start while the tasks are under way that theirs wait for: cheap workers, for whom
-            dear ones would have to wait.
+            dear ones would have to wait. Those of other lanes start when their tasks under way are in the last step.
     """
 
     def __init__(
@@ -214,8 +215,15 @@ class Pool:
             for lane in {*board.lanes(), *busy}
             if lane not in self._solo
         }
-        soon = {lane: found.get(lane, 0) + board.soon(lane) for lane in board.lanes_to_come() if lane in self._early}
-        return found | soon
+        soon = (lane for lane in board.lanes_to_come() if lane in self._early or self._ends_soon(lane))
+        return found | {lane: found.get(lane, 0) + board.soon(lane) for lane in soon}
+
+    def _ends_soon(self, lane: str) -> bool:
+        """Tell whether all of a lane's tasks are in their last step, so that the workers of the next may come up."""
+        if lane in self._solo or any(self._lane(task) in self._solo for task in self._running.values()):
+            return False
+        own = [self._records[key].ends_soon for key, task in self._running.items() if self._lane(task) == lane]
+        return bool(own) and all(own) and not self._board.ready(lane)
 
     def _slow(self, lane: str) -> list[Key]:
         """List the tasks of a lane that take far longer than their like, once nothing else waits there."""
@@ -272,6 +280,8 @@ class Pool:
         elif news.kind == "lost":
             self._lost(news, person)
         elif news.kind == "event" and news.event is not None:
+            if news.event.kind == "progress" and task is not None:
+                self._records[_key(task)].ends_soon = news.event.done >= news.event.total - 1
             self._listener(news.event)
         elif news.kind == "done" and task is not None:
             self._done(news.worker, task)

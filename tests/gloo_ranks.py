@@ -1,5 +1,6 @@
 """Processes that train together without Ray: a gloo group on this machine."""
 
+import pickle
 import tempfile
 
 import torch
@@ -8,13 +9,21 @@ import torch.multiprocessing
 
 def on_ranks(size, function, *arguments):
     """Call function(*arguments) in `size` processes of one group; give what each returned."""
+    context = torch.multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_enter, (size, folder, function, arguments), nprocs=size)
-        return [torch.load(f"{folder}/{rank}", weights_only=False) for rank in range(size)]
+        # Bytes, for a tensor that is sent as such lives in the memory of its sender, which ends.
+        results = context.SimpleQueue()
+        group = torch.multiprocessing.spawn(_enter, (size, folder, results, function, arguments), size, join=False)
+        found = {}
+        while not group.join(timeout=0.1) or not results.empty():
+            while not results.empty():
+                rank, data = results.get()
+                found[rank] = pickle.loads(data)
+    return [found[rank] for rank in range(size)]
 
 
-def _enter(rank, size, folder, function, arguments):
+def _enter(rank, size, folder, results, function, arguments):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
-    torch.save(function(*arguments), f"{folder}/{rank}")
+    results.put((rank, pickle.dumps(function(*arguments))))
     torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ Every field says in one line what it means; the command line prints these lines 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,10 +31,33 @@ Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 Stem = Literal["auto", "standard", "small", "stride2"]
 
 
+_LATER: dict[str, Any] = {"later": True}
+
+
+def later(default: Any, **facts: Any) -> Any:
+    """Declare an option that its section did not have from the first: at its default it is no part of keys.
+
+    So what earlier versions made stays found. Its default must therefore never change.
+    """
+    return Field(default, json_schema_extra=_LATER, **facts)
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    def for_key(self, exclude: Container[str] = ()) -> dict[str, Any]:
+        """Give the plain values that belong to keys of the store."""
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name not in exclude and not self._is_silent(name)
+        }
+
+    def _is_silent(self, name: str) -> bool:
+        field = type(self).model_fields[name]
+        return field.json_schema_extra == _LATER and getattr(self, name) == field.default
 
 
 class DataConfig(Section):
@@ -72,6 +96,9 @@ class PretrainConfig(Section):
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
+    keep: Literal["last", "best"] = later(
+        "last", description="weights of the last epoch, or of the epoch that was best on the validation images"
+    )
     workers: Count = Field(
         1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )

@@ -161,7 +161,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
 def protocol_hash(config: DistillConfig) -> str:
     """Hash all that decides how students are trained and scored, so that equal hashes can be compared."""
     sections = {
-        "relabel": config.relabel.model_dump(mode="json", exclude={"epochs_per_block"}),
+        "relabel": config.relabel.for_key({"epochs_per_block"}),
         "evaluate": config.evaluate.model_dump(mode="json", include={"lr", "weight_decay", "temperature", "stem"}),
         "stretch": config.evaluate.cosine_stretch,
         "data": _geometry(config),
@@ -233,7 +233,7 @@ class _Planner:
     ) -> PlannedUnit:
         """Name a unit; `identity` stands for inputs whose own key says more than the unit depends on."""
         settings = STAGES[stage]
-        section = getattr(self.config, settings.section).model_dump(mode="json", exclude=set(settings.unkeyed))
+        section = getattr(self.config, settings.section).for_key(settings.unkeyed)
         keys = {label: _keys(refs) for label, refs in inputs.items()} | (identity or {})
         parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": params}
         parts |= {"inputs": keys, "seed": self.config.seed}

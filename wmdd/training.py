@@ -65,6 +65,8 @@ class Trainer:
         val_every: epochs between validations; the last epoch always counts.
         ranks: the processes that train together.
         sizes: images of each batch of an epoch, over all processes; needed where there are several.
+        keep_best: remember the weights of the validated epoch with the highest top-1 (the first of equals).
+        best: those weights, in the CPU's memory, with their epoch and top-1.
     """
 
     network: nn.Module
@@ -79,9 +81,11 @@ class Trainer:
     val_every: int = 1
     ranks: Ranks = ALONE
     sizes: Sequence[int] = ()
+    keep_best: bool = False
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     curve: list[dict[str, float]] = field(default_factory=list, init=False)
+    best: tuple[dict[str, Tensor], dict[str, float]] | None = field(default=None, init=False)
 
     def run(self) -> Iterator[Epoch]:
         """Train from the current epoch to the last; yield after each.
@@ -100,6 +104,9 @@ class Trainer:
             due = self.epoch % self.val_every == 0 or self.epoch == self.epochs
             top1 = self.validate(self.network) if due else None
             self.curve.append({"epoch": self.epoch, "loss": loss} | ({} if top1 is None else {"top1": top1}))
+            if self.keep_best and top1 is not None and (self.best is None or top1 > self.best[1]["top1"]):
+                weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+                self.best = weights, {"epoch": self.epoch, "top1": top1}
             yield Epoch(self.epoch, loss, top1)
 
     def _train_epoch(self) -> float:
@@ -130,13 +137,16 @@ class Trainer:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
-        return pack(tensors, {"epoch": self.epoch, "step": self.step, "curve": self.curve})
+        place = {"epoch": self.epoch, "step": self.step, "curve": self.curve}
+        if self.best is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best[0].items()}
+            place["best"] = self.best[1]
+        return pack(tensors, place)
 
     def resume(self, data: bytes) -> None:
         """Go on where a snapshot was taken."""
         tensors, place = unpack(data)
-        network = {name.removeprefix("network."): value for name, value in tensors.items() if name[0] == "n"}
-        self.network.load_state_dict(network)
+        self.network.load_state_dict(_below("network.", tensors))
         packed = self.optimizer.state_dict()
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -144,6 +154,11 @@ class Trainer:
                 packed["state"].setdefault(int(index), {})[entry] = value
         self.optimizer.load_state_dict(packed)
         self.epoch, self.step, self.curve = place["epoch"], place["step"], place["curve"]
+        self.best = (_below("best.", tensors), place["best"]) if "best" in place else None
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

@@ -1,5 +1,7 @@
 """The Ray executor: equal results from any number of workers, lost workers, and nothing left behind."""
 
+import os
+import re
 import shutil
 import signal
 import tempfile
@@ -14,19 +16,6 @@ from wmdd.config import override, read_config
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-WORKER = "ray::StageActor"
-
-
-def workers(process=None):
-    """The worker processes below a driver."""
-    found = []
-    for child in (process or psutil.Process()).children(recursive=True):
-        try:
-            if child.cmdline()[:1] and child.cmdline()[0].startswith(WORKER):
-                found.append(child)
-        except psutil.Error:
-            continue
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +84,19 @@ class Watched:
 
 
 def test_command_survives_a_killed_worker_and_leaves_no_process(short_folder, tiny_run, tmp_path):
-    run = Watched(tmp_path, short_folder, "--ray.actors", "3")
+    run = Watched(tmp_path, short_folder, "--ray.actors", "2")
     killed = []
 
     def strike():
-        busy = [item for item in news(tmp_path / "runs/digits") if item["kind"] == "progress"]
-        if busy and not killed:
-            killed.extend(workers(psutil.Process(run.process.pid))[:1])
-            for worker in killed:
-                worker.send_signal(signal.SIGKILL)
+        told = news(tmp_path / "runs/digits")
+        if not killed and any(item["kind"] == "progress" for item in told):
+            begun = next(item["node"] for item in told if item["kind"] == "begin")
+            killed.append(int(re.search(r"process (\d+)", begun)[1]))
+            os.kill(killed[0], signal.SIGKILL)
 
     status, out, err = run.finish(strike)
     assert (status, err) == (0, "")
-    assert killed
-    assert "teacher: its worker on 127.0.0.1 (process" in out
+    assert f"teacher: its worker on 127.0.0.1 (process {killed[0]})" in out
     assert [item["unit"] for item in news(tmp_path / "runs/digits") if item["kind"] == "retry"] == ["teacher"]
     assert "report  runs/digits/report.html" in out
     assert contents(tmp_path / "runs/store") == contents(tiny_run.store)

@@ -91,38 +91,41 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     gone("RayTrainWorker")
 
 
-def test_one_worker_of_ray_train_gives_the_teacher_of_one_process_and_divergence_is_final(cluster, tiny_run, tmp_path):
-    import ray
-
+@pytest.fixture
+def trainer(tiny_run, tmp_path):
+    """Train with one worker or several; this process is in the place of the actor."""
     from ray_jobs.pretrain import TrainActor
     from ray_jobs.resources import Share
 
     config, store = read_config(str(tiny_run.run / "config.yaml")), ArtifactStore(str(tmp_path / "store"))
-    task = planned(config, store.url).tasks["pretrain"][0]
     store.write_note("probe", b"")
     runtime = config.runtime.model_dump(mode="json")
-    actor = ray.remote(num_cpus=0)(TrainActor).remote(store.url, runtime, "probe", config.ray, 1, Share(1.0, 0.0))
 
-    def train(task):
-        return [ray.get(event).kind for event in actor.run.options(num_returns="streaming").remote(task)]
+    def train(changes, workers=1, **ray):
+        changed = override(config, changes)
+        task = planned(changed, store.url).tasks["pretrain"][0]
+        limits = changed.ray.model_copy(update=ray)
+        actor = TrainActor(store.url, runtime, "probe", limits, workers, Share(1.0, 0.0))
+        return [event.kind for event in actor.run(task)]
 
-    assert train(task) == ["progress"] * config.pretrain.epochs + ["unit"]
-    assert teachers(store.url) == teachers(tiny_run.store) != {}
-    hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1})
-    with pytest.raises(ray.exceptions.RayTaskError) as caught:
-        train(planned(hopeless, store.url).tasks["pretrain"][0])
-    assert isinstance(caught.value.cause, StageError)
-    assert not caught.value.cause.passing
-    assert "loss is not finite in epoch 1; lower the learning rate" in str(caught.value.cause)
-    ray.kill(actor)
+    return train
 
 
-def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path):
-    config = override(config, {"pretrain.workers": 7, "ray.start_timeout_s": 20})
-    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=20; ask for less") as caught:
-        distill(config, run=str(tmp_path / "run"), executor="ray")
+def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, trainer, config, tiny_run, tmp_path):
+    assert trainer({}) == ["progress"] * config.pretrain.epochs + ["unit"]
+    assert teachers(tmp_path / "store") == teachers(tiny_run.store) != {}
+
+
+def test_divergence_is_final(cluster, trainer):
+    with pytest.raises(StageError, match="loss is not finite in epoch 1; lower the learning rate") as caught:
+        trainer({"pretrain.lr": 1e30, "pretrain.epochs": 1})
+    assert not caught.value.passing
+
+
+def test_more_workers_than_the_cluster_has_is_one_line(cluster, trainer):
+    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=3; ask for less") as caught:
+        trainer({}, workers=7, start_timeout_s=3)
     assert "\n" not in str(caught.value)
-    gone("TrainActor")
 
 
 def test_several_workers_without_ray_are_refused(config, tmp_path):

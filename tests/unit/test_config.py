@@ -11,7 +11,17 @@ import yaml
 from hypothesis import given, settings
 
 from wmdd import config as configuration
-from wmdd.config import DistillConfig, Section, from_yaml, merge, override, parse_config, read_config, to_yaml
+from wmdd.config import (
+    DistillConfig,
+    PretrainConfig,
+    Section,
+    from_yaml,
+    merge,
+    override,
+    parse_config,
+    read_config,
+    to_yaml,
+)
 from wmdd.errors import ConfigError
 from wmdd.recipes import recipe, recipes
 
@@ -179,3 +189,11 @@ def leaves(annotation):
         return leaves(typing.get_args(annotation)[0])
     inner = [part for part in typing.get_args(annotation) if part is not ...]
     return set().union(*map(leaves, inner)) if inner else {annotation}
+
+
+def test_option_that_came_later_is_in_keys_only_away_from_its_default():
+    known = PretrainConfig()
+    assert "keep" not in known.for_key()
+    assert PretrainConfig(keep="best").for_key() == {**known.for_key(), "keep": "best"}
+    assert known.for_key({"lr"}) == {name: value for name, value in known.for_key().items() if name != "lr"}
+    assert set(known.model_dump()) - set(known.for_key()) == {"keep"}

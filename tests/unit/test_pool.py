@@ -11,6 +11,7 @@ from benchmarks.simulation import SimulatedCrew
 from ray_jobs.pool import Pool
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
+from wmdd.events import Event
 from wmdd.plan import PlannedUnit, StageTask
 from wmdd.schedule import Board
 from wmdd.store import ArtifactRef
@@ -31,7 +32,7 @@ class Run:
 
     def __init__(self, items, nodes, seconds=10.0, *, lane=lambda item: "main", solo=None, limits=None, **options):
         duration = seconds if callable(seconds) else lambda item, node: seconds
-        crew = {name: options.pop(name) for name in ("start_s", "error") if name in options}
+        crew = {name: options.pop(name) for name in ("start_s", "error", "says") if name in options}
         self.crew, self.events = SimulatedCrew(nodes, duration, **crew), []
         self.board = Board(items, {unit.ref for item in items for unit in item.units}, lane)
         self.pool = Pool(self.crew, RayConfig(**options), self.events.append, limits=limits, solo=solo)
@@ -290,3 +291,31 @@ def test_cheap_workers_start_while_the_tasks_before_theirs_run():
         run.go()
         times.append(run.crew.clock)
     assert times == [44.0, 37.0]
+
+
+def test_workers_come_up_during_the_last_step_of_what_they_wait_for():
+    def last_step(item):
+        return Event("progress", item.stage, item.name, done=9, total=10) if item.name == "teacher" else None
+
+    items = [task("teacher"), *(task(f"class-{number}", "teacher") for number in range(4))]
+    clocks = [
+        Run(items, {"a": 4}, 10.0, start_s=7.0, says=says).go().crew.clock for says in (last_step, lambda _: None)
+    ]
+    assert clocks == [7 + 10 + 10, 7 + 10 + 7 + 10]
+
+
+def test_no_worker_comes_up_while_a_training_needs_the_machine_for_itself():
+    items = [task("teacher", stage="pretrain"), *(task(f"class-{number}") for number in range(3))]
+    for number in range(3):
+        items[1 + number].units[0].inputs["0"] = items[0].units[0].ref
+    held = []
+    run = Run(
+        items,
+        {"a": 4},
+        lane=lambda item: "alone" if item.stage == "pretrain" else "main",
+        solo={"alone": "main"},
+        says=lambda item: Event("progress", item.stage, item.name, done=0, total=1),
+    )
+    run.crew.at(5.0, lambda: held.append(len(run.crew.seats)))
+    run.go()
+    assert held == [1]

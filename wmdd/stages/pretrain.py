@@ -41,6 +41,7 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
         if unit.params["weights"]:
             load_weights(network, unit.params["weights"], name)
             runtime.place(network)
+            yield Progress(0, 1, "measures the loaded teacher")
             yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, [], ALONE))
             continue
         ranks = _ranks(section, index)
@@ -53,6 +54,8 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
             if epoch.epoch < section.epochs and ranks.is_first:
                 yield Snapshot(trainer.snapshot())
+        if trainer.best is not None:
+            network.load_state_dict(trainer.best[0])
         teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
         if ranks.is_first:
             yield Output(unit.name, teacher)
@@ -121,7 +124,8 @@ def _trainer(
         epochs=section.epochs,
         runtime=runtime,
         seeds=seeds.child("dropout"),
-        val_every=max(1, section.epochs // 10),
+        val_every=1 if section.keep == "best" else max(1, section.epochs // 10),
+        keep_best=section.keep == "best",
         ranks=ranks,
         sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
     )

@@ -1,0 +1,182 @@
+"""Odd layouts, columns, labels and classes: read rightly, or refused by name."""
+
+import os
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs, table
+
+from wmdd.data.images import load_native_uint8, read_encoded
+from wmdd.data.index import build_index, listing_signature
+
+# Layouts
+
+
+def test_linked_class_folder_is_read_like_a_real_one(tmp_path):
+    folder(tmp_path / "elsewhere", "deep/0.png", "1.png")
+    url = folder(tmp_path / "set", "train/a/0.png", "val/a/0.png", "val/b/0.png")
+    (tmp_path / "set/train/b").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    index = build_index(url)
+    assert index.class_names == ("a", "b")
+    assert sorted(index.train.files) == ["train/a/0.png", "train/b/1.png", "train/b/deep/0.png"]
+    assert load_native_uint8(index, "train", np.arange(3)).shape == (3, 3, 6, 8)
+
+
+def test_link_to_a_folder_above_ends(tmp_path):
+    url = folder(tmp_path, *TWO_CLASSES)
+    before = len(build_index(url).train)
+    (tmp_path / "train/a/up").symlink_to(tmp_path / "train/a", target_is_directory=True)
+    assert len(build_index(url).train) <= 2 * before
+
+
+def test_signature_follows_a_link_to_its_file(tmp_path):
+    url = folder(tmp_path / "set", *TWO_CLASSES)
+    folder(tmp_path, "real.png")
+    (tmp_path / "set/train/a/9.png").symlink_to(tmp_path / "real.png")
+    before = listing_signature(url)
+    assert listing_signature(url) == before
+    os.utime(tmp_path / "real.png", (1, 1))
+    assert listing_signature(url) != before
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_validation_folder_without_training_folder_is_not_trained_on(tmp_path, name):
+    url = folder(tmp_path, *(f"{name}/{c}/{i}.png" for c in "ab" for i in range(3)))
+    assert f"has {name}/CLASS folders but no images in train/CLASS" in refusal(lambda: build_index(url))
+
+
+def test_single_test_parquet_is_refused_in_a_folder_and_read_by_name(tmp_path):
+    parquet(tmp_path, "test-00000-of-00001.parquet")
+    assert "is named train-*" in refusal(lambda: build_index(str(tmp_path)))
+    assert build_index(str(tmp_path / "test-00000-of-00001.parquet")).val_held_out
+
+
+@pytest.mark.parametrize("file", ["train/7.png", "val/7.png"])
+def test_image_outside_class_folders_is_refused(tmp_path, file):
+    url = folder(tmp_path, *TWO_CLASSES, file)
+    assert f"{file} lies in no class folder" in refusal(lambda: build_index(url))
+
+
+def test_notes_hidden_files_and_unlabelled_test_images_are_ignored(tmp_path):
+    notes = ["train/labels.csv", "val/notes.txt", "README.md", "train/a/.DS_Store", "train/b/Thumbs.db", "test/1.png"]
+    index = build_index(folder(tmp_path, *TWO_CLASSES, *notes))
+    assert (len(index.train), len(index.val)) == (4, 4)
+
+
+@pytest.mark.parametrize("place", ["train/train-0.parquet", "data/train-0.parquet", "train.parquet"])
+def test_parquet_layouts(tmp_path, place):
+    for file in (place, place.replace("train", "validation")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        parquet(tmp_path, file)
+    index = build_index(str(tmp_path))
+    assert (index.train.files, len(index.train), len(index.val)) == ((place,), 6, 6)
+
+
+def test_memory_parquet_reads_every_image():
+    fs = fsspec.filesystem("memory")
+    with fs.open("/pq/train-0.parquet", "wb") as out:
+        pq.write_table(table(structs(*(png(i) for i in range(8))), pa.array([0, 1] * 4)), out, row_group_size=3)
+    index = build_index("memory://pq", val_fraction=0.25)
+    assert (len(index.train), len(index.val)) == (6, 2)
+    for split in ("train", "val"):
+        for position, data in read_encoded(index, split, np.arange(len(getattr(index, split)))):
+            assert data == png(int(getattr(index, split).row[position]))
+
+
+# Columns, labels, classes
+
+
+def test_plain_binary_column_and_other_names(tmp_path):
+    made = table(pa.array([png(0), png(1)] * 2, pa.binary()), pa.array([0, 1] * 2), columns=("img", "fine_label"))
+    pq.write_table(made, tmp_path / "one.parquet")
+    assert build_index(str(tmp_path / "one.parquet")).class_names == ("a", "b")
+
+
+def test_declared_names_with_text_labels_keep_the_declared_order(tmp_path):
+    made = table(structs(*map(png, range(4))), pa.array(["x", "y"] * 2), names=("y", "x"))
+    pq.write_table(made, tmp_path / "one.parquet")
+    index = build_index(str(tmp_path / "one.parquet"), val_fraction=0.5)
+    assert index.class_names == ("y", "x")
+    assert {int(row) % 2 for row in index.train.row[index.train.of_class(0)]} == {1}
+
+
+def test_integer_labels_without_names_sort_as_numbers(tmp_path):
+    pq.write_table(table(structs(*map(png, range(4))), pa.array([10, 9] * 2), names=None), tmp_path / "one.parquet")
+    assert build_index(str(tmp_path / "one.parquet")).class_names == ("9", "10")
+
+
+def test_column_of_another_type_is_refused(tmp_path):
+    pq.write_table(table(structs(png(0)), pa.array([[0]])), tmp_path / "train.parquet")
+    assert "has the columns image, label; expected" in refusal(lambda: build_index(str(tmp_path)))
+
+
+def test_files_that_number_classes_differently_are_refused(tmp_path):
+    parquet(tmp_path, "train-0.parquet")
+    parquet(tmp_path, "val-0.parquet", names=("b", "a"))
+    assert "val-0.parquet declares other class names" in refusal(lambda: build_index(str(tmp_path)))
+
+
+def test_null_image_and_null_label_are_named_with_their_number(tmp_path):
+    images = pa.array([{"bytes": png(0), "path": None}, None, {"bytes": png(1), "path": None}], HF)
+    pq.write_table(table(images, pa.array([0, 1, None])), tmp_path / "train.parquet")
+    message = refusal(lambda: build_index(str(tmp_path)))
+    assert "train.parquet row 1 holds no image bytes (and 1 more" in message
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_classes_left_out_are_not_read(tmp_path, kind):
+    if kind == "folder":
+        url = folder(tmp_path, *TWO_CLASSES, "train/c/0.png", "val/d/0.png")
+        (tmp_path / "train/c/0.png").write_bytes(b"no image")
+    else:
+        url = str(tmp_path)
+        images = structs(png(0), png(1), b"no image", png(2), png(3))
+        pq.write_table(table(images, pa.array([0, 1, 2, 0, 1]), names=("a", "b", "c")), tmp_path / "train.parquet")
+    index = build_index(url, classes=("b", "a"))
+    assert index.class_names == ("b", "a")
+    assert np.bincount(index.train.label).tolist() == ([2, 2] if kind == "folder" else [1, 1])
+
+
+def test_class_that_two_folders_of_ids_share_cannot_be_chosen_by_name(tmp_path):
+    pq.write_table(
+        table(structs(*map(png, range(4))), pa.array([0, 1] * 2), ("crane", "crane")), tmp_path / "t.parquet"
+    )
+    url = str(tmp_path / "t.parquet")
+    assert np.bincount(build_index(url).train.label).tolist() == [1, 1]
+    assert "occurs twice in" in refusal(lambda: build_index(url, classes=("crane",)))
+
+
+def test_held_out_images_do_not_depend_on_names_order_or_other_classes(tmp_path):
+    seeds = {"a": range(10), "b": range(10, 17), "c": range(20, 31)}
+    for name, chosen in seeds.items():
+        for place, seed in enumerate(chosen):
+            folder(tmp_path / "x", f"{name}/{place}.png")
+            (tmp_path / f"x/{name}/{place}.png").write_bytes(png(seed))
+            if name != "c":
+                folder(tmp_path / "y", f"{name}/{99 - place}.png")
+                (tmp_path / f"y/{name}/{99 - place}.png").write_bytes(png(seed))
+    one, other = (build_index(str(tmp_path / place), val_fraction=0.3) for place in "xy")
+    for class_id, count in enumerate((3, 3)):
+        held = [set(index.val.digest[index.val.of_class(class_id)].tolist()) for index in (one, other)]
+        assert held[0] == held[1]
+        assert len(held[0]) == count
+        assert not held[0] & set(one.train.digest.tolist())
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_progress_ends_at_the_total(tmp_path, workers):
+    seen = []
+    build_index(folder(tmp_path, *TWO_CLASSES), workers=workers, on_progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (8, 8)
+
+
+def test_no_validation_split_and_nothing_to_hold_out_is_refused(tmp_path):
+    url = folder(tmp_path, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    assert "set data.val_fraction above 0" in refusal(lambda: build_index(url, val_fraction=0))
+
+
+def test_unknown_builtin_set_is_refused_before_it_is_listed():
+    assert "there is builtin:digits" in refusal(lambda: listing_signature("builtin:letters"))
