@@ -141,7 +141,7 @@ class _Figure:
         self._figure, axes = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
         axes.set(**self._labels)
         axes.grid(alpha=0.25)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         return self, axes
 
     def __exit__(self, *error: object) -> None:

@@ -60,7 +60,7 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
         if log:
             axes.set_yscale("log")
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         if 1 < len(series) <= 8:
             axes.legend(frameon=False, fontsize=8)
         out = io.StringIO()
