@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from tuning.trials import Trial, noise, pareto
 from wmdd.config import to_yaml
 from wmdd.pipeline import load_value
 from wmdd.progress import clock
-from wmdd.report.pictures import strip_uri
+from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
 from wmdd.store import ArtifactStore
 from wmdd.types import DistilledClass
 
@@ -92,7 +91,9 @@ def _distribution(domain: Domain) -> Any:
 
 def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
     """Draw score against a field, each trial with its students' spread, by the level that it reached."""
-    with _Figure(f"Top-1 on the search split against {field}", field, "top-1") as (figure, axes):
+    with figure(6.0, 3.4) as (drawn, (axes,)):
+        axes.set(title=f"Top-1 on the search split against {field}", xlabel=field, ylabel="top-1")
+        as_percent(axes)
         names = [str(value) for value in domain.values]
         for level in range(1, max((trial.levels for trial in trials), default=1) + 1):
             own = [trial for trial in trials if len(trial.scores) == level]
@@ -108,50 +109,18 @@ def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
         if domain.kind == "choice":
             axes.set_xticks(range(len(names)), names)
         axes.legend(frameon=False, fontsize=8)
-    return figure.text
+        return svg_text(drawn)
 
 
 def cost_svg(trials: Sequence[Trial]) -> str:
     """Draw score against cost, with the front that no other trial beats."""
-    with _Figure("Top-1 against cost, and the Pareto front", "seconds of work", "top-1") as (figure, axes):
+    with figure(6.0, 3.4) as (drawn, (axes,)):
+        axes.set(title="Top-1 against cost, and the Pareto front", xlabel="seconds of work", ylabel="top-1")
+        as_percent(axes)
         scored, front = [trial for trial in trials if trial.scores], pareto(trials)
         axes.plot([t.cost_s for t in scored], [t.score for t in scored], "o", markersize=4, alpha=0.6)
         axes.step([t.cost_s for t in front], [t.score for t in front], where="post", linewidth=1.5)
-    return figure.text
-
-
-class _Figure:
-    """A figure whose SVG text is there after the block."""
-
-    def __init__(self, title: str, x_label: str, y_label: str) -> None:
-        self._labels = {"title": title, "xlabel": x_label, "ylabel": y_label}
-        self.text = ""
-
-    def __enter__(self) -> tuple[_Figure, Any]:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-        from matplotlib.ticker import PercentFormatter
-
-        self._style = plt.rc_context(
-            {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-        )
-        self._style.__enter__()
-        self._figure, axes = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
-        axes.set(**self._labels)
-        axes.grid(alpha=0.25)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        return self, axes
-
-    def __exit__(self, *error: object) -> None:
-        import matplotlib.pyplot as plt
-
-        out = io.StringIO()
-        self._figure.savefig(out, format="svg", metadata={"Date": None})
-        plt.close(self._figure)
-        self._style.__exit__(None, None, None)
-        self.text = out.getvalue()[out.getvalue().index("<svg") :]
+        return svg_text(drawn)
 
 
 def _galleries(whole: Sequence[Trial], objective: Objective, store: ArtifactStore) -> list[dict[str, Any]]:

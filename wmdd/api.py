@@ -42,9 +42,9 @@ def distill(
 
     Args:
         config: a configuration, or a recipe's name.
-        run: URL of the run folder; default ``runs/RECIPE``.
+        run: URL of the run folder; default ``runs/RECIPE``, or ``runs/RECIPE-METHOD``.
         store: URL of the artifact store; default ``store`` beside the run folder.
-        executor: ``ray``, ``local``, or an executor of your own.
+        executor: ``ray``, ``local``, or an executor of your own, which you close yourself.
         listener: told every event.
         status: told images indexed and their total.
 
@@ -53,17 +53,18 @@ def distill(
         StageError: when a unit failed; all others are saved.
     """
     config = recipe(config) if isinstance(config, str) else config
-    url = (run or f"runs/{config.recipe}").rstrip("/")
+    url = (run or default_run(config)).rstrip("/")
     artifacts = open_folder("--store", store or beside(url))
     open_folder("--run", url)
     plan = make_plan(config, artifacts, status)
     _note_start(url, config, artifacts, plan)
-    workers = _executor(executor, config)
+    workers = open_executor(executor, config) if isinstance(executor, str) else executor
     metrics = MetricsFile(url)
     try:
         run_plan(plan, artifacts, workers, both(listener, metrics))
     finally:
-        workers.close()
+        if isinstance(executor, str):
+            workers.close()
         metrics.close()
     return RunResult(url, write_run(url, plan, artifacts))
 
@@ -95,6 +96,11 @@ def rewrite(url: str) -> RunResult:
         first = next(ref for ref in refs if ref in absent)
         raise ArtifactError(f"{url} is not finished: {first.stage} of {first.unit} is missing")
     return RunResult(url, write_run(url, plan, artifacts))
+
+
+def default_run(config: DistillConfig) -> str:
+    """Name the run folder of a configuration: one for each recipe and method."""
+    return f"runs/{config.recipe}" + ("" if config.method == "wmdd" else f"-{config.method}")
 
 
 def beside(run: str) -> str:
@@ -129,9 +135,12 @@ def _note_start(url: str, config: DistillConfig, store: ArtifactStore, plan: Pla
     notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
 
 
-def _executor(choice: str | Executor, config: DistillConfig) -> Executor:
-    if not isinstance(choice, str):
-        return choice
+def open_executor(choice: str, config: DistillConfig) -> Executor:
+    """Open what runs the work, ``ray`` or ``local``; to be closed at the end.
+
+    Raises:
+        ConfigError: for another name.
+    """
     if choice == "local":
         return LocalExecutor(config.runtime)
     if choice == "ray":

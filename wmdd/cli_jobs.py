@@ -102,7 +102,7 @@ def submit(
 
 def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
     """Refuse what the job would refuse, and paths that would be lost with the job's folder."""
-    from wmdd.cli import configure
+    from wmdd.cli_config import configure
 
     root = context.find_root()
     if not words or not isinstance(root.command, click.Group):

@@ -29,6 +29,7 @@ def _rises(scale: tuple[float, float]) -> tuple[float, float]:
 
 Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 Stem = Literal["auto", "standard", "small", "stride2"]
+Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
 
 _LATER: dict[str, Any] = {"later": True}
@@ -159,6 +160,15 @@ class RecoverConfig(Section):
     classes_per_batch: Annotated[int, Field(ge=0)] = Field(
         0, description="classes that share one tensor batch, part of the key (0: as many as make 100 images)"
     )
+    bn_target: Literal["class", "global"] = later(
+        "class", description="statistics to match: of each class's real images, or the teacher's own over all classes"
+    )
+    tv_weight: NonNegative = later(0.0, description="of the total-variation prior")
+    l2_weight: NonNegative = later(0.0, description="of the L2 prior")
+    curriculum: Literal["none", "step", "linear", "cosine"] = later(
+        "none", description="views begin with whole images, and the least area falls to crop_scale's (CDA)"
+    )
+    curriculum_share: Fraction = later(1.0, description="share of the iterations in which it falls")
 
 
 class RelabelConfig(Section):
@@ -227,6 +237,7 @@ class DistillConfig(Section):
     """Everything that decides a run."""
 
     recipe: str = Field("custom", description="name that the run folder and the report carry")
+    method: Method = Field("wmdd", description="what makes the images; see `wmdd.methods`")
     seed: int = Field(0, description="root of every random stream")
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -285,7 +296,7 @@ def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
 
 def section_names() -> list[str]:
     """List the sections, in the order of the pipeline."""
-    return [name for name in DistillConfig.model_fields if name not in ("recipe", "seed")]
+    return [name for name in DistillConfig.model_fields if name not in ("recipe", "method", "seed")]
 
 
 def to_yaml(config: DistillConfig) -> str:

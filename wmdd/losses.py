@@ -58,6 +58,25 @@ def cross_entropy_loss(logits: Tensor, class_ids: Tensor, ipc: int) -> Tensor:
     return F.cross_entropy(logits.float(), targets, reduction="none").view(-1, ipc).mean(dim=1)
 
 
+def total_variation_loss(images: Tensor, ipc: int) -> Tensor:
+    """Roughness of each class's images: norms of the differences to four neighbours (Yin et al., 2020), (classes,).
+
+    The published code takes one norm over its whole batch; ours is the mean of the images' own.
+
+    Args:
+        images: (classes * ipc, 3, h, w) normalised.
+    """
+    right, down = images[..., :-1] - images[..., 1:], images[..., :-1, :] - images[..., 1:, :]
+    falling, rising = images[..., :-1, :-1] - images[..., 1:, 1:], images[..., 1:, :-1] - images[..., :-1, 1:]
+    rough = torch.stack([_norm(part.flatten(1)) for part in (right, down, falling, rising)]).sum(dim=0)
+    return rough.view(-1, ipc).mean(dim=1)
+
+
+def l2_loss(images: Tensor, ipc: int) -> Tensor:
+    """Mean norm of each class's images, (classes,), given (classes * ipc, 3, h, w) normalised ones."""
+    return _norm(images.flatten(1)).view(-1, ipc).mean(dim=1)
+
+
 def soft_label_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
     """Weighted mean of KL(softmax(teacher / T) || softmax(student / T)), without a factor T^2 (FKD).
 

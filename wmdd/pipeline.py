@@ -191,7 +191,7 @@ class _Stages:
         self._left = {stage: {ref.unit for ref in plan.refs(stage) if ref in missing} for stage in plan.tasks}
         self._begun: list[str] = []
         for stage, units in self._left.items():
-            if not units:
+            if self._total[stage] and not units:
                 self._begin(stage)
                 self._end(stage)
 

@@ -62,6 +62,14 @@ class Plan:
         """List a stage's artifacts."""
         return [unit.ref for task in self.tasks[stage] for unit in task.units]
 
+    @property
+    def made(self) -> tuple[str, list[ArtifactRef]]:
+        """Name the set of images that the run is for, and list it class by class."""
+        if recovered := self.refs("recover"):
+            return "distilled", recovered
+        name = "random-0" if self.config.method == "random" else "distilled"
+        return name, [unit.ref for unit in self.tasks["select"][0].units]
+
     def units(self, stage: str) -> list[PlannedUnit]:
         """List a stage's units."""
         return [unit for task in self.tasks[stage] for unit in task.units]
@@ -188,33 +196,41 @@ class _Planner:
 
     def plan(self) -> dict[str, tuple[StageTask, ...]]:
         teacher = self._pretrain(TEACHER, self.config.pretrain.model, self.config.pretrain.weights)
-        statistics = [self._statistics(class_id, teacher.ref) for class_id in range(len(self.classes))]
-        barycenters = [self._barycenter(class_id, unit.ref) for class_id, unit in enumerate(statistics)]
-        chosen = self._groups(self.levels[-1])
-        groups = [
-            [self._recover(c, teacher.ref, statistics[c].ref, barycenters[c].ref, len(self.levels) - 1) for c in group]
-            for group in chosen
-        ]
-        ids = [class_id for group in chosen for class_id in group]
-        sets = {"distilled": [unit.ref for group in groups for unit in group]}
-        selected: list[list[PlannedUnit]] = []
-        for draw in range(self.config.evaluate.seeds if self.config.evaluate.random_real else 0):
-            selected.append([self._select(draw, class_id) for class_id in ids])
-            sets[f"random-{draw}"] = [unit.ref for unit in selected[-1]]
+        groups = self._groups(self.levels[-1])
+        ids = [class_id for group in groups for class_id in group]
+        stages, made = self._made(teacher.ref, groups)
+        sets = {"distilled": [unit.ref for unit in made]} if made else {}
+        for draw in range(self.config.evaluate.seeds if self.config.evaluate.random_real or not made else 0):
+            drawn = [self._select(draw, class_id) for class_id in ids]
+            stages["select"].append(drawn)
+            sets[f"random-{draw}"] = [unit.ref for unit in drawn]
         blocks = {name: self._relabel(name, refs, teacher.ref) for name, refs in sets.items()}
         scores = [
             unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]], ids)
         ]
-        full = [self._pretrain(f"full-{name}", name, None) for name in self._other_students()]
-        return {
-            "pretrain": self._tasks("pretrain", [[unit] for unit in (teacher, *full)]),
-            "statistics": self._tasks("statistics", [[unit] for unit in statistics]),
-            "barycenter": self._tasks("barycenter", [[unit] for unit in barycenters]),
-            "recover": self._tasks("recover", groups),
-            "select": self._tasks("select", selected),
-            "relabel": self._tasks("relabel", [[unit] for units in blocks.values() for unit in units]),
-            "evaluate": self._tasks("evaluate", [[unit] for unit in scores]),
-        }
+        stages["pretrain"] = [[teacher], *([self._pretrain(f"full-{name}", name, None)] for name in self._others())]
+        stages["relabel"] = [[unit] for units in blocks.values() for unit in units]
+        stages["evaluate"] = [[unit] for unit in scores]
+        return {stage: self._tasks(stage, stages.get(stage, [])) for stage in STAGES}
+
+    def _made(
+        self, teacher: ArtifactRef, groups: list[range]
+    ) -> tuple[dict[str, list[list[PlannedUnit]]], list[PlannedUnit]]:
+        """Give the tasks that make the method's images, and the images: none if they are drawn at random."""
+        if self.config.method == "random":
+            return {"select": []}, []
+        statistics = [self._statistics(class_id, teacher) for class_id in range(len(self.classes))]
+        stages = {"statistics": [[unit] for unit in statistics], "select": []}
+        if self.config.method == "herding":
+            made = [self._herd(class_id, statistics[class_id].ref) for group in groups for class_id in group]
+            return stages | {"select": [made]}, made
+        atoms = [self._barycenter(class_id, unit.ref) for class_id, unit in enumerate(statistics)]
+        level = len(self.levels) - 1
+        recovered = [
+            [self._recover(c, teacher, statistics[c].ref, atoms[c].ref, level) for c in group] for group in groups
+        ]
+        stages |= {"barycenter": [[unit] for unit in atoms], "recover": recovered}
+        return stages, [unit for group in recovered for unit in group]
 
     def _groups(self, level: Fidelity) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of a level."""
@@ -223,7 +239,7 @@ class _Planner:
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
         return [groups[place] for place in level.groups(len(groups))]
 
-    def _other_students(self) -> list[str]:
+    def _others(self) -> list[str]:
         if not self.config.evaluate.full_data:
             return []
         return [name for name in dict.fromkeys(self.config.evaluate.students) if name != self.config.pretrain.model]
@@ -291,6 +307,11 @@ class _Planner:
         params = {"class_id": class_id, "draw": draw, "geometry": self.geometry}
         name = f"random-{draw}-{self.classes[class_id]}"
         return self._unit("select", name, params, {"index": self.index_ref}, self._class(class_id))
+
+    def _herd(self, class_id: int, statistics: ArtifactRef) -> PlannedUnit:
+        params = {"class_id": class_id, "rule": "herding", "geometry": self.geometry}
+        inputs: Inputs = {"index": self.index_ref, "statistics": statistics}
+        return self._unit("select", f"herding-{self.classes[class_id]}", params, inputs, self._class(class_id))
 
     def _relabel(self, images: str, classes: list[ArtifactRef], teacher: ArtifactRef) -> list[PlannedUnit]:
         section = self.config.relabel

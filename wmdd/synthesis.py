@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,14 +15,20 @@ from wmdd.config import RecoverConfig
 from wmdd.data.augment import Views, apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.events import Progress
-from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss
+from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 
-TERMS = ("feature", "batch_norm", "cross_entropy")
 RECORDS = 50
+
+
+def term_weights(section: RecoverConfig) -> dict[str, float]:
+    """Name the terms of the loss, with their weights; priors that weigh nothing are no terms."""
+    weights = {"feature": section.feature_weight, "batch_norm": section.bn_weight, "cross_entropy": section.ce_weight}
+    priors = {"total_variation": section.tv_weight, "l2": section.l2_weight}
+    return weights | {name: weight for name, weight in priors.items() if weight}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +98,13 @@ def recover_images(
         optimizer.load_state_dict(_adam_state(optimizer, targets, first))
     network = runtime.place(teacher.network)
     every = max(1, math.ceil(steps / RECORDS))
-    record = torch.zeros(len(range(0, last, every)), len(targets), len(TERMS), device=runtime.device)
+    names = tuple(term_weights(section))
+    record = torch.zeros(len(range(0, last, every)), len(targets), len(names), device=runtime.device)
     for place, target in enumerate(targets if first else ()):
         record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
     diverged: dict[int, str] = {}
     with Probe(network, teacher.num_classes) as probe:
-        objective = _Objective(section, targets, probe, runtime)
+        objective = _Objective(section, targets, probe, size, runtime)
         loss_terms = runtime.maybe_compile(objective)
         for step in range(first, last):
             optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -109,7 +117,7 @@ def recover_images(
                 if step % every == 0:
                     record[step // every] = terms.detach()
             if step % (every * 5) == 0:
-                yield _progress(record[step // every], step, steps, diverged)
+                yield _progress(record[step // every], names, step, steps, diverged)
     _look(images.detach().unflatten(0, (len(targets), -1)), "the images are", "after the last step", diverged)
     pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()
     state = _state(images, optimizer, len(targets)) if 0 < last < steps else [{} for _ in targets]
@@ -137,26 +145,34 @@ def _before(target: Target) -> DistilledClass:
 class _Objective:
     """The loss terms of every class, (classes, terms), for one shared set of images and views."""
 
-    def __init__(self, section: RecoverConfig, targets: list[Target], probe: Probe, runtime: Runtime) -> None:
+    def __init__(
+        self, section: RecoverConfig, targets: list[Target], probe: Probe, size: int, runtime: Runtime
+    ) -> None:
         device = runtime.device
         self.section, self.probe, self.runtime = section, probe, runtime
         self.support = torch.stack([target.barycenter.support for target in targets]).to(device)
         self.weights = torch.stack([target.barycenter.weights for target in targets]).to(device)
         self.class_ids = torch.tensor([target.statistics.class_id for target in targets], device=device)
-        layers = range(len(targets[0].statistics.moments))
-        moments = [[target.statistics.moments[layer] for target in targets] for layer in layers]
-        self.means = [torch.stack([item.mean for item in layer]).float().to(device) for layer in moments]
-        self.vars = [torch.stack([item.var for item in layer]).float().to(device) for layer in moments]
-        weights = (section.feature_weight, section.bn_weight, section.ce_weight)
-        self.term_weights = torch.tensor(weights, device=device)
+        self.bn_weights = self.weights
+        if section.bn_target == "class":
+            moments = list(zip(*(target.statistics.moments for target in targets), strict=True))
+            self.means = [torch.stack([item.mean for item in layer]).float().to(device) for layer in moments]
+            self.vars = [torch.stack([item.var for item in layer]).float().to(device) for layer in moments]
+        else:
+            # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
+            moments = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
+            self.means = [mean.float()[None] for mean, _ in moments]
+            self.vars = [var.float()[None] for _, var in moments]
+            self.bn_weights = (self.weights / len(targets)).view(1, -1)
+        self.term_weights = torch.tensor(list(term_weights(section).values()), device=device)
 
     def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
         classes, ipc = self.weights.shape
         size = (images.shape[-2], images.shape[-1])
         rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
-        views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns).flatten(0, 1)
+        views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
         with self.runtime.autocast():
-            logits, features, bn_inputs = self.probe.run(self.runtime.images(views))
+            logits, features, bn_inputs = self.probe.run(self.runtime.images(views.flatten(0, 1)))
         features = features.float().unflatten(0, (classes, ipc))
         feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
         batch_norm = torch.zeros_like(feature)
@@ -165,10 +181,12 @@ class _Objective:
             for layer, inputs in enumerate(bn_inputs):
                 factor = self.section.first_bn_multiplier if layer == 0 else 1.0
                 batch_norm = batch_norm + factor * batch_norm_loss(
-                    inputs, self.means[layer], self.vars[layer], self.weights, relative=relative
+                    inputs, self.means[layer], self.vars[layer], self.bn_weights, relative=relative
                 )
-        cross_entropy = cross_entropy_loss(logits, self.class_ids, ipc)
-        return torch.stack([feature, batch_norm, cross_entropy], dim=1)
+        terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
+        terms += [total_variation_loss(views.flatten(0, 1), ipc)] if self.section.tv_weight else []
+        terms += [l2_loss(views.flatten(0, 1), ipc)] if self.section.l2_weight else []
+        return torch.stack(terms, dim=1)
 
 
 def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
@@ -180,6 +198,16 @@ def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
     return torch.randn(shape, generator=target.seeds.child("noise").torch())
 
 
+def _scales(section: RecoverConfig) -> tuple[float | np.ndarray, float]:
+    """Give the least and the largest area of each step's view; a curriculum lets the least fall (Yin & Shen, 2023)."""
+    low, high = section.crop_scale
+    if section.curriculum == "none":
+        return low, high
+    part = np.minimum(np.arange(section.iterations) / max(1.0, section.curriculum_share * section.iterations), 1.0)
+    left = {"step": 1.0 * (part < 1), "linear": 1 - part, "cosine": (1 + np.cos(np.pi * part)) / 2}[section.curriculum]
+    return (low + (high - low) * left)[:, None], high
+
+
 def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
     return Views.stack(
         [
@@ -187,7 +215,7 @@ def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Vie
                 target.seeds.child("views").numpy(),
                 section.iterations,
                 (size, size),
-                section.crop_scale,
+                _scales(section),
                 flip=section.flip,
                 roll_px=section.roll_px,
             )
@@ -196,11 +224,11 @@ def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Vie
     )
 
 
-def _progress(terms: Tensor, step: int, total: int, diverged: dict[int, str]) -> Progress:
+def _progress(terms: Tensor, names: tuple[str, ...], step: int, total: int, diverged: dict[int, str]) -> Progress:
     _look(terms, "the loss is", f"at step {step} of {total}", diverged)
     sound = [place for place in range(len(terms)) if place not in diverged]
     means = terms[sound].mean(dim=0).tolist()
-    note = " ".join(f"{name} {value:.3g}" for name, value in zip(TERMS, means, strict=True))
+    note = " ".join(f"{name} {value:.3g}" for name, value in zip(names, means, strict=True))
     return Progress(step, total, note)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.synthesis import TERMS, Recovered, Target, recover_images
+from wmdd.synthesis import Recovered, Target, _scales, recover_images, term_weights
 from wmdd.types import Barycenter, ClassStatistics, Teacher
 
 SIZE, CLASSES, IPC = 16, 4, 2
@@ -87,13 +88,21 @@ def test_losses_fall(teacher):
         assert total[-3:].mean() < 0.8 * total[:3].mean()
 
 
-@pytest.mark.parametrize("term", TERMS)
+FIELDS = {
+    "feature": "feature_weight",
+    "batch_norm": "bn_weight",
+    "cross_entropy": "ce_weight",
+    "total_variation": "tv_weight",
+    "l2": "l2_weight",
+}
+
+
+@pytest.mark.parametrize("term", FIELDS)
 def test_each_term_falls_when_it_is_the_only_one(teacher, term):
-    names = dict(zip(TERMS, ("feature_weight", "bn_weight", "ce_weight"), strict=True))
-    only = {name: float(key == term) for key, name in names.items()}
+    only = {name: float(key == term) for key, name in FIELDS.items()}
     section = RecoverConfig(iterations=40, flip=False, roll_px=0, lr=0.05, crop_scale=(1.0, 1.0), **only)
     ((_, losses),) = recover(teacher, [1], section).values()
-    falls = losses[:, TERMS.index(term)]
+    falls = losses[:, list(term_weights(section)).index(term)]
     # Without random views the descent is steady; an untrained head's cross-entropy has little room to fall.
     assert falls[-1] < (0.995 if term == "cross_entropy" else 0.9) * falls[0]
     assert (falls[10::10] < falls[:-10:10]).all()
@@ -153,7 +162,7 @@ def test_steps_move_a_real_start(teacher):
 def test_losses_are_recorded_at_most_fifty_times(teacher, iterations, records):
     section = FEW.model_copy(update={"iterations": iterations})
     images, losses = recover(teacher, [0], section, ipc=1)[0]
-    assert losses.shape == (records, len(TERMS))
+    assert losses.shape == (records, len(term_weights(FEW)))
     assert torch.isfinite(losses).all()
     assert (images.dtype, tuple(images.shape)) == (torch.uint8, (1, 3, SIZE, SIZE))
 
@@ -202,3 +211,51 @@ def test_divergence_of_all_classes_stops_at_once(teacher, spoil):
     news = recover_images(FEW, teacher, [spoil(target(teacher, 0)), spoil(target(teacher, 1))], CPU)
     with pytest.raises(DivergedError, match=r"not finite at step 0 of 3; lower recover\.lr"):
         next(news)
+
+
+def test_priors_that_weigh_nothing_are_no_terms():
+    assert list(term_weights(FEW)) == ["feature", "batch_norm", "cross_entropy"]
+    assert term_weights(RecoverConfig(tv_weight=2.0))["total_variation"] == 2.0
+
+
+def test_global_statistics_are_the_teachers_own_and_matched_by_all_images_together(teacher):
+    section = FEW.model_copy(update={"bn_target": "global", "feature_weight": 0.0, "ce_weight": 0.0, "flip": False})
+    section = section.model_copy(update={"roll_px": 0, "crop_scale": (1.0, 1.0), "iterations": 1})
+    found = recover(teacher, [0, 3], section)
+    noise = [torch.randn(IPC, 3, SIZE, SIZE, generator=target(teacher, c).seeds.child("noise").torch()) for c in (0, 3)]
+    layers = [module for module in teacher.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    masses = torch.cat([target(teacher, c).barycenter.weights for c in (0, 3)]) / 2
+    expected, seen = 0.0, []
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0]))) for layer in layers
+    ]
+    with torch.no_grad():
+        teacher.network(torch.cat(noise))
+    for handle in handles:
+        handle.remove()
+    for layer, inputs in seen:
+        values = inputs.permute(1, 0, 2, 3).flatten(2)  # (channels, images, positions)
+        mean = (values.mean(dim=2) * masses).sum(dim=1)
+        var = ((values - mean[:, None, None]).square().mean(dim=2) * masses).sum(dim=1)
+        expected += (mean - layer.running_mean).norm() + (var - layer.running_var).norm()
+    for class_id in (0, 3):
+        assert found[class_id][1][0, 1].item() == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["step", "linear", "cosine"])
+def test_curriculum_falls_from_whole_images_to_the_least_area(kind):
+    section = RecoverConfig(iterations=100, crop_scale=(0.1, 0.9), curriculum=kind, curriculum_share=0.5)
+    low, high = _scales(section)
+    least = low[:, 0]
+    assert (len(least), high, least[0]) == (100, 0.9, pytest.approx(0.9))
+    assert (least[50:] == 0.1).all()
+    assert (np.diff(least) <= 0).all()
+    assert least[25] == pytest.approx({"step": 0.9, "linear": 0.5, "cosine": 0.5}[kind])
+
+
+def test_curriculum_changes_the_sizes_of_views_alone(teacher):
+    plain, curriculum = (recover(teacher, [0], FEW.model_copy(update=c))[0][0] for c in ({}, {"curriculum": "step"}))
+    assert not torch.equal(plain, curriculum)
+    whole = FEW.model_copy(update={"crop_scale": (1.0, 1.0)})
+    same = whole.model_copy(update={"curriculum": "step"})
+    assert torch.equal(recover(teacher, [0], whole)[0][0], recover(teacher, [0], same)[0][0])

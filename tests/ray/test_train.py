@@ -7,13 +7,14 @@ import time
 
 import psutil
 import pytest
+import torch
 from conftest import TINY, contents
 from gloo_ranks import on_ranks
 
 from ray_jobs.executor import RayExecutor
 from wmdd.api import distill
 from wmdd.config import RuntimeConfig, override, read_config
-from wmdd.errors import ConfigError, StageError
+from wmdd.errors import ConfigError
 from wmdd.pipeline import LocalExecutor, run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.runtime import Runtime
@@ -116,10 +117,21 @@ def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, train
     assert teachers(tmp_path / "store") == teachers(tiny_run.store) != {}
 
 
-def test_divergence_is_final(cluster, trainer):
-    with pytest.raises(StageError, match="loss is not finite in epoch 1; lower the learning rate") as caught:
-        trainer({"pretrain.lr": 1e30, "pretrain.epochs": 1})
-    assert not caught.value.passing
+def test_divergence_is_told_and_not_raised_so_that_ray_train_does_not_start_again(config, tmp_path, monkeypatch):
+    import queue
+    from types import SimpleNamespace
+
+    from ray_jobs import pretrain
+
+    monkeypatch.setattr(pretrain, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr(pretrain, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(pretrain, "greet", lambda store, probe: None)
+    hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1, "pretrain.workers": 1})
+    task, news = planned(hopeless, str(tmp_path / "store")).tasks["pretrain"][0], queue.Queue()
+    pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, news)})
+    (error,) = news.queue
+    assert not error.passing
+    assert "loss is not finite in epoch 1; lower the learning rate" in str(error)
 
 
 def test_more_workers_than_the_cluster_has_is_one_line(cluster, trainer):

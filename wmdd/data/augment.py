@@ -50,13 +50,19 @@ Size = tuple[int, int] | tuple[np.ndarray, np.ndarray]
 
 
 def draw_resized_crops(
-    rng: np.random.Generator, n: int, size: Size, scale: tuple[float, float], *, flip: bool, roll_px: int = 0
+    rng: np.random.Generator,
+    n: int,
+    size: Size,
+    scale: tuple[float | np.ndarray, float],
+    *,
+    flip: bool,
+    roll_px: int = 0,
 ) -> Views:
     """Draw n views with the distribution of torchvision's RandomResizedCrop (ratio 3/4 to 4/3), flips and rolls.
 
     Args:
         size: height and width of the source, px; one for all, or (n,) arrays.
-        scale: smallest and largest share of the source's area.
+        scale: smallest and largest share of the source's area; the smallest may be (n, 1), one for each view.
         roll_px: largest cyclic shift.
     """
     height, width = (np.broadcast_to(np.asarray(axis), (n,)) for axis in size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from wmdd.errors import ConfigError
@@ -44,6 +45,17 @@ class Probe:
         self.bn_inputs, self.features = [], None
         logits: Tensor = self._model(images)
         return logits, cast(Tensor, self.features), self.bn_inputs
+
+    @torch.no_grad()
+    def running_moments(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Give the network's own running mean and variance, (channels,) each, of every entry of `bn_inputs`."""
+        order: list[nn.BatchNorm2d] = []
+        layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
+        handles = [layer.register_forward_pre_hook(lambda layer, _: order.append(layer)) for layer in layers]
+        self.run(images)
+        for handle in handles:
+            handle.remove()
+        return [(cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)) for layer in order]
 
     def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.bn_inputs.append(inputs[0])

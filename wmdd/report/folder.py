@@ -45,7 +45,7 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
 
 
 def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
-    refs, names = plan.refs("recover"), plan.index.class_names
+    refs, names = plan.made[1], plan.index.class_names
     per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
     starts = range(0, len(refs), per_shard)
     files = [f"train-{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
@@ -61,7 +61,7 @@ def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
 
 
 def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
-    blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == "distilled"]
+    blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == plan.made[0]]
     files = [f"part-{number:05d}.parquet" for number in range(len(blocks))]
     for file, unit in zip(files, blocks, strict=True):
         folder.put(folder.path("labels", file), store.files(unit.ref).read("labels.parquet"))

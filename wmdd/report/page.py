@@ -29,12 +29,13 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
     environment.filters["clock"] = clock
     template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text())
     shown = range(min(MAX_CLASSES, len(plan.index.class_names)))
-    classes = [load_value(plan.units("recover")[class_id].ref, store) for class_id in shown]
-    barycenters = [load_value(plan.units("barycenter")[class_id].ref, store) for class_id in shown]
+    classes = [load_value(plan.made[1][class_id], store) for class_id in shown]
+    barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[: len(shown)]]
     return template.render(
         metrics=metrics,
         manifest=manifest,
         rows=score_rows(metrics),
+        runs=len((metrics["distilled"] or metrics["random_real"])["runs"]),
         gallery=_gallery(plan, classes, barycenters),
         curves=_curves(plan, store, classes, barycenters),
         norms=_norms(plan, barycenters),
@@ -51,10 +52,10 @@ def _gallery(plan: Plan, classes: list[DistilledClass], barycenters: list[Baryce
     data = plan.config.data
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
     gallery = []
-    for item, barycenter in zip(classes, barycenters, strict=True):
+    for place, item in enumerate(classes):
         try:
-            rows = np.asarray(barycenter.nearest)
-            nearest = strip_uri(class_images(plan.index, item.class_id, geometry, rows))
+            rows = np.asarray(barycenters[place].nearest) if barycenters else np.zeros(0, int)
+            nearest = strip_uri(class_images(plan.index, item.class_id, geometry, rows)) if len(rows) else ""
         except DataError:  # the real images may have moved since; the distilled ones are here
             nearest = ""
         name = plan.index.class_names[item.class_id]
@@ -74,9 +75,10 @@ def _curves(
     objective: list[Series] = [
         (plan.index.class_names[item.class_id], range(len(item.objective)), item.objective) for item in barycenters
     ]
-    pictures.append(curves_svg("Barycenters, squared Wasserstein distance", "step", objective))
+    if objective:
+        pictures.append(curves_svg("Barycenters, squared Wasserstein distance", "step", objective))
     losses = mean_curve([item.losses for item in classes])
-    if len(losses):
+    if len(losses) and classes[0].terms:
         steps = torch.linspace(0, plan.config.recover.iterations, len(losses) + 1)[:-1].tolist()
         terms: list[Series] = [
             (name.replace("_", " "), steps, losses[:, place].tolist()) for place, name in enumerate(classes[0].terms)

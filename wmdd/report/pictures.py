@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -43,31 +45,49 @@ def strip_uri(images: Tensor, cell: int = 48) -> str:
     return "data:image/png;base64," + base64.b64encode(png(sheet)).decode()
 
 
-def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
-    """Draw curves as SVG text."""
+@contextlib.contextmanager
+def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, Sequence[Any]]]:
+    """Open a figure in the style of all our plots, in inches; give it with its panels side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import PercentFormatter
 
     with plt.rc_context({"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
+        drawn, axes = plt.subplots(1, panels, figsize=(width, height), layout="constrained", squeeze=False)
+        for panel in axes[0]:
+            panel.grid(alpha=0.25)
+        yield drawn, list(axes[0])
+        plt.close(drawn)
+
+
+def as_percent(axes: Any) -> None:
+    """Show fractions on the vertical axis as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def svg_text(drawn: Any) -> str:
+    """Write a figure as SVG that can stand in a page."""
+    out = io.StringIO()
+    drawn.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()[out.getvalue().index("<svg") :]
+
+
+def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
+    """Draw curves as SVG text."""
+    with figure(4.6, 2.9) as (drawn, (axes,)):
         for name, x, y in series:
             axes.plot(x, y, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
-        axes.grid(alpha=0.25)
         if log:
             axes.set_yscale("log")
         if percent:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            as_percent(axes)
         if 1 < len(series) <= 8:
             axes.legend(frameon=False, fontsize=8)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+        return svg_text(drawn)
 
 
 def mean_curve(curves: Sequence[Tensor]) -> Tensor:

@@ -32,6 +32,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     return {
         "schema": 1,
         "recipe": plan.config.recipe,
+        "method": plan.config.method,
         "seed": plan.config.seed,
         "ipc": plan.config.barycenter.ipc,
         "classes": len(plan.index.class_names),
@@ -49,11 +50,12 @@ def _student(
     name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
 ) -> dict[str, Any]:
     own = [result for result in results if result.student == name]
+    made = [result for result in own if result.images == "distilled"]
     random = [result for result in own if result.images != "distilled"]
     return {
         "student": name,
         "full_data": _full_data(name, plan, store, teacher),
-        "distilled": _summary([result for result in own if result.images == "distilled"]),
+        "distilled": _summary(made) if made else None,
         "random_real": _summary(random) if random else None,
     }
 
@@ -93,8 +95,10 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     count = str(metrics["classes"] * metrics["ipc"])
     every = str(metrics["train_images"])
     rows = [ScoreRow(f"teacher {teacher['model']}", every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
+    method = metrics.get("method", "wmdd")
+    made = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():
-        for label, key in (("distilled", "distilled"), ("random real", "random_real")):
+        for label, key in ((made, "distilled"), ("random real", "random_real")):
             if scores[key]:
                 rows.append(_score_row(f"{label}, {name}", count, scores[key]))
         full = scores["full_data"]

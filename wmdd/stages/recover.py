@@ -12,7 +12,7 @@ from wmdd.events import Failure, Output, Progress
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.synthesis import TERMS, Recovered, Target, recover_images
+from wmdd.synthesis import Recovered, Target, recover_images, term_weights
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 
 
@@ -60,7 +60,7 @@ def _recover(
                 images=news.images[place],
                 weights=targets[place].barycenter.weights,
                 losses=news.losses[place],
-                terms=TERMS,
+                terms=tuple(term_weights(section)),
                 sources=sources[place],
                 notes={} if joint else {"tensor_batch_classes": len(units)},
                 state=news.state[place],

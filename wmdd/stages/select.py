@@ -1,9 +1,10 @@
-"""Stage "select": random real images, the baseline that every distilled set must beat."""
+"""Stage "select": real images, the baselines that every distilled set must beat."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from wmdd.config import BarycenterConfig
@@ -13,19 +14,45 @@ from wmdd.events import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.types import DistilledClass
+from wmdd.types import ClassStatistics, DistilledClass
 
 
 def select(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
-    """Draw ipc images of each unit's class: params ``class_id``, ``draw``, ``geometry``; input ``index``."""
+    """Choose ipc images of each unit's class: params ``class_id``, ``geometry`` and either ``draw`` or ``rule``
+    ``herding``; input ``index``, and ``statistics`` for herding.
+    """
     for unit in units:
         index: DatasetIndex = unit.load("index")
-        class_id, draw = unit.params["class_id"], unit.params["draw"]
-        rng = seeds.child("select", draw, class_id).numpy()
-        rows = rng.permutation(len(index.train.of_class(class_id)))[: section.ipc]
+        class_id = unit.params["class_id"]
+        if unit.params.get("rule") == "herding":
+            statistics: ClassStatistics = unit.load("statistics")
+            rows = herd(statistics.features.numpy(), section.ipc)
+        else:
+            rng = seeds.child("select", unit.params["draw"], class_id).numpy()
+            rows = rng.permutation(len(index.train.of_class(class_id)))[: section.ipc]
         images = class_images(index, class_id, Geometry(**unit.params["geometry"]), rows)
         weights = torch.full((section.ipc,), 1 / section.ipc)
         yield Output(unit.name, DistilledClass(class_id, images, weights, sources=tuple(rows.tolist())))
+
+
+def herd(features: np.ndarray, count: int) -> np.ndarray:
+    """Choose rows one by one so that the mean of the chosen stays nearest to the mean of all (Welling, 2009).
+
+    Args:
+        features: (n, d), n at least `count`.
+
+    Returns:
+        (count,) distinct positions, best first.
+    """
+    wide = features.astype(np.float64)
+    mean, total = wide.mean(axis=0), np.zeros(wide.shape[1])
+    chosen: list[int] = []
+    for size in range(1, count + 1):
+        distance = np.square(mean - (total + wide) / size).sum(axis=1)
+        distance[chosen] = np.inf
+        chosen.append(int(distance.argmin()))
+        total += wide[chosen[-1]]
+    return np.array(chosen)
 
 
 _OTHERS = frozenset(BarycenterConfig.model_fields) - {"ipc"}

@@ -1,0 +1,107 @@
+"""The command ``wmdd compare``."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.config import DistillConfig, override
+from wmdd.errors import ConfigError
+from wmdd.methods import methods as known_methods
+
+
+@click.command(cls=ConfigCommand)
+@functools.partial(common, several_ipc=True)
+@click.option(
+    "--methods",
+    default="wmdd,sre2l,random",
+    show_default=True,
+    metavar="NAME,...",
+    help=f"What makes the images: {', '.join(known_methods())}.",
+)
+@click.option("--seeds", type=int, metavar="INT", help="Students of each set (short for --evaluate.seeds).")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METHOD:FIELD=VALUE",
+    help="An option of one method, such as sre2l:recover.bn_weight=1; may be given often.",
+)
+@click.option(
+    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
+)
+@ADDRESS
+def compare(
+    run_url: str | None,
+    store: str | None,
+    executor: str,
+    methods: str,
+    seeds: int | None,
+    settings: tuple[str, ...],
+    **params: Any,
+) -> None:
+    """Compare methods over RECIPE: the same teacher, labels and students, at one or more images per class.
+
+    Started again after a crash, or with more methods, it computes only what is missing.
+    """
+    from wmdd.compare import compare as run
+    from wmdd.log import ConsoleListener
+
+    if params.pop("method"):
+        raise ConfigError("--method: a comparison takes several; use --methods")
+    ipcs = _numbers(params.pop("ipc"))
+    config = configure(params | {"ipc": None, "method": None})
+    config = config if seeds is None else override(config, {"evaluate.seeds": seeds})
+    if executor == "ray":
+        check_address(config)
+    console = Console(soft_wrap=False)
+    with ConsoleListener(console) as listener:
+        result = run(
+            config,
+            [name.strip() for name in methods.split(",")],
+            ipcs or [config.barycenter.ipc],
+            changes=_changes(settings, config),
+            run=run_url,
+            store=store,
+            executor=executor,
+            listener=listener,
+            status=status(console),
+        )
+    console.print(_table(result.facts))
+    names = ", ".join(f"compare.{kind}" for kind in ("json", "md", "tex", "png"))
+    console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True, highlight=False)
+
+
+def _numbers(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError as exc:
+        raise ConfigError(f"--ipc {text}: not whole numbers; give some such as 1,10,50") from exc
+
+
+def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for text in settings:
+        method, colon, rest = text.partition(":")
+        field, equals, value = rest.partition("=")
+        if not (colon and equals and "." in field):
+            raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
+        override(config, {field: value})  # names what is wrong with it now, and not in the middle
+        found.setdefault(method, {})[field] = value
+    return found
+
+
+def _table(facts: dict[str, Any]) -> Table:
+    from wmdd.report.comparison import cells
+
+    protocol = facts["protocol"]
+    title = f"top-1 of the last epoch, protocol {protocol['name']} {protocol['hash']}"
+    table = Table("method", "student", *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
+    for row in cells(facts):
+        table.add_row(*row)
+    return table

@@ -1,0 +1,161 @@
+"""The options that commands share: one per field of the configuration, and those that name recipe, run and store."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+
+from wmdd.config import DistillConfig, Section, override, read_config, section_names
+from wmdd.errors import ConfigError
+from wmdd.methods import methods, with_method
+from wmdd.recipes import recipe, recipes
+
+
+class ConfigOption(click.Option):
+    """An option for one field of the configuration."""
+
+
+class ConfigCommand(click.Command):
+    """A command with one option per field of the configuration, grouped by section in its help."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        named = next((word for word in sys.argv[2:] if word in recipes()), None)
+        self.params += _config_options(recipe(named) if named else DistillConfig())
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the command's own options, then each section's."""
+        rows: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and isinstance(param, click.Option):
+                label, dot, _ = record[0].removeprefix("--").partition(".")
+                section = label if dot and " " not in label else "Options"
+                rows.setdefault(section, []).append(record)
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=38)
+
+
+def _config_options(defaults: DistillConfig) -> list[click.Parameter]:
+    options: list[click.Parameter] = []
+    for section in section_names():
+        values: Section = getattr(defaults, section)
+        for name, field in type(values).model_fields.items():
+            label = f"{section}.{name}"
+            shown = _shown(getattr(values, name))
+            text = f"{field.description} [default: {shown}]"
+            options.append(
+                ConfigOption([f"--{label}", f"{section}__{name}"], metavar=_metavar(field.annotation), help=text)
+            )
+    return options
+
+
+def _metavar(annotation: Any) -> str:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _metavar(inner[0])
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_metavar(part) for part in inner)
+    if origin is typing.Literal:
+        return "|".join(str(value) for value in inner)
+    if origin is tuple:
+        return f"{_metavar(inner[0])},..."
+    return {"str": "TEXT", "int": "INT", "float": "FLOAT", "bool": "true|false", "NoneType": "none"}[
+        annotation.__name__
+    ]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(item) for item in value)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _parsed(label: str, text: str) -> Any:
+    section, name = label.split(".")
+    annotation = type(getattr(DistillConfig(), section)).model_fields[name].annotation
+    parts = typing.get_args(annotation)
+    if text == "none" and type(None) in parts:
+        return None
+    if typing.get_origin(annotation) is tuple or any(typing.get_origin(part) is tuple for part in parts):
+        return tuple(item.strip() for item in text.split(","))
+    return text
+
+
+def configure(params: dict[str, Any]) -> DistillConfig:
+    """Build the configuration that a command line names.
+
+    Args:
+        params: of the command, by click's names.
+
+    Raises:
+        ConfigError: naming the option.
+    """
+    config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
+    if params["file"]:
+        config = read_config(params["file"], config)
+    given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
+    changes = {label: _parsed(label, text) for label, text in given.items()}
+    for label, name in (("seed", "seed"), ("barycenter.ipc", "ipc"), ("ray.address", "address")):
+        if params.get(name) is not None:
+            changes[label] = params[name]
+    try:
+        return override(config, changes)
+    except ConfigError as exc:
+        raise ConfigError(f"--{exc}") from exc
+
+
+def common(
+    command: Callable[..., None], *, recipe_needed: bool = True, several_ipc: bool = False
+) -> Callable[..., None]:
+    """Add the options that name what is run, and where."""
+    for decorate in (
+        click.option(
+            "--ipc",
+            type=str if several_ipc else int,
+            metavar="INT,..." if several_ipc else "INT",
+            help="Distilled images per class (short for --barycenter.ipc).",
+        ),
+        click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
+        click.option(
+            "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
+        ),
+        click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
+        click.option("--method", type=click.Choice(list(methods())), help="What makes the images [default: wmdd]."),
+        click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
+        click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),
+    ):
+        command = decorate(command)
+    return command
+
+
+ADDRESS = click.option(
+    "--address",
+    metavar="TEXT",
+    help="Ray cluster to run on: auto, or HOST:6379 [default: RAY_ADDRESS, or a Ray of its own].",
+)
+
+
+def check_address(config: DistillConfig) -> None:
+    """Refuse an address that no run can join, before any work."""
+    from ray_jobs.connect import find_address
+
+    find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
+
+
+def status(console: Console) -> Callable[[int, int], None]:
+    """Show how far the index is, on a terminal."""
+
+    def tell(done: int, total: int) -> None:
+        if console.is_terminal:
+            console.print(f"indexing   {done}/{total} images", end="\r", highlight=False)
+
+    return tell

@@ -1,0 +1,125 @@
+"""Tables and the plot of a comparison: for people, for papers and for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+from wmdd.config import DistillConfig, to_yaml
+from wmdd.report.pictures import as_percent, figure
+from wmdd.store import ArtifactStore
+
+Results = dict[tuple[str, int], dict[str, Any]]
+
+
+def write_comparison(url: str, config: DistillConfig, results: Results) -> dict[str, Any]:
+    """Write ``compare.json``, ``.md``, ``.tex`` and ``.png``; give the content of the first."""
+    folder, facts = ArtifactStore(url), _facts(config, results)
+    for kind, data in (("md", markdown(facts)), ("tex", latex(facts)), ("json", json.dumps(facts, indent=1))):
+        folder.put(folder.path(f"compare.{kind}"), data.encode())
+    folder.put(folder.path("compare.png"), plot_png(facts))
+    folder.put(folder.path("config.yaml"), to_yaml(config).encode())
+    return facts
+
+
+def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
+    first = next(iter(results.values()))
+    rows = []
+    for (method, ipc), metrics in results.items():
+        for student, scores in metrics["students"].items():
+            found = scores["random_real"] if method == "random" else scores["distilled"]
+            rows.append({"method": method, "ipc": ipc, "student": student, "protocol": metrics["protocol"], **found})
+    full = {name: scores["full_data"] for name, scores in first["students"].items()}
+    return {
+        "schema": 1,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "methods": list(dict.fromkeys(method for method, _ in results)),
+        "ipc": list(dict.fromkeys(ipc for _, ipc in results)),
+        "classes": first["classes"],
+        "train_images": first["train_images"],
+        "validation_images": first["validation_images"],
+        "teacher": first["teacher"],
+        "full_data": full,
+        "protocol": first["protocol"],
+        "rows": rows,
+        "seconds": {f"{method}-ipc-{ipc}": metrics["seconds"] for (method, ipc), metrics in results.items()},
+    }
+
+
+def cells(facts: dict[str, Any], pattern: str = "{:.1f} ± {:.1f}", best: str = "{}") -> list[list[str]]:
+    """Lay out the table: method, student, and a cell in % for each number of images per class.
+
+    Args:
+        pattern: of mean and sample deviation over the students' seeds.
+        best: of the highest cell of its column and student.
+    """
+    found = {(row["method"], row["student"], row["ipc"]): row for row in facts["rows"]}
+    table = []
+    for student in dict.fromkeys(row["student"] for row in facts["rows"]):
+        for method in facts["methods"]:
+            line = [method, student]
+            for ipc in facts["ipc"]:
+                row = found[method, student, ipc]
+                text = pattern.format(100 * row["top1_last_mean"], 100 * row["top1_last_std"])
+                top = max(found[other, student, ipc]["top1_last_mean"] for other in facts["methods"])
+                line.append(best.format(text) if row["top1_last_mean"] == top else text)
+            table.append(line)
+        full = facts["full_data"][student]
+        if full:
+            table.append(["all data", student, *[f"{100 * full['top1']:.1f}"] * len(facts["ipc"])])
+    return table
+
+
+def _caption(facts: dict[str, Any]) -> str:
+    seeds = len(facts["rows"][0]["runs"])
+    return (
+        f"{facts['recipe']}: top-1 in % on {facts['validation_images']} validation images, last epoch, mean ± sample "
+        f"deviation of {seeds} students; protocol {facts['protocol']['name']} {facts['protocol']['hash']}; teacher "
+        f"{facts['teacher']['model']}, {100 * facts['teacher']['top1']:.1f} %"
+    )
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """Write a table for a README."""
+    head = ["method", "student", *(f"{ipc} per class" for ipc in facts["ipc"])]
+    lines = [head, ["---"] * len(head), *cells(facts, best="**{}**")]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts)}\n"
+
+
+def latex(facts: dict[str, Any]) -> str:
+    """Write a table for a paper; it needs the package booktabs."""
+    head = ["method", "student", *(f"ipc {ipc}" for ipc in facts["ipc"])]
+    rows = [head, *cells(facts, r"${:.1f} \pm {:.1f}$", r"\textbf{{{}}}")]
+    lines = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
+    caption = _caption(facts).replace("%", r"\%").replace("±", r"$\pm$").replace("_", r"\_")
+    columns = "ll" + "r" * len(facts["ipc"])
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    return (
+        f"% {facts['recipe']}\n\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
+        f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
+    )
+
+
+def plot_png(facts: dict[str, Any]) -> bytes:
+    """Draw top-1 against images per class, a line for each method, a panel for each student."""
+    students = list(dict.fromkeys(row["student"] for row in facts["rows"]))
+    out = io.BytesIO()
+    with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawn, panels):
+        for axes, student in zip(panels, students, strict=True):
+            for method in facts["methods"]:
+                own = [row for row in facts["rows"] if (row["method"], row["student"]) == (method, student)]
+                own.sort(key=lambda row: int(row["ipc"]))
+                heights, errors = ([row[key] for row in own] for key in ("top1_last_mean", "top1_last_std"))
+                axes.errorbar([row["ipc"] for row in own], heights, errors, label=method, marker="o", capsize=3)
+            full = facts["full_data"][student]
+            if full:
+                axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label="all data")
+            axes.set(title=f"{facts['recipe']}, {student}", xlabel="images per class", ylabel="top-1", xscale="log")
+            axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
+            axes.minorticks_off()
+            as_percent(axes)
+        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+        drawn.savefig(out, format="png", dpi=150)
+    return out.getvalue()
