@@ -165,7 +165,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
     kept = (
         ". What was finished is kept: the same command goes on from there"
-        if command in ("distill", "plan", "tune")
+        if command in ("distill", "plan", "tune", "compare")
         else ""
     )
     try:

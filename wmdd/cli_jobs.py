@@ -23,7 +23,7 @@ ADDRESS = click.option(
     metavar="URL",
     help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
 )
-AS_JOBS = ("distill", "tune", "plan", "report")
+AS_JOBS = ("compare", "distill", "tune", "plan", "report")
 
 
 def _jobs(address: str | None) -> Jobs:
@@ -117,7 +117,7 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
     elif name == "tune" and params["resume"]:
         places = {"--resume": params["resume"]}
     else:
-        config = configure(params)
+        config = configure(params | {"ipc": None} if name == "compare" else params)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
     needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)

@@ -28,6 +28,7 @@ def _rises(scale: tuple[float, float]) -> tuple[float, float]:
 
 
 Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
+SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
 Stem = Literal["auto", "standard", "small", "stride2"]
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 

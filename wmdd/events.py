@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wmdd.types import Artifact
+if TYPE_CHECKING:
+    from wmdd.types import Artifact  # torch takes seconds, and people ask for --help
 
 
 @dataclass(frozen=True)

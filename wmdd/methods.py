@@ -9,9 +9,8 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from wmdd.config import DistillConfig, Method, override
+from wmdd.config import SMALL_BELOW_PX, DistillConfig, Method, override
 from wmdd.errors import ConfigError
-from wmdd.models.registry import SMALL_BELOW_PX
 
 _CLASSIFY: dict[str, Any] = {
     "recover.init": "noise",

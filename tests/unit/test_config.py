@@ -81,7 +81,7 @@ def test_yaml_leaves_unnamed_options_at_the_base():
     [
         ({"recover.rate": 1}, r"recover\.rate: no such option; the options here are init, iterations, lr"),
         ({"rcover.lr": 1}, r"rcover\.lr: no such option; the sections are data, pretrain"),
-        ({"seeds": 1}, r"seeds: no such option; the options here are recipe, seed, data"),
+        ({"seeds": 1}, r"seeds: no such option; the options here are recipe, method, seed, data"),
         ({"recover.lr.peak": 1}, r"recover\.lr\.peak: no such option"),
         ({"recover.lr": -1}, r"recover\.lr=-1: input should be greater than 0"),
         ({"recover.lr": float("nan")}, r"recover\.lr=nan: "),

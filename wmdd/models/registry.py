@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wmdd.config import Stem
+from wmdd.config import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
-
-SMALL_BELOW_PX = 100
 
 
 def build_model(

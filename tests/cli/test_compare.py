@@ -1,0 +1,54 @@
+"""`wmdd compare` as a user runs it."""
+
+import json
+
+import pytest
+from conftest import TINY, commits, run
+
+pytestmark = pytest.mark.slow
+WORDS = ("compare", "digits", *TINY, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
+
+
+def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
+    first = run(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", tiny_run.store)
+    assert first.returncode == 0, first.stderr
+    folder = tmp_path / "runs/digits-compare"
+    facts = json.loads((folder / "compare.json").read_text())
+    assert [(row["method"], row["ipc"]) for row in facts["rows"]] == [
+        ("wmdd", 1), ("random", 1), ("wmdd", 2), ("random", 2)
+    ]  # fmt: skip
+    ours = json.loads((tiny_run.run / "metrics.json").read_text())
+    assert facts["rows"][2]["runs"][0] == ours["distilled"]["runs"][0]
+    assert facts["rows"][3]["runs"][0] == ours["random_real"]["runs"][0]
+    assert "2 of 4: random, 1 image per class" in first.stdout
+    assert (folder / "wmdd-ipc-1/report.html").exists()
+    for kind in ("md", "tex", "png"):
+        assert (folder / f"compare.{kind}").stat().st_size > 100
+    before = commits(tiny_run.store)
+    wider = run(tmp_path, *WORDS, "--methods", "wmdd,random,herding", "--store", tiny_run.store)
+    assert wider.returncode == 0, wider.stderr
+    after = commits(tiny_run.store)
+    assert {name: after[name] for name in before} == before
+    assert {json.loads(commit)["stage"] for name, commit in after.items() if name not in before} == {
+        "select", "relabel", "evaluate"
+    }  # fmt: skip
+    assert "herding" in wider.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--methods", "wmdd,dm"), "method dm: there is none of this name"),
+        (("--ipc", "1,x"), "--ipc 1,x: not whole numbers"),
+        (("--method", "cda"), "--method: a comparison takes several; use --methods"),
+        (("--set", "sre2l=1"), "--set sre2l=1: not understood"),
+        (("--set", "wmdd:recover.lr=-1"), "recover.lr"),
+        (("--set", "cda:recover.lr=1"), "--set cda: is not compared"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, words, message):
+    ended = run(tmp_path, "compare", "digits", "--executor", "local", *words)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert message in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

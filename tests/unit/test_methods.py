@@ -1,0 +1,138 @@
+"""Methods over one recipe: what each changes, what it plans, and what it leaves as it was."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmdd.compare import cases
+from wmdd.config import from_yaml, override, to_yaml
+from wmdd.data.index import build_index
+from wmdd.errors import ConfigError
+from wmdd.methods import methods, with_method
+from wmdd.plan import plan_from
+from wmdd.recipes import recipe
+from wmdd.report.comparison import cells, latex, markdown, plot_png
+from wmdd.stages.select import herd
+from wmdd.store import ArtifactRef
+
+FEW = {"data.classes": ("0", "1", "2"), "barycenter.ipc": 2, "evaluate.seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    index = build_index("builtin:digits", classes=("0", "1", "2"))
+    return lambda name, **more: plan_from(
+        override(with_method(recipe("digits"), name), FEW | more), index, ArtifactRef("index", "index", "key")
+    )
+
+
+@pytest.mark.parametrize("name", methods())
+def test_method_changes_its_own_options_alone_and_survives_a_file(name):
+    base, changed = recipe("cifar10-quick"), with_method(recipe("cifar10-quick"), name)
+    assert changed.method == name
+    assert changed.model_copy(update={"method": "wmdd", "recover": base.recover}) == base
+    assert from_yaml(to_yaml(changed)) == changed
+
+
+def test_methods_are_what_their_papers_say():
+    sre2l, cda, paper = (with_method(recipe("cifar10"), name).recover for name in ("sre2l", "cda", "wmdd-paper-loss"))
+    assert (sre2l.feature_weight, sre2l.ce_weight, sre2l.bn_target, sre2l.init) == (0, 1, "global", "noise")
+    assert (sre2l.bn_weight, sre2l.first_bn_multiplier, sre2l.curriculum) == (1.0, 10.0, "none")
+    assert with_method(recipe("imagenet-1k"), "sre2l").recover.bn_weight == 0.01
+    assert cda.model_copy(update={"curriculum": "none"}) == sre2l
+    assert cda.curriculum == "cosine"
+    assert (paper.feature_loss, paper.ce_weight, paper.bn_target) == ("squared", 0.0, "class")
+
+
+def test_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="method dm: there is none of this name; choose from wmdd, "):
+        with_method(recipe("digits"), "dm")
+
+
+def test_teacher_statistics_and_labels_of_random_images_are_shared_by_all_methods(plan):
+    plans = {name: plan(name) for name in methods()}
+    for stage in ("pretrain", "statistics", "barycenter"):
+        assert len({tuple(made.refs(stage)) for made in plans.values() if made.refs(stage)}) == 1
+    labels = {name: {unit.ref for unit in made.units("relabel")} for name, made in plans.items()}
+    for name in ("sre2l", "cda", "herding"):
+        assert labels["random"] <= labels[name]
+        assert not (labels[name] - labels["random"]) & labels["wmdd"]
+
+
+def test_what_is_chosen_needs_no_recovery(plan):
+    random, herding, wmdd = (plan(name, **{"evaluate.random_real": False}) for name in ("random", "herding", "wmdd"))
+    assert [stage for stage, tasks in random.tasks.items() if tasks] == ["pretrain", "select", "relabel", "evaluate"]
+    assert not herding.tasks["recover"]
+    assert len(herding.refs("statistics")) == 3
+    assert (random.made[0], herding.made[0], wmdd.made[0]) == ("random-0", "distilled", "distilled")
+    assert [ref.unit for ref in herding.made[1]] == [f"herding-class-0000{c}" for c in range(3)]
+    assert [ref.unit for ref in random.made[1]] == [f"random-0-class-0000{c}" for c in range(3)]
+    assert wmdd.made[1] == wmdd.refs("recover")
+    assert [unit.params["seed"] for unit in random.units("evaluate")] == [0, 1]
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 5))
+def test_herding_chooses_each_once_and_always_the_best_next(count, dim, seed):
+    features = np.random.default_rng(seed).normal(size=(12, dim))
+    chosen = herd(features.astype(np.float32), count)
+    assert len(set(chosen.tolist())) == count
+    mean = features.mean(axis=0)
+    for size in range(1, count + 1):
+        kept = chosen[: size - 1].tolist()
+        gaps = {i: np.linalg.norm(features[[*kept, i]].mean(axis=0) - mean) for i in range(12) if i not in kept}
+        assert gaps[chosen[size - 1]] <= min(gaps.values()) + 1e-6
+
+
+def test_cases_cover_all_pairs_with_changes_of_single_methods():
+    made = cases(recipe("digits"), ["wmdd", "sre2l"], [1, 10], {"sre2l": {"recover.bn_weight": "5"}})
+    assert list(made) == [("wmdd", 1), ("sre2l", 1), ("wmdd", 10), ("sre2l", 10)]
+    assert {made["sre2l", ipc].recover.bn_weight for ipc in (1, 10)} == {5.0}
+    assert made["wmdd", 10].recover == recipe("digits").recover
+    assert made["wmdd", 10].barycenter.ipc == 10
+
+
+@pytest.mark.parametrize(
+    ("methods", "ipcs", "changes", "message"),
+    [
+        (["wmdd", "nosuch"], [1], {}, "method nosuch: there is none of this name"),
+        (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
+        (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
+        (["wmdd"], [], {}, "--methods, --ipc: name at least one"),
+    ],
+)
+def test_comparison_that_cannot_work_is_refused(methods, ipcs, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        cases(recipe("digits"), methods, ipcs, changes)
+
+
+def facts():
+    def row(method, ipc, mean, std):
+        runs = [{"seed": 0}, {"seed": 1}]
+        return dict(method=method, ipc=ipc, student="net_w1", top1_last_mean=mean, top1_last_std=std, runs=runs)
+
+    rows = [row("wmdd", 1, 0.5, 0.012), row("sre2l", 1, 0.25, 0.0), row("wmdd", 10, 0.6, 0.1), row("sre2l", 10, 0.7, 0)]
+    return {
+        "recipe": "some_set",
+        "methods": ["wmdd", "sre2l"],
+        "ipc": [1, 10],
+        "rows": rows,
+        "full_data": {"net_w1": {"top1": 0.9}},
+        "protocol": {"name": "wmdd", "hash": "abc"},
+        "teacher": {"model": "net_w1", "top1": 0.9},
+        "validation_images": 100,
+    }
+
+
+def test_tables_say_the_same_for_people_and_papers():
+    assert cells(facts()) == [
+        ["wmdd", "net_w1", "50.0 ± 1.2", "60.0 ± 10.0"],
+        ["sre2l", "net_w1", "25.0 ± 0.0", "70.0 ± 0.0"],
+        ["all data", "net_w1", "90.0", "90.0"],
+    ]
+    assert "| wmdd | net_w1 | **50.0 ± 1.2** | 60.0 ± 10.0 |" in markdown(facts())
+    assert "2 students; protocol wmdd abc" in markdown(facts())
+    text = latex(facts())
+    assert r"sre2l & net\_w1 & $25.0 \pm 0.0$ & \textbf{$70.0 \pm 0.0$} \\" in text
+    assert r"some\_set: top-1 in \%" in text
+    assert plot_png(facts()).startswith(b"\x89PNG")
