@@ -20,6 +20,7 @@ from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import override
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.methods import methods
+from wmdd.protocols import protocols
 from wmdd.recipes import recipe, recipes
 
 
@@ -119,6 +120,15 @@ def list_methods() -> None:
     """List the methods."""
     table = Table("method", "what")
     for name, about in methods().items():
+        table.add_row(name, about)
+    Console().print(table)
+
+
+@cli.command("protocols")
+def list_protocols() -> None:
+    """List the protocols of students."""
+    table = Table("protocol", "what")
+    for name, about in protocols().items():
         table.add_row(name, about)
     Console().print(table)
 

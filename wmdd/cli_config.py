@@ -15,6 +15,7 @@ from rich.console import Console
 from wmdd.config import DistillConfig, Section, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
+from wmdd.protocols import protocols, with_protocol
 from wmdd.recipes import recipe, recipes
 
 
@@ -100,6 +101,10 @@ def configure(params: dict[str, Any]) -> DistillConfig:
         ConfigError: naming the option.
     """
     config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
+    if params.get("ipc") is not None:
+        config = override(config, {"barycenter.ipc": params["ipc"]})  # protocols depend on it
+    if params.get("protocol"):
+        config = with_protocol(config, params["protocol"])
     if params["file"]:
         config = read_config(params["file"], config)
     given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
@@ -130,6 +135,9 @@ def common(
         ),
         click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
         click.option("--method", type=click.Choice(list(methods())), help="What makes the images [default: wmdd]."),
+        click.option(
+            "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."
+        ),
         click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
         click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),
     ):

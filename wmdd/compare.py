@@ -12,6 +12,7 @@ from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.methods import with_method
+from wmdd.protocols import is_exact, with_protocol
 from wmdd.report.comparison import write_comparison
 
 Changes = dict[str, dict[str, Any]]
@@ -43,7 +44,11 @@ def cases(
     for ipc, name in itertools.product(dict.fromkeys(ipcs), dict.fromkeys(methods)):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
         shared = {"barycenter.ipc": ipc, "evaluate.random_real": False}
-        found[name, ipc] = override(with_method(config, name), shared | changes.get(name, {}))
+        sized = override(config, shared)
+        if is_exact(config):  # batches and rates of some protocols depend on the number of images
+            val_every = {"evaluate.val_every": config.evaluate.val_every}
+            sized = override(with_protocol(sized, config.evaluate.protocol), val_every)
+        found[name, ipc] = override(with_method(sized, name), changes.get(name, {}))
     if not found:
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")
     return found

@@ -30,6 +30,8 @@ def _rises(scale: tuple[float, float]) -> tuple[float, float]:
 Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
 Stem = Literal["auto", "standard", "small", "stride2"]
+Augment = Literal["none", "randaugment", "trivialaugment", "augmix"]
+Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
 
@@ -98,12 +100,22 @@ class PretrainConfig(Section):
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
+    augment: Augment = later("none", description="further random changes of each view, by torchvision")
+    mix: Literal["none", "mixup", "cutmix"] = later("none", description="mix the images and labels of a batch")
+    mix_alpha: Positive = later(1.0, description="of the Beta distribution of the mixture")
+    erase: Annotated[float, Field(ge=0.0, le=1.0)] = later(0.0, description="chance that a part of a view is erased")
+    repeats: Count = later(1, description="views of an image in one epoch, of as many fewer images")
+    clip_norm: NonNegative = later(0.0, description="longest gradient (0: any)")
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
+        0.0, description="the teacher is a running average of its weights, with this decay for each step (0: none)"
+    )
     keep: Literal["last", "best"] = later(
         "last", description="weights of the last epoch, or of the epoch that was best on the validation images"
     )
     workers: Count = Field(
         1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )
+    sync_bn: bool = later(False, description="workers that train together share their batch-norm statistics; on GPUs")
 
     @field_validator("workers")
     @classmethod
@@ -115,6 +127,13 @@ class PretrainConfig(Section):
                 "needs; raise pretrain.batch_size or lower pretrain.workers"
             )
         return workers
+
+    @field_validator("sync_bn")
+    @classmethod
+    def _has_others(cls, sync_bn: bool, info: ValidationInfo) -> bool:
+        if sync_bn and info.data.get("workers", 2) == 1:
+            raise ValueError("one worker has nobody to share statistics with; raise pretrain.workers")
+        return sync_bn
 
 
 class StatisticsConfig(Section):
@@ -179,10 +198,15 @@ class RelabelConfig(Section):
     batch_size: Count = Field(100, description="images per stored label batch, at most the whole set")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     flip: bool = Field(True, description="random horizontal flips")
-    mix: Literal["cutmix", "none"] = Field("cutmix", description="mix images of a batch: one box and permutation each")
-    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area")
+    mix: Literal["cutmix", "mixup", "none"] = Field(
+        "cutmix", description="mix the images of a batch: one permutation, and one box or one share"
+    )
+    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area or share")
     bn: Literal["running", "batch"] = Field("running", description="teacher's batch-norm: running, or the view batch's")
     epochs_per_block: Count = Field(50, description="epochs in one unit of work")
+    micro_batch: Annotated[int, Field(ge=0)] = later(
+        0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
+    )
 
 
 class EvaluateConfig(Section):
@@ -191,12 +215,22 @@ class EvaluateConfig(Section):
     students: tuple[str, ...] = Field(("resnet18",), min_length=1, description="networks to train, with any norm")
     stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
     seeds: Count = Field(3, description="students of each network")
-    lr: Positive = Field(1e-3, description="peak learning rate of AdamW")
+    lr: Positive = Field(1e-3, description="peak learning rate")
     weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
     temperature: Positive = Field(20.0, description="of teacher's and student's softmax")
     cosine_stretch: Annotated[float, Field(ge=1.0)] = Field(1.0, description="cosine ends at 0 after epochs x this")
     val_every: Count = Field(10, description="epochs between validations (the last epoch always counts)")
     val_batch_size: Count = Field(250, description="images per validation step")
+    protocol: Protocol = later("wmdd", description="named settings that these are, or began as; see wmdd protocols")
+    labels: Literal["soft", "hard"] = later("soft", description="the teacher's stored logits, or class names alone")
+    loss: Literal["kl", "mse"] = later("kl", description="from soft labels: divergence at temperature, or of logits")
+    ce_weight: NonNegative = later(0.0, description="of a cross-entropy with the class beside the soft labels")
+    augment: Augment = later("none", description="further random changes of each view; with hard labels only")
+    optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: momentum 0.9, Nesterov off)")
+    accumulate: Count = later(1, description="parts of a batch whose gradients are added up before a step")
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
+        0.0, description="also score a running average of the student's weights, with this decay (0: none)"
+    )
     random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")
     full_data: bool = Field(True, description="train other students on all real images too, as the teacher was")
 

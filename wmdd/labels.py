@@ -38,6 +38,7 @@ class LabelBatch:
         views: n crops and flips.
         partner: (n,) int64, rows of this batch that CutMix pastes from.
         box: CutMix's box, empty for none.
+        share: of each image beside its partner, whole images mixed (MixUp); 1 for none.
         logits: (n, classes) float16, of the teacher on the finished views; empty before relabelling.
     """
 
@@ -48,6 +49,7 @@ class LabelBatch:
     partner: Tensor
     box: tuple[int, int, int, int]
     logits: Tensor
+    share: float = 1.0
 
     def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
         """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device."""
@@ -55,7 +57,7 @@ class LabelBatch:
         size = (chosen.shape[-2], chosen.shape[-1])
         rows, columns = view_matrices(self.views.to(runtime.device), size, size[0])
         shown = apply_views(chosen, rows, columns)
-        return runtime.images(apply_mix(shown, self.partner.to(runtime.device), self.box))
+        return runtime.images(apply_mix(shown, self.partner.to(runtime.device), self.box, self.share))
 
 
 def batches_per_epoch(section: RelabelConfig, num_images: int) -> int:
@@ -73,8 +75,9 @@ def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, s
         views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
         partner = rng.permutation(count)
         box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
+        share = float(np.float32(rng.beta(section.mix_alpha, section.mix_alpha))) if section.mix == "mixup" else 1.0
         empty = torch.zeros(count, 0, dtype=torch.float16)
-        yield LabelBatch(epoch, batch, torch.from_numpy(images), views, torch.from_numpy(partner), box, empty)
+        yield LabelBatch(epoch, batch, torch.from_numpy(images), views, torch.from_numpy(partner), box, empty, share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,10 @@ class LabelBlock:
     def write(cls, batches: Iterable[LabelBatch], meta: dict[str, Any]) -> Self:
         """Write label batches, each as one row group."""
         out = io.BytesIO()
-        schema = _schema(meta["classes"]).with_metadata({"wmdd": json.dumps(meta)})
+        batches = list(batches)
+        schema = _schema(meta["classes"], any(batch.share < 1 for batch in batches)).with_metadata(
+            {"wmdd": json.dumps(meta)}
+        )
         with pq.ParquetWriter(out, schema, compression="zstd") as writer:
             for batch in batches:
                 writer.write_table(_table(batch, schema), row_group_size=len(batch.images))
@@ -178,9 +184,10 @@ _INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner
 _PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom", "mix_right")
 
 
-def _schema(classes: int) -> pa.Schema:
+def _schema(classes: int, mixup: bool) -> pa.Schema:
     fields = [pa.field(name, kind) for name, kind in _INTS.items()]
     fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
+    fields += [pa.field("mix_share", pa.float32())] if mixup else []
     return pa.schema([*fields, pa.field("logits", pa.binary(2 * classes))])
 
 
@@ -195,6 +202,7 @@ def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
     }
     columns |= {name: batch.views.box[:, i].numpy() for i, name in enumerate(_PIXELS[:4])}
     columns |= {name: np.full(n, batch.box[i]) for i, name in enumerate(_PIXELS[4:])}
+    columns["mix_share"] = np.full(n, batch.share, np.float32)
     width = schema.field("logits").type
     logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
     arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
@@ -211,4 +219,5 @@ def _batch(table: pa.Table, classes: int) -> LabelBatch:
     top, left, bottom, right = (int(column[name][0]) for name in _PIXELS[4:])
     rows, partner = (torch.from_numpy(column[name].astype(np.int64)) for name in ("image", "partner"))
     place = int(column["epoch"][0]), int(column["batch"][0])
-    return LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits)
+    share = float(column["mix_share"][0]) if "mix_share" in column else 1.0
+    return LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)

@@ -19,7 +19,6 @@ from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
 Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
-PROTOCOL = "wmdd"
 TEACHER = "teacher"
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
 
@@ -166,14 +165,20 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
 
+_STUDENTS = frozenset({"lr", "weight_decay", "temperature", "stem"})
+_LATER = frozenset({"labels", "loss", "ce_weight", "augment", "optimizer", "accumulate", "ema"})
+
+
 def protocol_hash(config: DistillConfig) -> str:
     """Hash all that decides how students are trained and scored, so that equal hashes can be compared."""
     sections = {
         "relabel": config.relabel.for_key({"epochs_per_block"}),
-        "evaluate": config.evaluate.model_dump(mode="json", include={"lr", "weight_decay", "temperature", "stem"}),
+        "evaluate": {
+            name: value for name, value in config.evaluate.for_key().items() if name in _STUDENTS or name in _LATER
+        },
         "stretch": config.evaluate.cosine_stretch,
         "data": _geometry(config),
-        "name": PROTOCOL,
+        "name": config.evaluate.protocol,
     }
     return content_key(sections)[:12]
 
@@ -204,7 +209,8 @@ class _Planner:
             drawn = [self._select(draw, class_id) for class_id in ids]
             stages["select"].append(drawn)
             sets[f"random-{draw}"] = [unit.ref for unit in drawn]
-        blocks = {name: self._relabel(name, refs, teacher.ref) for name, refs in sets.items()}
+        soft = self.config.evaluate.labels == "soft"
+        blocks = {name: self._relabel(name, refs, teacher.ref) if soft else [] for name, refs in sets.items()}
         scores = [
             unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]], ids)
         ]
@@ -332,9 +338,14 @@ class _Planner:
             # One student for each random draw; the distilled set is trained on with every seed.
             for seed in seeds if images == "distilled" else [int(images.rpartition("-")[2])]:
                 params = {"student": student, "seed": seed, "images": images, "geometry": self.geometry}
-                params |= {"protocol": PROTOCOL, "protocol_hash": protocol_hash(self.config)}
+                params |= {"protocol": self.config.evaluate.protocol, "protocol_hash": protocol_hash(self.config)}
                 params |= {"class_ids": ids} if len(ids) < len(self.classes) else {}
-                inputs: Inputs = {"classes": tuple(classes), "labels": tuple(labels), "index": self.index_ref}
+                inputs: Inputs = {"classes": tuple(classes), "index": self.index_ref}
+                if self.config.evaluate.labels == "hard":
+                    names = ("epochs", "batch_size", "crop_scale", "flip")
+                    params["views"] = {name: self.config.relabel.for_key()[name] for name in names} | {"mix": "none"}
+                else:
+                    inputs["labels"] = tuple(labels)
                 name = f"{images}-{student.replace('/', '_')}-seed-{seed}"
                 units.append(self._unit("evaluate", name, params, inputs, {"index": self.val}))
         return units

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wmdd.errors import DivergedError
 from wmdd.parallel import ALONE, Ranks
@@ -65,6 +67,9 @@ class Trainer:
         val_every: epochs between validations; the last epoch always counts.
         ranks: the processes that train together.
         sizes: images of each batch of an epoch, over all processes; needed where there are several.
+        accumulate: parts of a batch whose gradients are added up, weighted so that the sum is the whole batch's.
+        clip_norm: longest gradient; 0 for any.
+        ema: decay for each step of the averaged network; 0 for none.
         keep_best: remember the weights of the validated epoch with the highest top-1 (the first of equals).
         best: those weights, in the CPU's memory, with their epoch and top-1.
     """
@@ -81,11 +86,20 @@ class Trainer:
     val_every: int = 1
     ranks: Ranks = ALONE
     sizes: Sequence[int] = ()
+    accumulate: int = 1
+    clip_norm: float = 0.0
+    ema: float = 0.0
     keep_best: bool = False
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
     curve: list[dict[str, float]] = field(default_factory=list, init=False)
     best: tuple[dict[str, Tensor], dict[str, float]] | None = field(default=None, init=False)
+    averaged: AveragedModel | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        if self.ema:
+            # Buffers too: batch-norm statistics of other weights would not fit the average.
+            self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
 
     def run(self) -> Iterator[Epoch]:
         """Train from the current epoch to the last; yield after each.
@@ -102,41 +116,65 @@ class Trainer:
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is not finite in epoch {self.epoch}; lower the learning rate")
             due = self.epoch % self.val_every == 0 or self.epoch == self.epochs
-            top1 = self.validate(self.network) if due else None
-            self.curve.append({"epoch": self.epoch, "loss": loss} | ({} if top1 is None else {"top1": top1}))
-            if self.keep_best and top1 is not None and (self.best is None or top1 > self.best[1]["top1"]):
-                weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-                self.best = weights, {"epoch": self.epoch, "top1": top1}
-            yield Epoch(self.epoch, loss, top1)
+            self.curve.append({"epoch": self.epoch, "loss": loss})
+            yield Epoch(self.epoch, loss, self._validate() if due else None)
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that training is for: the average where there is one."""
+        return self.network if self.averaged is None else self.averaged.module
+
+    def _validate(self) -> float:
+        top1 = self.curve[-1]["top1"] = self.validate(self.network)
+        if self.averaged is not None:
+            self.curve[-1]["top1_ema"] = self.validate(self.averaged.module)
+        score = self.curve[-1].get("top1_ema", top1)
+        if self.keep_best and (self.best is None or score > self.best[1]["top1"]):
+            weights = {name: value.detach().cpu().clone() for name, value in self.result.state_dict().items()}
+            self.best = weights, {"epoch": self.epoch, "top1": score}
+        return top1
 
     def _train_epoch(self) -> float:
         self.network.train()
         total, count = torch.zeros((), device=self.runtime.device), 0
-        for images, *rest in self.batches(self.epoch):
+        for batch in self.batches(self.epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.at(self.step)
-            with self.runtime.autocast():
-                logits = self.network(images)
-            loss = self.loss(logits, *rest)
-            if self.ranks.size > 1:
-                # Gradients are averaged over the processes: a part counts by its images, so that the average is the
-                # gradient of the whole batch's mean.
-                loss = loss * (len(images) * self.ranks.size / self.sizes[count])
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            for part in _parts(batch, self.accumulate):
+                # Summed on the device: reading each loss would make the host wait at every step.
+                total += self._backward(part, len(part[0]) / len(batch[0]), count)
             self.ranks.average_gradients(self.network)
+            if self.clip_norm:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
             self.optimizer.step()
-            # Summed on the device: reading each loss would make the host wait at every step.
-            total += loss.detach()
+            if self.averaged is not None:
+                self.averaged.update_parameters(self.network)
             count += 1
             self.step += 1
         return float(self.ranks.sum(total)) / (self.ranks.size * max(1, count))
+
+    def _backward(self, part: Batch, share: float, count: int) -> Tensor:
+        images, *rest = part
+        with self.runtime.autocast():
+            logits = self.network(images)
+        loss = self.loss(logits, *rest)
+        if share < 1:
+            loss = loss * share
+        if self.ranks.size > 1:
+            # Gradients are averaged over the processes: a part counts by its images, so that the average is the
+            # gradient of the whole batch's mean.
+            loss = loss * (len(images) * self.ranks.size / (share * self.sizes[count]))
+        loss.backward()
+        return loss.detach()
 
     def snapshot(self) -> bytes:
         """Write weights, optimiser state and position as safetensors."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        if self.averaged is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
         place = {"epoch": self.epoch, "step": self.step, "curve": self.curve}
         if self.best is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best[0].items()}
@@ -147,6 +185,8 @@ class Trainer:
         """Go on where a snapshot was taken."""
         tensors, place = unpack(data)
         self.network.load_state_dict(_below("network.", tensors))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(_below("ema.", tensors))
         packed = self.optimizer.state_dict()
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -159,6 +199,16 @@ class Trainer:
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """Cut a batch into parts that differ by one image at most, each of two or more where there are as many."""
+    size = len(batch[0])
+    count = max(1, min(count, size // 2))
+    if count == 1:
+        return [batch]
+    edges = [size * place // count for place in range(count + 1)]
+    return [tuple(tensor[a:b] for tensor in batch) for a, b in itertools.pairwise(edges)]
 
 
 def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:

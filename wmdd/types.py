@@ -273,6 +273,7 @@ class StudentResult:
         images: the training set, ``distilled`` or ``random-DRAW``.
         seed: which student.
         top1_last, top1_best: fractions after the last, and of the best validated epoch.
+        top1_ema_last, top1_ema_best: the same of the averaged network, where there is one.
         curve: epoch, loss and top-1 per validated epoch.
         protocol, protocol_hash: what the score can be compared with.
     """
@@ -285,10 +286,13 @@ class StudentResult:
     curve: tuple[dict[str, float], ...]
     protocol: str
     protocol_hash: str
+    top1_ema_last: float | None = None
+    top1_ema_best: float | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.top1_last <= 1 and 0 <= self.top1_best <= 1):
-            raise ValueError(f"top1 {self.top1_last} and {self.top1_best} are no fractions")
+        scores = (self.top1_last, self.top1_best, self.top1_ema_last or 0, self.top1_ema_best or 0)
+        if not all(0 <= score <= 1 for score in scores):
+            raise ValueError(f"top1 {scores} are no fractions")
 
     def to_files(self) -> dict[str, bytes]:
         """Give one JSON file."""

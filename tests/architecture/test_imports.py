@@ -27,11 +27,12 @@ FLOORS = (
     ("wmdd.data.normalization", "wmdd.data.pixels", "wmdd.data.augment", "wmdd.models", "wmdd.types", "wmdd.events"),
     ("wmdd.data",),
     ("wmdd.transport", "wmdd.losses", "wmdd.synthesis", "wmdd.training", "wmdd.labels"),
-    ("wmdd.stages",),
+    ("wmdd.stages", "wmdd.lessons"),
     (
         "wmdd.store",
         "wmdd.recipes",
         "wmdd.methods",
+        "wmdd.protocols",
         "wmdd.plan",
         "wmdd.pipeline",
         "wmdd.schedule",

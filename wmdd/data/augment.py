@@ -140,8 +140,10 @@ def draw_mix_box(rng: np.random.Generator, size: int, alpha: float) -> tuple[int
     return int(low_y), int(low_x), int(high_y), int(high_x)
 
 
-def apply_mix(images: Tensor, partner: Tensor, box: tuple[int, int, int, int]) -> Tensor:
-    """Paste the box of each image's partner (n,) over the image (CutMix, one box per batch)."""
+def apply_mix(images: Tensor, partner: Tensor, box: tuple[int, int, int, int], share: float = 1.0) -> Tensor:
+    """Mix each image with its partner (n,): paste the partner's box over it (CutMix), or add what `share` leaves."""
+    if share < 1:
+        return images * share + images[partner] * (1 - share)
     top, left, bottom, right = box
     if bottom <= top or right <= left:
         return images

@@ -6,8 +6,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+from wmdd.config import DistillConfig
 from wmdd.pipeline import load_value
-from wmdd.plan import PROTOCOL, TEACHER, Plan, protocol_hash
+from wmdd.plan import TEACHER, Plan, protocol_hash
+from wmdd.protocols import is_exact
 from wmdd.store import ArtifactStore
 from wmdd.types import StudentResult, Teacher
 
@@ -41,9 +43,15 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "teacher": {"top1": teacher.top1, "model": teacher.model},
         **by_student[next(iter(students))],
         "students": by_student,
-        "protocol": {"name": PROTOCOL, "hash": protocol_hash(plan.config)},
+        "protocol": _protocol(plan.config),
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
     }
+
+
+def _protocol(config: DistillConfig) -> dict[str, str]:
+    """Name the protocol, and say when its settings were changed."""
+    name = config.evaluate.protocol
+    return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config)}
 
 
 def _student(
@@ -70,6 +78,7 @@ def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) ->
 
 
 def _summary(results: list[StudentResult]) -> dict[str, Any]:
+    averaged = _averaged(results)
     last, best = [result.top1_last for result in results], [result.top1_best for result in results]
     runs = [
         {"images": result.images, "seed": result.seed, "top1_last": result.top1_last, "top1_best": result.top1_best}
@@ -80,8 +89,20 @@ def _summary(results: list[StudentResult]) -> dict[str, Any]:
         "top1_last_std": statistics.stdev(last) if len(last) > 1 else 0.0,
         "top1_best_mean": statistics.mean(best),
         "top1_best_std": statistics.stdev(best) if len(best) > 1 else 0.0,
+        **averaged,
         "runs": runs,
     }
+
+
+def _averaged(results: list[StudentResult]) -> dict[str, float]:
+    """Give the scores of the averaged students, reported apart; nothing where there are none."""
+    found: dict[str, float] = {}
+    for name in ("top1_ema_last", "top1_ema_best"):
+        values = [getattr(result, name) for result in results if getattr(result, name) is not None]
+        if values:
+            found |= {f"{name}_mean": statistics.mean(values)}
+            found |= {f"{name}_std": statistics.stdev(values) if len(values) > 1 else 0.0}
+    return found
 
 
 def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
@@ -100,14 +121,16 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     for name, scores in metrics["students"].items():
         for label, key in ((made, "distilled"), ("random real", "random_real")):
             if scores[key]:
-                rows.append(_score_row(f"{label}, {name}", count, scores[key]))
+                rows.append(_score_row(f"{label}, {name}", count, scores[key], "top1"))
+                if "top1_ema_last_mean" in scores[key]:
+                    rows.append(_score_row(f"{label}, {name}, averaged", count, scores[key], "top1_ema"))
         full = scores["full_data"]
         if full:
             rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
     return rows
 
 
-def _score_row(name: str, count: str, scores: dict[str, Any]) -> ScoreRow:
-    last = f"{scores['top1_last_mean']:.1%} ± {scores['top1_last_std'] * 100:.1f}"
-    best = f"{scores['top1_best_mean']:.1%} ± {scores['top1_best_std'] * 100:.1f}"
-    return ScoreRow(name, count, last, best, scores["top1_last_mean"])
+def _score_row(name: str, count: str, scores: dict[str, Any], kind: str) -> ScoreRow:
+    last = f"{scores[f'{kind}_last_mean']:.1%} ± {scores[f'{kind}_last_std'] * 100:.1f}"
+    best = f"{scores[f'{kind}_best_mean']:.1%} ± {scores[f'{kind}_best_std'] * 100:.1f}"
+    return ScoreRow(name, count, last, best, scores[f"{kind}_last_mean"])

@@ -7,14 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from wmdd.config import EvaluateConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
 from wmdd.events import Output, Progress, Snapshot
-from wmdd.labels import SoftLabels, check_labels
-from wmdd.losses import soft_label_loss
+from wmdd.lessons import HardLessons, Lessons, SoftLessons
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -47,6 +45,8 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
             curve=tuple(curve),
             protocol=params["protocol"],
             protocol_hash=params["protocol_hash"],
+            top1_ema_last=curve[-1].get("top1_ema"),
+            top1_ema_best=max((point["top1_ema"] for point in curve if "top1_ema" in point), default=None),
         )
         yield Output(unit.name, result)
 
@@ -57,22 +57,12 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
         scored_on = np.flatnonzero(np.isin(index.val.label, unit.params["class_ids"]))
         index = replace(index, val=index.val.take(scored_on))
     geometry = Geometry(**unit.params["geometry"])
-    images, labels = ImageSet.of(unit.load("classes")), SoftLabels(unit.load("labels"))
-    check_labels(labels, images)
-    # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
-    weights = (images.weights / images.weights.mean()).to(runtime.device)
+    images = ImageSet.of(unit.load("classes"))
     with seeds.child("init").scoped():
         name, stem = unit.params["student"], section.stem
         network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
     network = runtime.place(network)
-
-    def batches(epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        for batch in labels.epoch(epoch):
-            shown = batch.replay(images.images, geometry.pixels, runtime)
-            yield shown, batch.logits.to(runtime.device), weights[batch.images.to(runtime.device)]
-
-    def loss(logits: Tensor, teacher_logits: Tensor, batch_weights: Tensor) -> Tensor:
-        return soft_label_loss(logits, teacher_logits, batch_weights, section.temperature)
+    lessons: Lessons = (HardLessons if section.labels == "hard" else SoftLessons)(section, unit, images, seeds, runtime)
 
     def validate(student: torch.nn.Module) -> float:
         scored = validation_batches(index, geometry, section.val_batch_size, runtime)
@@ -80,17 +70,26 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
 
     return Trainer(
         network=network,
-        optimizer=torch.optim.AdamW(weight_groups(network, section.weight_decay), lr=section.lr),
-        schedule=Schedule(section.lr, labels.epochs * labels.batches, stretch=section.cosine_stretch),
-        batches=batches,
-        loss=loss,
+        optimizer=_optimizer(section, network),
+        schedule=Schedule(section.lr, lessons.epochs * lessons.steps, stretch=section.cosine_stretch),
+        batches=lessons.batches,
+        loss=lessons.loss,
         validate=validate,
-        epochs=labels.epochs,
+        epochs=lessons.epochs,
         runtime=runtime,
         seeds=seeds.child("dropout"),
         val_every=section.val_every,
+        accumulate=section.accumulate,
+        ema=section.ema,
     )
 
 
-_CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size"})
+def _optimizer(section: EvaluateConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
+    groups = weight_groups(network, section.weight_decay)
+    if section.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=section.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=section.lr)
+
+
+_CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size", "protocol"})
 EVALUATE = Stage("evaluate", 1, "evaluate", StudentResult, evaluate, snapshots=True, unkeyed=_CHOICES)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from wmdd.config import PretrainConfig
+from wmdd.data.changes import augmentation, erasing, mixing
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
 from wmdd.errors import ConfigError
@@ -44,7 +45,7 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             yield Progress(0, 1, "measures the loaded teacher")
             yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, [], ALONE))
             continue
-        ranks = _ranks(section, index)
+        ranks = _ranks(section, index, runtime)
         trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
         snapshot = ranks.from_first(unit.resume, runtime.device)
         if snapshot:
@@ -54,8 +55,11 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
             if epoch.epoch < section.epochs and ranks.is_first:
                 yield Snapshot(trainer.snapshot())
+        network = trainer.result
         if trainer.best is not None:
             network.load_state_dict(trainer.best[0])
+        if section.sync_bn:
+            network = _plain(network, unit, index, geometry, runtime)
         teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
         if ranks.is_first:
             yield Output(unit.name, teacher)
@@ -74,7 +78,7 @@ def check_alone(section: PretrainConfig) -> None:
         )
 
 
-def _ranks(section: PretrainConfig, index: DatasetIndex) -> Ranks:
+def _ranks(section: PretrainConfig, index: DatasetIndex, runtime: Runtime) -> Ranks:
     if section.workers == 1:
         return ALONE
     ranks = Ranks.here()
@@ -82,6 +86,8 @@ def _ranks(section: PretrainConfig, index: DatasetIndex) -> Ranks:
         check_alone(section)
     if ranks.size != section.workers:
         raise ConfigError(f"pretrain.workers={section.workers}: {ranks.size} processes train; start as many as asked")
+    if section.sync_bn and runtime.device.type != "cuda":
+        raise ConfigError("pretrain.sync_bn=true: torch shares batch-norm statistics on GPUs only; set it to false")
     if len(index.train) < 2 * ranks.size:
         raise ConfigError(
             f"pretrain.workers={section.workers}: {len(index.train)} training images are fewer than two for each; "
@@ -112,11 +118,20 @@ def _trainer(
     else:
         optimizer = torch.optim.AdamW(weight_groups(network, section.weight_decay), lr=section.lr)
     warmup = round(section.warmup_epochs * steps_per_epoch)
+    if section.sync_bn:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+    def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        change, erase = augmentation(section.augment, geometry.pixels), erasing(section.erase)
+        mix = mixing(section, len(index.class_names))
+        for images, labels in training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks):
+            yield mix(erase(change(images)), labels)
+
     return Trainer(
         network=network,
         optimizer=optimizer,
         schedule=Schedule(section.lr, section.epochs * steps_per_epoch, warmup),
-        batches=lambda epoch: training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks),
+        batches=batches,
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
         validate=lambda net: top1_accuracy(
             net, validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks), runtime, ranks
@@ -126,9 +141,18 @@ def _trainer(
         seeds=seeds.child("dropout"),
         val_every=1 if section.keep == "best" else max(1, section.epochs // 10),
         keep_best=section.keep == "best",
+        clip_norm=section.clip_norm,
+        ema=section.ema,
         ranks=ranks,
         sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
     )
+
+
+def _plain(network: nn.Module, unit: Unit, index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> nn.Module:
+    """Give the same network with batch-norm layers that a process alone can run."""
+    plain = build_model(unit.params["model"], len(index.class_names), geometry.image_size, stem=unit.params["stem"])
+    plain.load_state_dict(network.state_dict())
+    return runtime.place(plain)
 
 
 def _teacher(

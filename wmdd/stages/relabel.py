@@ -50,7 +50,8 @@ def _labelled(
     for batch in drawn:
         shown = batch.replay(images.images, teacher.pixels, runtime)
         with runtime.autocast():
-            logits = network(shown)
+            parts = shown.split(section.micro_batch) if section.bn == "batch" and section.micro_batch else [shown]
+            logits = torch.cat([network(part) for part in parts])
         labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
     _norm_by_batch(network, False)
     return labelled

@@ -1,0 +1,90 @@
+"""Named protocols: what papers say, what depends on size and set, and when a score may carry the name."""
+
+import pytest
+
+from wmdd.compare import cases
+from wmdd.config import DistillConfig, override
+from wmdd.errors import ConfigError
+from wmdd.plan import protocol_hash
+from wmdd.protocols import is_exact, protocols, with_protocol
+from wmdd.recipes import CLASSES, recipe, recipes
+
+OWN = ("relabel", "evaluate")
+
+
+def settings(name, recipe_name="imagenet-1k", ipc=10, **changes):
+    return with_protocol(override(recipe(recipe_name), {"barycenter.ipc": ipc, **changes}), name)
+
+
+@pytest.mark.parametrize("name", protocols())
+def test_protocol_decides_the_students_alone_and_whatever_was_set_before(name):
+    base = override(recipe("cifar10"), {"relabel.mix": "mixup", "evaluate.ema": 0.5, "relabel.batch_size": 7})
+    made = with_protocol(base, name)
+    assert made.model_copy(update={part: getattr(base, part) for part in OWN}) == base
+    assert is_exact(made)
+    assert protocol_hash(made) == protocol_hash(with_protocol(recipe("cifar10"), name))
+    assert not is_exact(override(made, {"evaluate.lr": 0.123}))
+    assert is_exact(override(made, {"evaluate.val_every": 77}))
+
+
+def test_every_protocol_has_a_hash_of_its_own():
+    assert len({protocol_hash(settings(name)) for name in protocols()}) == len(protocols())
+
+
+def test_released_recipes_follow_the_papers_protocol():
+    for name in ("imagenet-1k", "tiny-imagenet-224", "imagenette"):
+        assert is_exact(recipe(name)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wmdd", {"batch_size": 100, "cosine_stretch": 1.0, "loss": "kl", "temperature": 20.0, "lr": 1e-3}),
+        ("sre2l", {"batch_size": 1024, "accumulate": 2}),
+        ("cda", {"batch_size": 128, "accumulate": 1}),
+        ("rded", {"batch_size": 100, "cosine_stretch": 2.0, "crop_scale": (0.5, 1.0)}),
+        ("edc", {"batch_size": 100, "loss": "mse", "ce_weight": 0.025, "ema": 0.99, "cosine_stretch": 2.0}),
+        ("cvdd", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "cosine_stretch": 2.0}),
+        ("fadrm", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "lr": 1e-3}),
+        ("hard", {"labels": "hard", "mix": "none"}),
+    ],
+)
+def test_settings_for_imagenet_at_ten_images_are_those_of_the_papers(name, expected):
+    made = settings(name)
+    found = made.relabel.model_dump() | made.evaluate.model_dump()
+    assert {key: found[key] for key in expected} == expected
+    assert (found["epochs"], found["optimizer"], found["weight_decay"]) == (300, "adamw", 0.01)
+
+
+def test_rded_follows_size_set_and_student():
+    assert [settings("rded", "cifar10", ipc).relabel.batch_size for ipc in (1, 10, 50)] == [10, 50, 100]
+    assert [settings("rded", ipc=ipc).relabel.batch_size for ipc in (1, 10, 50)] == [20, 100, 200]
+    assert settings("rded", "tiny-imagenet").relabel.batch_size == 100
+    assert settings("rded", "tiny-imagenet").relabel.crop_scale == (1.0, 1.0)
+    assert settings("rded", **{"evaluate.students": ("mobilenet_v2",)}).evaluate.lr == 2.5e-3
+    with pytest.raises(ConfigError, match=r"evaluate\.students=resnet18,vgg11: protocol rded trains them"):
+        settings("rded", **{"evaluate.students": ("resnet18", "vgg11")})
+
+
+def test_fadrm_follows_size_and_set():
+    assert [settings("fadrm", ipc=ipc).evaluate.cosine_stretch for ipc in (1, 10, 50)] == [2, 2, 1]
+    nette = [settings("fadrm", "imagenette", ipc) for ipc in (1, 10, 50)]
+    assert [made.evaluate.cosine_stretch for made in nette] == [2, 1, 2]
+    assert {(made.evaluate.lr, made.relabel.batch_size, made.relabel.micro_batch) for made in nette} == {(5e-4, 10, 5)}
+    assert settings("fadrm", "cifar10").relabel.epochs == 1000
+
+
+def test_every_recipe_knows_its_classes():
+    assert set(CLASSES) == set(recipes())
+
+
+def test_unknown_protocol_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="protocol dm: there is none of this name; choose from wmdd, "):
+        with_protocol(DistillConfig(), "dm")
+
+
+def test_comparison_applies_a_protocol_to_every_size():
+    made = cases(with_protocol(recipe("cifar10"), "rded"), ["wmdd"], [1, 50], {})
+    assert {ipc: case.relabel.batch_size for (_, ipc), case in made.items()} == {1: 10, 50: 100}
+    changed = cases(override(recipe("cifar10"), {"relabel.batch_size": 7}), ["wmdd"], [1, 50], {})
+    assert {case.relabel.batch_size for case in changed.values()} == {7}

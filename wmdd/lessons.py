@@ -1,0 +1,90 @@
+"""What a student learns from: stored soft labels, or class names and views of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from wmdd.config import EvaluateConfig, RelabelConfig
+from wmdd.data.changes import augmentation
+from wmdd.data.loading import Geometry
+from wmdd.labels import SoftLabels, batches_per_epoch, check_labels, draw_epoch
+from wmdd.losses import soft_label_loss
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Unit
+from wmdd.types import ImageSet
+
+
+class Lessons(Protocol):
+    """The batches of a student's training, and the loss over each."""
+
+    epochs: int
+    steps: int
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views, and what the loss needs beside the logits."""
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Give the mean loss of a batch."""
+
+
+class SoftLessons:
+    """The teacher's logits of stored views (fast knowledge distillation), each image by its weight."""
+
+    def __init__(
+        self, section: EvaluateConfig, unit: Unit, images: ImageSet, _seeds: SeedTree, runtime: Runtime
+    ) -> None:
+        self._section, self._images, self._runtime = section, images, runtime
+        self._labels = SoftLabels(unit.load("labels"))
+        check_labels(self._labels, images)
+        self._geometry = Geometry(**unit.params["geometry"])
+        # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
+        self._weights = (images.weights / images.weights.mean()).to(runtime.device)
+        self.epochs, self.steps = self._labels.epochs, self._labels.batches
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views, the teacher's logits, the images' weights and their classes."""
+        device = self._runtime.device
+        for batch in self._labels.epoch(epoch):
+            shown = batch.replay(self._images.images, self._geometry.pixels, self._runtime)
+            names = self._images.labels[batch.images].to(device)
+            yield shown, batch.logits.to(device), self._weights[batch.images.to(device)], names
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Divergence at temperature, or squared distance of logits; with a cross-entropy where it weighs something."""
+        teacher, weights, names = rest
+        if self._section.loss == "mse":
+            soft = ((logits.float() - teacher.float()).square().mean(dim=1) * weights).mean()
+        else:
+            soft = soft_label_loss(logits, teacher, weights, self._section.temperature)
+        if not self._section.ce_weight:
+            return soft
+        return soft + self._section.ce_weight * F.cross_entropy(logits.float(), names)
+
+
+class HardLessons:
+    """Class names of views that are drawn for each student anew; no teacher."""
+
+    def __init__(
+        self, section: EvaluateConfig, unit: Unit, images: ImageSet, seeds: SeedTree, runtime: Runtime
+    ) -> None:
+        self._views, self._images = RelabelConfig.model_validate(unit.params["views"]), images
+        self._seeds, self._runtime = seeds.child("views"), runtime
+        self._geometry = Geometry(**unit.params["geometry"])
+        self._change = augmentation(section.augment, self._geometry.pixels)
+        self.epochs, self.steps = self._views.epochs, batches_per_epoch(self._views, len(images))
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views and their classes."""
+        size = self._geometry.image_size
+        for batch in draw_epoch(self._views, epoch, len(self._images), size, self._seeds):
+            shown = batch.replay(self._images.images, self._geometry.pixels, self._runtime)
+            yield self._change(shown), self._images.labels[batch.images].to(self._runtime.device)
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(logits.float(), rest[0])
