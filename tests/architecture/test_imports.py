@@ -27,7 +27,7 @@ FLOORS = (
     ("wmdd.data.normalization", "wmdd.data.pixels", "wmdd.data.augment", "wmdd.models", "wmdd.types", "wmdd.events"),
     ("wmdd.data",),
     ("wmdd.transport", "wmdd.losses", "wmdd.synthesis", "wmdd.training", "wmdd.labels"),
-    ("wmdd.stages", "wmdd.lessons"),
+    ("wmdd.stages",),
     (
         "wmdd.store",
         "wmdd.recipes",

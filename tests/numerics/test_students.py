@@ -15,13 +15,13 @@ from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.errors import ConfigError
 from wmdd.events import Output, Snapshot
 from wmdd.labels import LabelBlock, SoftLabels, draw_epoch
-from wmdd.lessons import HardLessons, SoftLessons
 from wmdd.losses import soft_label_loss
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
+from wmdd.stages.lessons import HardLessons, SoftLessons
 from wmdd.store import ArtifactStore
 from wmdd.training import Schedule, Trainer, _parts
 from wmdd.types import DistilledClass, ImageSet

@@ -12,11 +12,11 @@ from wmdd.config import EvaluateConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
 from wmdd.events import Output, Progress, Snapshot
-from wmdd.lessons import HardLessons, Lessons, SoftLessons
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.lessons import HardLessons, Lessons, SoftLessons
 from wmdd.training import Schedule, Trainer, top1_accuracy, weight_groups
 from wmdd.types import ImageSet, StudentResult
 
