@@ -133,7 +133,7 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
 
 
 def _stays(place: str) -> bool:
-    return place.startswith("/") or "://" in place or place.startswith("builtin:")
+    return place.startswith("/") or "://" in place or place.startswith(("builtin:", "torchvision:"))
 
 
 def _file(weights: str | None) -> str | None:

@@ -30,6 +30,7 @@ def _rises(scale: tuple[float, float]) -> tuple[float, float]:
 Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
 Stem = Literal["auto", "standard", "small", "stride2"]
+Subset = Literal["imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefruit", "imageyellow"]
 Augment = Literal["none", "randaugment", "trivialaugment", "augmix"]
 Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
@@ -67,8 +68,10 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which real images, and how they become tensors."""
 
-    path: str | None = Field(None, description="folder or Parquet URL of the real set (builtin:digits needs none)")
+    path: str | None = Field(None, description="image folder, Parquet, torchvision:NAME, or builtin:digits")
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
+    subset: Subset | None = later(None, description="named classes of a full ImageNet-1K tree")
+    download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
     normalization: Literal["imagenet", "cifar10", "tiny-imagenet", "half"] = Field(

@@ -10,6 +10,8 @@ from typing import Any
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex, build_index, hold_out
 from wmdd.data.sources import list_files
+from wmdd.data.subsets import subset_classes
+from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError, DataError
 from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
@@ -109,11 +111,14 @@ def load_index(
         raise ConfigError(
             f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
         )
-    url = absolute_url(config.data.path)
+    path = config.data.path
+    url = from_torchvision(path, store, config.data.download) if path.startswith(TORCHVISION) else absolute_url(path)
     listing = list_files(url)
+    subset, classes = config.data.subset, config.data.classes
+    classes = classes if subset is None else subset_classes(subset, url, listing)
     parts = {
         "listing": listing.signature,
-        "classes": config.data.classes,
+        "classes": classes,
         "val": config.data.val_fraction,
         "version": 1,
     }
@@ -121,7 +126,7 @@ def load_index(
     if ref not in store:
         index = build_index(
             url,
-            classes=config.data.classes,
+            classes=classes,
             val_fraction=config.data.val_fraction,
             listing=listing,
             on_progress=on_progress,

@@ -24,7 +24,6 @@ from wmdd.data.sources import (
     Listing,
     builtin_images,
     class_folders,
-    class_of,
     list_files,
     open_file_system,
     open_parquet,
@@ -237,7 +236,7 @@ def _scan_folder(
     all_names = tuple(sorted(class_folders(url, listing)))
     names, ids = _choose(url, classes, all_names)
     id_of = dict(zip(all_names, ids, strict=True))
-    unknown = sorted({class_of(path) for path in listing.files["val"]} - set(all_names))
+    unknown = sorted({listing.class_of(path) for path in listing.files["val"]} - set(all_names))
     if unknown and classes is None:
         more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
         raise DataError(
@@ -247,14 +246,14 @@ def _scan_folder(
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
         try:
-            return number, -1, id_of[class_of(path)], *_facts(read(fs, f"{root}/{path}"), path)
+            return number, -1, id_of[listing.class_of(path)], *_facts(read(fs, f"{root}/{path}"), path)
         except DataError as exc:
             return str(exc)
         except (OSError, EOFError) as exc:
             return f"{path} cannot be read ({' '.join(str(exc).split())})"
 
     kept = {
-        split: [(number, path) for number, path in enumerate(paths) if id_of.get(class_of(path), -1) >= 0]
+        split: [(number, path) for number, path in enumerate(paths) if id_of.get(listing.class_of(path), -1) >= 0]
         for split, paths in listing.files.items()
     }
     rows: dict[str, list[Row]] = {split: [] for split in kept}

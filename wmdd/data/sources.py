@@ -8,8 +8,8 @@ import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 
 from wmdd.data.pixels import png
 from wmdd.errors import ConfigError, DataError
-from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, tree
+from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, read, tree
 
 BUILTIN = "builtin:"
+TINY_LIST = "val/val_annotations.txt"
 VAL_NAMES = ("val", "validation", "valid", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
@@ -38,11 +39,17 @@ class Listing:
         kind: ``folder``, ``parquet`` or ``builtin``.
         files: for each split, paths relative to the root, sorted.
         signature: changes when a file is added, removed, resized or touched.
+        annotated: class names of files that lie in no class folder, by path.
     """
 
     kind: str
     files: dict[str, tuple[str, ...]]
     signature: str
+    annotated: Mapping[str, str] = field(default_factory=dict)
+
+    def class_of(self, path: str) -> str:
+        """Give the class name of an image file."""
+        return self.annotated.get(path) or class_of(path)
 
 
 def open_file_system(url: str) -> tuple[Any, str]:
@@ -71,14 +78,35 @@ def list_files(url: str) -> Listing:
     except (OSError, EOFError) as exc:
         raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
     found = {path: info for path, info in found.items() if not _hidden(path)}
+    annotated = _annotations(url, found)
+    if annotated:
+        found = {path: info for path, info in found.items() if _of_tiny_imagenet(path, annotated)}
     parquet = sorted(path for path in found if path.endswith(".parquet"))
     if single and parquet:
         files: dict[str, tuple[str, ...]] = {"train": tuple(parquet), "val": ()}
     else:
         files = _parquet_splits(parquet, url) if parquet else _folder_splits(sorted(found), url)
-    facts = [(path, *_version(found[path])) for split in ("train", "val") for path in files[split]]
+    facts: list[Any] = [(path, *_version(found[path])) for split in ("train", "val") for path in files[split]]
+    facts += [sorted(annotated.items())] if annotated else []
     signature = hashlib.blake2b(json.dumps([url, facts]).encode(), digest_size=16).hexdigest()
-    return Listing("parquet" if parquet else "folder", files, signature)
+    return Listing("parquet" if parquet else "folder", files, signature, annotated)
+
+
+def _annotations(url: str, found: Mapping[str, Any]) -> dict[str, str]:
+    """Read the classes of the validation images of Tiny-ImageNet as it is published: one folder and a list."""
+    if TINY_LIST not in found:
+        return {}
+    fs, root = open_file_system(url)
+    try:
+        lines = read(fs, f"{root}/{TINY_LIST}").decode().splitlines()
+        pairs = [line.split("\t")[:2] for line in lines if line.strip()]
+        return {f"val/images/{file}": name for file, name in pairs if f"val/images/{file}" in found}
+    except (OSError, EOFError, ValueError) as exc:
+        raise DataError(f"data.path={url}: {TINY_LIST} cannot be read as file and class; restore it") from exc
+
+
+def _of_tiny_imagenet(path: str, annotated: Mapping[str, str]) -> bool:
+    return path in annotated or (path.startswith("train/") and not path.endswith(_NOTES))
 
 
 def _found(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
@@ -182,6 +210,17 @@ def class_folders(url: str, listing: Listing) -> set[str]:
     folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
     names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
     return {name for name in names if not name.startswith(".")} | {class_of(path) for path in listing.files["train"]}
+
+
+def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:
+    """Name all classes of a set, in the order of its own class ids."""
+    if listing.kind == "builtin":
+        return builtin_images(url)[2]
+    if listing.kind == "folder":
+        return tuple(sorted(class_folders(url, listing)))
+    with open_parquet(url, listing.files["train"][0]) as parquet:
+        schema = parquet.schema_arrow
+        return parquet_class_names(schema, parquet_columns(schema, url)[1]) or ()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,144 @@
+"""Sets by name and as they are published: torchvision's, parts of ImageNet-1K, Tiny-ImageNet's own folders."""
+
+import gzip
+
+import numpy as np
+import pytest
+from image_files import png, refusal
+
+from wmdd.config import override, parse_config
+from wmdd.data.images import load_native_uint8
+from wmdd.data.index import build_index
+from wmdd.data.sources import list_files
+from wmdd.data.subsets import subset_classes
+from wmdd.data.torchvision_sets import from_torchvision
+from wmdd.errors import ConfigError
+from wmdd.plan import load_index
+from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
+
+FAKE = "torchvision:FakeData?size=12&num_classes=3&image_size=[3,9,7]"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ArtifactStore(str(tmp_path / "store"))
+
+
+def test_set_of_torchvision_becomes_parquet_once(store):
+    from torchvision.datasets import FakeData
+
+    index, _ = load_index(override(recipe("digits"), {"data.path": FAKE}), store, lambda done, total: None)
+    assert index.kind == "parquet"
+    assert (index.class_names, len(index.train) + len(index.val), index.val_held_out) == (("0", "1", "2"), 12, True)
+    theirs = [(np.asarray(image).transpose(2, 0, 1), int(label)) for image, label in FakeData(12, (3, 9, 7), 3)]
+    for split in ("train", "val"):
+        rows = getattr(index, split)
+        for place, image in enumerate(load_native_uint8(index, split, np.arange(len(rows)))):
+            pixels, label = theirs[int(rows.row[place])]
+            assert int(rows.label[place]) == label
+            np.testing.assert_array_equal(image.numpy(), pixels)
+    (file,) = [item["name"] for item in store.entries(index.url) if item["name"].endswith(".parquet")]
+    before = store.get(file)
+    store.put(file, b"not written again")
+    assert from_torchvision(FAKE, store, False) == index.url
+    assert store.get(file) == b"not written again" != before
+
+
+def test_published_files_are_read_with_their_names_and_both_splits(store, tmp_path):
+    raw = tmp_path / "files/FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 20), ("t10k", 10)):
+        images, labels = rng.integers(0, 256, (count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8) % 10
+        for kind, array, magic in (("images-idx3", images, 0x803), ("labels-idx1", labels, 0x801)):
+            head = np.array([magic, *array.shape], ">u4").tobytes()
+            (raw / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
+            (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
+    url = from_torchvision(f"torchvision:FashionMNIST?root={tmp_path}/files", store, False)
+    index = build_index(url)
+    assert (len(index.train), len(index.val), index.val_held_out) == (20, 10, False)
+    assert index.class_names[0] == "T-shirt/top"
+    assert len(index.class_names) == 10
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("torchvision:CIFR10", "torchvision has no such set; try CIFAR10, CIFAR100"),
+        ("torchvision:os", "torchvision has no such set"),
+        ("torchvision:CIFAR10?root=/nowhere", r"not found or corrupted.*looked in /nowhere.*--data\.download true"),
+        ("torchvision:CIFAR10?colour=1", "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_set_that_is_not_there_is_told(store, path, message):
+    import re
+
+    assert re.search(message, refusal(lambda: from_torchvision(path, store, False)))
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory):
+    """A thousand classes; all but the named ones hold what is no image."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for number in range(1000):
+        for split in ("train", "val"):
+            folder = root / split / f"n{number:08d}"
+            folder.mkdir(parents=True)
+            woof = number in (193, 182, 258, 162, 155, 167, 159, 273, 207, 229)
+            (folder / "0.png").write_bytes(png(number) if woof else b"broken")
+    return str(root)
+
+
+def test_part_of_imagenet_reads_its_classes_alone_in_the_fields_order(imagenet, store):
+    config = override(recipe("imagenette"), {"data.path": imagenet, "data.subset": "imagewoof"})
+    index, _ = load_index(config, store, lambda done, total: None)
+    assert index.class_names[:3] == ("n00000193", "n00000182", "n00000258")
+    assert (len(index.train), len(index.val)) == (10, 10)
+
+
+def test_part_of_another_set_is_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "0.png").write_bytes(png(0))
+    told = refusal(lambda: subset_classes("imagenette", str(tmp_path), list_files(str(tmp_path))))
+    assert "is cut out of all 1,000 classes of ImageNet-1K" in told
+    assert "has 2" in told
+    with pytest.raises(ConfigError, match=r"data\.subset='nosuch'.*'imagenette'"):
+        parse_config({"data": {"subset": "nosuch"}})
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Tiny-ImageNet as its archive unpacks."""
+    root = tmp_path / "tiny-imagenet-200"
+    for number, name in enumerate(("n01", "n02")):
+        (root / "train" / name / "images").mkdir(parents=True)
+        (root / "train" / name / f"{name}_boxes.txt").write_text("0.JPEG\t0\t0\t1\t1\n")
+        for image in range(3):
+            (root / "train" / name / "images" / f"{name}_{image}.JPEG").write_bytes(png(10 * number + image))
+    (root / "val/images").mkdir(parents=True)
+    (root / "test/images").mkdir(parents=True)
+    (root / "test/images/test_0.JPEG").write_bytes(png(99))
+    for image in range(4):
+        (root / "val/images" / f"val_{image}.JPEG").write_bytes(png(50 + image))
+    lines = [f"val_{image}.JPEG\tn0{1 + (image in (1, 2))}\t0\t0\t62\t62" for image in range(4)]
+    (root / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\tcat\nn02\tdog\n")
+    return root
+
+
+def test_tiny_imagenet_is_read_as_it_is_unpacked(tiny):
+    index = build_index(str(tiny))
+    assert (index.class_names, len(index.train), index.val_held_out) == (("n01", "n02"), 6, False)
+    named = dict(zip((index.val.files[file] for file in index.val.file), index.val.label.tolist(), strict=True))
+    assert named == {f"val/images/val_{image}.JPEG": int(image in (1, 2)) for image in range(4)}
+
+
+def test_another_annotation_is_another_set(tiny):
+    before, list_ = list_files(str(tiny)).signature, tiny / "val/val_annotations.txt"
+    list_.write_text(list_.read_text().replace("val_0.JPEG\tn01", "val_0.JPEG\tn02"))
+    assert list_files(str(tiny)).signature != before
+    list_.write_bytes(b"\xff\xfe")
+    assert "val/val_annotations.txt cannot be read" in refusal(lambda: list_files(str(tiny)))

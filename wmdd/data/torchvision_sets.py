@@ -1,0 +1,145 @@
+"""Sets that torchvision knows by name, written once as Parquet, so that workers anywhere read them like any other."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import itertools
+import json
+import os
+import urllib.parse
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wmdd.data.pixels import png
+from wmdd.errors import DataError
+
+TORCHVISION = "torchvision:"
+ROOT = "~/.cache/wmdd/torchvision"
+ROWS = 1000
+_SPLITS = {"train": ("train",), "val": ("test", "val", "valid", "validation")}
+
+
+class Folder(Protocol):
+    """Where files go: what `wmdd.store.ArtifactStore` offers."""
+
+    root: str
+    url: str
+
+    def path(self, *parts: str) -> str:
+        """Give the path of a file below."""
+
+    def get(self, path: str) -> bytes | None:
+        """Read a file, or None."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a file."""
+
+
+def from_torchvision(path: str, folder: Folder, download: bool) -> str:
+    """Give the URL of a set as Parquet, written into the store the first time.
+
+    Args:
+        path: ``torchvision:NAME``, or with arguments of its class, ``torchvision:EMNIST?split=letters``; ``root``
+            names the folder of torchvision's own files.
+
+    Raises:
+        DataError: for an unknown name, arguments that it does not take, or files that are not there.
+    """
+    name, _, query = path.removeprefix(TORCHVISION).partition("?")
+    options = {key: _value(text) for key, text in urllib.parse.parse_qsl(query)}
+    own = ("torchvision", urllib.parse.quote(path.removeprefix(TORCHVISION), safe="").replace("%", "_"))
+    target = f"{folder.url.rstrip('/')}/{'/'.join(own)}"
+    if folder.get(folder.path(*own, "complete.json")) is not None:
+        return target
+    kind = _kind(path, name)
+    counts: dict[str, int] = {}
+    names: list[str] = []
+    for split in _SPLITS:
+        images = _open(path, kind, split, options, download)
+        if images is not None:
+            names = names or _names(images)
+            counts[split] = _write(folder, own, split, images, names)
+    folder.put(folder.path(*own, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
+    return target
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _kind(path: str, name: str) -> Any:
+    import torchvision.datasets as zoo
+
+    kind = getattr(zoo, name, None) if name in zoo.__all__ else None
+    if kind is None:
+        near = [known for known in zoo.__all__ if known.lower().startswith(name.lower()[:3])]
+        raise DataError(f"data.path={path}: torchvision has no such set; try {', '.join((near or zoo.__all__)[:6])}")
+    return kind
+
+
+def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: bool) -> Any:
+    """Open a split, or give None where the set has no such one."""
+    known = inspect.signature(kind.__init__).parameters
+    arguments = dict(options)
+    root = os.path.expanduser(str(arguments.pop("root", ROOT)))
+    arguments |= {"root": root} if "root" in known else {}
+    arguments |= {"download": True} if download and "download" in known else {}
+    if "train" in known:
+        choices: list[dict[str, Any]] = [{"train": split == "train"}]
+    elif "split" in known and "split" not in options:
+        choices = [{"split": name} for name in _SPLITS[split]]
+    else:
+        choices = [{}] if split == "train" else []
+    error: Exception | None = None
+    for choice in choices:
+        try:
+            return kind(**arguments, **choice)
+        except (ValueError, TypeError) as exc:  # no split of this name, or no such argument
+            error = exc
+        except (RuntimeError, OSError) as exc:
+            hint = "" if download else "; --data.download true fetches it"
+            raise DataError(f"data.path={path}: {' '.join(str(exc).split())[:200]} (looked in {root}){hint}") from exc
+    if error is not None and split == "train":
+        raise DataError(f"data.path={path}: {' '.join(str(error).split())[:200]}") from error
+    return None
+
+
+def _names(images: Any) -> list[str]:
+    """Name the classes in the order of their labels; numbers where the set names none."""
+    if getattr(images, "classes", None):
+        return [name if isinstance(name, str) else ", ".join(name) for name in images.classes]
+    if getattr(images, "class_to_idx", None):
+        return sorted(images.class_to_idx, key=images.class_to_idx.get)
+    labels = next((getattr(images, name) for name in ("labels", "targets") if hasattr(images, name)), None)
+    labels = [images[place][1] for place in range(len(images))] if labels is None else labels
+    return [str(number) for number in range(int(max(labels)) + 1)]
+
+
+def _tables(images: Any, names: list[str]) -> Iterator[pa.Table]:
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    facts = {"huggingface": json.dumps({"info": {"features": features}})}
+    for start in range(0, len(images), ROWS):
+        rows = [images[place] for place in range(start, min(start + ROWS, len(images)))]
+        encoded = [{"bytes": png(image), "path": f"{start + place:08d}.png"} for place, (image, _) in enumerate(rows)]
+        columns = {
+            "image": pa.array(encoded, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            "label": pa.array([int(label) for _, label in rows], pa.int64()),
+        }
+        yield pa.table(columns).replace_schema_metadata(facts)
+
+
+def _write(folder: Folder, own: tuple[str, ...], split: str, images: Any, names: list[str]) -> int:
+    out, tables = io.BytesIO(), _tables(images, names)
+    first = next(tables)
+    with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table, row_group_size=ROWS)
+    folder.put(folder.path(*own, f"{split}-00000-of-00001.parquet"), out.getvalue())
+    return len(images)
