@@ -90,7 +90,10 @@ class PretrainConfig(Section):
 
     model: str = Field("resnet18", description="convnetD, or a torchvision or timm classifier, with batch-norm")
     stem: Stem = Field("auto", description="first layers: auto takes small below 100 px, else standard")
-    weights: str | None = Field(None, description="load instead of training: .safetensors, .pth, or 'default' (hub)")
+    weights: str | None = Field(
+        None,
+        description="load instead of training: a .safetensors or .pth file, or published ones: default, IMAGENET1K_V1",
+    )
     epochs: Count = Field(50, description="passes over the real training images")
     batch_size: Count = Field(32, description="images per step")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")

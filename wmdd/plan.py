@@ -16,7 +16,7 @@ from wmdd.errors import ConfigError, DataError
 from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
-from wmdd.models.weights import load_weights
+from wmdd.models.weights import check_names, is_file, load_weights
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
@@ -163,7 +163,8 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
             "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
         )
-    if teacher.weights and teacher.weights != "default":
+    if teacher.weights and is_file(teacher.weights):
+        check_names(teacher.weights, index.class_names)
         network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
         load_weights(network, teacher.weights, teacher.model)
     for student in config.evaluate.students:
@@ -278,7 +279,7 @@ class _Planner:
         own = name == TEACHER
         params["stem"] = self.config.pretrain.stem if own else self.config.evaluate.stem
         identity = {"index": f"{self.train}-{self.val}"}
-        if weights and weights != "default":
+        if weights and is_file(weights):
             params["weights"] = absolute_url(weights)
             identity["weights"] = _file_digest(weights)
         return self._unit("pretrain", name, params, {"index": self.index_ref}, identity)

@@ -47,7 +47,7 @@ def test_any_number_of_workers_gives_the_local_run(cluster, config, tiny_run, tm
     assert len(seen) == actors
     assert contents(tmp_path / "store") == contents(tiny_run.store)
     assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
-    assert result.metrics["protocol"]["name"] == "wmdd"
+    assert result.metrics["protocol"]["name"] == "wmdd (changed)"
 
 
 class Watched:

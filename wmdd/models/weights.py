@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import json
+import re
 from typing import Any
 
 import safetensors.torch
@@ -17,16 +20,18 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
     """Load weights into a network.
 
     Args:
-        source: URL of a ``.safetensors`` file, of a PyTorch checkpoint of plain tensors (bare, or below ``model`` or
-            ``state_dict``), or ``default`` for the published weights of torchvision or timm (downloads).
+        source: URL of a ``.safetensors`` file, of a PyTorch checkpoint of plain tensors (bare, or below ``model``,
+            ``state_dict``, ``model_state_dict`` or ``net``; keys of the released WMDD, SRe2L and FADRM networks are
+            translated), ``default`` for the published weights of torchvision or timm, or the name of one of
+            torchvision's, such as ``IMAGENET1K_V1`` (both download).
         name: of the network, for `default` and messages.
 
     Raises:
         ConfigError: if the file is missing or does not fit; names the first keys that differ.
     """
-    state = _published(name) if source == "default" else _read(source)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = _read(source) if is_file(source) else _published(name, source)
     own = network.state_dict()
+    state = translated(state, set(own))
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
     if missing or extra or shapes:
@@ -41,19 +46,57 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
     network.load_state_dict(state, strict=True)
 
 
-def _read(source: str) -> dict[str, Tensor]:
+def _bytes(source: str) -> bytes:
     try:
-        data = read(*open_fs(source))
-        if source.endswith(".safetensors"):
-            return dict(safetensors.torch.load(data))
-        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return read(*open_fs(source))
     except ConfigError as exc:
         raise ConfigError(f"pretrain.weights={exc}") from exc
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
+
+
+def names_in(source: str) -> tuple[str, ...]:
+    """Give the class names that a file of weights carries, in the order of its outputs; none for other files."""
+    if not is_file(source) or not source.endswith(".safetensors"):
+        return ()
+    data = _bytes(source)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    card = json.loads(header.get("__metadata__", {}).get("wmdd", "{}"))
+    return tuple(card.get("class_names", ()))
+
+
+def check_names(source: str, class_names: tuple[str, ...]) -> None:
+    """Refuse a teacher whose outputs stand for other classes, or for the same in another order.
+
+    Raises:
+        ConfigError: names the first that differs.
+    """
+    own = names_in(source)
+    if own and own != class_names:
+        place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
+        if place is None:
+            told = f"it has {len(own)} classes, the data {len(class_names)}"
+        else:
+            told = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
+        raise ConfigError(
+            f"pretrain.weights={source}: was trained on other classes, or in another order ({told}); set data.classes "
+            "to the teacher's, in its order"
+        )
+
+
+def _read(source: str) -> dict[str, Tensor]:
+    data = _bytes(source)
+    try:
+        if source.endswith(".safetensors"):
+            return dict(safetensors.torch.load(data))
+        # The released checkpoints keep their command line beside the weights: plain values, once this class is known.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except ValueError as exc:
         raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         raise ConfigError(f"pretrain.weights={source}: not a file of plain tensors; save the state dict alone") from exc
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "model_state_dict", "net"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
@@ -61,12 +104,54 @@ def _read(source: str) -> dict[str, Tensor]:
     return loaded
 
 
-def _published(name: str) -> dict[str, Tensor]:
+def is_file(source: str) -> bool:
+    """Tell a file of weights from the name of published ones."""
+    return ("/" in source or "." in source) and not re.fullmatch(r"\w+_Weights\.\w+", source)
+
+
+def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Give weights the names that torchvision's and our networks have, where the file has others.
+
+    A name is changed only when the network has the new one and not the old one, so nothing that fits is touched.
+    """
+    found = {}
+    for key, value in state.items():
+        name = key
+        for pattern, replacement in _NAMES:
+            if name in wanted:
+                break
+            name = re.sub(pattern, replacement, name)
+        found[name if name in wanted else key.removeprefix("module.")] = value
+    return found
+
+
+# Of wrappers, of the released WMDD network's down-sampling, and of the CIFAR networks that SRe2L and FADRM train.
+_NAMES = (
+    (r"^(module|_orig_mod|model|net|network)\.", ""),
+    (r"^(module|_orig_mod|model|net|network)\.", ""),
+    (r"downsample\.conv\.", "downsample.0."),
+    (r"downsample\.norm\.", "downsample.1."),
+    (r"(^|\.)shortcut\.(\d)\.", r"\1downsample.\2."),
+    (r"^linear\.", "fc."),
+    (r"^classifier\.", "head."),
+)
+
+
+def _published(name: str, source: str) -> dict[str, Tensor]:
     import torchvision.models as zoo
 
     if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
-        state: dict[str, Tensor] = zoo.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+        kind = zoo.get_model_weights(name)
+        wanted = "DEFAULT" if source == "default" else source.rpartition(".")[2]
+        if wanted not in kind.__members__:
+            raise ConfigError(
+                f"pretrain.weights={source}: no published weights of {name}; choose from "
+                f"{', '.join(['default', *kind.__members__])}, or give a file"
+            )
+        state: dict[str, Tensor] = kind[wanted].get_state_dict(progress=False)
         return state
+    if source != "default":
+        raise ConfigError(f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file")
     import timm
 
     model: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=True)

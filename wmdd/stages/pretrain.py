@@ -43,7 +43,9 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             load_weights(network, unit.params["weights"], name)
             runtime.place(network)
             yield Progress(0, 1, "measures the loaded teacher")
-            yield Output(unit.name, _teacher(unit, index, geometry, network, runtime, [], ALONE))
+            teacher = _teacher(unit, index, geometry, network, runtime, [], ALONE)
+            _check_score(unit.params["weights"], teacher)
+            yield Output(unit.name, teacher)
             continue
         ranks = _ranks(section, index, runtime)
         trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
@@ -63,6 +65,21 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
         teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
         if ranks.is_first:
             yield Output(unit.name, teacher)
+
+
+def _check_score(weights: str, teacher: Teacher) -> None:
+    """Refuse a loaded teacher that knows nothing of these images: most often its classes stand in another order.
+
+    Raises:
+        ConfigError: with its accuracy.
+    """
+    chance = 1 / teacher.num_classes
+    if teacher.top1 < 2 * chance:
+        raise ConfigError(
+            f"pretrain.weights={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
+            f"chance {chance:.1%}; its classes may be in another order than the data's ({teacher.class_names[0]}, "
+            f"{teacher.class_names[1]}, ...; see data.classes), or data.normalization and data.image_size not its own"
+        )
 
 
 def check_alone(section: PretrainConfig) -> None:

@@ -1,0 +1,132 @@
+"""Teachers from elsewhere: other names for the same layers, published weights, and classes in another order."""
+
+import argparse
+
+import pytest
+import torch
+
+from wmdd.config import RuntimeConfig, override
+from wmdd.errors import ConfigError
+from wmdd.models.registry import build_model
+from wmdd.models.weights import check_names, is_file, load_weights, names_in, translated
+from wmdd.plan import load_index, plan_from
+from wmdd.recipes import recipe
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import Unit
+from wmdd.stages.pretrain import PRETRAIN
+from wmdd.store import ArtifactStore
+from wmdd.types import Teacher
+
+
+def network(seed, name="resnet18", classes=5):
+    with SeedTree(seed).scoped():
+        return build_model(name, classes, 32)
+
+
+def released(key):
+    return key.replace("downsample.0.", "downsample.conv.").replace("downsample.1.", "downsample.norm.")
+
+
+def cifar(key):
+    return key.replace("downsample.", "shortcut.").replace("fc.", "linear.")
+
+
+@pytest.mark.parametrize("rename", [released, cifar])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model.", "_orig_mod."])
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "net"])
+def test_other_names_of_the_same_layers_load_strictly(tmp_path, rename, prefix, wrapper):
+    theirs, ours, path = network(1), network(2), str(tmp_path / "model_49.pth")
+    state = {prefix + rename(key): value for key, value in theirs.state_dict().items()}
+    torch.save({wrapper: state, "epoch": 49, "args": argparse.Namespace(lr=0.1)} if wrapper else state, path)
+    load_weights(ours, path, "resnet18")
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
+
+
+def test_a_missing_down_sampling_layer_is_refused_and_not_left_random(tmp_path):
+    """B14: the released code loads the same file with strict=False."""
+    state = {released(key): value for key, value in network(1).state_dict().items() if "downsample.0" not in key}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match=r"3 keys: it lacks layer2\.0\.downsample\.0\.weight"):
+        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
+
+
+def test_names_that_fit_are_never_changed():
+    state = {"linear.weight": torch.zeros(1), "module.head.weight": torch.zeros(1)}
+    assert set(translated(state, {"linear.weight", "module.head.weight"})) == set(state)
+    assert set(translated(state, {"fc.weight", "head.weight"})) == {"fc.weight", "head.weight"}
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [("default", False), ("IMAGENET1K_V2", False), ("ResNet50_Weights.IMAGENET1K_V1", False)]
+    + [(name, True) for name in ("a.pth", "x/teacher", "s3://b/w.safetensors", "./IMAGENET1K_V1")],
+)
+def test_files_are_told_from_published_names(source, file):
+    assert is_file(source) is file
+
+
+def test_published_weights_that_there_are_not_are_listed():
+    with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
+        load_weights(network(0), "IMAGENET1K_V9", "resnet18")
+    with pytest.raises(ConfigError, match="no such file; convnet3 has its weights by default"):
+        load_weights(network(0, "convnet3"), "IMAGENET1K_V1", "convnet3")
+
+
+@pytest.mark.parametrize("source", ["IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V1"])
+def test_published_weights_are_found_by_their_name(monkeypatch, source):
+    import torchvision.models as zoo
+
+    theirs, asked = network(3, "resnet50", 1000), []
+
+    def given(self, **options):
+        asked.append(str(self))
+        return theirs.state_dict()
+
+    monkeypatch.setattr(zoo.WeightsEnum, "get_state_dict", given)
+    ours = network(4, "resnet50", 1000)
+    load_weights(ours, source, "resnet50")
+    assert asked == ["ResNet50_Weights.IMAGENET1K_V1"]
+    assert torch.equal(ours.fc.weight, theirs.fc.weight)
+
+
+def card(tmp_path, names):
+    weights = network(1, "convnet2_w16", len(names)).state_dict()
+    made = Teacher("convnet2_w16", "auto", weights, names, 0.9, 16, 1.0, "half")
+    path = tmp_path / "teacher.safetensors"
+    path.write_bytes(made.to_files()["teacher.safetensors"])
+    return str(path)
+
+
+def test_teacher_of_another_class_order_is_refused(tmp_path):
+    path = card(tmp_path, ("cat", "dog", "owl"))
+    assert names_in(path) == ("cat", "dog", "owl")
+    check_names(path, ("cat", "dog", "owl"))
+    with pytest.raises(ConfigError, match="its output 1 is dog, the data's class 1 is owl"):
+        check_names(path, ("cat", "owl", "dog"))
+    with pytest.raises(ConfigError, match="it has 3 classes, the data 2"):
+        check_names(path, ("cat", "dog"))
+
+
+def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accuracy(tmp_path):
+    """A file without names whose outputs stand in another order: the dearest of the silent errors of this field."""
+    changes = {
+        "pretrain.model": "convnet2_w16", "pretrain.epochs": 4, "data.classes": tuple("0123"),
+        "runtime.precision": "fp32",
+    }  # fmt: skip
+    store, runtime = ArtifactStore(str(tmp_path / "store")), Runtime.create(RuntimeConfig(device="cpu"))
+
+    def run(more):
+        config = override(recipe("digits"), changes | more)
+        index, ref = load_index(config, store, lambda done, total: None)
+        planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
+        unit = Unit(planned.ref.unit, planned.params, lambda name: index)
+        return [*PRETRAIN.run(config.pretrain, [unit], SeedTree(0), runtime)][-1].value
+
+    learnt, path = run({}), str(tmp_path / "bare.pth")
+    assert learnt.top1 > 0.9
+    torch.save(learnt.weights, path)
+    assert run({"pretrain.weights": path}).top1 == learnt.top1
+    torch.save({key: value.roll(1, 0) if "head" in key else value for key, value in learnt.weights.items()}, path)
+    with pytest.raises(ConfigError, match=r"names \d+\.\d% of the validation images right, and chance 25\.0%"):
+        run({"pretrain.weights": path})
