@@ -15,7 +15,9 @@ from rich.table import Table
 from wmdd.cli_cluster import cluster
 from wmdd.cli_compare import compare
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.cli_export import export
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
+from wmdd.cli_rank import rank
 from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import override
 from wmdd.errors import ConfigError, DataError, WmddError
@@ -145,7 +147,7 @@ def report(run_url: str) -> None:
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
 
 
-for command in (compare, submit, list_jobs, logs, stop, cluster):
+for command in (compare, rank, export, submit, list_jobs, logs, stop, cluster):
     cli.add_command(command)
 
 
@@ -175,7 +177,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
     kept = (
         ". What was finished is kept: the same command goes on from there"
-        if command in ("distill", "plan", "tune", "compare")
+        if command in ("distill", "plan", "tune", "compare", "rank")
         else ""
     )
     try:

@@ -23,7 +23,7 @@ ADDRESS = click.option(
     metavar="URL",
     help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
 )
-AS_JOBS = ("compare", "distill", "tune", "plan", "report")
+AS_JOBS = ("compare", "rank", "distill", "tune", "plan", "report")
 
 
 def _jobs(address: str | None) -> Jobs:

@@ -1,0 +1,24 @@
+"""The command ``wmdd export``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("run_url", metavar="RUN")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["folder", "ddranking"]),
+    default="folder",
+    show_default=True,
+    help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",
+)
+@click.option("--to", "target", required=True, metavar="URL", help="Folder to write, new or old.")
+@click.option("--dataset", metavar="NAME", help="DD-Ranking's name of the real set [default: by the recipe].")
+def export(run_url: str, kind: str, target: str, dataset: str | None) -> None:
+    """Write RUN's images for other programs."""
+    from wmdd.export import export as write
+
+    click.echo(write(run_url, kind, target.rstrip("/"), dataset))

@@ -1,0 +1,62 @@
+"""The command ``wmdd rank``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.errors import ConfigError
+
+
+@click.command(cls=ConfigCommand)
+@common
+@click.option(
+    "--rates",
+    default="0.001,0.005,0.01,0.05,0.1",
+    show_default=True,
+    metavar="FLOAT,...",
+    help="Learning rates that hard labels and random images may choose from.",
+)
+@click.option("--weight", type=float, default=0.5, show_default=True, help="Of the first part of each score.")
+@click.option(
+    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
+)
+@ADDRESS
+def rank(run_url: str | None, store: str | None, executor: str, rates: str, weight: float, **params: Any) -> None:
+    """Score RECIPE's images fairly: DD-Ranking's label-robust and augmentation-robust scores.
+
+    Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
+    """
+    from wmdd.log import ConsoleListener
+    from wmdd.ranking import HEAD, cells
+    from wmdd.ranking import rank as run
+
+    config = configure(params)
+    try:
+        chosen = [float(part) for part in rates.split(",")]
+    except ValueError as exc:
+        raise ConfigError(f"--rates {rates}: not numbers; give some such as 0.001,0.01") from exc
+    if executor == "ray":
+        check_address(config)
+    console = Console(soft_wrap=False)
+    with ConsoleListener(console) as listener:
+        result = run(
+            config,
+            rates=chosen,
+            weight=weight,
+            run=run_url,
+            store=store,
+            executor=executor,
+            listener=listener,
+            status=status(console),
+        )
+    protocol = result.facts["protocol"]
+    table = Table(*HEAD, title=f"top-1 of the last epoch in %, protocol {protocol['name']} {protocol['hash']}")
+    for row in cells(result.facts):
+        table.add_row(*row)
+    console.print(table)
+    console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True, highlight=False)

@@ -1,0 +1,155 @@
+"""Hand a run's images on: to any training script as folders of PNG, or to DD-Ranking with its teacher and settings."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import posixpath
+from typing import Any
+
+import torch
+import yaml
+
+from wmdd.config import DistillConfig, from_yaml
+from wmdd.data.pixels import png, to_image
+from wmdd.distilled import DistilledImages, load_distilled
+from wmdd.errors import ArtifactError, ConfigError
+from wmdd.files import open_fs, read
+from wmdd.store import ArtifactStore
+from wmdd.types import Teacher
+
+FORMATS = ("folder", "ddranking")
+_DATA_SETS = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "tiny-imagenet": "TinyImageNet",
+    "imagenet-1k": "ImageNet1K",
+}
+_NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
+
+
+def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
+    """Write a finished run's images in another layout.
+
+    Args:
+        run: URL of the run folder.
+        kind: ``folder``: ``CLASS/00000.png`` and so on. ``ddranking``: what ddranking 0.2.0 reads: images by class
+            number, the teacher as ``ckpt_best.pt`` and a YAML file.
+        target: URL of a folder, new or old.
+        dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
+
+    Returns:
+        What to do with it, for people.
+
+    Raises:
+        ConfigError: if the run or the format cannot be written so; says why.
+        ArtifactError: if the run is not finished.
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
+    images, folder = load_distilled(run), ArtifactStore(target)
+    if kind == "folder":
+        names = _safe(images.class_names)
+        _write_images(folder, "", images, names)
+        return f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"
+    return _ddranking(run, folder, images, dataset)
+
+
+def _safe(names: tuple[str, ...]) -> list[str]:
+    """Make class names fit for folders, and keep them apart."""
+    plain = ["".join(c if c.isalnum() or c in " ._-" else "_" for c in name).strip(" .") or "_" for name in names]
+    return plain if len(set(plain)) == len(plain) else [f"{i:05d} {name}" for i, name in enumerate(plain)]
+
+
+def _write_images(folder: ArtifactStore, below: str, images: DistilledImages, names: list[str]) -> None:
+    seen: dict[int, int] = {}
+    for image, label in zip(images.images, images.labels.tolist(), strict=True):
+        place = seen[label] = seen.get(label, -1) + 1
+        folder.put(folder.path(posixpath.join(below, names[label], f"{place:05d}.png")), png(to_image(image)))
+
+
+def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset: str | None) -> str:
+    fs, root = open_fs(run.rstrip("/"))
+    try:
+        config = from_yaml(read(fs, f"{root}/config.yaml").decode())
+        teacher = Teacher.from_files(_Only(read(fs, f"{root}/teacher.safetensors")))
+    except OSError as exc:
+        raise ArtifactError(f"{run}: has no config.yaml or teacher.safetensors; give a finished run's folder") from exc
+    name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
+    if name is None:
+        raise ConfigError(f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it")
+    network = _NETWORKS.get(teacher.model)
+    if network is None:
+        raise ConfigError(
+            f"pretrain.model={teacher.model}: ddranking builds no such network from torchvision; it can take a run "
+            f"whose teacher is one of {', '.join(_NETWORKS)}"
+        )
+    ipc = len(images) // len(images.class_names)
+    _write_images(folder, f"{name}/IPC{ipc}", images, [f"{i:05d}" for i in range(len(images.class_names))])
+    out = io.BytesIO()
+    torch.save(teacher.weights, out)
+    folder.put(folder.path("teachers", name, network, "ckpt_best.pt"), out.getvalue())
+    settings = _settings(config, teacher, name, network, ipc, folder.url)
+    folder.put(folder.path("ddranking.yaml"), yaml.safe_dump(settings, sort_keys=False).encode())
+    folder.put(folder.path("classes.json"), json.dumps(list(images.class_names)).encode())
+    return (
+        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; set real_data_path in ddranking.yaml, "
+        f"then LabelRobustScoreSoft(Config.from_file('ddranking.yaml')).compute_metrics(image_path=...)"
+    )
+
+
+class _Only:
+    """A single file in the place of an artifact's files."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, name: str) -> bytes:
+        """Give the file, whatever it is called."""
+        return self._data
+
+
+def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, ipc: int, url: str) -> dict[str, Any]:
+    size = teacher.image_size
+    normalise = {"name": "Normalize", "args": {"mean": list(teacher.pixels.mean), "std": list(teacher.pixels.std)}}
+    crop = {"name": "RandomResizedCrop", "args": {"size": size, "scale": list(config.relabel.crop_scale)}}
+    flips = [{"name": "RandomHorizontalFlip", "args": {}}] if config.relabel.flip else []
+    end = [{"name": "ToTensor", "args": {}}, normalise]
+    resize = [{"name": "Resize", "args": {"size": size}}, {"name": "CenterCrop", "args": {"size": size}}]
+    return {
+        "dataset": name,
+        "real_data_path": "SET THIS",
+        "ipc": ipc,
+        "im_size": [size, size],
+        "model_name": network,
+        "stu_use_torchvision": True,
+        "tea_use_torchvision": True,
+        "teacher_dir": f"{url}/teachers",
+        "teacher_model_names": [network],
+        "soft_label_mode": "M",
+        "soft_label_criterion": "kl",
+        "loss_fn_kwargs": {"temperature": config.evaluate.temperature, "scale_loss": False},
+        "data_aug_func": "cutmix" if config.relabel.mix == "cutmix" else None,
+        "aug_params": {"beta": config.relabel.mix_alpha},
+        "use_aug_for_hard": False,
+        "use_zca": False,
+        "optimizer": config.evaluate.optimizer,
+        "lr_scheduler": "cosine",
+        "step_size": None,
+        "weight_decay": config.evaluate.weight_decay,
+        "momentum": 0.9,
+        "num_epochs": config.relabel.epochs,
+        "num_eval": 5,
+        "real_batch_size": 256,
+        "syn_batch_size": config.relabel.batch_size,
+        "eval_full_data": True,
+        "random_data_format": "image",
+        "random_data_path": f"{url}/random",
+        "custom_train_trans": [crop, *flips, *end],
+        "custom_val_trans": copy.deepcopy([*resize, *end]),  # else YAML writes references
+        "save_path": f"{url}/scores.csv",
+        "num_workers": 4,
+        "device": "cuda",
+        "dist": False,
+    }

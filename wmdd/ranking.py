@@ -1,0 +1,186 @@
+"""Scores that tell images from tricks: label-robust and augmentation-robust score (DD-Ranking, Li et al., 2024).
+
+Soft labels and views of its own lift any set, random images too. So the label-robust score (LRS) weighs how much a set
+beats random images under the same labels (IOR) against what it loses to all data when both have class names alone
+(HLR); the augmentation-robust score (ARS) weighs what it wins over random images with views and without. Everything
+here is a fraction in [0, 1]; ddranking 0.2.0 puts percentages into the same formulas, so its scores are others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from wmdd.api import beside, open_executor, open_folder
+from wmdd.config import DistillConfig, override
+from wmdd.errors import ConfigError
+from wmdd.events import Event
+from wmdd.methods import with_method
+from wmdd.pipeline import run_plan
+from wmdd.plan import make_plan
+from wmdd.report.scores import collect_metrics
+from wmdd.store import ArtifactStore
+
+RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+_PLAIN: dict[str, Any] = {"relabel.crop_scale": (1.0, 1.0), "relabel.flip": False, "relabel.mix": "none"}
+
+
+def normalised(alpha: float) -> float:
+    """Map [-1, 1] to [0, 1], steeper at its upper end: (e^alpha - e^-1) / (e - e^-1)."""
+    return (math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def label_robust_score(
+    real_hard: float, made_hard: float, made_soft: float, random_soft: float, weight: float = 0.5
+) -> dict[str, float]:
+    """Give IOR, HLR and LRS.
+
+    Args:
+        real_hard, made_hard: top-1 of students of all data, and of the set, that saw class names alone.
+        made_soft, random_soft: top-1 of students of the set, and of random images, under the same soft labels.
+        weight: of IOR against HLR, in [0, 1].
+    """
+    improvement, lost = made_soft - random_soft, real_hard - made_hard
+    return {"IOR": improvement, "HLR": lost, "LRS": normalised(weight * improvement - (1 - weight) * lost)}
+
+
+def augmentation_robust_score(
+    made: float, random: float, made_plain: float, random_plain: float, weight: float = 0.5
+) -> dict[str, float]:
+    """Give the win over random images with views and without (`plain`), and ARS."""
+    win, plain = made - random, made_plain - random_plain
+    return {"win": win, "win_plain": plain, "ARS": normalised(weight * win + (1 - weight) * plain)}
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Finished scores: their folder, and the content of its ``ranking.json``."""
+
+    url: str
+    facts: dict[str, Any]
+
+
+def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[float, DistillConfig]]:
+    """Give every configuration whose students are needed, by what it is for and by learning rate.
+
+    The set itself is trained on with the protocol's own rate; random images and hard labels get the best of `rates`,
+    so that no score comes from a rate that suits the other side badly.
+    """
+    own = config.evaluate.lr
+    alone = override(config, {"evaluate.random_real": False})
+    random, plain = with_method(alone, "random"), override(alone, _PLAIN)
+    hard = override(alone, {"evaluate.labels": "hard", "relabel.mix": "none"})
+
+    def each(base: DistillConfig) -> dict[float, DistillConfig]:
+        return {rate: override(base, {"evaluate.lr": rate}) for rate in dict.fromkeys(rates)}
+
+    return {
+        "made_soft": {own: alone},
+        "made_hard": each(hard),
+        "random_soft": each(random),
+        "made_plain": {own: plain},
+        "random_plain": each(override(random, _PLAIN)),
+    }
+
+
+def rank(
+    config: DistillConfig,
+    *,
+    rates: Sequence[float] = RATES,
+    weight: float = 0.5,
+    run: str | None = None,
+    store: str | None = None,
+    executor: str = "ray",
+    listener: Callable[[Event], None] = lambda event: None,
+    status: Callable[[int, int], None] = lambda done, total: None,
+) -> Ranking:
+    """Train every student that the two scores need, and write ``ranking.json`` and ``ranking.md``.
+
+    Raises:
+        ConfigError, DataError: before anything runs.
+        StageError: when a unit failed; all others are saved.
+    """
+    if not (rates and all(rate > 0 for rate in rates)) or not 0 <= weight <= 1:
+        raise ConfigError(f"--rates {rates}, --weight {weight}: give rates above 0, and a weight between 0 and 1")
+    if config.method == "random":
+        raise ConfigError("--method random: random images are what others are measured against; choose another")
+    url = (run or f"runs/{config.recipe}-rank").rstrip("/")
+    artifacts, found = open_folder("--store", store or beside(url)), dict[str, dict[float, dict[str, Any]]]()
+    workers, made = open_executor(executor, config), trials(config, rates)
+    count = sum(map(len, made.values()))
+    try:
+        for purpose, cases in made.items():
+            for rate, case in cases.items():
+                number = sum(map(len, found.values())) + 1
+                listener(Event("note", "", text=f"{number} of {count}: {purpose}, learning rate {rate:g}"))
+                plan = make_plan(case, artifacts, status)
+                run_plan(plan, artifacts, workers, listener)
+                found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
+    finally:
+        workers.close()
+    facts = _facts(config, found, weight)
+    folder = ArtifactStore(url)
+    folder.put(folder.path("ranking.json"), json.dumps(facts, indent=1).encode())
+    folder.put(folder.path("ranking.md"), markdown(facts).encode())
+    return Ranking(url, facts)
+
+
+def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]], weight: float) -> dict[str, Any]:
+    first = next(iter(found["made_soft"].values()))
+    rows = []
+    for student, scores in first["students"].items():
+        if scores["full_data"] is None:
+            raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
+        top: dict[str, float] = {"real_hard": scores["full_data"]["top1"]}
+        chosen = {}
+        for purpose, by_rate in found.items():
+            key = "random_real" if purpose.startswith("random") else "distilled"
+            means = {rate: m["students"][student][key]["top1_last_mean"] for rate, m in by_rate.items()}
+            chosen[purpose] = max(means, key=lambda rate: means[rate])
+            top[purpose] = means[chosen[purpose]]
+        lrs = label_robust_score(top["real_hard"], top["made_hard"], top["made_soft"], top["random_soft"], weight)
+        ars = augmentation_robust_score(
+            top["made_soft"], top["random_soft"], top["made_plain"], top["random_plain"], weight
+        )
+        rows.append({"student": student, "top1": top, "learning_rates": chosen, **lrs, **ars})
+    return {
+        "schema": 1,
+        "recipe": config.recipe,
+        "method": config.method,
+        "ipc": config.barycenter.ipc,
+        "seeds": config.evaluate.seeds,
+        "weight": weight,
+        "protocol": first["protocol"],
+        "rows": rows,
+    }
+
+
+def cells(facts: dict[str, Any]) -> list[list[str]]:
+    """Lay the scores out, a student in a row, with the accuracies in % that they come from."""
+    parts = ("made_soft", "random_soft", "made_hard", "real_hard", "made_plain", "random_plain")
+    return [
+        [
+            row["student"],
+            f"{row['LRS']:.3f}",
+            f"{row['ARS']:.3f}",
+            *(f"{100 * row['top1'][part]:.1f}" for part in parts),
+        ]
+        for row in facts["rows"]
+    ]
+
+
+HEAD = ("student", "LRS", "ARS", "soft", "random, soft", "hard", "all data", "no views", "random, no views")
+
+
+def markdown(facts: dict[str, Any]) -> str:
+    """Write the table for a README."""
+    lines = [list(HEAD), ["---"] * len(HEAD), *cells(facts)]
+    told = (
+        f"{facts['recipe']}, {facts['method']}, {facts['ipc']} images per class: mean top-1 in %, last epoch, over "
+        f"{facts['seeds']} students, protocol {facts['protocol']['name']} {facts['protocol']['hash']}, weight "
+        f"{facts['weight']:g}"
+    )
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}\n"
