@@ -12,6 +12,7 @@ from tuning.space import Domain, parse_space
 from wmdd.config import DistillConfig, Section, override
 from wmdd.errors import ConfigError
 from wmdd.fidelity import Fidelity
+from wmdd.methods import SELECTING
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -79,6 +80,8 @@ def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
         ConfigError: naming the field.
     """
     space = parse_space(tune.space)
+    if config.method in SELECTING:
+        raise ConfigError(f"--method {config.method}: chooses real images and optimises none; search another method")
     for field, domain in space.items():
         for value in domain.edges():
             try:

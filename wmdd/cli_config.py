@@ -91,6 +91,17 @@ def _parsed(label: str, text: str) -> Any:
     return text
 
 
+_DEBUG: dict[str, Any] = {
+    "barycenter.ipc": 2,
+    "pretrain.epochs": 2,
+    "recover.iterations": 2,
+    "relabel.epochs": 2,
+    "relabel.epochs_per_block": 1,
+    "evaluate.seeds": 2,
+    "evaluate.val_every": 1,
+}
+
+
 def configure(params: dict[str, Any]) -> DistillConfig:
     """Build the configuration that a command line names.
 
@@ -107,6 +118,8 @@ def configure(params: dict[str, Any]) -> DistillConfig:
         config = with_protocol(config, params["protocol"])
     if params["file"]:
         config = read_config(params["file"], config)
+    if params.get("debug"):
+        config = override(config, {"recipe": f"{config.recipe}-debug", **_DEBUG})
     given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
     changes = {label: _parsed(label, text) for label, text in given.items()}
     for label, name in (("seed", "seed"), ("barycenter.ipc", "ipc"), ("ray.address", "address")):
@@ -137,6 +150,9 @@ def common(
         click.option("--method", type=click.Choice(list(methods())), help="What makes the images [default: wmdd]."),
         click.option(
             "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."
+        ),
+        click.option(
+            "--debug", is_flag=True, help="Two steps, two epochs and two images per class, to see that all of it runs."
         ),
         click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
         click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,3 +152,8 @@ def test_checker_sees_planted_violations(tmp_path):
         assert breaks(line, "wmdd/losses.py"), line
     assert breaks("torch.load(f)", "wmdd/losses.py")
     assert not breaks("torch.load(f, weights_only=True)", "wmdd/models/weights.py")
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys, wmdd.cli; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'sklearn', 'ot')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

@@ -11,6 +11,7 @@ from tuning.space import parse_space
 from tuning.trials import Trial, noise, pareto, table
 from wmdd.cli import _run
 from wmdd.errors import ConfigError
+from wmdd.methods import with_method
 from wmdd.recipes import recipe
 
 
@@ -131,3 +132,9 @@ def test_table_has_a_row_for_each_trial():
     ]  # fmt: skip
     assert rows["score_2"].to_pylist() == [0.5, None]
     assert rows["stop"].to_pylist() == ["finished", "stopped at level 1"]
+
+
+@pytest.mark.parametrize("method", ["random", "herding"])
+def test_method_that_optimises_no_images_is_not_searched(method):
+    with pytest.raises(ConfigError, match=f"--method {method}: chooses real images and optimises none"):
+        check_space(with_method(recipe("digits"), method), TuneConfig())

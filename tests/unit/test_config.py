@@ -196,4 +196,5 @@ def test_option_that_came_later_is_in_keys_only_away_from_its_default():
     assert "keep" not in known.for_key()
     assert PretrainConfig(keep="best").for_key() == {**known.for_key(), "keep": "best"}
     assert known.for_key({"lr"}) == {name: value for name, value in known.for_key().items() if name != "lr"}
-    assert set(known.model_dump()) - set(known.for_key()) == {"keep"}
+    assert {"keep", "ema", "augment"} < set(known.model_dump()) - set(known.for_key())
+    assert {"epochs", "lr", "workers"} < set(known.for_key())
