@@ -145,7 +145,7 @@ def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(c
             done.append((event.stage, event.unit))
 
     with pytest.raises(StageError) as caught:
-        ray_run(override(config, {"ray.attempts": 2}), tmp_path, strike)
+        ray_run(override(config, {"ray.attempts": 2, "ray.actors": 1}), tmp_path, strike)
     text = str(caught.value)
     assert "barycenter of class-00003 (3) failed: its worker" in text
     assert "2 times" in text
@@ -165,7 +165,7 @@ def test_resources_that_no_node_has_are_an_error_and_not_an_endless_wait(cluster
 
 
 def test_killed_driver_leaves_no_worker_and_the_same_command_goes_on(cluster, tiny_run, tmp_path):
-    command = ("distill", "digits", *TINY, "--ray.address", cluster.address, "--ray.cpus_per_actor", "2")
+    command = ("distill", "digits", *TINY, "--ray.address", cluster.address, "--ray.actors", "1")
     options = {"env": environment(RAY_AUTH_MODE="disabled", RAY_TMPDIR=os.environ["RAY_TMPDIR"])}
     options["env"]["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     first = start(tmp_path, *command, **options)
