@@ -1,14 +1,16 @@
-"""The trial cluster for real: what listens where, who may join, what dies with what, and that nothing is left."""
+"""The trial cluster for real: what listens where, who may join, jobs on it, what dies with what, and what is left."""
 
 import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
-from conftest import environment, run
-from trial import ready_trial
+from conftest import TINY, contents, environment, run, start
+from trial import Trial
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -26,8 +28,11 @@ def wait_for(condition, limit_s=60):
 
 
 @pytest.fixture(scope="module")
-def trial(request):
-    return ready_trial(request)
+def trial(tmp_path_factory):
+    made = Trial(tmp_path_factory.mktemp("trial"))
+    made.start()
+    yield made
+    made.down()
 
 
 def join(trial, address, **more):
@@ -83,6 +88,75 @@ def test_a_stranger_is_told_about_the_token(trial, tmp_path):
     asked = run(trial.folder, "jobs", "--address", trial.facts["dashboard"], env=environment(WMDD_STATE=str(tmp_path)))
     assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
     assert "RAY_AUTH_TOKEN_PATH" in asked.stderr
+
+
+# -- jobs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
+    folder = trial.folder / "runs/digits"
+    done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--run", str(folder))
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert contents(trial.folder / "runs/store") == contents(tiny_run.store)
+    assert "evaluate   4/4" in done.stdout
+    name = done.stderr.split()[1]
+    listed = trial.wmdd("jobs").stdout
+    assert name in listed
+    assert "SUCCEEDED" in listed
+    assert "evaluate   4/4" in trial.wmdd("logs", name).stdout
+
+
+def test_the_drivers_own_status_comes_back(trial):
+    """Only the job sees that the recipe has no images."""
+    done = trial.wmdd("submit", "--", "distill", "cifar10", "--run", str(trial.folder / "runs/cifar10"))
+    assert done.returncode == 2
+    assert "wmdd: data.path: recipe cifar10 brings no images" in done.stdout
+    assert done.stderr.splitlines()[-1].endswith("ended with status 2")
+
+
+def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(trial):
+    words = ("distill", "digits", *TINY, "--pretrain.epochs", "100000", "--run", str(trial.folder / "runs/long"))
+    log = trial.folder / "out"
+    with open(log, "w") as out:
+        command = ("submit", "--submission-id", "long", "--", *words)
+        submitted = start(trial.folder / "job", *command, env=trial.env, stdout=out)
+        limit = time.monotonic() + 120
+        while "worker" not in log.read_text():
+            assert time.monotonic() < limit, log.read_text()
+            assert submitted.poll() is None, submitted.communicate()
+            time.sleep(0.1)
+        submitted.send_signal(signal.SIGINT)
+        _, said = submitted.communicate(timeout=60)
+    assert submitted.returncode == 130
+    assert "wmdd logs long --follow" in said
+    assert "wmdd stop long" in said
+    again = trial.wmdd(*command)
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "--submission-id long" in again.stderr
+    assert trial.wmdd("stop", "long").stdout == "long: STOPPED\n"
+    ended = trial.wmdd("logs", "long").stdout
+    assert "wmdd: interrupted. What was finished is kept" in ended
+
+
+@pytest.mark.parametrize("words", [("logs",), ("logs", "--follow"), ("stop",)])
+def test_an_unknown_job_is_told(trial, words):
+    asked = trial.wmdd(*words, "nosuch")
+    assert (asked.returncode, asked.stdout) == (2, "")
+    assert asked.stderr.startswith("wmdd: nosuch: no such job at http://127.0.0.1:")
+    assert asked.stderr.count("\n") == 1
+
+
+def test_a_folder_that_is_too_large_is_told(trial):
+    large = trial.folder / "large"
+    large.mkdir()
+    (large / "noise.bin").write_bytes(os.urandom(110 * 2**20))
+    sent = trial.wmdd("submit", "--working-dir", str(large), "--", "distill", "digits", "--run", "/nowhere")
+    (large / "noise.bin").unlink()
+    assert (sent.returncode, sent.stderr.count("\n")) == (2, 1)
+    assert "--working-dir" in sent.stderr
+
+
+# -- its end ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_killed_node_takes_its_own_processes_along_and_the_rest_stays(trial):
