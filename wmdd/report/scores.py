@@ -43,12 +43,12 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "teacher": {"top1": teacher.top1, "model": teacher.model},
         **by_student[next(iter(students))],
         "students": by_student,
-        "protocol": _protocol(plan.config),
+        "protocol": protocol_of(plan.config),
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
     }
 
 
-def _protocol(config: DistillConfig) -> dict[str, str]:
+def protocol_of(config: DistillConfig) -> dict[str, str]:
     """Name the protocol, and say when its settings were changed."""
     name = config.evaluate.protocol
     return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config)}
