@@ -1,24 +1,16 @@
 """Searches with a real Ray Tune on scikit-learn's digits."""
 
 import io
-import os
-import shutil
-import signal
-import tempfile
-import time
-from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import commits, contents, environment, run, start
+from conftest import commits, environment, run
+from searches import WORDS, prepare, short_folder
 
-from tuning.config import TuneConfig, search_config
-from tuning.objective import OWN_STAGES, SHARED_STAGES, Objective
+from tuning.objective import OWN_STAGES, Objective
 from wmdd.config import from_yaml, override
 from wmdd.errors import ArtifactError
-from wmdd.pipeline import LocalExecutor, run_plan
 from wmdd.plan import make_plan
 from wmdd.recipes import recipe
 from wmdd.store import ArtifactStore
@@ -27,33 +19,16 @@ pytest.importorskip("ray", reason="the extra wmdd[tune] is not installed")
 pytest.importorskip("optuna", reason="the extra wmdd[tune] is not installed")
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "barycenter.ipc": 2,
-    "pretrain.model": "convnet2_w16",
-    "pretrain.epochs": 4,
-    "runtime.train_threads": 1,
-    "evaluate.students": ("convnet2_w16",),
-    "recover.iterations": 20,
-    "relabel.epochs": 12,
-    "relabel.epochs_per_block": 3,
-}
-WORDS = [
-    *(word for name, value in SMALL.items() for word in (f"--{name}", value[0] if isinstance(value, tuple) else value)),
-    *("--tune.levels", "1:0.5:0.5 1:1:1", "--tune.final", "false", "--ray.cpus_per_actor", "1"),
-]
-LEVELS = ((1.0, 0.5, 0.5), (1.0, 1.0, 1.0))
-
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A store with what trials share, and an objective on it."""
-    url = str(tmp_path_factory.mktemp("tuning") / "store")
-    tune = TuneConfig(levels=LEVELS)
-    config = search_config(override(recipe("digits"), SMALL), tune)
-    plan = make_plan(config, ArtifactStore(url))
-    shared = replace(plan, tasks={stage: plan.tasks[stage] for stage in SHARED_STAGES})
-    run_plan(shared, ArtifactStore(url), LocalExecutor(config.runtime), lambda event: None)
-    return Objective(config, tune, url, plan.index_ref, gpu=False)
+    return prepare(tmp_path_factory.mktemp("tuning"))
+
+
+@pytest.fixture
+def short():
+    with short_folder() as folder:
+        yield folder
 
 
 def test_trial_makes_nothing_shared_and_a_repeated_one_makes_nothing(prepared):
@@ -119,70 +94,3 @@ def test_search_finds_what_a_grid_finds(prepared, tmp_path, short):
     page = (tmp_path / "t/tune.html").read_text()
     assert "<svg" in page
     assert page.count("data:image/png") >= 10
-
-
-@pytest.fixture
-def short():
-    folder = tempfile.mkdtemp(prefix="rt")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def test_search_that_is_interrupted_says_so_and_goes_on_with_the_same_words(prepared, tmp_path, short):
-    words = ("tune", "digits", *WORDS, "--recover.iterations", 150, "--tune.samples", 3, "--tune.stop_early", "false")
-    words += ("--run", tmp_path / "t", "--store", prepared.store_url)
-    log, limit = tmp_path / "out", time.monotonic() + 120
-    with open(log, "w") as out:
-        process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
-    try:
-        while "tune: level" not in log.read_text():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit, log.read_text()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, said
-    assert "the same command goes on from there" in said.splitlines()[-1]
-    assert not (tmp_path / "t/best.yaml").exists()
-    result = run(tmp_path, *words, env=environment(RAY_TMPDIR=short))
-    assert result.returncode == 0, result.stderr
-    rows = pq.read_table(io.BytesIO((tmp_path / "t/trials.parquet").read_bytes())).to_pylist()
-    assert [row["stop"] for row in rows] == ["finished"] * 3
-
-
-def test_killed_worker_and_killed_driver_lose_no_trial_and_failures_do_not_end_it(prepared, tmp_path, short):
-    words = ("tune", "digits", *WORDS, "recover.lr=choice:0.1,1e38", "recover.feature_weight=choice:1,1e38")
-    words += ("--recover.iterations", 300, "--relabel.epochs", 24)  # long enough to be hit
-    words += ("--tune.samples", 4, "--tune.concurrent", 1, "--run", tmp_path / "t", "--store", prepared.store_url)
-    log, killed, limit = tmp_path / "out", False, time.monotonic() + 120
-    with open(log, "w") as out:
-        process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
-    try:
-        while log.read_text().count("tune: level") < 3:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < limit, log.read_text()
-            if "tune: level" in log.read_text() and not killed:
-                for worker in psutil.Process(process.pid).children(recursive=True):
-                    if worker.cmdline()[:1] and "ImplicitFunc" in worker.cmdline()[0]:
-                        os.kill(worker.pid, signal.SIGKILL)
-                        killed = True
-            time.sleep(0.05)
-        family = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        process.kill()
-    process.communicate()
-    assert killed
-    psutil.wait_procs(family, timeout=30)
-    before = contents(prepared.store_url)
-    result = run(tmp_path, "tune", "--resume", tmp_path / "t", env=environment(RAY_TMPDIR=short))
-    assert result.returncode == 0, result.stderr
-    assert "goes on" in result.stdout
-    assert before.items() <= contents(prepared.store_url).items()
-    rows = pq.read_table(io.BytesIO((tmp_path / "t/trials.parquet").read_bytes())).to_pylist()
-    assert len(rows) == 4
-    assert all(row["score"] == 0 for row in rows if row["stop"].startswith("recover of"))
-    again = run(tmp_path, *words, "--tune.seed", 9, env=environment(RAY_TMPDIR=short))
-    assert again.returncode == 2
-    assert "holds another search (--tune.seed differs)" in again.stderr
