@@ -92,31 +92,6 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     gone("RayTrainWorker")
 
 
-@pytest.fixture
-def trainer(tiny_run, tmp_path):
-    """Train with one worker or several; this process is in the place of the actor."""
-    from ray_jobs.pretrain import TrainActor
-    from ray_jobs.resources import Share
-
-    config, store = read_config(str(tiny_run.run / "config.yaml")), ArtifactStore(str(tmp_path / "store"))
-    store.write_note("probe", b"")
-    runtime = config.runtime.model_dump(mode="json")
-
-    def train(changes, workers=1, **ray):
-        changed = override(config, changes)
-        task = planned(changed, store.url).tasks["pretrain"][0]
-        limits = changed.ray.model_copy(update=ray)
-        actor = TrainActor(store.url, runtime, "probe", limits, workers, Share(1.0, 0.0))
-        return [event.kind for event in actor.run(task)]
-
-    return train
-
-
-def test_one_worker_of_ray_train_gives_the_teacher_of_one_process(cluster, trainer, config, tiny_run, tmp_path):
-    assert trainer({}) == ["progress"] * config.pretrain.epochs + ["unit"]
-    assert teachers(tmp_path / "store") == teachers(tiny_run.store) != {}
-
-
 def test_divergence_is_told_and_not_raised_so_that_ray_train_does_not_start_again(config, tmp_path, monkeypatch):
     import queue
     from types import SimpleNamespace
@@ -134,9 +109,15 @@ def test_divergence_is_told_and_not_raised_so_that_ray_train_does_not_start_agai
     assert "loss is not finite in epoch 1; lower the learning rate" in str(error)
 
 
-def test_more_workers_than_the_cluster_has_is_one_line(cluster, trainer):
+def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path):
+    from ray_jobs.pretrain import TrainActor
+    from ray_jobs.resources import Share
+
+    store, runtime = ArtifactStore(str(tmp_path / "store")), config.runtime.model_dump(mode="json")
+    task = planned(config, store.url).tasks["pretrain"][0]
+    impatient = config.ray.model_copy(update={"start_timeout_s": 3})
     with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=3; ask for less") as caught:
-        trainer({}, workers=7, start_timeout_s=3)
+        list(TrainActor(store.url, runtime, "probe", impatient, 7, Share(1.0, 0.0)).run(task))
     assert "\n" not in str(caught.value)
 
 

@@ -1,0 +1,41 @@
+"""How the tests of faults find what they strike, and wait for what follows."""
+
+import re
+import time
+
+import psutil
+
+from wmdd.api import distill
+
+
+def workers(node=None):
+    """The worker processes of a node, or of all nodes."""
+    found = []
+    for child in psutil.Process(node).children(recursive=True) if node else psutil.Process().children(recursive=True):
+        try:
+            if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::StageActor"):
+                found.append(child)
+        except psutil.Error:
+            continue
+    return found
+
+
+def process_of(event):
+    """The id of the process that began a task."""
+    return int(re.search(r"process (\d+)", event.node)[1])
+
+
+def ray_run(config, folder, listener=lambda event: None):
+    return distill(config, run=f"{folder}/run", store=f"{folder}/store", executor="ray", listener=listener)
+
+
+def raylet_pid(node):
+    return node.all_processes["raylet"][0].process.pid
+
+
+def wait(condition, process=None):
+    limit = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        assert process is None or process.poll() is None, process.communicate()
+        time.sleep(0.05)
