@@ -1,6 +1,7 @@
 """`wmdd compare` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 from conftest import TINY, commits, run
@@ -10,7 +11,9 @@ WORDS = ("compare", "digits", *TINY, "--executor", "local", "--seeds", "1", "--i
 
 
 def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
-    first = run(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", tiny_run.store)
+    store = tmp_path / "store"
+    shutil.copytree(tiny_run.store, store)  # others compare their stores with the shared one
+    first = run(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", store)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "runs/digits-compare"
     facts = json.loads((folder / "compare.json").read_text())
@@ -24,10 +27,10 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
     assert (folder / "wmdd-ipc-1/report.html").exists()
     for kind in ("md", "tex", "png"):
         assert (folder / f"compare.{kind}").stat().st_size > 100
-    before = commits(tiny_run.store)
-    wider = run(tmp_path, *WORDS, "--methods", "wmdd,random,herding", "--store", tiny_run.store)
+    before = commits(store)
+    wider = run(tmp_path, *WORDS, "--methods", "wmdd,random,herding", "--store", store)
     assert wider.returncode == 0, wider.stderr
-    after = commits(tiny_run.store)
+    after = commits(store)
     assert {name: after[name] for name in before} == before
     assert {json.loads(commit)["stage"] for name, commit in after.items() if name not in before} == {
         "select", "relabel", "evaluate"

@@ -60,9 +60,11 @@ def names_in(source: str) -> tuple[str, ...]:
     if not is_file(source) or not source.endswith(".safetensors"):
         return ()
     data = _bytes(source)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    card = json.loads(header.get("__metadata__", {}).get("wmdd", "{}"))
-    return tuple(card.get("class_names", ()))
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return tuple(json.loads(header["__metadata__"]["wmdd"])["class_names"])
+    except (ValueError, KeyError, TypeError):  # another program's file, or none: loading it tells
+        return ()
 
 
 def check_names(source: str, class_names: tuple[str, ...]) -> None:
