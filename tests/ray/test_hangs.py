@@ -31,9 +31,9 @@ def test_worker_that_hangs_is_given_up(cluster, config, tiny_run, tmp_path):
             frozen.append((event.unit, process_of(event)))
             os.kill(process_of(event), signal.SIGSTOP)
 
-    ray_run(override(config, {"ray.silence_s": 8.0}), tmp_path, freeze)
+    ray_run(override(config, {"ray.silence_s": 20.0, "ray.attempts": 8}), tmp_path, freeze)
     retried = {event.unit: event.text for event in events if event.kind == "retry"}
-    assert "gave no news for 8 s" in retried[frozen[0][0]]
+    assert "gave no news for 20 s" in retried[frozen[0][0]]
     wait(lambda: not psutil.pid_exists(frozen[0][1]))
     assert contents(tmp_path / "store") == contents(tiny_run.store)
 
