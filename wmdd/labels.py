@@ -86,7 +86,7 @@ class LabelBlock:
 
     Args:
         data: the file.
-        meta: first epoch, epochs, batches per epoch, classes.
+        meta: first epoch, epochs, batches per epoch, classes and their names in the order of the logits.
     """
 
     data: bytes

@@ -118,6 +118,7 @@ class ClassStatistics:
 
     Args:
         class_id: position in the class names.
+        class_name: what that class is called ("" in artifacts of older versions).
         features: (n, d) float32, penultimate features in the order of the index.
         moments: one per batch-norm layer, over all n images and positions.
     """
@@ -125,6 +126,7 @@ class ClassStatistics:
     class_id: int
     features: Tensor
     moments: tuple[Moments, ...]
+    class_name: str = ""
 
     def __post_init__(self) -> None:
         if self.features.ndim != 2 or not len(self.features) or not torch.isfinite(self.features).all():
@@ -138,7 +140,8 @@ class ClassStatistics:
         tensors = {"features": self.features}
         for layer, moments in enumerate(self.moments):
             tensors |= {f"mean.{layer}": moments.mean, f"var.{layer}": moments.var}
-        meta = {"class_id": self.class_id, "counts": [moments.count for moments in self.moments]}
+        meta = {"class_id": self.class_id, "class_name": self.class_name}
+        meta |= {"counts": [moments.count for moments in self.moments]}
         return {"statistics.safetensors": pack(tensors, meta)}
 
     @classmethod
@@ -149,7 +152,7 @@ class ClassStatistics:
             Moments(count, tensors[f"mean.{layer}"], tensors[f"var.{layer}"])
             for layer, count in enumerate(meta["counts"])
         )
-        return cls(meta["class_id"], tensors["features"], moments)
+        return cls(meta["class_id"], tensors["features"], moments, meta.get("class_name", ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +165,7 @@ class Barycenter:
         nearest: (ipc,) int64, positions among the class's images of distinct real images nearest to the atoms.
         objective: squared Wasserstein distance per step.
         norms: 5 quantiles (0, 25, 50, 75, 100 %) of the feature norms, to show heavy tails.
+        class_name: as for `ClassStatistics`.
     """
 
     class_id: int
@@ -171,6 +175,7 @@ class Barycenter:
     objective: tuple[float, ...]
     converged: bool
     norms: tuple[float, ...]
+    class_name: str = ""
 
     def __post_init__(self) -> None:
         if abs(float(self.weights.sum()) - 1) > 1e-4 or not torch.isfinite(self.support).all():
@@ -179,7 +184,7 @@ class Barycenter:
     def to_files(self) -> dict[str, bytes]:
         """Give one safetensors file."""
         tensors = {"support": self.support, "weights": self.weights, "nearest": self.nearest}
-        meta = {name: getattr(self, name) for name in ("class_id", "objective", "converged", "norms")}
+        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "objective", "converged", "norms")}
         return {"barycenter.safetensors": pack(tensors, meta)}
 
     @classmethod
@@ -204,6 +209,7 @@ class DistilledClass:
         notes: facts for the manifest, such as smaller tensor batches after a full device.
         state: of an optimisation that was cut short, to go on from: ``images`` and Adam's ``exp_avg`` and
             ``exp_avg_sq``, each (ipc, 3, h, w) float32.
+        class_name: as for `ClassStatistics`.
     """
 
     class_id: int
@@ -214,6 +220,7 @@ class DistilledClass:
     sources: tuple[int, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+    class_name: str = ""
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.weights):
@@ -223,7 +230,7 @@ class DistilledClass:
         """Give one safetensors file."""
         tensors = {"images": self.images, "weights": self.weights, "losses": self.losses}
         tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
-        meta = {name: getattr(self, name) for name in ("class_id", "terms", "sources", "notes")}
+        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
         return {"images.safetensors": pack(tensors, meta)}
 
     @classmethod

@@ -13,8 +13,10 @@ from PIL import Image
 from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
+from wmdd.labels import LabelBlock
 from wmdd.plan import plan_from, protocol_hash
 from wmdd.recipes import recipe, recipes
+from wmdd.stages import STAGES as KINDS
 from wmdd.store import ArtifactRef, ArtifactStore
 from wmdd.types import DistilledClass, unpack
 
@@ -75,6 +77,21 @@ def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):
     assert named | {plan.index_ref.folder} == set(commits(tiny_run.store))
     assert manifest["config"] == plan.config.model_dump(mode="json")
     assert {"torch", "python"} <= set(manifest["versions"])
+
+
+@pytest.mark.parametrize("stage", ["statistics", "barycenter", "recover", "select"])
+def test_artifacts_of_a_class_name_it(tiny_run, plan, stage):
+    store = ArtifactStore(str(tiny_run.store))
+    for ref in plan.refs(stage):
+        value = store.load(ref, KINDS[stage].kind)
+        assert value.class_name == plan.index.class_names[value.class_id]
+        assert ref.unit.endswith(f"class-{value.class_id:05d}")
+
+
+def test_soft_labels_name_the_classes_in_the_order_of_their_logits(tiny_run, plan):
+    store = ArtifactStore(str(tiny_run.store))
+    for ref in plan.refs("relabel"):
+        assert tuple(store.load(ref, LabelBlock).meta["class_names"]) == plan.index.class_names
 
 
 def test_images_are_lossless_png_of_what_recover_stored(tiny_run, plan):

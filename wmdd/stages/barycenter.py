@@ -38,6 +38,7 @@ def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _r
             objective=result.objective,
             converged=result.converged,
             norms=tuple(norms.tolist()),
+            class_name=statistics.class_name,
         )
         yield Output(unit.name, value)
 

@@ -64,6 +64,7 @@ def _recover(
                 sources=sources[place],
                 notes={} if joint else {"tensor_batch_classes": len(units)},
                 state=news.state[place],
+                class_name=targets[place].statistics.class_name,
             )
             yield Output(unit.name, value)
 

@@ -36,6 +36,7 @@ def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime:
             "epochs": epochs,
             "batches": per_epoch,
             "classes": teacher.num_classes,
+            "class_names": list(teacher.class_names),
         }
         yield Output(unit.name, LabelBlock.write(batches, meta))
 

@@ -32,7 +32,8 @@ def select(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runti
             rows = rng.permutation(len(index.train.of_class(class_id)))[: section.ipc]
         images = class_images(index, class_id, Geometry(**unit.params["geometry"]), rows)
         weights = torch.full((section.ipc,), 1 / section.ipc)
-        yield Output(unit.name, DistilledClass(class_id, images, weights, sources=tuple(rows.tolist())))
+        name, sources = index.class_names[class_id], tuple(rows.tolist())
+        yield Output(unit.name, DistilledClass(class_id, images, weights, sources=sources, class_name=name))
 
 
 def herd(features: np.ndarray, count: int) -> np.ndarray:

@@ -48,7 +48,7 @@ def class_statistics(
             features.append(batch_features.float().cpu())
             measured = [Moments.of(inputs) for inputs in bn_inputs]
             moments = [old.merge(new) for old, new in zip(moments, measured, strict=True)] if moments else measured
-    return ClassStatistics(class_id, torch.cat(features), tuple(moments))
+    return ClassStatistics(class_id, torch.cat(features), tuple(moments), index.class_names[class_id])
 
 
 STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, statistics)
