@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 pytest_plugins = ["ray_cluster"]
 
@@ -98,7 +100,15 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
+    """Made once for all processes of the suite; each gets a copy of its own."""
+    base = tmp_path_factory.getbasetemp()
+    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-made"
+    with FileLock(f"{made}.lock"):
+        if not (made / "said.json").exists():
+            made.mkdir()
+            done = distill(made)
+            assert done.returncode == 0, done.stderr
+            (made / "said.json").write_text(json.dumps([done.args, done.returncode, done.stdout, done.stderr]))
     folder = tmp_path_factory.mktemp("tiny")
-    result = distill(folder)
-    assert result.returncode == 0, result.stderr
-    return TinyRun(folder, result)
+    shutil.copytree(made / "runs", folder / "runs")
+    return TinyRun(folder, subprocess.CompletedProcess(*json.loads((made / "said.json").read_text())))

@@ -1,4 +1,4 @@
-"""Workers that hang, nodes that freeze and drivers that are killed; the images are those of an undisturbed run."""
+"""Workers that share, hang or freeze, and drivers that are killed; the images are those of an undisturbed run."""
 
 import os
 import signal
@@ -20,6 +20,16 @@ def config(tiny_run):
     """The very configuration of the local run, with a worker for each CPU of the two nodes."""
     changes = {"ray.actors": 2, "ray.cpus_per_actor": 2, "ray.speculate": 0}
     return override(read_config(str(tiny_run.run / "config.yaml")), changes)
+
+
+def test_workers_that_share_a_cpu_give_the_local_run(cluster, config, tiny_run, tmp_path):
+    seen = set()
+    shared = override(config, {"ray.cpus_per_actor": 0.5})
+    result = ray_run(shared, tmp_path, lambda event: seen.add(event.node) if event.kind == "begin" else None)
+    assert len(seen) == 2
+    assert contents(tmp_path / "store") == contents(tiny_run.store)
+    assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
+    assert result.metrics["protocol"]["name"] == "wmdd (changed)"
 
 
 def test_worker_that_hangs_is_given_up(cluster, config, tiny_run, tmp_path):
