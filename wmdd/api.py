@@ -57,7 +57,7 @@ def distill(
     artifacts = open_folder("--store", store or beside(url))
     open_folder("--run", url)
     plan = make_plan(config, artifacts, status)
-    _note_start(url, config, artifacts, plan)
+    note_start(url, plan, artifacts)
     workers = open_executor(executor, config) if isinstance(executor, str) else executor
     metrics = MetricsFile(url)
     try:
@@ -127,10 +127,10 @@ def open_folder(option: str, url: str) -> ArtifactStore:
     return folder
 
 
-def _note_start(url: str, config: DistillConfig, store: ArtifactStore, plan: Plan) -> None:
+def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
     notes = ArtifactStore(url)
-    notes.put(notes.path("config.yaml"), to_yaml(config).encode())
+    notes.put(notes.path("config.yaml"), to_yaml(plan.config).encode())
     facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key}
     notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, distill, open_executor
+from wmdd.api import beside, note_start, open_executor, open_folder
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
+from wmdd.log import both
 from wmdd.methods import with_method
+from wmdd.metrics_file import MetricsFile
+from wmdd.pipeline import run_plans
+from wmdd.plan import Plan, make_plan
 from wmdd.protocols import is_exact, with_protocol
 from wmdd.report.comparison import write_comparison
+from wmdd.report.folder import write_run
+from wmdd.store import ArtifactStore
 
 Changes = dict[str, dict[str, Any]]
 
@@ -68,8 +74,9 @@ def compare(
 ) -> Comparison:
     """Distil and score every case, and write ``compare.json``, ``.md``, ``.tex`` and ``.png``.
 
-    Every case is a run folder below the comparison's (``METHOD-ipc-IPC``). All share the teacher, the students' seeds
-    and the store, so that an interrupted comparison goes on, and a wider one reuses what is there.
+    Every case is a run folder below the comparison's (``METHOD-ipc-IPC``), written as soon as the case is scored. All
+    share the teacher, the students' seeds and the store, so that an interrupted comparison goes on, and a wider one
+    reuses what is there. They run as one: where there is room, one case's students beside another's images.
 
     Args:
         config: the recipe; each method changes its own few options of it.
@@ -77,20 +84,52 @@ def compare(
 
     Raises:
         ConfigError, DataError: before anything runs.
-        StageError: when a unit failed; all others of its case are saved.
+        StageError: when a unit failed; all others are saved, and the cases that need it not are written.
     """
     url = (run or f"runs/{config.recipe}-compare").rstrip("/")
-    made = cases(config, methods, ipcs, changes or {})
-    workers, results = open_executor(executor, config), {}
+    artifacts, made = open_folder("--store", store or beside(url)), cases(config, methods, ipcs, changes or {})
+    open_folder("--run", url)
+    plans = {f"{name}-ipc-{ipc}": make_plan(case, artifacts, status) for (name, ipc), case in made.items()}
+    for name, plan in plans.items():
+        note_start(f"{url}/{name}", plan, artifacts)
+    written = _Written(url, plans, artifacts, listener)
+    workers, metrics = open_executor(executor, config), MetricsFile(url)
     try:
-        for number, ((name, ipc), case) in enumerate(made.items(), start=1):
-            text = f"{number} of {len(made)}: {name}, {ipc} image{'s' if ipc > 1 else ''} per class"
-            listener(Event("note", "", text=text))
-            folder = f"{url}/{name}-ipc-{ipc}"
-            done = distill(
-                case, run=folder, store=store or beside(url), executor=workers, listener=listener, status=status
-            )
-            results[name, ipc] = done.metrics
+        run_plans(plans, artifacts, workers, both(both(listener, metrics), written))
     finally:
         workers.close()
+        metrics.close()
+    results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
     return Comparison(url, write_comparison(url, config, results))
+
+
+class _Written:
+    """Writes each case's run folder when its last student is scored."""
+
+    def __init__(
+        self, url: str, plans: Mapping[str, Plan], store: ArtifactStore, listener: Callable[[Event], None]
+    ) -> None:
+        self._url, self._plans, self._store, self._listener = url, plans, store, listener
+        absent = store.absent(ref for plan in plans.values() for ref in plan.refs("evaluate"))
+        self._left = {
+            name: {f"{name}/{ref.unit}" for ref in plan.refs("evaluate") if ref in absent}
+            for name, plan in plans.items()
+        }
+        self._metrics: dict[str, dict[str, Any]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if event.kind != "done":
+            return
+        for name, left in self._left.items():
+            left.discard(event.unit)
+            # Beside its own students, a case needs those of all data, which another may be training.
+            if not left and name not in self._metrics and not self._store.absent(self._plans[name].refs("pretrain")):
+                self.folder(name)
+                text = f"{name} is scored ({len(self._metrics)} of {len(self._plans)}): {self._url}/{name}"
+                self._listener(Event("note", "", text=text))
+
+    def folder(self, name: str) -> dict[str, Any]:
+        """Give a case's metrics, writing its run folder if that was not done yet."""
+        if name not in self._metrics:
+            self._metrics[name] = write_run(f"{self._url}/{name}", self._plans[name], self._store)
+        return self._metrics[name]

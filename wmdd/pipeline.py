@@ -8,7 +8,8 @@ import platform
 import re
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -73,16 +74,16 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
             elif isinstance(news, Snapshot):
                 store.write_note(_resume_note(planned[0].ref), news.data)
             elif isinstance(news, Failure):
-                failures[news.unit] = news.cause
+                failures[task.prefix + news.unit] = news.cause
             elif news.unit in missing:
-                current = news.unit
+                current = task.prefix + news.unit
                 ref = missing[news.unit].ref
                 seconds = (time.perf_counter() - begun) / share
                 store.save(ref, news.value, {"seconds": seconds, **runtime.describe(), "versions": versions()})
                 if stage.snapshots:
                     store.drop_note(_resume_note(ref))
                 begun = begun if stage.joint else time.perf_counter()
-                yield Event("unit", task.stage, news.unit, metrics={"seconds": seconds})
+                yield Event("unit", task.stage, current, metrics={"seconds": seconds})
     except WmddError as exc:
         raise StageError(task.stage, current, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
@@ -172,24 +173,53 @@ def run_plan(plan: Plan, store: ArtifactStore, executor: Executor, listener: Lis
     Raises:
         StageError: the first failure, after all that does not depend on it is finished and saved.
     """
-    missing = store.absent(ref for stage in plan.tasks for ref in plan.refs(stage))
-    left = [task for tasks in plan.tasks.values() for task in tasks if any(unit.ref in missing for unit in task.units)]
-    stages = _Stages(plan, missing, listener)
+    run_plans({"": plan}, store, executor, listener)
+
+
+def run_plans(plans: Mapping[str, Plan], store: ArtifactStore, executor: Executor, listener: Listener) -> None:
+    """Run several plans as one, so that no worker waits for the last unit of a plan; what they share is run once.
+
+    Args:
+        plans: of one store and one set, by name; events name their units ``NAME/UNIT``, but for the name "".
+
+    Raises:
+        StageError: the first failure, after all that does not depend on it is finished and saved.
+    """
+    tasks = _together(plans)
+    missing = store.absent(unit.ref for task in tasks for unit in task.units)
+    left = [task for task in tasks if any(unit.ref in missing for unit in task.units)]
+    stages = _Stages(tasks, missing, listener)
     if left:
         board = executor.run(left, missing, store, stages)
         stages.close()
-        _raise_failures(board, plan.index.class_names)
+        _raise_failures(board, next(iter(plans.values())).index.class_names)
+
+
+def _together(plans: Mapping[str, Plan]) -> list[StageTask]:
+    found, seen = list[StageTask](), set[ArtifactRef]()
+    for name, plan in plans.items():
+        prefix = f"{name}/" if name else ""
+        for task in (task for tasks in plan.tasks.values() for task in tasks):
+            refs = {unit.ref for unit in task.units}
+            if not refs <= seen:
+                found.append(replace(task, name=prefix + task.name, prefix=prefix))
+            seen |= refs
+    return found
 
 
 class _Stages:
     """Adds to an executor's events where each stage begins and ends, and counts every unit once."""
 
-    def __init__(self, plan: Plan, missing: set[ArtifactRef], listener: Listener) -> None:
+    def __init__(self, tasks: Sequence[StageTask], missing: set[ArtifactRef], listener: Listener) -> None:
         self._listener = listener
-        self._tasks = {(task.stage, task.name): task for tasks in plan.tasks.values() for task in tasks}
-        self._total = {stage: len(plan.refs(stage)) for stage in plan.tasks}
-        self._left = {stage: {ref.unit for ref in plan.refs(stage) if ref in missing} for stage in plan.tasks}
+        self._tasks = {(task.stage, task.name): task for task in tasks}
+        self._total = dict.fromkeys(STAGES, 0)
+        self._left: dict[str, set[str]] = {stage: set() for stage in STAGES}
+        for task in tasks:
+            self._total[task.stage] += len(task.units)
+            self._left[task.stage] |= {task.prefix + unit.ref.unit for unit in task.units if unit.ref in missing}
         self._begun: list[str] = []
+        self._ended: set[str] = set()
         for stage, units in self._left.items():
             if self._total[stage] and not units:
                 self._begin(stage)
@@ -202,10 +232,11 @@ class _Stages:
             self._count(event)
             return
         if event.kind == "done":  # a worker that died after it saved a unit could not tell
-            for unit in self._tasks[event.stage, event.unit].units:
-                self._count(Event("unit", event.stage, unit.ref.unit))
+            task = self._tasks[event.stage, event.unit]
+            for unit in task.units:
+                self._count(Event("unit", event.stage, task.prefix + unit.ref.unit))
         self._listener(event)
-        if event.kind == "done" and not self._left[event.stage]:
+        if event.kind == "done" and not self._left[event.stage] and event.stage not in self._ended:
             self._end(event.stage)
 
     def _count(self, event: Event) -> None:
@@ -219,6 +250,7 @@ class _Stages:
         self._listener(Event("stage", stage, done=total - len(self._left[stage]), total=total))
 
     def _end(self, stage: str) -> None:
+        self._ended.add(stage)
         total = self._total[stage]
         self._listener(Event("end", stage, done=total - len(self._left[stage]), total=total))
 

@@ -39,8 +39,9 @@ class StageTask:
     """What an executor hands to a worker: names, plain values and keys, never a tensor.
 
     Args:
-        name: of the unit, or of the group of units.
+        name: of the unit, or of the group of units; it begins with the prefix.
         section: values of the configuration's section.
+        prefix: names the plan among several that run together; for events alone.
     """
 
     stage: str
@@ -48,6 +49,7 @@ class StageTask:
     section: dict[str, Any]
     seed: int
     units: tuple[PlannedUnit, ...]
+    prefix: str = ""
 
 
 @dataclass(frozen=True)

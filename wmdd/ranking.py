@@ -19,7 +19,7 @@ from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.methods import with_method
-from wmdd.pipeline import run_plan
+from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
 from wmdd.report.scores import collect_metrics
 from wmdd.store import ArtifactStore
@@ -107,20 +107,20 @@ def rank(
         raise ConfigError(f"--rates {rates}, --weight {weight}: give rates above 0, and a weight between 0 and 1")
     if config.method == "random":
         raise ConfigError("--method random: random images are what others are measured against; choose another")
+    if not config.evaluate.full_data:
+        raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
     url = (run or f"runs/{config.recipe}-rank").rstrip("/")
-    artifacts, found = open_folder("--store", store or beside(url)), dict[str, dict[float, dict[str, Any]]]()
-    workers, made = open_executor(executor, config), trials(config, rates)
-    count = sum(map(len, made.values()))
+    artifacts = open_folder("--store", store or beside(url))
+    made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
+    plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
+    workers = open_executor(executor, config)
     try:
-        for purpose, cases in made.items():
-            for rate, case in cases.items():
-                number = sum(map(len, found.values())) + 1
-                listener(Event("note", "", text=f"{number} of {count}: {purpose}, learning rate {rate:g}"))
-                plan = make_plan(case, artifacts, status)
-                run_plan(plan, artifacts, workers, listener)
-                found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
+        run_plans({f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}, artifacts, workers, listener)
     finally:
         workers.close()
+    found = dict[str, dict[float, dict[str, Any]]]()
+    for (purpose, rate), plan in plans.items():
+        found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
     facts = _facts(config, found, weight)
     folder = ArtifactStore(url)
     folder.put(folder.path("ranking.json"), json.dumps(facts, indent=1).encode())
@@ -132,8 +132,6 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
     first = next(iter(found["made_soft"].values()))
     rows = []
     for student, scores in first["students"].items():
-        if scores["full_data"] is None:
-            raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
         top: dict[str, float] = {"real_hard": scores["full_data"]["top1"]}
         chosen = {}
         for purpose, by_rate in found.items():

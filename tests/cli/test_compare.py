@@ -1,6 +1,7 @@
 """`wmdd compare` as a user runs it."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -23,7 +24,7 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
     ours = json.loads((tiny_run.run / "metrics.json").read_text())
     assert facts["rows"][2]["runs"][0] == ours["distilled"]["runs"][0]
     assert facts["rows"][3]["runs"][0] == ours["random_real"]["runs"][0]
-    assert "2 of 4: random, 1 image per class" in first.stdout
+    assert re.search(r"random-ipc-1 is scored \(\d of 4\): runs/digits-compare/random-ipc-1", first.stdout)
     assert (folder / "wmdd-ipc-1/report.html").exists()
     for kind in ("md", "tex", "png"):
         assert (folder / f"compare.{kind}").stat().st_size > 100
@@ -36,6 +37,13 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
         "select", "relabel", "evaluate"
     }  # fmt: skip
     assert "herding" in wider.stdout
+
+
+def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
+    ended = run(tmp_path, *WORDS, "--methods", "random", "--ipc", "1,5000")
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "barycenter.ipc=5000: larger than class" in ended.stderr
+    assert {json.loads(commit)["stage"] for commit in commits(tmp_path / "runs/store").values()} <= {"index"}
 
 
 @pytest.mark.parametrize(

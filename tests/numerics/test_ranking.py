@@ -7,6 +7,7 @@ import shutil
 import pytest
 from conftest import TINY, run
 
+from wmdd.config import override
 from wmdd.errors import ConfigError
 from wmdd.methods import with_method
 from wmdd.ranking import augmentation_robust_score, label_robust_score, normalised, rank, trials
@@ -53,6 +54,8 @@ def test_what_cannot_be_ranked_is_refused():
         rank(recipe("digits"), weight=2)
     with pytest.raises(ConfigError, match="--method random"):
         rank(with_method(recipe("digits"), "random"))
+    with pytest.raises(ConfigError, match=r"evaluate\.full_data=false"):
+        rank(override(recipe("digits"), {"evaluate.full_data": False}))
 
 
 @pytest.mark.slow
