@@ -115,6 +115,8 @@ def open_folder(option: str, url: str) -> ArtifactStore:
     Raises:
         ConfigError: naming option and URL, if it cannot be reached or is a file.
     """
+    if url.startswith(("http:", "https:")):
+        raise ConfigError(f"{option} {url}: web servers cannot be written to; give a folder, s3://, gs:// or sftp://")
     try:
         folder = ArtifactStore(url)
         is_file = kind(folder.fs, folder.root) == "file"
@@ -130,9 +132,12 @@ def open_folder(option: str, url: str) -> ArtifactStore:
 def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
     notes = ArtifactStore(url)
-    notes.put(notes.path("config.yaml"), to_yaml(plan.config).encode())
     facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key}
-    notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+    try:
+        notes.put(notes.path("config.yaml"), to_yaml(plan.config).encode())
+        notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+    except StorageError as exc:
+        raise ConfigError(f"--run {url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 
 
 def open_executor(choice: str, config: DistillConfig) -> Executor:

@@ -36,6 +36,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Note:
+    """A line that people should see at once."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Where the unit could go on after a crash; replaces the snapshot before it."""
 

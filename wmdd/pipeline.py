@@ -19,7 +19,7 @@ import torch
 from wmdd.config import DistillConfig, PretrainConfig, RuntimeConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import StageError, StorageError, WmddError
-from wmdd.events import Event, Failure, Progress, Snapshot
+from wmdd.events import Event, Failure, Note, Progress, Snapshot
 from wmdd.plan import Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
 from wmdd.schedule import Board
@@ -71,6 +71,8 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
         for news in stage.run(section, units, SeedTree(task.seed), runtime):
             if isinstance(news, Progress):
                 yield Event("progress", task.stage, task.name, news.done, news.total, news.note, news.metrics)
+            elif isinstance(news, Note):
+                yield Event("note", task.stage, task.name, text=news.text)
             elif isinstance(news, Snapshot):
                 store.write_note(_resume_note(planned[0].ref), news.data)
             elif isinstance(news, Failure):

@@ -90,6 +90,7 @@ def make_plan(
     plan = plan_from(config, index, ref)
     if store.absent(ref for stage in plan.tasks for ref in plan.refs(stage)):
         check(config, index)
+        store.check_writable()
     return plan
 
 
@@ -126,6 +127,7 @@ def load_index(
     }
     ref = ArtifactRef("index", "index", content_key(parts))
     if ref not in store:
+        store.check_writable()
         index = build_index(
             url,
             classes=classes,

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wmdd.errors import ArtifactError, StorageError
+from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.files import entries, explain, is_local, open_fs, read, remove, write
 from wmdd.types import Artifact
 
@@ -196,6 +196,19 @@ class ArtifactStore:
     def write_note(self, name: str, data: bytes) -> None:
         """Write a mutable note (a resume point, a cached index) below ``notes/``."""
         self.put(self.path("notes", name), data)
+
+    def check_writable(self) -> None:
+        """Write a note and remove it, before work whose result would have no place.
+
+        Raises:
+            ConfigError: if nothing can be written here.
+        """
+        name = f"probe-{uuid.uuid4().hex}"
+        try:
+            self.write_note(name, b"")
+            self.drop_note(name)
+        except StorageError as exc:
+            raise ConfigError(f"--store {self.url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 
     def read_note(self, name: str) -> bytes | None:
         """Read a note, or None when there is none."""

@@ -49,6 +49,9 @@ REFUSED = {
     "empty net": (("--pretrain.model", "convnet3_w0"), ("pretrain.model=convnet3_w0",)),
     "store is a file": (("--store", "list.yaml"), ("--store", "list.yaml")),
     "run is a file": (("--run", "list.yaml"), ("--run", "list.yaml")),
+    "web store": (("--store", "http://127.0.0.1:9/x"), ("--store http://127.0.0.1:9/x", "cannot be written to")),
+    "store nowhere": (("--store", "/proc/x"), ("--store /proc/x", "cannot be written")),
+    "run nowhere": (("--run", "/proc/x", "--store", "s"), ("--run /proc/x", "cannot be written")),
     "file system": (("--data.path", "nofs://x"), ("data.path", "nofs://x")),
 }
 

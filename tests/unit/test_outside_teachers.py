@@ -1,6 +1,7 @@
 """Teachers from elsewhere: other names for the same layers, published weights, and classes in another order."""
 
 import argparse
+import re
 
 import pytest
 import torch
@@ -9,12 +10,13 @@ from wmdd.config import RuntimeConfig, override
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model
 from wmdd.models.weights import check_names, is_file, load_weights, names_in, translated
+from wmdd.pipeline import run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN
+from wmdd.stages.pretrain import PRETRAIN, hardly
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
 
@@ -130,3 +132,20 @@ def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accurac
     torch.save({key: value.roll(1, 0) if "head" in key else value for key, value in learnt.weights.items()}, path)
     with pytest.raises(ConfigError, match=r"names \d+\.\d% of the validation images right, and chance 25\.0%"):
         run({"pretrain.weights": path})
+
+
+@pytest.mark.parametrize(("classes", "least"), [(2, 5 / 9), (3, 1 / 3 + 2 / 27), (10, 0.2), (1000, 0.002)])
+def test_what_hardly_beats_chance_is_told_apart_for_few_classes_too(classes, least):
+    """Twice chance would be everything right for a set of two classes."""
+    assert hardly(classes) == pytest.approx(least)
+
+
+def test_own_teacher_that_learnt_nothing_is_told_before_it_is_used(tmp_path):
+    config = override(recipe("digits"), {"pretrain.model": "convnet2_w16", "pretrain.epochs": 1, "pretrain.lr": 1e-9})
+    store, told = ArtifactStore(str(tmp_path / "store")), []
+    plan = plan_from(config, *load_index(config, store, lambda done, total: None))
+    for event in run_stage(plan.tasks["pretrain"][0], store, Runtime.create(RuntimeConfig(device="cpu"))):
+        told.append((event.kind, event.text))
+    assert told[-2][0] == "note"
+    assert re.match(r"teacher names \d+\.\d% of the validation images right, and chance 10\.0%: .*epochs", told[-2][1])
+    assert told[-1][0] == "unit"

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wmdd.config import Section
-from wmdd.events import Failure, Output, Progress, Snapshot
+from wmdd.events import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.types import Artifact
 
-Yielded = Output | Progress | Snapshot | Failure
+Yielded = Output | Progress | Note | Snapshot | Failure
 
 
 @dataclass(frozen=True, eq=False)

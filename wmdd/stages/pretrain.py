@@ -13,7 +13,7 @@ from wmdd.data.changes import augmentation, erasing, mixing
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
 from wmdd.errors import ConfigError
-from wmdd.events import Output, Progress, Snapshot
+from wmdd.events import Note, Output, Progress, Snapshot
 from wmdd.models.registry import build_model
 from wmdd.models.weights import load_weights
 from wmdd.parallel import ALONE, Ranks
@@ -64,7 +64,19 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             network = _plain(network, unit, index, geometry, runtime)
         teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
         if ranks.is_first:
+            if teacher.top1 < hardly(teacher.num_classes):
+                yield Note(
+                    f"{unit.name} names {teacher.top1:.1%} of the validation images right, and chance "
+                    f"{1 / teacher.num_classes:.1%}: images and labels made with it teach little; train it longer "
+                    "(pretrain.epochs), or look at the set's labels"
+                )
             yield Output(unit.name, teacher)
+
+
+def hardly(num_classes: int) -> float:
+    """Give the accuracy below which a network knows hardly more than chance: twice as much, or less of few classes."""
+    chance = 1 / num_classes
+    return min(2 * chance, chance + (1 - chance) / 9)
 
 
 def _check_score(weights: str, teacher: Teacher) -> None:
@@ -74,7 +86,7 @@ def _check_score(weights: str, teacher: Teacher) -> None:
         ConfigError: with its accuracy.
     """
     chance = 1 / teacher.num_classes
-    if teacher.top1 < 2 * chance:
+    if teacher.top1 < hardly(teacher.num_classes):
         raise ConfigError(
             f"pretrain.weights={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
             f"chance {chance:.1%}; its classes may be in another order than the data's ({teacher.class_names[0]}, "
