@@ -25,6 +25,7 @@ from wmdd.data.normalization import Normalization
 from wmdd.errors import ArtifactError
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
+from wmdd.tables import open_table, read_rows
 from wmdd.types import Files, ImageSet
 
 
@@ -129,10 +130,8 @@ class LabelBlock:
 
     def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
         """Read row groups."""
-        with pq.ParquetFile(io.BytesIO(self.data)) as parquet:
-            return [
-                _batch(parquet.read_row_group(group, use_threads=False), self.meta["classes"]) for group in row_groups
-            ]
+        with open_table(io.BytesIO(self.data)) as table:
+            return [_batch(read_rows(table, group), self.meta["classes"]) for group in row_groups]
 
 
 class SoftLabels(Dataset[LabelBatch]):

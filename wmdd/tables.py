@@ -1,18 +1,33 @@
-"""Reading Parquet tables from memory."""
+"""Reading Parquet tables in the calling thread alone.
+
+Arrow's threads give Python's buffers back a little late: one that does so while the process ends, after a refusal say,
+aborts it in place of its exit status. So none may be started: neither those that decode nor those that read ahead.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def read_table(data: bytes) -> pa.Table:
-    """Read a whole Parquet file, in this thread alone.
+def open_table(file: io.RawIOBase | io.BufferedIOBase) -> pq.ParquetFile:
+    """Open a Parquet file.
 
-    Arrow's own threads give Python's buffers back a little late: one that does so while the process ends, after a
-    refusal say, aborts it in place of its exit status.
+    Raises:
+        pa.ArrowInvalid: if it is none.
     """
-    with pq.ParquetFile(io.BytesIO(data)) as file:
-        return file.read(use_threads=False)
+    return pq.ParquetFile(file, pre_buffer=False)
+
+
+def read_rows(table: pq.ParquetFile, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a row group, of all columns or of some."""
+    return table.read_row_group(row_group, columns=columns, use_threads=False)
+
+
+def read_table(data: bytes) -> pa.Table:
+    """Read a whole Parquet file."""
+    with open_table(io.BytesIO(data)) as table:
+        return table.read(use_threads=False)

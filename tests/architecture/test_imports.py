@@ -84,7 +84,7 @@ BANS = {
     r"manual_seed|default_rng|random\.seed|fork_rng": ("wmdd/seeding.py",),
     r"0\.485|0\.4914|0\.4802": ("wmdd/data/normalization.py",),
     r"(?<![\w.])print\(": (),
-    r"pq\.read_table|\.read_row_group\((?!.*use_threads=False)": ("wmdd/tables.py",),
+    r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("wmdd/tables.py",),
     r"\b(import|from) (pickle|dill|cloudpickle)\b": (),
     r"weights_only=False": (),
     r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": (),

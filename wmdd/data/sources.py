@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from wmdd.data.pixels import png
 from wmdd.errors import ConfigError, DataError
 from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, read, tree
+from wmdd.tables import open_table, read_rows
 
 BUILTIN = "builtin:"
 TINY_LIST = "val/val_annotations.txt"
@@ -235,7 +236,7 @@ def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
         single = root.endswith(".parquet") and kind(fs, root) != "directory"
         path = root if single else posixpath.join(root, file)
         with open(path, "rb") if is_local(fs) else RangeFile(fs, path) as handle:
-            yield pq.ParquetFile(handle)
+            yield open_table(handle)
     except (pa.ArrowException, OSError, EOFError) as exc:
         line = " ".join(str(exc).split())[:160]
         raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc
@@ -286,7 +287,7 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
 def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
     """Read the encoded images and labels of a row group; None where a row holds no bytes."""
     image, label = parquet_columns(parquet.schema_arrow, file)
-    table = parquet.read_row_group(group, columns=[image, label], use_threads=False)
+    table = read_rows(parquet, group, [image, label])
     column = table.column(image)
     # struct_field, unlike StructArray.field, keeps the null of a null struct.
     encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
