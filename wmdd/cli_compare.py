@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
 from wmdd.config import DistillConfig, override
@@ -101,7 +101,8 @@ def _table(facts: dict[str, Any]) -> Table:
 
     protocol = facts["protocol"]
     title = f"top-1 of the last epoch, protocol {protocol['name']} {protocol['hash']}"
-    table = Table("method", "student", *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
+    names = (Column(name, no_wrap=True) for name in ("method", "student"))
+    table = Table(*names, *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
     for row in cells(facts):
         table.add_row(*row)
     return table

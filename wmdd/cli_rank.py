@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
 from wmdd.errors import ConfigError
@@ -55,7 +55,12 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
             status=status(console),
         )
     protocol = result.facts["protocol"]
-    table = Table(*HEAD, title=f"top-1 of the last epoch in %, protocol {protocol['name']} {protocol['hash']}")
+    table = Table(
+        Column(HEAD[0], no_wrap=True),
+        *HEAD[1:],
+        pad_edge=False,
+        title=f"top-1 of the last epoch in %, protocol {protocol['name']} {protocol['hash']}",
+    )
     for row in cells(result.facts):
         table.add_row(*row)
     console.print(table)

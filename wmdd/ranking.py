@@ -170,7 +170,7 @@ def cells(facts: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-HEAD = ("student", "LRS", "ARS", "soft", "random, soft", "hard", "all data", "no views", "random, no views")
+HEAD = ("student", "LRS", "ARS", "soft", "random soft", "hard", "all data", "no views", "random no views")
 
 
 def markdown(facts: dict[str, Any]) -> str:

@@ -48,12 +48,13 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
     }
 
 
-def cells(facts: dict[str, Any], pattern: str = "{:.1f} ± {:.1f}", best: str = "{}") -> list[list[str]]:
+def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", best: str = "{}") -> list[list[str]]:
     """Lay out the table: method, student, and a cell in % for each number of images per class.
 
     Args:
-        pattern: of mean and sample deviation over the students' seeds.
-        best: of the highest cell of its column and student.
+        plus_minus: between mean and sample deviation over the students' seeds; one student has no deviation.
+        mark: around each cell.
+        best: around the highest cell of its column and student.
     """
     found = {(row["method"], row["student"], row["ipc"]): row for row in facts["rows"]}
     table = []
@@ -62,7 +63,8 @@ def cells(facts: dict[str, Any], pattern: str = "{:.1f} ± {:.1f}", best: str = 
             line = [method, student]
             for ipc in facts["ipc"]:
                 row = found[method, student, ipc]
-                text = pattern.format(100 * row["top1_last_mean"], 100 * row["top1_last_std"])
+                spread = [] if row["top1_last_std"] is None else [row["top1_last_std"]]
+                text = mark.format(plus_minus.join(f"{100 * part:.1f}" for part in (row["top1_last_mean"], *spread)))
                 top = max(found[other, student, ipc]["top1_last_mean"] for other in facts["methods"])
                 line.append(best.format(text) if row["top1_last_mean"] == top else text)
             table.append(line)
@@ -74,10 +76,11 @@ def cells(facts: dict[str, Any], pattern: str = "{:.1f} ± {:.1f}", best: str = 
 
 def _caption(facts: dict[str, Any]) -> str:
     seeds = len(facts["rows"][0]["runs"])
+    over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
+    teacher, protocol = facts["teacher"], facts["protocol"]
     return (
-        f"{facts['recipe']}: top-1 in % on {facts['validation_images']} validation images, last epoch, mean ± sample "
-        f"deviation of {seeds} students; protocol {facts['protocol']['name']} {facts['protocol']['hash']}; teacher "
-        f"{facts['teacher']['model']}, {100 * facts['teacher']['top1']:.1f} %"
+        f"{facts['recipe']}: top-1 in % on {facts['validation_images']} validation images, last epoch, {over}; "
+        f"protocol {protocol['name']} {protocol['hash']}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
     )
 
 
@@ -91,7 +94,7 @@ def markdown(facts: dict[str, Any]) -> str:
 def latex(facts: dict[str, Any]) -> str:
     """Write a table for a paper; it needs the package booktabs."""
     head = ["method", "student", *(f"ipc {ipc}" for ipc in facts["ipc"])]
-    rows = [head, *cells(facts, r"${:.1f} \pm {:.1f}$", r"\textbf{{{}}}")]
+    rows = [head, *cells(facts, r" \pm ", "${}$", r"\textbf{{{}}}")]
     lines = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
     caption = _caption(facts).replace("%", r"\%").replace("±", r"$\pm$").replace("_", r"\_")
     columns = "ll" + "r" * len(facts["ipc"])
@@ -111,7 +114,7 @@ def plot_png(facts: dict[str, Any]) -> bytes:
             for method in facts["methods"]:
                 own = [row for row in facts["rows"] if (row["method"], row["student"]) == (method, student)]
                 own.sort(key=lambda row: int(row["ipc"]))
-                heights, errors = ([row[key] for row in own] for key in ("top1_last_mean", "top1_last_std"))
+                heights, errors = [row["top1_last_mean"] for row in own], [row["top1_last_std"] or 0.0 for row in own]
                 axes.errorbar([row["ipc"] for row in own], heights, errors, label=method, marker="o", capsize=3)
             full = facts["full_data"][student]
             if full:

@@ -86,22 +86,27 @@ def _summary(results: list[StudentResult]) -> dict[str, Any]:
     ]
     return {
         "top1_last_mean": statistics.mean(last),
-        "top1_last_std": statistics.stdev(last) if len(last) > 1 else 0.0,
+        "top1_last_std": deviation(last),
         "top1_best_mean": statistics.mean(best),
-        "top1_best_std": statistics.stdev(best) if len(best) > 1 else 0.0,
+        "top1_best_std": deviation(best),
         **averaged,
         "runs": runs,
     }
 
 
-def _averaged(results: list[StudentResult]) -> dict[str, float]:
+def deviation(values: list[float]) -> float | None:
+    """Give the sample standard deviation; None of one value, which has none."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _averaged(results: list[StudentResult]) -> dict[str, float | None]:
     """Give the scores of the averaged students, reported apart; nothing where there are none."""
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for name in ("top1_ema_last", "top1_ema_best"):
         values = [getattr(result, name) for result in results if getattr(result, name) is not None]
         if values:
             found |= {f"{name}_mean": statistics.mean(values)}
-            found |= {f"{name}_std": statistics.stdev(values) if len(values) > 1 else 0.0}
+            found |= {f"{name}_std": deviation(values)}
     return found
 
 
@@ -131,6 +136,8 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
 
 
 def _score_row(name: str, count: str, scores: dict[str, Any], kind: str) -> ScoreRow:
-    last = f"{scores[f'{kind}_last_mean']:.1%} ± {scores[f'{kind}_last_std'] * 100:.1f}"
-    best = f"{scores[f'{kind}_best_mean']:.1%} ± {scores[f'{kind}_best_std'] * 100:.1f}"
-    return ScoreRow(name, count, last, best, scores[f"{kind}_last_mean"])
+    def shown(epoch: str) -> str:
+        mean, spread = scores[f"{kind}_{epoch}_mean"], scores[f"{kind}_{epoch}_std"]
+        return f"{mean:.1%}" if spread is None else f"{mean:.1%} ± {100 * spread:.1f}"
+
+    return ScoreRow(name, count, shown("last"), shown("best"), scores[f"{kind}_last_mean"])
