@@ -74,7 +74,7 @@ class DataConfig(Section):
     download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
-    normalization: Literal["imagenet", "cifar10", "tiny-imagenet", "half"] = Field(
+    normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half"] = Field(
         "imagenet", description="channel means and deviations that networks see"
     )
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -232,7 +232,11 @@ class EvaluateConfig(Section):
     loss: Literal["kl", "mse"] = later("kl", description="from soft labels: divergence at temperature, or of logits")
     ce_weight: NonNegative = later(0.0, description="of a cross-entropy with the class beside the soft labels")
     augment: Augment = later("none", description="further random changes of each view; with hard labels only")
-    optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: momentum 0.9, Nesterov off)")
+    optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: with momentum, Nesterov off)")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = later(0.9, description="of sgd")
+    schedule: Literal["cosine", "steps"] = later(
+        "cosine", description="of the learning rate (steps: halved at 80, 90 and 95 % of the epochs)"
+    )
     accumulate: Count = later(1, description="parts of a batch whose gradients are added up before a step")
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
         0.0, description="also score a running average of the student's weights, with this decay (0: none)"

@@ -175,17 +175,17 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
 
-_STUDENTS = frozenset({"lr", "weight_decay", "temperature", "stem"})
-_LATER = frozenset({"labels", "loss", "ce_weight", "augment", "optimizer", "accumulate", "ema"})
+# How many students are trained on what, and how often they are looked at, is no part of how one is trained.
+_NO_PROTOCOL = frozenset(
+    {"students", "seeds", "val_every", "val_batch_size", "protocol", "cosine_stretch", "random_real", "full_data"}
+)
 
 
 def protocol_hash(config: DistillConfig) -> str:
     """Hash all that decides how students are trained and scored, so that equal hashes can be compared."""
     sections = {
         "relabel": config.relabel.for_key({"epochs_per_block"}),
-        "evaluate": {
-            name: value for name, value in config.evaluate.for_key().items() if name in _STUDENTS or name in _LATER
-        },
+        "evaluate": config.evaluate.for_key(_NO_PROTOCOL),
         "stretch": config.evaluate.cosine_stretch,
         "data": _geometry(config),
         "name": config.evaluate.protocol,

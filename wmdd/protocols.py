@@ -15,6 +15,7 @@ from wmdd.config import SMALL_BELOW_PX, DistillConfig, Protocol, override
 from wmdd.errors import ConfigError
 from wmdd.recipes import CLASSES
 
+# The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
 _COMMON: dict[str, Any] = {
     "relabel.epochs": 300,
     "relabel.batch_size": 100,
@@ -30,8 +31,10 @@ _COMMON: dict[str, Any] = {
     "evaluate.augment": "none",
     "evaluate.temperature": 20.0,
     "evaluate.optimizer": "adamw",
+    "evaluate.momentum": 0.9,
     "evaluate.lr": 1e-3,
     "evaluate.weight_decay": 0.01,
+    "evaluate.schedule": "cosine",
     "evaluate.cosine_stretch": 1.0,
     "evaluate.accumulate": 1,
     "evaluate.ema": 0.0,
@@ -39,12 +42,20 @@ _COMMON: dict[str, Any] = {
 }
 
 
+def _is_cifar(config: DistillConfig) -> bool:
+    return config.recipe.startswith("cifar")
+
+
+def _classes(config: DistillConfig) -> int:
+    return CLASSES.get(config.recipe, 10)
+
+
 def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
     return by_ipc[min(by_ipc, key=lambda known: abs(known - ipc))]
 
 
 def _rded(config: DistillConfig) -> dict[str, Any]:
-    classes = CLASSES.get(config.recipe, 10)
+    classes = _classes(config)
     batch = 100 if classes == 200 else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
     rates = {_rded_rate(name) for name in config.evaluate.students}
     if len(rates) > 1:
@@ -76,36 +87,67 @@ def _by_batch(config: DistillConfig, batch: int, stretch: dict[int, float], **mo
     }
 
 
+def _sre2l(config: DistillConfig) -> dict[str, Any]:
+    if _is_cifar(config):
+        return {"relabel.epochs": 400, "relabel.batch_size": 128, "relabel.crop_scale": (1.0, 1.0)}
+    return {"relabel.batch_size": 1024, "evaluate.accumulate": 2}
+
+
+def _cvdd(config: DistillConfig) -> dict[str, Any]:
+    return _by_batch(config, 10 if config.recipe == "imagenette" else 16, {1: 2.0, 10: 2.0, 50: 1.0})
+
+
 def _fadrm(config: DistillConfig) -> dict[str, Any]:
-    few, nette = CLASSES.get(config.recipe, 0) == 10, config.recipe == "imagenette"
+    few, nette = _classes(config) == 10, config.recipe == "imagenette"
     stretch = {1: 2.0, 10: 1.0, 50: 2.0} if nette else {1: 2.0, 10: 2.0, 50: 1.0}
-    more = {"evaluate.lr": 5e-4 if nette else 1e-3, "relabel.epochs": 1000 if "cifar" in config.recipe else 300}
+    more: dict[str, Any] = {
+        "evaluate.lr": 5e-4 if nette else 1e-3,
+        "relabel.epochs": 1000 if _is_cifar(config) else 300,
+    }
+    if config.recipe.startswith("tiny") and _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc) == 50:
+        more |= {"relabel.bn": "running", "relabel.micro_batch": 0}
     return _by_batch(config, 10 if few else 16, stretch, **more)
 
 
-_EDC = {
-    "relabel.crop_scale": (0.5, 1.0),
-    "evaluate.loss": "mse",
-    "evaluate.ce_weight": 0.025,
-    "evaluate.cosine_stretch": 2.0,
-    "evaluate.ema": 0.99,
-}
+_SGD = {"evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.weight_decay": 5e-4}
+
+
+def _edc(config: DistillConfig) -> dict[str, Any]:
+    base = {
+        "relabel.crop_scale": (0.5, 1.0),
+        "evaluate.loss": "mse",
+        "evaluate.ce_weight": 0.025,
+        "evaluate.cosine_stretch": 2.0,
+        "evaluate.ema": 0.99,
+    }
+    if config.recipe.startswith("tiny"):
+        return {**base, **_SGD, "evaluate.momentum": 0.875}
+    if _classes(config) == 1000:
+        return base
+    if not _is_cifar(config):
+        return {**base, "relabel.epochs": 1000, "relabel.batch_size": 50}
+    if _classes(config) == 100:
+        return {**base, **_SGD, "relabel.epochs": 1000, "relabel.batch_size": 50}
+    few = {"relabel.epochs": 1000, "relabel.batch_size": 10, "relabel.crop_scale": (0.08, 1.0)}
+    return {**base, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
+
 
 _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
     "wmdd": ("300 epochs of batches of 100, stored labels, cosine to 0", lambda config: {}),
     "sre2l": (
-        "batches of 1,024 in two parts; few steps, so low scores",
-        lambda config: {"relabel.batch_size": 1024, "evaluate.accumulate": 2},
+        "batches of 1,024 in two parts; few steps, so low scores (CIFAR: 400 epochs of 128 whole images)",
+        _sre2l,
     ),
     "cda": ("batches of 128", lambda config: {"relabel.batch_size": 128}),
     "rded": ("batches and rates by size and student, cosine to half; no patches to shuffle here", _rded),
     "edc": (
-        "distance of logits, a little cross-entropy, an average; cosine to half (the code falls through to a line)",
-        lambda config: _EDC,
+        "distance of logits, a little cross-entropy, an average; cosine to half (the code falls through to a line); "
+        "epochs, batches and optimiser by set",
+        _edc,
     ),
     "cvdd": (
-        "batches of 16, labels by the batch's own statistics in parts of 8",
-        lambda config: _by_batch(config, 16, {1: 2.0, 10: 2.0, 50: 1.0}),
+        "batches of 16 (ImageNette: 10), labels by the batch's own statistics in two parts",
+        _cvdd,
     ),
     "fadrm": ("as cvdd, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
     "hard": (

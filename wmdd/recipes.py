@@ -61,6 +61,8 @@ _CIFAR10: dict[str, Any] = {
     "evaluate.val_every": 40,
 }
 
+_CIFAR100: dict[str, Any] = {**_CIFAR10, "data.normalization": "cifar100", "relabel.batch_size": 50}
+
 _QUICK: dict[str, Any] = {
     **_CIFAR10,
     "pretrain.model": "convnet3_w64",
@@ -109,6 +111,7 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("scikit-learn's handwritten digits, in seconds; needs no data", _DIGITS),
     "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),
     "cifar10-quick": ("CIFAR-10 with ConvNet-3: minutes on two cores", _QUICK),
+    "cifar100": ("CIFAR-100 at 32 px, ResNet-18", _CIFAR100),
     "imagenette": ("ImageNette at 224 px, as released (bn_weight 10)", _NETTE),
     "tiny-imagenet": ("Tiny-ImageNet at its own 64 px", _TINY_64),
     "tiny-imagenet-224": ("Tiny-ImageNet upsampled to 224 px, as released (bn_weight 500)", _TINY_224),
@@ -120,6 +123,7 @@ CLASSES = {
     "digits": 10,
     "cifar10": 10,
     "cifar10-quick": 10,
+    "cifar100": 100,
     "imagenette": 10,
     "tiny-imagenet": 200,
     "tiny-imagenet-224": 200,

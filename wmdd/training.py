@@ -22,25 +22,29 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Cosine learning rate with linear warm-up, set before each step.
+    """Learning rate of each step: a cosine, or halvings, after a linear warm-up.
 
     Args:
         lr: peak.
         steps: steps of the whole training.
         warmup: first steps, in which the rate rises linearly.
         stretch: the cosine would reach 0 after `steps` times this.
+        halved_at: shares of the steps at which the rate is halved, in place of the cosine.
     """
 
     lr: float
     steps: int
     warmup: int = 0
     stretch: float = 1.0
+    halved_at: tuple[float, ...] = ()
 
     def at(self, step: int) -> float:
         """Give the learning rate of a step."""
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
+        if self.halved_at:
+            return self.lr * 0.5 ** sum(part >= share for share in self.halved_at)
         return self.lr * 0.5 * (1 + math.cos(math.pi * part / self.stretch))
 
 

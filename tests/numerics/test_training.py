@@ -27,6 +27,11 @@ def test_schedule_warms_up_and_ends_near_zero():
     assert Schedule(1.0, 100, stretch=2.0).at(100) == pytest.approx(0.5)
 
 
+def test_schedule_halves_in_steps():
+    schedule = Schedule(1.0, 100, halved_at=(0.8, 0.9, 0.95))
+    assert [schedule.at(step) for step in (0, 79, 80, 89, 90, 95, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.125, 0.125]
+
+
 SIZE, CLASSES, IPC = 16, 4, 3
 
 

@@ -74,6 +74,41 @@ def test_fadrm_follows_size_and_set():
     assert settings("fadrm", "cifar10").relabel.epochs == 1000
 
 
+def test_fadrm_labels_a_large_tiny_imagenet_by_running_statistics():
+    found = [settings("fadrm", "tiny-imagenet", ipc).relabel for ipc in (10, 50)]
+    assert [(relabel.bn, relabel.micro_batch) for relabel in found] == [("batch", 8), ("running", 0)]
+
+
+def test_cvdd_uses_smaller_batches_for_imagenette():
+    assert (settings("cvdd", "imagenette").relabel.batch_size, settings("cvdd").relabel.batch_size) == (10, 16)
+
+
+def test_sre2l_trains_on_cifar_in_its_own_way():
+    for name in ("cifar10", "cifar10-quick", "cifar100"):
+        made = settings("sre2l", name)
+        assert (made.relabel.epochs, made.relabel.batch_size, made.relabel.crop_scale) == (400, 128, (1.0, 1.0))
+        assert made.evaluate.accumulate == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "optimizer", "lr", "decay", "momentum", "schedule", "stretch", "crop"),
+    [
+        ("imagenet-1k", 300, 100, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
+        ("imagenette", 1000, 50, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
+        ("tiny-imagenet", 300, 100, "sgd", 0.1, 5e-4, 0.875, "cosine", 2.0, 0.5),
+        ("cifar100", 1000, 50, "sgd", 0.1, 5e-4, 0.9, "cosine", 2.0, 0.5),
+        ("cifar10", 1000, 10, "adamw", 1e-3, 0.01, 0.9, "steps", 1.0, 0.08),
+    ],
+)
+def test_edc_follows_the_set(name, epochs, batch, optimizer, lr, decay, momentum, schedule, stretch, crop):
+    made = settings("edc", name)
+    relabel, student = made.relabel, made.evaluate
+    assert (relabel.epochs, relabel.batch_size, relabel.crop_scale) == (epochs, batch, (crop, 1.0))
+    assert (student.optimizer, student.lr, student.weight_decay) == (optimizer, lr, decay)
+    assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
+    assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
+
+
 def test_every_recipe_knows_its_classes():
     assert set(CLASSES) == set(recipes())
 

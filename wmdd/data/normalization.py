@@ -43,6 +43,7 @@ NORMALIZATIONS = {
     for item in (
         Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        Normalization("cifar100", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         Normalization("tiny-imagenet", (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
         Normalization("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     )

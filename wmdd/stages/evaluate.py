@@ -20,6 +20,8 @@ from wmdd.stages.lessons import HardLessons, Lessons, SoftLessons
 from wmdd.training import Schedule, Trainer, top1_accuracy, weight_groups
 from wmdd.types import ImageSet, StudentResult
 
+HALVED_AT = (0.8, 0.9, 0.95)  # of the steps, as EDC trains on CIFAR-10 (Shao et al., 2024)
+
 
 def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Train each unit's student: params ``student``, ``seed``, ``images``, ``geometry``, ``protocol``,
@@ -71,7 +73,7 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
     return Trainer(
         network=network,
         optimizer=_optimizer(section, network),
-        schedule=Schedule(section.lr, lessons.epochs * lessons.steps, stretch=section.cosine_stretch),
+        schedule=_schedule(section, lessons.epochs * lessons.steps),
         batches=lessons.batches,
         loss=lessons.loss,
         validate=validate,
@@ -84,10 +86,15 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
     )
 
 
+def _schedule(section: EvaluateConfig, steps: int) -> Schedule:
+    halved_at = HALVED_AT if section.schedule == "steps" else ()
+    return Schedule(section.lr, steps, stretch=section.cosine_stretch, halved_at=halved_at)
+
+
 def _optimizer(section: EvaluateConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
     groups = weight_groups(network, section.weight_decay)
     if section.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=0.9)
+        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum)
     return torch.optim.AdamW(groups, lr=section.lr)
 
 
