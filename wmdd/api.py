@@ -117,6 +117,8 @@ def open_folder(option: str, url: str) -> ArtifactStore:
     """
     if url.startswith(("http:", "https:")):
         raise ConfigError(f"{option} {url}: web servers cannot be written to; give a folder, s3://, gs:// or sftp://")
+    if url.startswith(("zip:", "tar:", "libarchive:")):
+        raise ConfigError(f"{option} {url}: archives are read only; give a folder, s3://, gs:// or sftp://")
     try:
         folder = ArtifactStore(url)
         is_file = kind(folder.fs, folder.root) == "file"

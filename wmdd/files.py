@@ -21,12 +21,15 @@ import logging
 import os
 import posixpath
 import re
+import tarfile
 import uuid
+import zipfile
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
 import tenacity
+from fsspec.archive import AbstractArchiveFileSystem
 
 from wmdd.errors import ConfigError
 
@@ -97,6 +100,10 @@ def open_fs(url: str) -> tuple[Any, str]:
         raise ConfigError(f"{url}: its file system is not installed ({exc}){extra}") from exc
     except ValueError as exc:
         raise ConfigError(f"{url}: no such file system ({' '.join(str(exc).split())}); give a path or URL") from exc
+    except (zipfile.BadZipFile, tarfile.TarError) as exc:
+        raise ConfigError(f"{url}: the archive is damaged ({exc}); restore it") from exc
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{url}: there is no such file; give a path or URL that is there") from exc
     except OSError as exc:
         raise ConfigError(f"{url}: no connection {explain(exc)}") from exc
 
@@ -111,8 +118,10 @@ def _opened(url: str) -> tuple[Any, str]:
         # A key may hold ? and #, which a URL's path may not.
         root = url.partition("://")[2].rstrip("/")
         return again(_connected, parts.scheme, parts.netloc, os.getpid()), root
-    found: tuple[Any, str] = again(fsspec.core.url_to_fs, url)
-    return found
+    fs, root = again(fsspec.core.url_to_fs, url)
+    if isinstance(fs, AbstractArchiveFileSystem):
+        fs.info("")  # it lists itself at the first question; of two threads that ask at once, one would see half
+    return fs, root
 
 
 @functools.lru_cache(maxsize=32)

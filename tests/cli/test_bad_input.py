@@ -19,6 +19,8 @@ def place(tmp_path):
         ("value.yaml", "recover: {lr: fast}\n"),
     ):
         (tmp_path / name).write_text(text)
+    for name in ("images.zip", "cut.zip"):
+        (tmp_path / name).write_bytes(b"PK" * 20)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     (tmp_path / "garbage.safetensors").write_bytes(b"nope" * 100)
     return tmp_path
@@ -50,6 +52,10 @@ REFUSED = {
     "store is a file": (("--store", "list.yaml"), ("--store", "list.yaml")),
     "run is a file": (("--run", "list.yaml"), ("--run", "list.yaml")),
     "web store": (("--store", "http://127.0.0.1:9/x"), ("--store http://127.0.0.1:9/x", "cannot be written to")),
+    "store in an archive": (("--store", "zip://x::a.zip"), ("--store zip://x::a.zip", "read only")),
+    "archive": (("--data.path", "images.zip"), ("images.zip", "unpack it", "zip://FOLDER::")),
+    "cut archive": (("--data.path", "zip://x::cut.zip"), ("zip://x::cut.zip", "damaged")),
+    "no archive": (("--data.path", "zip://x::none.zip"), ("zip://x::none.zip", "no such file")),
     "store nowhere": (("--store", "/proc/x"), ("--store /proc/x", "cannot be written")),
     "run nowhere": (("--run", "/proc/x", "--store", "s"), ("--run /proc/x", "cannot be written")),
     "file system": (("--data.path", "nofs://x"), ("data.path", "nofs://x")),

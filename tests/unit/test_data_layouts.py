@@ -1,6 +1,7 @@
 """Odd layouts, columns, labels and classes: read rightly, or refused by name."""
 
 import os
+import shutil
 
 import fsspec
 import numpy as np
@@ -11,6 +12,7 @@ from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs,
 
 from wmdd.data.images import load_native_uint8, read_encoded
 from wmdd.data.index import build_index, listing_signature
+from wmdd.files import open_fs
 
 # Layouts
 
@@ -23,6 +25,25 @@ def test_linked_class_folder_is_read_like_a_real_one(tmp_path):
     assert index.class_names == ("a", "b")
     assert sorted(index.train.files) == ["train/a/0.png", "train/b/1.png", "train/b/deep/0.png"]
     assert load_native_uint8(index, "train", np.arange(3)).shape == (3, 3, 6, 8)
+
+
+def test_archive_is_read_like_its_folder(tmp_path):
+    paths = [f"train/{c}/{i}.png" for c in "ab" for i in range(60)] + ["val/a/0.png", "val/b/0.png"]
+    url = folder(tmp_path / "set", *paths)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "set")
+    packed, plain = build_index(f"zip://set::{tmp_path}/packed.zip"), build_index(url)
+    assert packed.train.files == plain.train.files
+    everything = np.arange(120)
+    images = [load_native_uint8(index, "train", everything) for index in (packed, plain)]
+    assert (images[0] == images[1]).all()
+
+
+def test_archive_is_listed_before_threads_share_it(tmp_path):
+    folder(tmp_path / "set", *TWO_CLASSES)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "set")
+    fs, root = open_fs(f"zip://set::{tmp_path}/packed.zip")
+    assert root == "set"
+    assert f"set/{TWO_CLASSES[0]}" in fs.dir_cache
 
 
 def test_link_to_a_folder_above_ends(tmp_path):

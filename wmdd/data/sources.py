@@ -28,6 +28,7 @@ VAL_NAMES = ("val", "validation", "valid", "test")
 SPLIT_NAMES = ("train", *VAL_NAMES)
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
 _JUNK = ("thumbs.db", "desktop.ini")
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _NOTES = (".txt", ".csv", ".json", ".md", ".xml")
 _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
 
@@ -177,6 +178,9 @@ def _folder_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
         _refuse_loose(url, loose["train"] + (loose[val] if val else []))
         return {"train": tuple(below["train"]), "val": tuple(below[val]) if val else ()}
     classes = tuple(path for path in paths if "/" in path)
+    if not classes and url.endswith(_ARCHIVES):
+        how = f"; unpack it, or give zip://FOLDER::{url}" if url.endswith(".zip") else "; unpack it"
+        raise DataError(f"data.path={url}: is an archive{how}")
     if not classes:
         raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
     stray = next((name for name in VAL_NAMES if below[name]), None)
