@@ -133,11 +133,21 @@ def open_folder(option: str, url: str) -> ArtifactStore:
 
 def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
-    notes = ArtifactStore(url)
+    note_config(url, plan.config)
     facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key}
+    notes = ArtifactStore(url)
+    notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+
+
+def note_config(url: str, config: DistillConfig) -> None:
+    """Write a run folder's configuration before its work.
+
+    Raises:
+        ConfigError: if nothing can be written there.
+    """
+    folder = open_folder("--run", url)
     try:
-        notes.put(notes.path("config.yaml"), to_yaml(plan.config).encode())
-        notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+        folder.put(folder.path("config.yaml"), to_yaml(config).encode())
     except StorageError as exc:
         raise ConfigError(f"--run {url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 

@@ -63,7 +63,7 @@ def compare(
     with ConsoleListener(console) as listener:
         result = run(
             config,
-            [name.strip() for name in methods.split(",")],
+            [name.strip() for name in methods.split(",") if name.strip()],
             ipcs or [config.barycenter.ipc],
             changes=_changes(settings, config),
             run=run_url,

@@ -15,7 +15,7 @@ import click
     show_default=True,
     help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",
 )
-@click.option("--to", "target", required=True, metavar="URL", help="Folder to write, new or old.")
+@click.option("--to", "target", required=True, metavar="URL", help="Folder to write, new or empty.")
 @click.option("--dataset", metavar="NAME", help="DD-Ranking's name of the real set [default: by the recipe].")
 def export(run_url: str, kind: str, target: str, dataset: str | None) -> None:
     """Write RUN's images for other programs."""

@@ -95,7 +95,7 @@ def compare(
     written = _Written(url, plans, artifacts, listener)
     workers, metrics = open_executor(executor, config), MetricsFile(url)
     try:
-        run_plans(plans, artifacts, workers, both(both(listener, metrics), written))
+        run_plans(plans, artifacts, workers, both(listener, metrics, written))
     finally:
         workers.close()
         metrics.close()

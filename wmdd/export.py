@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from wmdd.api import open_folder
 from wmdd.config import DistillConfig, from_yaml
 from wmdd.data.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
@@ -36,7 +37,7 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
         run: URL of the run folder.
         kind: ``folder``: ``CLASS/00000.png`` and so on. ``ddranking``: what ddranking 0.2.0 reads: images by class
             number, the teacher as ``ckpt_best.pt`` and a YAML file.
-        target: URL of a folder, new or old.
+        target: URL of a folder that is new or empty: other images in it would be taken for this set's.
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
 
     Returns:
@@ -48,7 +49,11 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
-    images, folder = load_distilled(run), ArtifactStore(target)
+    images, folder = load_distilled(run), open_folder("--to", target)
+    if folder.entries(folder.root):
+        raise ConfigError(
+            f"--to {target}: is not empty, and what lies there would be mixed with this set; give another"
+        )
     if kind == "folder":
         names = _safe(images.class_names)
         _write_images(folder, "", images, names)

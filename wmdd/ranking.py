@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, open_executor, open_folder
+from wmdd.api import beside, note_config, open_executor, open_folder
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
+from wmdd.log import both
 from wmdd.methods import with_method
+from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
 from wmdd.report.scores import collect_metrics
@@ -111,13 +113,17 @@ def rank(
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
     url = (run or f"runs/{config.recipe}-rank").rstrip("/")
     artifacts = open_folder("--store", store or beside(url))
+    open_folder("--run", url)
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
-    workers = open_executor(executor, config)
+    note_config(url, config)
+    workers, metrics = open_executor(executor, config), MetricsFile(url)
     try:
-        run_plans({f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}, artifacts, workers, listener)
+        named = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
+        run_plans(named, artifacts, workers, both(listener, metrics))
     finally:
         workers.close()
+        metrics.close()
     found = dict[str, dict[float, dict[str, Any]]]()
     for (purpose, rate), plan in plans.items():
         found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)

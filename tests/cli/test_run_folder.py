@@ -13,6 +13,7 @@ from PIL import Image
 from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
+from wmdd.distilled import load_distilled
 from wmdd.labels import LabelBlock
 from wmdd.plan import plan_from, protocol_hash
 from wmdd.recipes import recipe, recipes
@@ -131,6 +132,15 @@ def test_report_written_again_is_the_same_page(tiny_run):
     assert result.returncode == 0, result.stderr
     assert strip_ids(page.read_text()) == strip_ids(before)
     assert commits(tiny_run.store) == made
+
+
+def test_b23_files_of_an_earlier_and_larger_run_are_not_left_in_the_folder(tiny_run):
+    strays = [tiny_run.run / "images/train-00001-of-00002.parquet", tiny_run.run / "labels/part-00099.parquet"]
+    for stray in strays:
+        stray.write_bytes((tiny_run.run / "images/train-00000-of-00001.parquet").read_bytes())
+    assert run(tiny_run.folder, "report", "runs/digits").returncode == 0
+    assert [stray.exists() for stray in strays] == [False, False]
+    assert len(load_distilled(str(tiny_run.run))) == 20
 
 
 def strip_ids(page):

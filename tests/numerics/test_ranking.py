@@ -5,7 +5,7 @@ import math
 import shutil
 
 import pytest
-from conftest import TINY, run
+from conftest import TINY, news, run
 
 from wmdd.config import override
 from wmdd.errors import ConfigError
@@ -58,6 +58,12 @@ def test_what_cannot_be_ranked_is_refused():
         rank(override(recipe("digits"), {"evaluate.full_data": False}))
 
 
+def test_ranking_without_a_place_is_refused_before_work(tmp_path):
+    with pytest.raises(ConfigError, match="--run /proc/x: cannot be written"):
+        rank(recipe("digits"), run="/proc/x", store=str(tmp_path / "store"), executor="local")
+    assert not list((tmp_path / "store").glob("pretrain/*"))
+
+
 @pytest.mark.slow
 def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
@@ -73,4 +79,5 @@ def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     parts = ("real_hard", "made_hard", "made_soft", "random_soft")
     assert row["LRS"] == pytest.approx(label_robust_score(*(row["top1"][part] for part in parts))["LRS"])
     assert f"{row['LRS']:.3f}" in done.stdout
+    assert {item["kind"] for item in news(tmp_path / "runs/digits-rank")} >= {"begin", "unit", "done"}
     assert f"| convnet2_w16 | {row['LRS']:.3f} |" in (tmp_path / "runs/digits-rank/ranking.md").read_text()
