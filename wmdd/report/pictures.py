@@ -81,6 +81,7 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
         for name, x, y in series:
             axes.plot(x, y, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
         if log:
             axes.set_yscale("log")
         if percent:
