@@ -37,6 +37,8 @@ class SimulatedCrew:
         delay_s: from the end of a task to its news.
         error: what a task raises at its end, if anything.
         says: news that a task gives as it begins, if any.
+        shared: the lanes share a node's places, as workers with and without a GPU share its CPUs.
+        fits: whether a node can hold workers of a lane at all.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class SimulatedCrew:
         delay_s: float = 0.0,
         error: Callable[[StageTask], StageError | None] = lambda task: None,
         says: Callable[[StageTask], Event | None] = lambda task: None,
+        shared: bool = False,
+        fits: Callable[[str, str], bool] = lambda node, lane: True,
     ) -> None:
         self.nodes, self.seconds, self.start_s, self.delay_s = dict(nodes), seconds, start_s, delay_s
-        self.error, self.says = error, says
+        self.error, self.says, self.shared, self.fits = error, says, shared, fits
         self.clock, self.calls = 0.0, 0
         self.given: list[tuple[float, str, StageTask]] = []
         self.seats: dict[int, _Seat] = {}
@@ -68,9 +72,9 @@ class SimulatedCrew:
         """Virtual seconds."""
         return self.clock
 
-    def room(self, _lane: str) -> int:
+    def room(self, lane: str) -> int:
         """Count the workers that the nodes hold."""
-        return sum(self.nodes.values())
+        return sum(holds for node, holds in self.nodes.items() if self.fits(node, lane))
 
     def describe(self) -> str:
         """Say what there is."""
@@ -101,7 +105,7 @@ class SimulatedCrew:
         self._waiting.pop(worker, None)
         if seat is not None and seat.node in self.nodes:
             self.held[seat.lane] += self.clock - seat.since
-            self._used[seat.node, seat.lane] -= 1
+            self._used[self._place_of(str(seat.node), seat.lane)] -= 1
             self._place()
 
     def hear(self, timeout: float) -> list[News]:
@@ -127,7 +131,7 @@ class SimulatedCrew:
         for number in [number for number, seat in self.seats.items() if seat.node == node]:
             self.lose(number, node_left=True)
         for lane in {seat.lane for seat in self.seats.values()}:
-            self._used.pop((node, lane), None)
+            self._used.pop(self._place_of(node, lane), None)
 
     def lose(self, worker: int, *, node_left: bool = False) -> None:
         """End a worker's process."""
@@ -139,14 +143,20 @@ class SimulatedCrew:
         full = set[str]()
         for number in list(self._waiting):
             lane = self.seats[number].lane
-            node = None if lane in full else next((n for n in self.nodes if self._used[n, lane] < self.nodes[n]), None)
+            node = None if lane in full else next((n for n in self.nodes if self._is_free(n, lane)), None)
             if node is None:
                 full.add(lane)
                 continue
             del self._waiting[number]
-            self._used[node, lane] += 1
+            self._used[self._place_of(node, lane)] += 1
             self.seats[number].node, self.seats[number].since = node, self.clock
             self._push(self.clock + self.start_s, lambda number=number: self._up(number))  # type: ignore[misc]
+
+    def _place_of(self, node: str, lane: str) -> tuple[str, str]:
+        return node, "" if self.shared else lane
+
+    def _is_free(self, node: str, lane: str) -> bool:
+        return self.fits(node, lane) and self._used[self._place_of(node, lane)] < self.nodes[node]
 
     def _up(self, number: int) -> News | None:
         seat = self.seats.get(number)

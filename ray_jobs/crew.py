@@ -12,7 +12,7 @@ from ray_jobs.actors import StageActor
 from ray_jobs.pool import News
 from ray_jobs.resources import Node, Shares, asked, has
 from wmdd.config import DistillConfig
-from wmdd.errors import ConfigError, StageError, WmddError
+from wmdd.errors import ConfigError, StageError, StorageError, WmddError
 from wmdd.plan import StageTask
 
 NODES_EVERY_S = 1.0
@@ -130,13 +130,16 @@ class RayCrew:
             return self._raised(worker, hand, exc)
         except RayError as exc:
             self._by_call.pop(hand.call, None)
-            left = self._has_left(hand, exc)
-            return News(worker, "lost", text=type(exc).__name__, node_left=left)
+            left, name = self._has_left(hand, exc), type(exc).__name__
+            # Ray tells why an actor never came up (a package that its node lacks) in the last line.
+            text = name if hand.node_id else f"{name}: {_line(exc)[:300]}"
+            return News(worker, "lost", text=text, node_left=left)
 
     def _raised(self, worker: int, hand: _Hand, exc: Any) -> News:
         cause = exc.cause
         if hand.task is None:
-            error = cause if isinstance(cause, WmddError) else None
+            # A store that fails for a while is no reason to end a run.
+            error = cause if isinstance(cause, WmddError) and not isinstance(cause, StorageError) else None
             return News(worker, "unfit" if error else "lost", error=error, text=_line(exc))
         task, hand.task = hand.task, None
         if isinstance(cause, ConfigError):

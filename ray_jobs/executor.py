@@ -55,8 +55,17 @@ class RayExecutor:
         crew = RayCrew(self._config, shares, store.url, probe)
         limits = {"main": self._config.ray.actors}
         solo = {"alone": "main", "train": "train"}
-        pool = Pool(crew, self._config.ray, with_metrics(listener), limits=limits, solo=solo, early={"cpu"})
-        board = Board(tasks, missing, lambda task: self._lane(task, shares.two_lanes))
+        pool = Pool(
+            crew,
+            self._config.ray,
+            with_metrics(listener),
+            limits=limits,
+            solo=solo,
+            early={"cpu"},
+            grows=not self._owns_ray,
+        )
+        two_lanes = shares.two_lanes(nodes)
+        board = Board(tasks, missing, lambda task: self._lane(task, shares.gpu_per_worker > 0, two_lanes))
         try:
             pool.run(board)
         finally:
@@ -64,13 +73,13 @@ class RayExecutor:
             store.drop_note(probe)
         return board
 
-    def _lane(self, task: StageTask, gpu: bool) -> str:
+    def _lane(self, task: StageTask, gpu: bool, two_lanes: bool) -> str:
         if is_joint(task):
             return "train"
         if task.stage == "pretrain" and not task.units[0].params["weights"]:
             # On CPUs a teacher's training uses every core that it finds: beside it all would be slower.
             return "main" if gpu else "alone"
-        return "cpu" if gpu and task.stage in CPU_STAGES else "main"
+        return "cpu" if two_lanes and task.stage in CPU_STAGES else "main"
 
     def _connect(self) -> None:
         from ray_jobs.connect import connect

@@ -24,8 +24,11 @@ from wmdd.schedule import Board
 
 POLL_S = 0.5
 MAX_LOSSES = 20  # of one task with nodes that left: a bound, so that nothing goes round for ever
-MAX_SPAWN_FAILURES = 8
+MAX_SPAWN_FAILURES = 8  # in a row, where nobody else works
+MAX_UNFIT = 3  # the same, of workers that say themselves why they cannot work
 BACKOFF_S = 0.5
+MAX_HIRING_PAUSE_S = 30.0
+BUSY_FACTOR = 10  # nodes that could hold a worker are waited for so much longer: they are busy, or slow
 SPECULATE_AFTER_S = 20.0  # a second copy of something short costs more than waiting for it
 Key = tuple[str, str]
 
@@ -36,7 +39,7 @@ class News:
 
     Args:
         kind: ``up`` (a worker is ready, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised; the
-            worker lives), ``lost`` (the worker is gone), ``unfit`` (it cannot work for this run).
+            worker lives), ``lost`` (the worker is gone), ``unfit`` (it says that it cannot work for this run).
         node_left: the worker is gone because its node is.
     """
 
@@ -109,6 +112,7 @@ class Pool:
         solo: lanes whose tasks run alone, with nothing beside them, on a worker of the lane they are mapped to.
         early: lanes whose workers start while the tasks are under way that theirs wait for: cheap workers, for whom
             dear ones would have to wait. Those of other lanes start when their tasks under way are in the last step.
+        grows: more nodes may come when workers wait for them: as many are asked for again as the nodes hold.
     """
 
     def __init__(
@@ -120,13 +124,16 @@ class Pool:
         limits: Mapping[str, int] | None = None,
         solo: Mapping[str, str] | None = None,
         early: Container[str] = (),
+        grows: bool = False,
     ) -> None:
         self._crew, self._config, self._listener = crew, config, listener
-        self._limits, self._solo, self._early = dict(limits or {}), dict(solo or {}), early
+        self._limits, self._solo, self._early, self._grows = dict(limits or {}), dict(solo or {}), early, grows
         self._workers: dict[int, _Worker] = {}
         self._idle: dict[str, list[int]] = collections.defaultdict(list)
         self._spawn_failures = 0
+        self._hire_from = 0.0
         self._waiting_since: float | None = None
+        self._told_waiting = False
 
     def run(self, board: Board) -> None:
         """Run until nothing on the board is left.
@@ -186,11 +193,13 @@ class Pool:
         self._listener(Event("begin", task.stage, task.name, total=len(task.units), node=person.name))
 
     def _staff(self) -> None:
-        """Hire for what is ready; a pool keeps one request open where nothing fits, which asks for a node."""
+        """Hire for what is ready; requests that fit nowhere stay open, which asks an autoscaler for nodes."""
+        if self._crew.now() < self._hire_from:
+            return
         for kind, wanted in self._demand().items():
             have = sum(worker.lane == kind for worker in self._workers.values())
-            size = self._limits.get(kind) or max(1, self._crew.room(kind))
-            for _ in range(min(size, wanted) - have):
+            room = max(1, self._crew.room(kind)) * (2 if self._grows else 1)
+            for _ in range(min(self._limits.get(kind) or room, wanted) - have):
                 worker = self._crew.hire(kind)
                 self._workers[worker] = _Worker(kind, self._crew.now())
 
@@ -252,11 +261,17 @@ class Pool:
 
     def _release(self) -> None:
         """Give back who has nothing more to do, so that others can use the GPUs while the last tasks run."""
+        waiting = collections.defaultdict[str, list[int]](list)  # not up yet, then idle: the first to go stand first
+        for number, worker in self._workers.items():
+            if worker.node is None:
+                waiting[worker.lane].insert(0, number)
         for kind, idle in self._idle.items():
+            waiting[kind] += reversed(idle)
+        for kind, spare in waiting.items():
             lanes = [kind, *(lane for lane, other in self._solo.items() if other == kind)]
             left = sum(map(self._board.left, lanes)) - sum(self._lane(task) in lanes for task in self._running.values())
-            for _ in range(len(idle) - left):
-                self._drop(idle[-1])
+            for number in spare[: max(0, len(spare) - left - len(self._slow(kind)))]:
+                self._drop(number)
 
     def _bring_back(self) -> None:
         while self._later and self._later[0][0] <= self._crew.now():
@@ -275,8 +290,7 @@ class Pool:
             self._idle[person.lane].append(news.worker)
             self._tell_workers()
         elif news.kind == "unfit":
-            self._drop(news.worker)
-            raise news.error or ConfigError(news.text)
+            self._unfit(news, person)
         elif news.kind == "lost":
             self._lost(news, person)
         elif news.kind == "event" and news.event is not None:
@@ -313,16 +327,35 @@ class Pool:
         self._tell_workers()
         where = f" on {person.name}" if person.node else ""
         if person.task is not None:
-            reason = f"its node left ({news.text})" if news.node_left else f"its worker{where} died ({news.text})"
-            self._retry(person.task, reason, None, blame=not news.node_left)
+            if news.node_left:
+                self._retry(person.task, f"its node left ({news.text})", blame=False)
+            else:
+                self._retry(person.task, f"its worker{where} died ({news.text})", hint="; is memory too small?")
         elif person.node is None:
-            self._spawn_failures += 1
-            if self._spawn_failures >= MAX_SPAWN_FAILURES:
-                raise WmddError(f"{MAX_SPAWN_FAILURES} workers in a row did not start: {news.text}")
+            self._stillborn(news.text, MAX_SPAWN_FAILURES, None)
         else:
             self._listener(Event("note", "", text=f"an idle worker{where} is gone ({news.text})"))
 
-    def _retry(self, task: StageTask, reason: str, error: StageError | None, *, blame: bool = True) -> None:
+    def _unfit(self, news: News, person: _Worker) -> None:
+        error = news.error or ConfigError(news.text)
+        self._drop(news.worker)
+        if person.node is not None:
+            raise error  # it was fit, and says that its task cannot be run for this run at all
+        starting = any(worker.node is None for worker in self._workers.values())
+        self._stillborn(str(error), MAX_UNFIT if starting else 1, error)
+
+    def _stillborn(self, reason: str, limit: int, error: WmddError | None) -> None:
+        """Hire more slowly after a worker that did not start; give up after so many where nobody else works."""
+        self._spawn_failures += 1
+        if self._spawn_failures >= limit and all(worker.node is None for worker in self._workers.values()):
+            raise error or WmddError(f"{self._spawn_failures} workers in a row did not start: {reason}")
+        pause = min(MAX_HIRING_PAUSE_S, BACKOFF_S * 2**self._spawn_failures)
+        self._hire_from = self._crew.now() + pause
+        self._listener(Event("note", "", text=f"a worker did not start ({reason}); another is tried in {pause:g} s"))
+
+    def _retry(
+        self, task: StageTask, reason: str, error: StageError | None = None, *, hint: str = "", blame: bool = True
+    ) -> None:
         key = _key(task)
         record = self._records[key]
         record.attempts += blame
@@ -331,9 +364,8 @@ class Pool:
             return  # another copy goes on
         self._running.pop(key, None)
         if record.attempts >= self._config.attempts or record.losses >= MAX_LOSSES:
-            tries = f"{reason}, {record.attempts + record.losses} times"
-            hint = "" if error else "; is memory too small?"
-            self._fail(task, StageError(task.stage, error.unit if error else task.name, tries + hint))
+            tries = f"{reason}, {record.attempts + record.losses} times{hint}"
+            self._fail(task, StageError(task.stage, error.unit if error else task.name, tries))
             return
         wait = BACKOFF_S * 2 ** (record.attempts + min(record.losses, 4))
         heapq.heappush(self._later, (self._crew.now() + wait, next(self._order), task))
@@ -356,21 +388,37 @@ class Pool:
                 task = worker.task
                 self._drop(number)
                 self._tell_workers()
-                self._retry(task, f"its worker on {worker.name} gave no news for {self._config.silence_s:g} s", None)
+                reason = f"its worker on {worker.name} gave no news for {self._config.silence_s:g} s"
+                self._retry(task, reason, hint="; give it longer with ray.silence_s if it only works slowly")
 
     def _check_start(self) -> None:
-        """Give up when nothing runs and no worker has come up for too long."""
-        now = self._crew.now()
-        if self._running or self._later or any(worker.node is not None for worker in self._workers.values()):
-            self._waiting_since = None
+        """Give up when tasks are ready, nothing runs, and no worker for them has come up for too long."""
+        now, limit = self._crew.now(), self._config.start_timeout_s
+        if self._running or self._later:
+            self._waiting_since, self._told_waiting = None, False
             return
         self._waiting_since = now if self._waiting_since is None else self._waiting_since
-        limit = self._config.start_timeout_s
-        if now - self._waiting_since > limit:
+        waited = now - self._waiting_since
+        kinds = {self._solo.get(lane, lane) for lane in self._board.lanes()}
+        if waited > limit / 2:
+            self._make_room(kinds)
+        fits = any(self._crew.room(kind) for kind in kinds)
+        if waited > limit * (BUSY_FACTOR if fits else 1):
             raise ConfigError(
-                f"ray.start_timeout_s={limit:g}: no worker could start in that time ({self._crew.describe()}); ask for "
-                "less, or give a longer time if nodes are on their way"
+                f"ray.start_timeout_s={limit:g}: no worker could start in {waited:.0f} s ({self._crew.describe()}); "
+                "ask for less, or give a longer time if nodes are on their way"
             )
+        if waited > limit and not self._told_waiting:
+            self._told_waiting = True
+            text = (
+                f"no worker has come up for {limit:g} s ({self._crew.describe()}): the nodes may be busy; it waits on"
+            )
+            self._listener(Event("note", "", text=text))
+
+    def _make_room(self, kinds: set[str]) -> None:
+        """End idle workers that may hold what the workers of these kinds need."""
+        for number in [number for kind, idle in self._idle.items() if kind not in kinds for number in idle]:
+            self._drop(number)
 
     # -- the books -----------------------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError, UserCallback, get_context
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
 from ray_jobs.actors import greet
+from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
 from wmdd.config import RayConfig, RuntimeConfig
 from wmdd.errors import ConfigError, StageError
@@ -59,9 +60,9 @@ def train(config: dict[str, Training]) -> None:
             if first:
                 job.news.put(event)
     except (StageError, ConfigError) as exc:
-        if getattr(exc, "passing", False):
-            raise  # all are started again
-        job.news.put(exc)
+        if not getattr(exc, "passing", False):
+            job.news.put(exc)  # final: the trainer ends, and the other workers with it
+        raise
 
 
 class Restarts(UserCallback):
@@ -114,13 +115,16 @@ class TrainActor:
             StageError: if training failed, also after as many starts as ``ray.attempts`` allows.
         """
         news = Queue(actor_options={"num_cpus": 0})
-        with tempfile.TemporaryDirectory(prefix="wmdd-train-") as folder, ThreadPoolExecutor(1) as thread:
+        thread = ThreadPoolExecutor(1)
+        with tempfile.TemporaryDirectory(prefix="wmdd-train-", ignore_cleanup_errors=True) as folder:
             training = thread.submit(self._trainer(task, news, folder).fit)
             over = False
             while not over:
                 over = training.done()  # asked before the queue is emptied, so that nothing is left in it
                 for item in _heard(news):
                     if isinstance(item, Exception):
+                        # One worker cannot go on, and the others wait for it. They end with this process, which the
+                        # pool ends.
                         raise item
                     yield item
             error = training.exception()
@@ -136,7 +140,7 @@ class TrainActor:
             scaling_config=ScalingConfig(
                 num_workers=self._workers, use_gpu=self._share.gpus > 0, resources_per_worker=needs
             ),
-            torch_config=TorchConfig(timeout_s=int(self._config.silence_s)),
+            torch_config=NodeConfig(timeout_s=int(self._config.silence_s)),
             run_config=RunConfig(
                 name=f"wmdd-{uuid.uuid4().hex}",  # a name that was there before would go on from its own state
                 storage_path=folder,

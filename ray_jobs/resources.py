@@ -50,10 +50,9 @@ class Shares:
         wanted = device == "cuda" or (device != "cpu" and found)
         return Shares(config.cpus_per_actor, config.gpus_per_actor if wanted else 0.0)
 
-    @property
-    def two_lanes(self) -> bool:
-        """Whether work without networks gets workers of its own, which leave the GPUs alone."""
-        return self.gpu_per_worker > 0
+    def two_lanes(self, nodes: Iterable[Node]) -> bool:
+        """Whether work without networks gets workers of its own: where those with a GPU leave CPUs for them."""
+        return self.gpu_per_worker > 0 and self.room("cpu", nodes) > 0
 
     def of_lane(self, lane: str) -> Share:
         """Give what a worker of a lane reserves: those that train together never share a GPU, which NCCL forbids."""

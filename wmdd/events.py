@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wmdd.types import Artifact  # torch takes seconds, and people ask for --help
+
+
+PULSE_S = 20.0
+
+
+class Pulse:
+    """Says when news is due, so that slow work is told from a worker that hangs; it changes no result."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PULSE_S
+
+    def is_due(self) -> bool:
+        """Tell whether nothing was due for so long; then start to wait again."""
+        due = time.monotonic() >= self._next
+        if due:
+            self._next = time.monotonic() + PULSE_S
+        return due
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from wmdd.config import RecoverConfig
 from wmdd.data.augment import Views, apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
-from wmdd.events import Progress
+from wmdd.events import Progress, Pulse
 from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
@@ -102,7 +102,7 @@ def recover_images(
     record = torch.zeros(len(range(0, last, every)), len(targets), len(names), device=runtime.device)
     for place, target in enumerate(targets if first else ()):
         record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
-    diverged: dict[int, str] = {}
+    diverged, pulse = dict[int, str](), Pulse()
     with Probe(network, teacher.num_classes) as probe:
         objective = _Objective(section, targets, probe, size, runtime)
         loss_terms = runtime.maybe_compile(objective)
@@ -116,7 +116,7 @@ def recover_images(
                 torch.clamp(images, low, high, out=images)
                 if step % every == 0:
                     record[step // every] = terms.detach()
-            if step % (every * 5) == 0:
+            if step % (every * 5) == 0 or pulse.is_due():
                 yield _progress(record[step // every], names, step, steps, diverged)
     _look(images.detach().unflatten(0, (len(targets), -1)), "the images are", "after the last step", diverged)
     pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wmdd.errors import DivergedError
+from wmdd.events import Pulse
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -55,6 +56,18 @@ class Epoch:
     epoch: int
     loss: float
     top1: float | None
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How far an epoch that takes long has come: steps of so many, and the mean loss until then."""
+
+    done: int
+    total: int
+    loss: float
+
+    def __str__(self) -> str:
+        return f"step {self.done} of {self.total} of the epoch, loss {self.loss:.3f}"
 
 
 @dataclass(eq=False)
@@ -105,8 +118,8 @@ class Trainer:
             # Buffers too: batch-norm statistics of other weights would not fit the average.
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
 
-    def run(self) -> Iterator[Epoch]:
-        """Train from the current epoch to the last; yield after each.
+    def run(self) -> Iterator[Epoch | Steps]:
+        """Train from the current epoch to the last; yield after each, and now and then within one.
 
         Raises:
             DivergedError: if an epoch's loss is not finite.
@@ -114,7 +127,7 @@ class Trainer:
         while self.epoch < self.epochs:
             seeds = self.seeds.child("epoch", self.epoch)
             with (seeds.child("rank", self.ranks.rank) if self.ranks.size > 1 else seeds).scoped():
-                loss = self._train_epoch()
+                loss = yield from self._train_epoch()
             self.ranks.average_buffers(self.network)
             self.epoch += 1
             if not math.isfinite(loss):
@@ -138,9 +151,9 @@ class Trainer:
             self.best = weights, {"epoch": self.epoch, "top1": score}
         return top1
 
-    def _train_epoch(self) -> float:
+    def _train_epoch(self) -> Generator[Steps, None, float]:
         self.network.train()
-        total, count = torch.zeros((), device=self.runtime.device), 0
+        total, count, pulse = torch.zeros((), device=self.runtime.device), 0, Pulse()
         for batch in self.batches(self.epoch):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.at(self.step)
@@ -156,6 +169,8 @@ class Trainer:
                 self.averaged.update_parameters(self.network)
             count += 1
             self.step += 1
+            if pulse.is_due():
+                yield Steps(count, self.schedule.steps // self.epochs, float(total) / count)
         return float(self.ranks.sum(total)) / (self.ranks.size * max(1, count))
 
     def _backward(self, part: Batch, share: float, count: int) -> Tensor:

@@ -23,7 +23,7 @@ from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.lessons import HardLessons, SoftLessons
 from wmdd.store import ArtifactStore
-from wmdd.training import Schedule, Trainer, _parts
+from wmdd.training import Epoch, Schedule, Steps, Trainer, _parts
 from wmdd.types import DistilledClass, ImageSet
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
@@ -98,6 +98,29 @@ def test_average_is_that_of_all_weights_and_statistics_and_outlives_an_interrupt
     assert again.curve == made.curve
     for name, value in again.result.state_dict().items():
         assert torch.equal(value, made.result.state_dict()[name])
+
+
+def test_long_epochs_give_news_which_change_nothing(monkeypatch):
+    quiet, telling = trainer(norm=True), trainer(norm=True)
+    epochs = list(quiet.run())
+    monkeypatch.setattr("wmdd.events.PULSE_S", 0.0)
+    news = list(telling.run())
+    assert [item for item in news if isinstance(item, Epoch)] == [*map(Same, epochs)]
+    steps = [item for item in news if isinstance(item, Steps)]
+    assert [(item.done, item.total) for item in steps] == [(1, 2), (2, 2)] * 3
+    assert str(steps[0]).startswith("step 1 of 2 of the epoch, loss ")
+    for a, b in zip(quiet.network.parameters(), telling.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class Same:
+    """Equal to an epoch with the same figures."""
+
+    def __init__(self, epoch):
+        self.facts = vars(epoch)
+
+    def __eq__(self, other):
+        return vars(other) == self.facts
 
 
 def test_long_gradients_are_cut():

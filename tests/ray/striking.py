@@ -1,11 +1,21 @@
 """How the tests of faults find what they strike, and wait for what follows."""
 
+import contextlib
 import re
 import time
 
 import psutil
 
 from wmdd.api import distill
+
+LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def listens(process):
+    """The addresses that a process listens on; none of one that is gone."""
+    with contextlib.suppress(psutil.Error, FileNotFoundError):
+        return {item.laddr.ip for item in process.net_connections("inet") if item.status == psutil.CONN_LISTEN}
+    return set()
 
 
 def workers(node=None):

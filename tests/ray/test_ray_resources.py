@@ -55,15 +55,19 @@ def test_run_that_insists_on_gpus_asks_for_them_where_there_are_none_yet():
 def test_work_without_networks_leaves_the_gpus_and_their_cpus_alone():
     nodes = [{"CPU": 10, "GPU": 2}, {"CPU": 3}]
     found = shares(*nodes, cpus_per_actor=2)
-    assert found.two_lanes
+    assert found.two_lanes(nodes)
     assert found.room("main", nodes) == 2
     assert found.room("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs beside the GPUs, and a node without any
     assert found.of_lane("cpu") == Share(2.0, 0.0)
     assert found.of_lane("main") == Share(2.0, 1.0)
 
 
-def test_cluster_without_gpus_has_one_kind_of_worker():
-    assert not shares({"CPU": 8}).two_lanes
+@pytest.mark.parametrize(
+    ("node", "cpus"), [({"CPU": 8}, 1), ({"CPU": 8, "GPU": 1}, 8), ({"CPU": 8, "GPU": 4}, 2), ({}, 1)]
+)
+def test_one_kind_of_worker_where_there_is_no_gpu_or_no_cpu_beside_it(node, cpus):
+    """Else the two kinds would wait for each other's CPUs."""
+    assert not shares(node, cpus_per_actor=cpus).two_lanes([node])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A run on a Ray of its own: it survives a lost worker and leaves nothing behind."""
+"""A run on a Ray of its own: it survives a lost worker and a store that fails, and leaves nothing behind."""
 
 import os
 import re
@@ -6,13 +6,18 @@ import shutil
 import signal
 import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from conftest import TINY, contents, environment, news, start
+from striking import LOOPBACK, listens
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+SITE = str(Path(__file__).parents[1] / "storage/site")
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +31,14 @@ def short_folder():
 class Watched:
     """A `wmdd distill --executor ray` of its own process, with every process that it starts."""
 
-    def __init__(self, folder, tmpdir, *words):
+    def __init__(self, folder, tmpdir, *words, **settings):
         self.folder, self.family = folder, {}
         command = ("distill", "digits", *TINY, "--executor", "ray", "--ray.cpus_per_actor", "0.5", *words)
         out, err = open(folder / "out", "w"), open(folder / "err", "w")  # noqa: SIM115
         with out, err:
-            self.process = start(folder, *command, env=environment(RAY_TMPDIR=tmpdir), stdout=out, stderr=err)
+            self.process = start(
+                folder, *command, env=environment(RAY_TMPDIR=tmpdir, **settings), stdout=out, stderr=err
+            )
 
     def look(self):
         """Note the processes there are now."""
@@ -56,11 +63,14 @@ class Watched:
         return [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_command_survives_a_killed_worker_and_leaves_no_process(short_folder, tiny_run, tmp_path):
-    run = Watched(tmp_path, short_folder, "--ray.actors", "2")
-    killed = []
+def test_command_survives_a_killed_worker_and_a_failing_store_and_leaves_no_process(short_folder, tiny_run, tmp_path):
+    store, count = ("--store", f"flaky://{tmp_path}/runs/store"), str(tmp_path / "count")
+    faults = {"PYTHONPATH": SITE, "FAULTY_EVERY": "13", "FAULTY_COUNT": count}
+    run = Watched(tmp_path, short_folder, "--ray.actors", "2", *store, **faults)
+    killed, listening = [], set()
 
     def strike():
+        listening.update(address for child in run.family.values() for address in listens(child))
         told = news(tmp_path / "runs/digits")
         if not killed and any(item["kind"] == "progress" for item in told):
             begun = next(item["node"] for item in told if item["kind"] == "begin")
@@ -73,5 +83,8 @@ def test_command_survives_a_killed_worker_and_leaves_no_process(short_folder, ti
     assert [item["unit"] for item in news(tmp_path / "runs/digits") if item["kind"] == "retry"] == ["teacher"]
     assert "report  runs/digits/report.html" in out
     assert contents(tmp_path / "runs/store") == contents(tiny_run.store)
+    assert (tmp_path / "count").stat().st_size > 20  # the store did fail
+    assert "127.0.0.1" in listening
+    assert listening <= LOOPBACK
     assert len(run.family) > 3
     assert run.left() == []

@@ -10,11 +10,13 @@ import pytest
 import torch
 from conftest import TINY, contents
 from gloo_ranks import on_ranks
+from image_files import folder
+from striking import LOOPBACK, listens
 
 from ray_jobs.executor import RayExecutor
 from wmdd.api import distill
 from wmdd.config import RuntimeConfig, override, read_config
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, StageError
 from wmdd.pipeline import LocalExecutor, run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.runtime import Runtime
@@ -62,7 +64,7 @@ def gone(name):
 
 
 def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes(cluster, config, tmp_path):
-    url, events, struck = str(tmp_path / "store"), [], []
+    url, events, struck, listening = str(tmp_path / "store"), [], [], set()
     planned(config, str(tmp_path / "plain"))
     on_ranks(2, in_a_group, config, str(tmp_path / "plain"))
 
@@ -72,6 +74,7 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
             struck.append(event.done)
             victims = processes("RayTrainWorker") if event.done == 1 else processes("ray::TrainActor")
             assert len(victims) == 3 - event.done
+            listening.update(address for process in processes("RayTrainWorker") for address in listens(process))
             os.kill(victims[-1].pid, signal.SIGKILL)
 
     plan, executor = planned(config, url), RayExecutor(config)
@@ -89,10 +92,28 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     assert len(steps) <= config.pretrain.epochs + 2  # an epoch is done anew at most for each that was killed
     assert teachers(url) == teachers(tmp_path / "plain") != {}
     assert not list((tmp_path / "store/notes").glob("resume-*"))
+    assert "127.0.0.1" in listening
+    assert listening <= LOOPBACK
     gone("RayTrainWorker")
 
 
-def test_divergence_is_told_and_not_raised_so_that_ray_train_does_not_start_again(config, tmp_path, monkeypatch):
+def test_error_of_one_rank_that_no_other_try_can_mend_ends_the_training_at_once(cluster, config, tmp_path):
+    """The others wait in a sum over all ranks, and would for ``ray.silence_s``."""
+    paths = [f"{split}/{name}/{i}.png" for split, n in (("train", 12), ("val", 2)) for name in "ab" for i in range(n)]
+    changes = {"data.path": folder(tmp_path / "set", *paths), "runtime.memory_gib": 0.0, "pretrain.batch_size": 4}
+    streamed, url, events = override(config, changes), str(tmp_path / "store"), []
+    plan, executor = planned(streamed, url), RayExecutor(streamed)
+    (tmp_path / "set/train/a/3.png").write_bytes(b"damaged")
+    board = executor.run(plan.tasks["pretrain"], plan.refs("pretrain"), ArtifactStore(url), events.append)
+    executor.close()
+    (failure,) = board.failures
+    assert (failure.stage, failure.unit) == ("pretrain", "teacher")
+    assert "train/a/3.png has changed since the set was indexed" in failure.cause
+    assert [event.kind for event in events].count("failed") == 1
+    gone("RayTrainWorker")
+
+
+def test_divergence_is_told_so_that_nobody_starts_again(config, tmp_path, monkeypatch):
     import queue
     from types import SimpleNamespace
 
@@ -103,7 +124,8 @@ def test_divergence_is_told_and_not_raised_so_that_ray_train_does_not_start_agai
     monkeypatch.setattr(pretrain, "greet", lambda store, probe: None)
     hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1, "pretrain.workers": 1})
     task, news = planned(hopeless, str(tmp_path / "store")).tasks["pretrain"][0], queue.Queue()
-    pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, news)})
+    with pytest.raises(StageError):
+        pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, news)})
     (error,) = news.queue
     assert not error.passing
     assert "loss is not finite in epoch 1; lower the learning rate" in str(error)

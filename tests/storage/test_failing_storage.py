@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import tenacity
 from conftest import TINY, commits, contents, environment, news, run
+from image_files import TWO_CLASSES, folder
 from PIL import Image
 
 from wmdd.data.index import build_index
+from wmdd.data.loading import Geometry, class_images
 from wmdd.errors import ArtifactError, ConfigError, DataError, StorageError
 from wmdd.files import again, open_fs
 from wmdd.store import ArtifactRef, ArtifactStore
@@ -125,6 +127,23 @@ def test_half_a_file_is_not_seen(flaky, tmp_path, monkeypatch, two_tries):
     with pytest.raises(StorageError, match="notes/note"):
         store.write_note("note", b"new and longer")
     assert (tmp_path / "notes/note").read_bytes() == b"old"
+
+
+def test_images_that_storage_does_not_give_for_a_while_are_read_by_a_later_try(flaky, tmp_path, monkeypatch, two_tries):
+    """A set that changed is refused for good; one that cannot be read now may be read by another worker."""
+    index = build_index(folder(tmp_path, *TWO_CLASSES) and flaky)
+    geometry, rows = Geometry(8, 1.0, "half"), np.arange(2)
+    expected = class_images(index, 0, geometry, rows)
+    monkeypatch.setenv("FAULTY_EVERY", "1")
+    with pytest.raises(
+        StorageError, match=r"train/a/0\.png cannot be read \(the connection broke\); check the storage"
+    ):
+        class_images(index, 0, geometry, rows)
+    monkeypatch.setenv("FAULTY_EVERY", "1000000")
+    assert class_images(index, 0, geometry, rows).equal(expected)
+    (tmp_path / "train/a/0.png").unlink()
+    with pytest.raises(DataError, match="has gone"):
+        class_images(index, 0, geometry, rows)
 
 
 @pytest.mark.parametrize("every", [3, 5, 7])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.simulation import SimulatedCrew
-from ray_jobs.pool import Pool
+from ray_jobs.pool import News, Pool
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
@@ -32,10 +32,12 @@ class Run:
 
     def __init__(self, items, nodes, seconds=10.0, *, lane=lambda item: "main", solo=None, limits=None, **options):
         duration = seconds if callable(seconds) else lambda item, node: seconds
-        crew = {name: options.pop(name) for name in ("start_s", "error", "says") if name in options}
+        own = ("start_s", "error", "says", "shared", "fits")
+        crew = {name: options.pop(name) for name in own if name in options}
+        pool = {name: options.pop(name) for name in ("early", "grows") if name in options}
         self.crew, self.events = SimulatedCrew(nodes, duration, **crew), []
         self.board = Board(items, {unit.ref for item in items for unit in item.units}, lane)
-        self.pool = Pool(self.crew, RayConfig(**options), self.events.append, limits=limits, solo=solo)
+        self.pool = Pool(self.crew, RayConfig(**options), self.events.append, limits=limits, solo=solo, **pool)
 
     def go(self):
         self.pool.run(self.board)
@@ -191,6 +193,114 @@ def test_workers_that_never_start_end_the_run_with_their_reason():
     run.crew.hire = stillborn
     with pytest.raises(WmddError, match="8 workers in a row did not start: killed"):
         run.pool.run(run.board)
+    assert run.crew.clock > 60  # ever more slowly, so that what is out of order for a moment may come back
+
+
+def bad(crew, node, kind="lost", error=None):
+    """Let workers on a node end as they start."""
+    up = crew._up
+
+    def ended(number):
+        seat = crew.seats.get(number)
+        return News(number, kind, text="no wmdd", error=error) if seat and seat.node == node else up(number)
+
+    crew._up = ended
+
+
+@pytest.mark.parametrize("kind", ["lost", "unfit"])
+def test_node_on_which_no_worker_starts_does_not_end_the_work_of_the_others(kind):
+    run = Run(tasks(10), {"a": 2}, 100.0)
+    bad(run.crew, "bad", kind, ConfigError("runtime.device=cuda: torch sees no GPU here"))
+    run.crew.at(20, lambda: run.crew.join("bad", 1))
+    run.go()
+    assert len(run.told("done")) == 10
+    notes = [event.text for event in run.events if event.kind == "note"]
+    assert 2 < len(notes) < 40
+    assert all("did not start" in text for text in notes)
+
+
+def test_worker_that_cannot_work_where_no_other_does_ends_the_run_with_what_it_says():
+    run = Run(tasks(4), {"a": 2})
+    bad(run.crew, "a", "unfit", ConfigError("--store runs/store: another folder there"))
+    with pytest.raises(ConfigError, match="--store runs/store: another folder there"):
+        run.pool.run(run.board)
+    assert run.crew.clock < 20
+
+
+def test_first_worker_that_cannot_work_leaves_the_run_to_those_that_can():
+    run = Run(tasks(4), {"bad": 1, "a": 1})
+    bad(run.crew, "bad", "unfit", ConfigError("torch sees no GPU here"))
+    assert len(run.go().told("done")) == 4
+
+
+def autoscaled(run, most=1000):
+    """Add a node for each worker that waits, a minute after it was asked for."""
+    seen = [0]
+
+    def scale():
+        for _ in range(min(len(run.crew._waiting), most - len(run.crew.nodes))):
+            seen[0] += 1
+            run.crew.join(f"node-{seen[0]}", 1)
+        run.crew.at(run.crew.clock + 60, scale)
+
+    run.crew.at(60, scale)
+    return seen
+
+
+def test_cluster_that_adds_nodes_on_demand_gets_more_than_one():
+    run = Run(tasks(100), {}, 600.0, grows=True, start_timeout_s=1800)
+    nodes = autoscaled(run)
+    run.go()
+    assert nodes[0] > 40
+    assert run.crew.clock < 3600
+    fixed = Run(tasks(100), {"a": 1}, 600.0)
+    autoscaled(fixed)
+    fixed.crew.at(3600.0, lambda: fixed.__setattr__("nodes", len(fixed.crew.nodes)))
+    assert fixed.go().nodes == 1  # a Ray of one machine never grows
+
+
+def test_no_node_is_asked_for_once_there_is_nothing_left_that_it_could_do():
+    run = Run(tasks(8), {"a": 4}, lambda item, node: 10.0 if item.name < "class-4" else 500.0, grows=True, speculate=0)
+    run.crew.at(100.0, lambda: run.__setattr__("waiting", len(run.crew._waiting)))
+    assert run.go().waiting == 0
+
+
+def two_lanes(item):
+    return "cpu" if item.stage == "barycenter" else "main"
+
+
+def chain(count):
+    """Statistics, barycenter and recovery of each class; and a draw, which needs a CPU alone."""
+    stages = ("statistics", "barycenter", "recover")
+    items = [task(f"class-{number}", stage=stage) for stage in stages for number in range(count)]
+    for place, item in enumerate(items[count:]):
+        item.units[0].inputs["0"] = items[place].units[0].ref
+    return [*items, task("draw", stage="barycenter")]
+
+
+@pytest.mark.parametrize("holds", [1, 2, 3])
+def test_kinds_of_workers_that_need_the_same_cpus_do_not_wait_for_each_other_for_ever(holds):
+    run = Run(chain(3), {"a": holds}, lane=two_lanes, shared=True, early={"cpu"}, start_timeout_s=45).go()
+    assert len(run.told("done")) == 10
+    assert run.crew.clock < 1000
+
+
+def test_lane_that_has_no_room_is_an_error_though_workers_of_another_are_up():
+    run = Run(chain(3), {"a": 4}, lane=two_lanes, fits=lambda node, lane: lane == "cpu", start_timeout_s=45)
+    with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start"):
+        run.pool.run(run.board)
+    assert run.told("done") == ["draw"]
+    assert run.crew.clock < 100
+
+
+def test_busy_nodes_are_waited_for_longer_and_it_is_said():
+    run = Run(tasks(2), {"a": 1}, start_s=200.0, start_timeout_s=45).go()
+    assert len(run.told("done")) == 2
+    (note,) = [event.text for event in run.events if event.kind == "note"]
+    assert "no worker has come up for 45 s" in note
+    never = Run(tasks(2), {"a": 1}, start_s=math.inf, start_timeout_s=45)
+    with pytest.raises(ConfigError, match="no worker could start in 45"):
+        never.pool.run(never.board)
 
 
 def test_task_that_runs_alone_has_nothing_beside_it():

@@ -20,8 +20,8 @@ from torch.utils.data import Dataset
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
-from wmdd.errors import DataError
-from wmdd.files import read
+from wmdd.errors import DataError, StorageError
+from wmdd.files import explain, read
 
 _THREADS = min(8, os.cpu_count() or 1)
 _FILES_AT_ONCE = 64
@@ -233,7 +233,8 @@ def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: in
     except FileNotFoundError as exc:
         raise DataError(f"{file} has gone since the set was indexed; restore it, or run again to index anew") from exc
     except (OSError, EOFError) as exc:
-        raise DataError(f"{file} cannot be read ({' '.join(str(exc).split())}); check the storage") from exc
+        # Not the set's fault: another worker, or a later try, may read it.
+        raise StorageError(f"{root}/{file} cannot be read {explain(exc)}") from exc
     return position, _unchanged(data, index, split, position)
 
 

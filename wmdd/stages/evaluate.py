@@ -11,13 +11,13 @@ import torch
 from wmdd.config import EvaluateConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
-from wmdd.events import Output, Progress, Snapshot
+from wmdd.events import Output, Progress, Pulse, Snapshot
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.stages.lessons import HardLessons, Lessons, SoftLessons
-from wmdd.training import Schedule, Trainer, top1_accuracy, weight_groups
+from wmdd.training import Epoch, Schedule, Steps, Trainer, top1_accuracy, weight_groups
 from wmdd.types import ImageSet, StudentResult
 
 HALVED_AT = (0.8, 0.9, 0.95)  # of the steps, as EDC trains on CIFAR-10 (Shao et al., 2024)
@@ -32,8 +32,11 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
         trainer = _trainer(section, unit, seeds.child("student", params["student"], params["seed"]), runtime)
         if unit.resume:
             trainer.resume(unit.resume)
+        pulse = Pulse()
         for epoch in trainer.run():
-            if epoch.top1 is not None:
+            if isinstance(epoch, Steps) or (epoch.top1 is None and pulse.is_due()):
+                yield Progress(trainer.epoch, trainer.epochs, str(epoch) if isinstance(epoch, Steps) else "")
+            elif isinstance(epoch, Epoch) and epoch.top1 is not None:
                 yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
                 if epoch.epoch < trainer.epochs:
                     yield Snapshot(trainer.snapshot())

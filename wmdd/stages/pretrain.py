@@ -20,7 +20,7 @@ from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training import Schedule, Trainer, top1_accuracy, weight_groups
+from wmdd.training import Schedule, Steps, Trainer, top1_accuracy, weight_groups
 from wmdd.types import Teacher
 
 VALIDATION_BATCH = 250
@@ -53,6 +53,9 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
         if snapshot:
             trainer.resume(snapshot)
         for epoch in trainer.run():
+            if isinstance(epoch, Steps):
+                yield Progress(trainer.epoch, section.epochs, str(epoch))
+                continue
             note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
             yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
             if epoch.epoch < section.epochs and ranks.is_first:

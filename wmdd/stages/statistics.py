@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch
 from wmdd.config import StatisticsConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, class_images
-from wmdd.events import Output
+from wmdd.events import Output, Progress, Pulse
 from wmdd.models.probes import Probe
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
@@ -26,19 +26,21 @@ def statistics(section: StatisticsConfig, units: list[Unit], _seeds: SeedTree, r
     """
     for unit in units:
         teacher, index = unit.load("teacher"), unit.load("index")
-        yield Output(unit.name, class_statistics(section, teacher, index, unit.params["class_id"], runtime))
+        value = yield from _measure(section, teacher, index, unit.params["class_id"], runtime)
+        yield Output(unit.name, value)
 
 
 @torch.no_grad()
-def class_statistics(
+def _measure(
     section: StatisticsConfig, teacher: Teacher, index: DatasetIndex, class_id: int, runtime: Runtime
-) -> ClassStatistics:
+) -> Generator[Progress, None, ClassStatistics]:
     """Measure one class with the teacher in evaluation mode; only this class's features are ever in memory."""
     network = runtime.place(teacher.network)
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     rows = np.arange(len(index.train.of_class(class_id)))
     features: list[torch.Tensor] = []
     moments: list[Moments] = []
+    pulse = Pulse()
     with Probe(network, teacher.num_classes) as probe:
         for start in range(0, len(rows), section.batch_size):
             images = class_images(index, class_id, geometry, rows[start : start + section.batch_size])
@@ -48,6 +50,8 @@ def class_statistics(
             features.append(batch_features.float().cpu())
             measured = [Moments.of(inputs) for inputs in bn_inputs]
             moments = [old.merge(new) for old, new in zip(moments, measured, strict=True)] if moments else measured
+            if pulse.is_due():
+                yield Progress(start, len(rows), "images")
     return ClassStatistics(class_id, torch.cat(features), tuple(moments), index.class_names[class_id])
 
 

@@ -1,0 +1,93 @@
+"""Where the workers of a teacher's training meet: on the address that Ray knows their node by, and on no other.
+
+Ray Train's own set-up lets torch open its store on every interface of a machine, without a token. A cluster on loopback
+must stay there, and one of several machines has its own network.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import psutil
+import ray
+import torch.distributed as dist
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig
+
+_store: list[dist.TCPStore] = []  # of this process; it ends with the training
+
+
+@dataclass
+class NodeConfig(TorchConfig):  # type: ignore[misc]
+    """A process group of torch that listens on the nodes' own addresses alone."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        """What Ray Train starts the group with."""
+        return NodeBackend
+
+
+class NodeBackend(Backend):  # type: ignore[misc]
+    """Makes the process group of all workers, and ends it."""
+
+    share_cuda_visible_devices = True
+
+    def on_start(self, worker_group: Any, backend_config: NodeConfig) -> None:
+        """Let the first worker open a store, and all of them join."""
+        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+        size, timeout_s = len(worker_group), backend_config.timeout_s
+        place = worker_group.execute_single(0, _open, size, timeout_s)
+        backend = backend_config.backend or ("nccl" if gpus else "gloo")
+        ray.get(
+            [
+                worker_group.execute_single_async(rank, _join, backend, *place, rank, size, timeout_s)
+                for rank in range(size)
+            ]
+        )
+
+    def on_shutdown(self, worker_group: Any, backend_config: NodeConfig) -> None:
+        """End the group of workers that still live."""
+        ray.wait(worker_group.execute_async(_leave), num_returns=len(worker_group), timeout=10)
+
+
+def _open(size: int, timeout_s: int) -> tuple[str, int]:
+    host = ray.util.get_node_ip_address()
+    listener = socket.create_server((host, 0), backlog=max(128, size))
+    port = listener.getsockname()[1]
+    _store[:] = [
+        dist.TCPStore(
+            host,
+            port,
+            size,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+            timeout=timedelta(seconds=timeout_s),
+        )
+    ]
+    return host, port
+
+
+def _join(backend: str, host: str, port: int, rank: int, size: int, timeout_s: int) -> None:
+    name = _interface(ray.util.get_node_ip_address())
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
+        os.environ.setdefault(variable, name)
+    timeout = timedelta(seconds=timeout_s)
+    store = _store[0] if rank == 0 else dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _store.clear()
+
+
+def _interface(address: str) -> str:
+    """Name the network interface of an address of this node; "" where none has it."""
+    found = psutil.net_if_addrs().items()
+    return next((name for name, parts in found if any(part.address == address for part in parts)), "")
