@@ -21,7 +21,8 @@ from wmdd.errors import ConfigError, WmddError
 DRIVER = "python -m ray_jobs.driver"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = 143
-RECONNECTS = 5
+RECONNECTS = 6  # in a row, ever more slowly: some two minutes
+ASK_S = 0.3
 LOGGERS = ("_private.runtime_env.packaging", "_private.runtime_env.working_dir", "dashboard.modules.dashboard_sdk")
 # The SDK takes these for the address that it is to use, whatever it is told.
 TAKEN_FOR_ADDRESS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -86,31 +87,45 @@ class Jobs:
         return found
 
     def follow(self, job: str, write: Callable[[str], None]) -> None:
-        """Write a job's log as it grows, until the job ends; a lost connection is made again."""
+        """Write a job's log as it grows, until the job ends; a lost connection is made again.
+
+        A server that can be asked and cannot stream (a proxy without web sockets) is asked now and then.
+        """
         written = failures = 0
         while True:
             try:
                 with self._explained(job):
                     while str(self._client.get_job_status(job)) == "PENDING":
-                        time.sleep(0.3)
-                    written = asyncio.run(self._tail(job, write, written))
-                    if str(self._client.get_job_status(job)) in ENDED:
+                        time.sleep(ASK_S)
+                    written, whole = asyncio.run(self._tail(job, write, written))
+                    ended = str(self._client.get_job_status(job)) in ENDED
+                    if not whole:
+                        text = self._client.get_job_logs(job)
+                        write(text[written:])
+                        written = max(written, len(text))
+                    if ended:
                         return
+                failures = 0
             except ConfigError:  # an unknown job, or a refused token
                 raise
             except WmddError:
                 failures += 1
                 if failures > RECONNECTS:
                     raise
-            time.sleep(1)
+            time.sleep(min(30.0, 2.0**failures))
 
-    async def _tail(self, job: str, write: Callable[[str], None], written: int) -> int:
+    async def _tail(self, job: str, write: Callable[[str], None], written: int) -> tuple[int, bool]:
+        """Write what comes; give how much there was, and whether the stream ended of itself."""
+        from aiohttp import ClientError
+
         seen = 0
-        with contextlib.suppress(RuntimeError, OSError):  # the connection is gone: the caller asks for the job
+        try:
             async for text in self._client.tail_job_logs(job):
                 write(text[max(0, written - seen) :])
                 seen += len(text)
-        return max(seen, written)
+        except (RuntimeError, OSError, ClientError):  # the connection is gone: the caller asks for the job
+            return max(seen, written), False
+        return max(seen, written), True
 
     def log(self, job: str) -> str:
         """Give a job's log so far."""
@@ -124,7 +139,7 @@ class Jobs:
         """
         with self._explained(job):
             while str((info := self._client.get_job_info(job)).status) not in ENDED:
-                time.sleep(0.3)
+                time.sleep(ASK_S)
         if str(info.status) == "STOPPED":
             return STOPPED, "it was stopped"
         if info.driver_exit_code is not None:
@@ -143,7 +158,7 @@ class Jobs:
                 return f"{before} already"
             self._client.stop_job(job)
             while (status := str(self._client.get_job_status(job))) not in ENDED:
-                time.sleep(0.3)
+                time.sleep(ASK_S)
         return status
 
     def rows(self) -> Iterator[tuple[str, str, float | None, float | None, str]]:

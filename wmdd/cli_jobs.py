@@ -17,6 +17,7 @@ from wmdd.progress import clock
 
 if TYPE_CHECKING:
     from cluster.jobs import Jobs
+    from wmdd.config import DistillConfig
 
 ADDRESS = click.option(
     "--address",
@@ -67,7 +68,8 @@ def submit(
 ) -> None:
     """Run a wmdd command as a job of a Ray cluster.
 
-    Its log is followed, and its exit status becomes that of this command. Ctrl-C only stops following.
+    Its log is followed, and its exit status becomes that of this command. Ctrl-C only stops following. On the trial
+    cluster of wmdd cluster up, paths are this machine's, and the run folder is where it would be without a job.
 
     \b
     wmdd submit --address http://HOST:8265 -- distill cifar10 \\
@@ -77,9 +79,9 @@ def submit(
 
     environment = runtime_environment(working_dir, requirements, variables)
     with contextlib.chdir(working_dir):
-        _check_words(context, words)
+        places = _check_words(context, words, here=_is_trial(address))
     jobs = _jobs(address)
-    job = jobs.submit(words, environment, submission_id)
+    job = jobs.submit((*words, *places), environment, submission_id)
     note = Console(stderr=True, highlight=False, soft_wrap=True)
     note.print(f"job {job} at {jobs.address}")
     hints = f"follow it: wmdd logs {job} --follow   end it: wmdd stop {job}"
@@ -100,9 +102,26 @@ def submit(
     sys.exit(status)
 
 
-def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
-    """Refuse what the job would refuse, and paths that would be lost with the job's folder."""
+def _is_trial(address: str | None) -> bool:
+    """Tell whether jobs go to the trial cluster, whose nodes see this machine's files."""
+    try:
+        from cluster.state import adopt
+    except ImportError:  # without psutil, which comes with Ray's dashboard
+        return False
+    return adopt(address or os.environ.get("RAY_API_SERVER_ADDRESS")) is not None
+
+
+def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool = False) -> list[str]:
+    """Refuse what the job would refuse, and paths that would be lost with the job's folder.
+
+    Args:
+        here: the job sees this machine's files.
+
+    Returns:
+        more words, which give the paths of this folder in full, where the job can use them.
+    """
     from wmdd.cli_config import configure
+    from wmdd.files import refuse_secrets
 
     root = context.find_root()
     if not words or not isinstance(root.command, click.Group):
@@ -118,18 +137,32 @@ def _check_words(context: click.Context, words: tuple[str, ...]) -> None:
         places = {"--resume": params["resume"]}
     else:
         config = configure(params | {"ipc": None} if name == "compare" else params)
+        if here and places["--run"] is None:
+            places["--run"] = _default(name, config)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
     needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
+    more = []
     for option, place in places.items():
         if place is None and option not in needed:
             continue
-        if place is None or not _stays(place):
+        refuse_secrets(place or "")
+        if here and place and not _stays(place) and option.startswith("--"):
+            more += [option, os.path.abspath(place)]
+        elif place is None or not _stays(place):
             value = "(not given)" if place is None else place
             raise ConfigError(
                 f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "
                 "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
             )
+    return more
+
+
+def _default(command: str, config: DistillConfig) -> str:
+    """Name the run folder that a command takes without --run."""
+    from wmdd.api import default_run
+
+    return default_run(config) if command in ("distill", "plan") else f"runs/{config.recipe}-{command}"
 
 
 def _stays(place: str) -> bool:

@@ -90,7 +90,7 @@ def open_fs(url: str) -> tuple[Any, str]:
     Raises:
         ConfigError: if there is no such file system, it cannot be reached, or the URL holds a password.
     """
-    _refuse_secrets(url)
+    refuse_secrets(url)
     try:
         if "://" not in url:
             return fsspec.filesystem("file"), os.path.abspath(url)
@@ -136,7 +136,12 @@ def _connected(scheme: str, netloc: str, process: int) -> Any:
     return S3Files(netloc) if scheme.startswith("s3") else GoogleFiles()
 
 
-def _refuse_secrets(url: str) -> None:
+def refuse_secrets(url: str) -> None:
+    """Refuse a URL that holds a password or a key.
+
+    Raises:
+        ConfigError: without showing it.
+    """
     if "://" in url and (_PASSWORD.search(url) or _SECRET_QUERY.search(url)):
         rest = url.rpartition("@")[2].partition("?")[0] if "@" in url else url.partition("://")[2].partition("?")[0]
         shown = f"{url.partition('://')[0]}://...{'@' if '@' in url else ''}{rest}"

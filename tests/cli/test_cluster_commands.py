@@ -58,6 +58,10 @@ REFUSED = {
         ("submit", "--env", "AWS_SECRET_ACCESS_KEY=hunter2", "--", "distill", "digits", *ABSOLUTE),
         ("--env AWS_SECRET_ACCESS_KEY", "credential", "cluster's nodes"),
     ),
+    "password": (
+        ("submit", "--", "distill", "digits", "--run", "sftp://me:hunter2@host/run"),
+        ("sftp://...@host/run", "password", "environment"),
+    ),
     "no value": (("submit", "--env", "X", "--", "distill", "digits", *ABSOLUTE), ("--env X", "NAME=VALUE")),
     "no folder": (("submit", "--working-dir", "gone", "--", "distill", "digits"), ("--working-dir gone",)),
     "no requirements": (("submit", "--requirements", "gone", "--", "distill", "digits"), ("--requirements gone",)),

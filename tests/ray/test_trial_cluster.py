@@ -94,10 +94,10 @@ def test_a_stranger_is_told_about_the_token(trial, tmp_path):
 
 
 def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
-    folder = trial.folder / "runs/digits"
-    done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--run", str(folder))
+    done = trial.wmdd("submit", "--", "distill", "digits", *TINY)
     assert done.returncode == 0, done.stderr + done.stdout
-    assert contents(trial.folder / "runs/store") == contents(tiny_run.store)
+    assert contents(trial.folder / "job/runs/store") == contents(tiny_run.store)
+    assert (trial.folder / "job/runs/digits/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
     assert "evaluate   4/4" in done.stdout
     name = done.stderr.split()[1]
     listed = trial.wmdd("jobs").stdout
