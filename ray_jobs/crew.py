@@ -28,6 +28,7 @@ class _Hand:
     call: Any
     task: StageTask | None = None
     node_id: str = ""
+    trains: bool = False
 
 
 class RayCrew:
@@ -60,8 +61,9 @@ class RayCrew:
 
     def hire(self, lane: str) -> int:
         """Ask Ray for an actor; while it fits nowhere, the request tells the autoscaler what is wanted."""
-        number, handle = next(self._numbers), self._trainer() if lane == "train" else self._stage_actor(lane)
-        self._hands[number] = _Hand(handle, handle.hello.remote())
+        number, trains = next(self._numbers), lane == "train"
+        handle = self._trainer() if trains else self._stage_actor(lane)
+        self._hands[number] = _Hand(handle, handle.hello.remote(), trains=trains)
         self._by_call[self._hands[number].call] = number
         return number
 
@@ -78,6 +80,7 @@ class RayCrew:
 
         from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
 
+        self._free_places()  # of a trainer before, which may have asked for new ones as it ended
         config, share = self._config, self._shares.of_lane("train")
         arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, config.pretrain.workers, share)
         return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)
@@ -96,6 +99,25 @@ class RayCrew:
         if hand is not None:
             self._by_call.pop(hand.call, None)
             ray.kill(hand.actor)
+            if hand.trains:
+                self._free_places()
+
+    def _free_places(self) -> None:
+        """Give back what a trainer reserved for its workers; they end with it.
+
+        Ray Train keeps its reservation for the whole job when its controller is killed, and frees it by itself only
+        where a dashboard runs.
+        """
+        import ray
+        from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+        share, workers = self._shares.of_lane("train"), self._config.pretrain.workers
+        place = {name: amount for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)) if amount}
+        job = ray.get_runtime_context().get_job_id()
+        for name, facts in placement_group_table().items():
+            own = name.endswith(job) and list(facts["bundles"].values()) == [place] * workers
+            if own and facts["state"] != "REMOVED":
+                remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
     def hear(self, timeout: float) -> list[News]:
         """Wait for the next news, and take what else is there."""

@@ -19,6 +19,8 @@ os.environ.update(
     RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
     RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # every server binds to loopback
     RAY_DEDUP_LOGS="0",
+    RAY_prestart_worker_first_driver="0",  # idle Pythons would take the cores that the tests need
+    RAY_enable_worker_prestart="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     RAY_TRAIN_ENABLE_PRINT_PATCH="0",
     OMP_NUM_THREADS="1",

@@ -30,6 +30,13 @@ def workers(node=None):
     return found
 
 
+def runs(pid):
+    """Whether a process is there, and not only its name."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def process_of(event):
     """The id of the process that began a task."""
     return int(re.search(r"process (\d+)", event.node)[1])

@@ -3,16 +3,17 @@
 import os
 import re
 import signal
+import urllib.request
 
 import pytest
 from conftest import STAGES, contents
 from ray_cluster import is_alive
-from striking import process_of, ray_run, raylet_pid, wait, workers
+from striking import process_of, ray_run, raylet_pid, runs, wait, workers
 
 from wmdd.config import override, read_config
 from wmdd.errors import ConfigError, StageError
 
-pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -39,6 +40,21 @@ def test_killed_worker_in_every_stage_costs_one_task(cluster, config, tiny_run, 
     assert all(re.search(r"its worker on .* died .*it starts again", event.text) for event in retries)
     assert contents(tmp_path / "store") == contents(tiny_run.store)
     wait(lambda: not workers())
+    for stage in STAGES:
+        wait(lambda stage=stage: exported("wmdd_tasks_retried_total", stage) == 1)
+        units = sum(event.kind == "unit" and event.stage == stage for event in events)
+        wait(lambda stage=stage, units=units: exported("wmdd_units_done", stage) == units)
+
+
+def exported(name, stage):
+    """A metric of the run as Ray exports it for its dashboard and for Prometheus."""
+    pages = [
+        urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=20).read().decode()
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    found = re.findall(rf'^ray_{name}{{[^}}]*stage="{stage}"[^}}]*}} (\S+)', "\n".join(pages), re.MULTILINE)
+    return sum(map(float, found))
 
 
 def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, tmp_path):
@@ -63,6 +79,8 @@ def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, 
     assert any("its node left" in text or "died" in text for text in told), told
     seen = {name for event in events if event.kind == "workers" for name in event.metrics}
     assert any(name.endswith(joined[0][:6]) for name in seen), seen
+    used = {process_of(event) for event in events if event.kind == "begin"}
+    wait(lambda: not [pid for pid in used if runs(pid)])
 
 
 def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(cluster, config, tmp_path):

@@ -22,7 +22,7 @@ from wmdd.plan import load_index, plan_from
 from wmdd.runtime import Runtime
 from wmdd.store import ArtifactStore
 
-pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 assert "--runtime.train_threads" in TINY  # plain processes get as many threads as Ray's
 
@@ -63,6 +63,14 @@ def gone(name):
         time.sleep(0.1)
 
 
+def all_is_free():
+    """What a trainer reserved is given back: the next one would wait for it."""
+    limit = time.monotonic() + 60
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < limit, (ray.available_resources(), ray.util.placement_group_table())
+        time.sleep(0.1)
+
+
 def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes(cluster, config, tmp_path):
     url, events, struck, listening = str(tmp_path / "store"), [], [], set()
     planned(config, str(tmp_path / "plain"))
@@ -95,6 +103,7 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     assert "127.0.0.1" in listening
     assert listening <= LOOPBACK
     gone("RayTrainWorker")
+    all_is_free()
 
 
 def test_error_of_one_rank_that_no_other_try_can_mend_ends_the_training_at_once(cluster, config, tmp_path):
@@ -111,6 +120,7 @@ def test_error_of_one_rank_that_no_other_try_can_mend_ends_the_training_at_once(
     assert "train/a/3.png has changed since the set was indexed" in failure.cause
     assert [event.kind for event in events].count("failed") == 1
     gone("RayTrainWorker")
+    all_is_free()
 
 
 def test_divergence_is_told_so_that_nobody_starts_again(config, tmp_path, monkeypatch):

@@ -1,0 +1,75 @@
+"""What a person sees: the table on a terminal, lines elsewhere, and the numbers behind both."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from wmdd.events import Event
+from wmdd.log import ConsoleListener
+from wmdd.progress import RunProgress, clock
+
+NEWS = [
+    Event("stage", "statistics", done=4, total=10),
+    Event("workers", "", metrics={"10.0.0.7": 3, "10.0.0.8": 2}),
+    Event("begin", "statistics", "class-4", total=1, node="10.0.0.7 (process 12)"),
+    Event("begin", "statistics", "class-5", total=1, node="10.0.0.8 (process 13)"),
+    Event("retry", "statistics", "class-4", text="class-4: its worker died; it starts again on another worker"),
+    Event("unit", "statistics", "class-5"),
+    Event("done", "statistics", "class-5"),
+    Event("begin", "statistics", "class-4", total=1, node="10.0.0.8 (process 13)"),
+    Event("progress", "statistics", "class-4", 3, 6, "images"),
+]
+
+
+def shown(news, *, terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=160, color_system=None)
+    with ConsoleListener(console) as listener:
+        for event in news:
+            listener(event)
+        table = listener._table()
+    if terminal:
+        console.print(table)
+    return out.getvalue()
+
+
+def test_terminal_shows_each_stage_and_who_works_where():
+    text = shown(NEWS, terminal=True)
+    (row,) = [line for line in text.splitlines() if "statistics" in line and "5/10" in line][-1:]
+    for part in ("1 running", "1 retried", "step 3/6", "images"):
+        assert part in row, row
+    assert "5 workers: 3 on 10.0.0.7, 2 on 10.0.0.8" in text
+    assert "class-4: its worker died" in text
+
+
+def test_log_has_lines_and_nothing_that_moves_a_cursor():
+    end = Event("end", "statistics", done=10, total=10)
+    text = shown([*NEWS, end], terminal=False)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert "5 workers: 3 on 10.0.0.7, 2 on 10.0.0.8\n" in text
+    assert text.splitlines()[-1].startswith("statistics 10/10 done in ")
+    assert text.splitlines()[-1].endswith(", 1 retried")
+
+
+def test_rate_and_time_left_count_the_parts_of_what_runs():
+    now = [0.0]
+    run = RunProgress(lambda: now[0])
+    for event in NEWS[:4]:
+        run(event)
+    now[0] = 60.0
+    for event in NEWS[4:]:
+        run(event)
+    stage = run.stages["statistics"]
+    # One unit and half of another in a minute; of ten, four were there before.
+    assert stage.left_s(60.0) == pytest.approx(60 * (6 - 1.5) / 1.5)
+    assert stage.describe(60.0) == "1 running, 1 retried, 1.0/min, 3 min 00 s left"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.2 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7260, "2 h 01 min")],
+)
+def test_durations_read_as_people_say_them(seconds, text):
+    assert clock(seconds) == text
