@@ -112,10 +112,19 @@ def configure(params: dict[str, Any]) -> DistillConfig:
         ConfigError: naming the option.
     """
     config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
-    if params.get("ipc") is not None:
-        config = override(config, {"barycenter.ipc": params["ipc"]})  # protocols depend on it
     if params.get("protocol"):
-        config = with_protocol(config, params["protocol"])
+        # What it sets depends on the set, the students and the images per class, wherever these are given.
+        asked = _laid_over(config, params)
+        parts = {"data": asked.data, "barycenter": asked.barycenter}
+        students = asked.evaluate.model_copy(update={"protocol": config.evaluate.protocol})
+        base = config.model_copy(update=parts | {"evaluate": students})
+        made = with_protocol(base, params["protocol"])
+        config = config.model_copy(update={"relabel": made.relabel, "evaluate": made.evaluate})
+    return _laid_over(config, params)
+
+
+def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
+    """Lay the file and the options over a recipe."""
     if params["file"]:
         config = read_config(params["file"], config)
     if params.get("debug"):

@@ -71,6 +71,14 @@ class DataConfig(Section):
     path: str | None = Field(None, description="image folder, Parquet, torchvision:NAME, or builtin:digits")
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
     subset: Subset | None = later(None, description="named classes of a full ImageNet-1K tree")
+
+    @field_validator("subset")
+    @classmethod
+    def _names_the_classes_alone(cls, subset: str | None, info: ValidationInfo) -> str | None:
+        if subset is not None and info.data.get("classes"):
+            raise ValueError("names the classes, as data.classes does; give one of them")
+        return subset
+
     download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
@@ -146,6 +154,12 @@ class StatisticsConfig(Section):
     """One pass over each class: features and batch-norm moments."""
 
     batch_size: Count = Field(100, description="images per forward pass (changes rounding only)")
+    views: Literal["whole", "random"] = later(
+        "whole",
+        description="of the real images: as in validation, or one random view of each, as recovery shows images",
+    )
+    crop_scale: Scale = later((0.08, 1.0), description="area of these random views, low and high")
+    flip: bool = later(True, description="random horizontal flips of these views")
 
 
 class BarycenterConfig(Section):
@@ -196,6 +210,13 @@ class RecoverConfig(Section):
     )
     curriculum_share: Fraction = later(1.0, description="share of the iterations in which it falls")
 
+    @field_validator("curriculum_share")
+    @classmethod
+    def _falls(cls, share: float, info: ValidationInfo) -> float:
+        if share == 1 and info.data.get("curriculum") == "step":
+            raise ValueError("with recover.curriculum=step all views would be whole images; give a share below 1")
+        return share
+
 
 class RelabelConfig(Section):
     """Soft labels: the teacher's logits of stored views (fast knowledge distillation)."""
@@ -213,6 +234,15 @@ class RelabelConfig(Section):
     micro_batch: Annotated[int, Field(ge=0)] = later(
         0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
     )
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _is_used(cls, micro_batch: int, info: ValidationInfo) -> int:
+        if micro_batch and info.data.get("bn", "batch") == "running":
+            raise ValueError("the running statistics (relabel.bn) know no parts of a batch; set it to 0")
+        if micro_batch > info.data.get("batch_size", micro_batch):
+            raise ValueError(f"is larger than relabel.batch_size={info.data['batch_size']}; lower it")
+        return micro_batch
 
 
 class EvaluateConfig(Section):
@@ -234,13 +264,22 @@ class EvaluateConfig(Section):
     augment: Augment = later("none", description="further random changes of each view; with hard labels only")
     optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: with momentum, Nesterov off)")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = later(0.9, description="of sgd")
-    schedule: Literal["cosine", "steps"] = later(
-        "cosine", description="of the learning rate (steps: halved at 80, 90 and 95 % of the epochs)"
+    schedule: Literal["cosine", "steps", "tail"] = later(
+        "cosine",
+        description="of the learning rate (steps: halved at 80, 90 and 95 %; tail: a line to 0 in the last sixth)",
     )
     accumulate: Count = later(1, description="parts of a batch whose gradients are added up before a step")
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
         0.0, description="also score a running average of the student's weights, with this decay (0: none)"
     )
+
+    @field_validator("augment")
+    @classmethod
+    def _has_views_of_its_own(cls, augment: str, info: ValidationInfo) -> str:
+        if augment != "none" and info.data.get("labels") == "soft":
+            raise ValueError("soft labels belong to the stored views; set evaluate.labels to hard, or this to none")
+        return augment
+
     random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")
     full_data: bool = Field(True, description="train other students on all real images too, as the teacher was")
 

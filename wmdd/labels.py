@@ -61,18 +61,26 @@ class LabelBatch:
         return runtime.images(apply_mix(shown, self.partner.to(runtime.device), self.box, self.share))
 
 
-def batches_per_epoch(section: RelabelConfig, num_images: int) -> int:
-    """Count label batches; a smaller rest is left out unless it is all there is (each epoch draws anew)."""
-    return max(1, num_images // section.batch_size)
+def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
+    """Give the images of each batch of an epoch: every image once, so that the last batch may be smaller.
+
+    A last image alone joins the batch before, since batch-norm needs two.
+    """
+    whole, rest = divmod(num_images, section.batch_size)
+    sizes = [section.batch_size] * whole + ([rest] if rest else [])
+    if len(sizes) > 1 and rest == 1:
+        sizes[-2:] = [section.batch_size + 1]
+    return sizes
 
 
 def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
     """Draw one epoch's batches without logits."""
     rng = seeds.child("epoch", epoch).numpy()
     order = rng.permutation(num_images)
-    count = min(section.batch_size, num_images)
-    for batch in range(batches_per_epoch(section, num_images)):
-        images = order[batch * count : (batch + 1) * count]
+    start = 0
+    for batch, count in enumerate(batch_sizes(section, num_images)):
+        images = order[start : start + count]
+        start += count
         views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
         partner = rng.permutation(count)
         box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)

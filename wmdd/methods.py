@@ -19,6 +19,7 @@ _CLASSIFY: dict[str, Any] = {
     "recover.bn_target": "global",
     "recover.bn_weight_scale": "absolute",
     "recover.first_bn_multiplier": 10.0,
+    "recover.classes_per_batch": 0,
 }
 
 _METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -48,8 +49,9 @@ def with_method(config: DistillConfig, name: str) -> DistillConfig:
         raise ConfigError(f"method {name}: there is none of this name; choose from {', '.join(_METHODS)}")
     changes = dict(_METHODS[name][1])
     if changes.get("recover.bn_target") == "global":
-        # Their published weights: 0.01 for ImageNet-1K, 1 for Tiny-ImageNet.
-        changes["recover.bn_weight"] = 1.0 if config.data.image_size < SMALL_BELOW_PX else 0.01
+        # Their published weights: 0.01 for ImageNet-1K, 1 for Tiny-ImageNet at any size.
+        small = config.data.image_size < SMALL_BELOW_PX or config.recipe.startswith("tiny-imagenet")
+        changes["recover.bn_weight"] = 1.0 if small else 0.01
     return override(config, {"method": name, **changes})
 
 

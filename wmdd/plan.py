@@ -16,7 +16,7 @@ from wmdd.errors import ConfigError, DataError
 from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
-from wmdd.models.weights import check_names, is_file, load_weights
+from wmdd.models.weights import check_card, check_published, is_file, load_weights
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
@@ -168,9 +168,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
         )
     if teacher.weights and is_file(teacher.weights):
-        check_names(teacher.weights, index.class_names)
+        check_card(teacher.weights, index.class_names, size, config.data.normalization)
         network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
         load_weights(network, teacher.weights, teacher.model)
+    elif teacher.weights:
+        check_published(teacher.model, teacher.weights, num_classes)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
@@ -250,7 +252,9 @@ class _Planner:
 
     def _groups(self, level: Fidelity) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of a level."""
-        size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // self.config.barycenter.ipc)
+        # Images that are to match the statistics of all classes together need many classes beside each other.
+        each = 1 if self.config.recover.bn_target == "global" else self.config.barycenter.ipc
+        size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // each)
         count = len(self.classes)
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
         return [groups[place] for place in level.groups(len(groups))]
@@ -310,6 +314,9 @@ class _Planner:
         steps = self.levels[level].steps(self.config)
         params: dict[str, Any] = {"class_id": class_id}
         params |= {"until": steps} if steps < self.config.recover.iterations else {}
+        if self.config.recover.bn_target == "global":
+            group = next(group for group in self._groups(self.levels[level]) if class_id in group)
+            params["images_at_once"] = max(1, IMAGES_PER_BATCH // len(group))
         unit = self._unit("recover", self.classes[class_id], params, inputs, self._class(class_id))
         for earlier in reversed(range(level)):
             first = self.levels[earlier].steps(self.config)

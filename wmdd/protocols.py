@@ -13,7 +13,6 @@ from typing import Any
 
 from wmdd.config import SMALL_BELOW_PX, DistillConfig, Protocol, override
 from wmdd.errors import ConfigError
-from wmdd.recipes import CLASSES
 
 # The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
 _COMMON: dict[str, Any] = {
@@ -42,31 +41,54 @@ _COMMON: dict[str, Any] = {
 }
 
 
-def _is_cifar(config: DistillConfig) -> bool:
-    return config.recipe.startswith("cifar")
+_SETS = {
+    "cifar10-quick": "cifar10",
+    "tiny-imagenet-224": "tiny-imagenet",
+    "torchvision:CIFAR10": "cifar10",
+    "torchvision:CIFAR100": "cifar100",
+    "torchvision:Imagenette": "imagenette",
+    "torchvision:ImageNet": "imagenet-1k",
+}
+_CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
+_STUDENTS = ("resnet50", "resnet101")  # with columns of their own; all others train as ResNet-18
+Rates = dict[int, tuple[float, float]]  # learning rate and stretch of the cosine, by images per class
 
 
-def _classes(config: DistillConfig) -> int:
-    return CLASSES.get(config.recipe, 10)
+def _set_of(config: DistillConfig) -> str:
+    """Name the set whose settings a protocol takes: ``data.subset``, torchvision's name, or the recipe's."""
+    if config.data.subset:
+        return str(config.data.subset)
+    path = (config.data.path or "").partition("?")[0]
+    name = path if path in _SETS else config.recipe.removesuffix("-debug")
+    return _SETS.get(name, name)
 
 
 def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
     return by_ipc[min(by_ipc, key=lambda known: abs(known - ipc))]
 
 
-def _rded(config: DistillConfig) -> dict[str, Any]:
-    classes = _classes(config)
-    batch = 100 if classes == 200 else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
-    rates = {_rded_rate(name) for name in config.evaluate.students}
-    if len(rates) > 1:
+def _same(name: str, config: DistillConfig, of: Callable[[str], Any]) -> Any:
+    """Give what a protocol sets for all of a run's students.
+
+    Raises:
+        ConfigError: where it differs between them.
+    """
+    found = {of(student) for student in config.evaluate.students}
+    if len(found) > 1:
         raise ConfigError(
-            f"evaluate.students={','.join(config.evaluate.students)}: protocol rded trains them with different "
+            f"evaluate.students={','.join(config.evaluate.students)}: protocol {name} trains them with different "
             "learning rates; evaluate them in runs of their own (they share the store)"
         )
+    return found.pop()
+
+
+def _rded(config: DistillConfig) -> dict[str, Any]:
+    place = _set_of(config)
+    batch = 100 if place == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
     return {
-        "relabel.batch_size": batch * 2 if classes in (100, 1000) else batch,
+        "relabel.batch_size": batch * 2 if place in ("cifar100", "imagenet-1k") else batch,
         "relabel.crop_scale": (1.0, 1.0) if config.data.image_size < SMALL_BELOW_PX else (0.5, 1.0),
-        "evaluate.lr": rates.pop(),
+        "evaluate.lr": _same("rded", config, _rded_rate),
         "evaluate.cosine_stretch": 2.0,
     }
 
@@ -76,40 +98,107 @@ def _rded_rate(student: str) -> float:
     return next((rate for name, rate in rates.items() if name in student), 1e-3)
 
 
-def _by_batch(config: DistillConfig, batch: int, stretch: dict[int, float], **more: Any) -> dict[str, Any]:
+def _sre2l(config: DistillConfig) -> dict[str, Any]:
+    if _set_of(config).startswith("cifar"):
+        return {"relabel.epochs": 400, "relabel.batch_size": 128, "relabel.crop_scale": (1.0, 1.0)}
+    return {"relabel.batch_size": 1024, "evaluate.accumulate": 2}
+
+
+def _rates(*by_ipc: tuple[float, float]) -> Rates:
+    return dict(zip((1, 10, 50), by_ipc, strict=True))
+
+
+# Of the two papers' code, by set and student; sets that are not named train as "others" does.
+_CVDD: dict[str, dict[str, Rates]] = {
+    "cifar10": {
+        "resnet18": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "cifar100": {
+        "resnet18": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "tiny-imagenet": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 1), (1e-3, 2)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 2)),
+    },
+    "imagenet-1k": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((1e-3, 2), (1e-3, 2), (5e-4, 2)),
+    },
+    "others": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
+        "resnet50": _rates((5e-4, 2), (1e-3, 1), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
+    },
+}
+_FADRM: dict[str, dict[str, Rates]] = {
+    "cifar100": {
+        "resnet18": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "tiny-imagenet": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
+    },
+    "imagewoof": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (1e-3, 2)),
+        "resnet50": _rates((5e-4, 2), (5e-3, 1), (5e-4, 1)),
+        "resnet101": _rates((1e-3, 1), (5e-4, 2), (5e-4, 1)),
+    },
+    "imagenet-1k": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((3.5e-3, 2), (1e-3, 2), (5e-4, 1)),
+    },
+    "others": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
+        "resnet50": _rates((5e-4, 2), (5e-4, 1), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
+    },
+}
+
+
+def _by_batch(name: str, config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
+    """Labels by the batch's own statistics in two parts, which the student's two parts of a batch are too."""
+    of_set = table.get(_set_of(config), table["others"])
+
+    def rate(student: str) -> tuple[float, float]:
+        return _nearest(of_set[student if student in _STUDENTS else "resnet18"], config.barycenter.ipc)  # type: ignore[no-any-return]
+
+    lr, stretch = _same(name, config, rate)
     return {
         "relabel.batch_size": batch,
         "relabel.bn": "batch",
         "relabel.micro_batch": batch // 2,
         "evaluate.accumulate": 2,
-        "evaluate.cosine_stretch": _nearest(stretch, config.barycenter.ipc),
-        **more,
+        "evaluate.lr": lr,
+        "evaluate.cosine_stretch": stretch,
     }
-
-
-def _sre2l(config: DistillConfig) -> dict[str, Any]:
-    if _is_cifar(config):
-        return {"relabel.epochs": 400, "relabel.batch_size": 128, "relabel.crop_scale": (1.0, 1.0)}
-    return {"relabel.batch_size": 1024, "evaluate.accumulate": 2}
 
 
 def _cvdd(config: DistillConfig) -> dict[str, Any]:
-    return _by_batch(config, 10 if config.recipe == "imagenette" else 16, {1: 2.0, 10: 2.0, 50: 1.0})
+    return _by_batch("cvdd", config, _CVDD, 10 if _set_of(config) == "imagenette" else 16)
 
 
 def _fadrm(config: DistillConfig) -> dict[str, Any]:
-    few, nette = _classes(config) == 10, config.recipe == "imagenette"
-    stretch = {1: 2.0, 10: 1.0, 50: 2.0} if nette else {1: 2.0, 10: 2.0, 50: 1.0}
-    more: dict[str, Any] = {
-        "evaluate.lr": 5e-4 if nette else 1e-3,
-        "relabel.epochs": 1000 if _is_cifar(config) else 300,
-    }
-    if config.recipe.startswith("tiny") and _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc) == 50:
-        more |= {"relabel.bn": "running", "relabel.micro_batch": 0}
-    return _by_batch(config, 10 if few else 16, stretch, **more)
+    place, ipc = _set_of(config), _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
+    table = _FADRM | {"cifar10": _FADRM["cifar100"]}  # CIFAR-10 is not in the code
+    made = _by_batch("fadrm", config, table, 16 if place in _CLASSES else 10)
+    if place.startswith("cifar") or (place, ipc) == ("tiny-imagenet", 1):
+        made["relabel.epochs"] = 1000
+    if (place, ipc) == ("tiny-imagenet", 50):
+        made |= {"relabel.bn": "running", "relabel.micro_batch": 0}
+    return made
 
 
-_SGD = {"evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.weight_decay": 5e-4}
+_SGD = {"evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.weight_decay": 5e-4, "evaluate.momentum": 0.875}
 
 
 def _edc(config: DistillConfig) -> dict[str, Any]:
@@ -120,16 +209,18 @@ def _edc(config: DistillConfig) -> dict[str, Any]:
         "evaluate.cosine_stretch": 2.0,
         "evaluate.ema": 0.99,
     }
-    if config.recipe.startswith("tiny"):
-        return {**base, **_SGD, "evaluate.momentum": 0.875}
-    if _classes(config) == 1000:
-        return base
-    if not _is_cifar(config):
-        return {**base, "relabel.epochs": 1000, "relabel.batch_size": 50}
-    if _classes(config) == 100:
-        return {**base, **_SGD, "relabel.epochs": 1000, "relabel.batch_size": 50}
-    few = {"relabel.epochs": 1000, "relabel.batch_size": 10, "relabel.crop_scale": (0.08, 1.0)}
-    return {**base, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
+    long = {**base, "relabel.epochs": 1000, "relabel.batch_size": 50, "evaluate.schedule": "tail"}
+    match _set_of(config):
+        case "tiny-imagenet":
+            return {**base, **_SGD}
+        case "imagenet-1k":
+            return base
+        case "cifar100":
+            return {**long, **_SGD}
+        case "cifar10":
+            few = {"relabel.epochs": 1000, "relabel.batch_size": 10, "relabel.crop_scale": (0.08, 1.0)}
+            return {**base, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
+    return long
 
 
 _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
@@ -142,14 +233,14 @@ _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
     "rded": ("batches and rates by size and student, cosine to half; no patches to shuffle here", _rded),
     "edc": (
         "distance of logits, a little cross-entropy, an average; cosine to half (the code falls through to a line); "
-        "epochs, batches and optimiser by set",
+        "epochs, batches, optimiser and schedule by set",
         _edc,
     ),
     "cvdd": (
-        "batches of 16 (ImageNette: 10), labels by the batch's own statistics in two parts",
+        "batches of 16 (ImageNette: 10), labels by the batch's own statistics in two parts; rates by size and student",
         _cvdd,
     ),
-    "fadrm": ("as cvdd, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
+    "fadrm": ("as cvdd with rates of its own, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
     "hard": (
         "class names alone: cross-entropy on random crops, no teacher",
         lambda config: {"evaluate.labels": "hard", "relabel.mix": "none"},

@@ -109,6 +109,11 @@ def rank(
         raise ConfigError(f"--rates {rates}, --weight {weight}: give rates above 0, and a weight between 0 and 1")
     if config.method == "random":
         raise ConfigError("--method random: random images are what others are measured against; choose another")
+    if config.evaluate.labels == "hard":
+        raise ConfigError(
+            "evaluate.labels=hard: the scores weigh soft labels against class names, and train with both; choose a "
+            "protocol with soft labels"
+        )
     if not config.evaluate.full_data:
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
     url = (run or f"runs/{config.recipe}-rank").rstrip("/")

@@ -118,18 +118,6 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "imagenet-1k": ("ImageNet-1K at 224 px, as released, from torchvision's teacher (bn_weight 100)", _IMAGENET),
 }
 
-# Classes of the sets that recipes are for; some protocols depend on them.
-CLASSES = {
-    "digits": 10,
-    "cifar10": 10,
-    "cifar10-quick": 10,
-    "cifar100": 100,
-    "imagenette": 10,
-    "tiny-imagenet": 200,
-    "tiny-imagenet-224": 200,
-    "imagenet-1k": 1000,
-}
-
 
 def recipe(name: str) -> DistillConfig:
     """Give a named configuration.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,18 @@ class Target:
     seeds: SeedTree
     start: Tensor | None
     before: DistilledClass | None = None
+
+    def part(self, places: slice, number: int) -> Target:
+        """Give some of its images as a target of their own, with seeds of their own."""
+        atoms, before = self.barycenter, self.before
+        weights = atoms.weights[places] / atoms.weights[places].sum()
+        return Target(
+            self.statistics,
+            replace(atoms, support=atoms.support[places], weights=weights, nearest=atoms.nearest[places]),
+            self.seeds.child("part", number),
+            None if self.start is None else self.start[places],
+            before and replace(before, state={name: tensor[places] for name, tensor in before.state.items()}),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ class Schedule:
         warmup: first steps, in which the rate rises linearly.
         stretch: the cosine would reach 0 after `steps` times this.
         halved_at: shares of the steps at which the rate is halved, in place of the cosine.
+        tail_from: share of the steps from which the rate is the cosine's there, times the share that is left of all.
     """
 
     lr: float
@@ -38,6 +39,7 @@ class Schedule:
     warmup: int = 0
     stretch: float = 1.0
     halved_at: tuple[float, ...] = ()
+    tail_from: float = 1.0
 
     def at(self, step: int) -> float:
         """Give the learning rate of a step."""
@@ -46,7 +48,8 @@ class Schedule:
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
         if self.halved_at:
             return self.lr * 0.5 ** sum(part >= share for share in self.halved_at)
-        return self.lr * 0.5 * (1 + math.cos(math.pi * part / self.stretch))
+        left = 1 - part if part > self.tail_from else 1.0
+        return self.lr * left * 0.5 * (1 + math.cos(math.pi * min(part, self.tail_from) / self.stretch))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,7 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.schedule.at(self.step)
             self.optimizer.zero_grad(set_to_none=True)
-            for part in _parts(batch, self.accumulate):
+            for part in cut(batch, self.accumulate):
                 # Summed on the device: reading each loss would make the host wait at every step.
                 total += self._backward(part, len(part[0]) / len(batch[0]), count)
             self.ranks.average_gradients(self.network)
@@ -220,7 +223,7 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
+def cut(batch: Batch, count: int) -> list[Batch]:
     """Cut a batch into parts that differ by one image at most, each of two or more where there are as many."""
     size = len(batch[0])
     count = max(1, min(count, size // 2))
@@ -238,16 +241,24 @@ def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, obj
 
 
 @torch.no_grad()
+def answers(
+    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what a network names the images of (images, labels) batches, and their labels, on the device."""
+    network.eval()
+    for images, labels in batches:
+        with runtime.autocast():
+            logits = network(images)
+        yield logits.argmax(dim=1), labels.to(logits.device)
+
+
 def top1_accuracy(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, ranks: Ranks = ALONE
 ) -> float:
     """Share of (images, labels) batches that a network names right; every image of every process counts once."""
-    network.eval()
     right, count = torch.zeros((), dtype=torch.int64, device=runtime.device), 0
-    for images, labels in batches:
-        with runtime.autocast():
-            logits = network(images)
-        right += (logits.argmax(dim=1) == labels.to(logits.device)).sum()
+    for named, labels in answers(network, batches, runtime):
+        right += (named == labels).sum()
         count += len(labels)
     rights, counts = ranks.sum(torch.stack([right, torch.full_like(right, count)])).tolist()
     return int(rights) / int(counts)

@@ -75,6 +75,7 @@ LAZY = {
     ("wmdd.cli_tune", "tuning.search"),
     ("wmdd.cli_tune", "tuning.space"),
     ("wmdd.cli_jobs", "cluster.jobs"),
+    ("wmdd.cli_jobs", "cluster.state"),
     ("wmdd.cli_jobs", "cluster.travel"),
 }
 

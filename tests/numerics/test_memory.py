@@ -1,10 +1,12 @@
 """A group that does not fit into the device's memory is recovered in smaller tensor batches, and its classes say so."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from wmdd.config import RecoverConfig, RuntimeConfig
-from wmdd.events import Output
+from wmdd.events import Output, Progress
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
@@ -67,6 +69,34 @@ def test_group_that_does_not_fit_is_run_in_parts_which_fit(inputs, holds, parts)
     apart = [value for part in parts for value in recover(inputs, part)]
     for found, expected in zip(values, apart, strict=True):
         assert torch.equal(found.images, expected.images)
+
+
+def test_images_of_a_class_in_parts_do_not_know_of_each_other(inputs):
+    """For methods whose images match statistics of all classes: an image or some of each class at once."""
+    section = FEW.model_copy(update={"bn_target": "global"})
+
+    def run(given):
+        units = [Unit(f"class-{c}", {"class_id": c, "images_at_once": 1}, given[c].__getitem__) for c in range(CLASSES)]
+        return list(STAGES["recover"].run(section, units, SeedTree(7), CPU))
+
+    news = run(inputs)
+    assert [(item.done, item.total) for item in news if isinstance(item, Progress)] == [(0, 6), (3, 6)]
+    values = [item.value for item in news if isinstance(item, Output)]
+    assert {value.images.shape for value in values} == {(IPC, 3, SIZE, SIZE)}
+    assert {(len(value.losses), *value.notes) for value in values} == {(FEW.iterations,)}
+    others = [item.value for item in run(list(map(other_second, inputs))) if isinstance(item, Output)]
+    for value, other in zip(values, others, strict=True):
+        assert torch.equal(value.images[0], other.images[0])
+        assert not torch.equal(value.images[1], other.images[1])
+        assert not torch.equal(value.images[0], value.images[1])
+
+
+def other_second(given):
+    """The inputs of a class with another second atom."""
+    atoms = given["barycenter"]
+    return given | {
+        "barycenter": dataclasses.replace(atoms, support=torch.stack([atoms.support[0], -atoms.support[1]]))
+    }
 
 
 def test_class_that_does_not_fit_alone_is_an_error(inputs):

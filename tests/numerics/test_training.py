@@ -1,6 +1,7 @@
 """Schedules, normalisation, and compiled recovery against eager."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -25,6 +26,16 @@ def test_schedule_warms_up_and_ends_near_zero():
     assert schedule.at(10) == pytest.approx(1.0)
     assert 0 < schedule.at(99) < 0.001
     assert Schedule(1.0, 100, stretch=2.0).at(100) == pytest.approx(0.5)
+
+
+def test_tail_is_the_cosine_where_it_begins_times_what_is_left():
+    """EDC on CIFAR-100 and the subsets of ImageNet: half a cosine, then a line to 0 which begins at a sixth of it."""
+    schedule, cosine = Schedule(1.0, 600, stretch=2.0, tail_from=5 / 6), Schedule(1.0, 600, stretch=2.0)
+    assert [schedule.at(step) for step in range(501)] == [cosine.at(step) for step in range(501)]
+    there = 0.5 * (1 + math.cos(math.pi * 5 / 12))
+    assert [schedule.at(step) for step in (501, 550, 599)] == pytest.approx(
+        [there * (1 - s / 600) for s in (501, 550, 599)]
+    )
 
 
 def test_schedule_halves_in_steps():

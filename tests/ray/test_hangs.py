@@ -22,17 +22,7 @@ def config(tiny_run):
     return override(read_config(str(tiny_run.run / "config.yaml")), changes)
 
 
-def test_workers_that_share_a_cpu_give_the_local_run(cluster, config, tiny_run, tmp_path):
-    seen = set()
-    shared = override(config, {"ray.cpus_per_actor": 0.5})
-    result = ray_run(shared, tmp_path, lambda event: seen.add(event.node) if event.kind == "begin" else None)
-    assert len(seen) == 2
-    assert contents(tmp_path / "store") == contents(tiny_run.store)
-    assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
-    assert result.metrics["protocol"]["name"] == "wmdd (changed)"
-
-
-def test_worker_that_hangs_is_given_up(cluster, config, tiny_run, tmp_path):
+def test_worker_that_hangs_is_given_up_by_those_that_share_a_cpu(cluster, config, tiny_run, tmp_path):
     events, frozen = [], []
 
     def freeze(event):
@@ -41,11 +31,14 @@ def test_worker_that_hangs_is_given_up(cluster, config, tiny_run, tmp_path):
             frozen.append((event.unit, process_of(event)))
             os.kill(process_of(event), signal.SIGSTOP)
 
-    ray_run(override(config, {"ray.silence_s": 20.0, "ray.attempts": 8}), tmp_path, freeze)
+    changes = {"ray.silence_s": 20.0, "ray.attempts": 8, "ray.cpus_per_actor": 0.5}
+    result = ray_run(override(config, changes), tmp_path, freeze)
     retried = {event.unit: event.text for event in events if event.kind == "retry"}
     assert "gave no news for 20 s" in retried[frozen[0][0]]
     wait(lambda: not psutil.pid_exists(frozen[0][1]))
     assert contents(tmp_path / "store") == contents(tiny_run.store)
+    assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
+    assert result.metrics["protocol"]["name"] == "wmdd (changed)"
 
 
 def test_node_that_freezes_is_given_up(cluster, config, tiny_run, tmp_path):

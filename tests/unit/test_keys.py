@@ -50,11 +50,15 @@ VALUES = {
     "pretrain.sync_bn": None,  # needs several workers
     "recover.betas": (0.5, 0.8),
     "recover.crop_scale": (0.5, 1.0),
+    "recover.curriculum": "cosine",
+    "statistics.crop_scale": (0.5, 1.0),
     "relabel.crop_scale": (0.5, 1.0),
     "evaluate.students": ("convnet2_w8",),
     "evaluate.cosine_stretch": 2.0,
     "ray.address": "auto",
 }
+# What an option needs beside it.
+BESIDE = {"relabel.micro_batch": {"relabel.bn": "batch"}, "evaluate.augment": {"evaluate.labels": "hard"}}
 BASE = override(
     recipe("digits"),
     {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 2},
@@ -93,6 +97,7 @@ def another(option):
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_option_changes_its_stage_and_what_follows(option, store):
-    before, after = keys(BASE, store), keys(override(BASE, {option: another(option)}), store)
+    base = override(BASE, BESIDE.get(option, {}))
+    before, after = keys(base, store), keys(override(base, {option: another(option)}), store)
     changed = tuple(stage for stage in STAGES if before[stage] != after[stage])
     assert changed == BY_OPTION.get(option, BY_SECTION[option.split(".")[0]])

@@ -10,11 +10,11 @@ from wmdd.config import from_yaml, override, to_yaml
 from wmdd.data.index import build_index
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
-from wmdd.plan import plan_from
+from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
-from wmdd.report.comparison import cells, latex, markdown, plot_png
+from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
 from wmdd.stages.select import herd
-from wmdd.store import ArtifactRef
+from wmdd.store import ArtifactRef, ArtifactStore
 
 FEW = {"data.classes": ("0", "1", "2"), "barycenter.ipc": 2, "evaluate.seeds": 2}
 
@@ -109,7 +109,9 @@ def test_comparison_that_cannot_work_is_refused(methods, ipcs, changes, message)
 def facts():
     def row(method, ipc, mean, std):
         runs = [{"seed": 0}, {"seed": 1}]
-        return dict(method=method, ipc=ipc, student="net_w1", top1_last_mean=mean, top1_last_std=std, runs=runs)
+        protocol = {"name": "wmdd", "hash": "abc"}
+        scores = {"top1_last_mean": mean, "top1_last_std": std, "runs": runs}
+        return {"method": method, "ipc": ipc, "student": "net_w1", "protocol": protocol, **scores}
 
     rows = [row("wmdd", 1, 0.5, 0.012), row("sre2l", 1, 0.25, 0.0), row("wmdd", 10, 0.6, 0.1), row("sre2l", 10, 0.7, 0)]
     return {
@@ -136,6 +138,40 @@ def test_tables_say_the_same_for_people_and_papers():
     assert r"sre2l & net\_w1 & $25.0 \pm 0.0$ & \textbf{$70.0 \pm 0.0$} \\" in text
     assert r"some\_set: top-1 in \%" in text
     assert plot_png(facts()).startswith(b"\x89PNG")
+
+
+def test_averaged_students_have_lines_of_their_own():
+    averaged = facts()
+    for row in averaged["rows"]:
+        row |= {"top1_ema_last_mean": row["top1_last_mean"] + 0.05, "top1_ema_last_std": 0.02}
+    assert cells(averaged, best="*{}*")[2:4] == [
+        ["wmdd, averaged", "net_w1", "*55.0 ± 2.0*", "65.0 ± 2.0"],
+        ["sre2l, averaged", "net_w1", "30.0 ± 2.0", "*75.0 ± 2.0*"],
+    ]
+
+
+def test_table_names_every_protocol_with_what_was_scored_by_it():
+    mixed = facts()
+    for row in mixed["rows"][2:]:
+        row["protocol"] = {"name": "wmdd", "hash": "other"}
+    assert protocols_of(mixed) == "protocols wmdd abc (1 per class); wmdd other (10 per class)"
+    mixed["rows"][1]["protocol"] = {"name": "wmdd (changed)", "hash": "own"}
+    assert protocols_of(mixed) == (
+        "protocols wmdd abc (wmdd at 1); wmdd (changed) own (sre2l at 1); wmdd other (10 per class)"
+    )
+    assert protocols_of(mixed) in markdown(mixed)
+
+
+def test_images_for_the_statistics_of_all_classes_share_a_batch_of_many(tmp_path):
+    """The released code takes a hundred classes and an image of each; whole classes would meet a part's statistics."""
+    config = override(recipe("digits"), {"barycenter.ipc": 15})
+    store = ArtifactStore(str(tmp_path / "store"))
+    index, ref = load_index(config, store, lambda done, total: None)
+    made = plan_from(with_method(config, "sre2l"), index, ref)
+    (task,) = made.tasks["recover"]
+    assert {unit.params["images_at_once"] for unit in task.units} == {10}
+    assert len(plan_from(config, index, ref).tasks["recover"]) == 2
+    assert "images_at_once" not in plan_from(config, index, ref).units("recover")[0].params
 
 
 def test_one_student_has_no_deviation():

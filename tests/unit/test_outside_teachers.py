@@ -3,20 +3,21 @@
 import argparse
 import re
 
+import numpy as np
 import pytest
 import torch
 
 from wmdd.config import RuntimeConfig, override
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model
-from wmdd.models.weights import check_names, is_file, load_weights, names_in, translated
+from wmdd.models.weights import card_in, check_card, check_published, is_file, load_weights, translated
 from wmdd.pipeline import run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN, hardly
+from wmdd.stages.pretrain import PRETRAIN, check_order, hardly
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
 
@@ -102,12 +103,63 @@ def card(tmp_path, names):
 
 def test_teacher_of_another_class_order_is_refused(tmp_path):
     path = card(tmp_path, ("cat", "dog", "owl"))
-    assert names_in(path) == ("cat", "dog", "owl")
-    check_names(path, ("cat", "dog", "owl"))
+    assert card_in(path)["class_names"] == ["cat", "dog", "owl"]
+    check_card(path, ("cat", "dog", "owl"), 16, "half")
     with pytest.raises(ConfigError, match="its output 1 is dog, the data's class 1 is owl"):
-        check_names(path, ("cat", "owl", "dog"))
+        check_card(path, ("cat", "owl", "dog"), 16, "half")
     with pytest.raises(ConfigError, match="it has 3 classes, the data 2"):
-        check_names(path, ("cat", "dog"))
+        check_card(path, ("cat", "dog"), 16, "half")
+
+
+@pytest.mark.parametrize(
+    ("size", "normalization", "told"),
+    [(32, "half", r"data\.image_size=16, not 32"), (16, "cifar10", r"data\.normalization=half, not cifar10")],
+)
+def test_teacher_that_saw_images_in_another_way_is_refused(tmp_path, size, normalization, told):
+    with pytest.raises(ConfigError, match=f"was trained with {told}; set it so"):
+        check_card(card(tmp_path, ("cat", "dog")), ("cat", "dog"), size, normalization)
+
+
+def test_published_weights_for_other_classes_are_refused_before_they_are_fetched():
+    check_published("resnet18", "default", 1000)
+    check_published("timm/resnet18", "default", 1000)
+    for name in ("resnet18", "timm/resnet18"):
+        with pytest.raises(ConfigError, match=r"pretrain\.weights=default: knows 1000 classes, and the data has 10"):
+            check_published(name, "default", 10)
+
+
+def confusion(order, right=0.6, classes=10, images=50):
+    """Answers of a teacher that is right so often, and whose output `order[c]` stands for class c."""
+    rng, counts = np.random.default_rng(0), np.zeros((classes, classes), int)
+    for place in range(classes):
+        others = rng.multinomial(round(images * (1 - right)), np.full(classes, 1 / classes))
+        counts[place] = others
+        counts[place, order[place]] += round(images * right)
+    return counts
+
+
+@pytest.mark.parametrize("order", [range(10), [1, 0, *range(2, 10)], [0, 1, 2, 3, 4, 5, 9, 6, 7, 8]])
+def test_few_classes_in_another_order_are_found_by_what_the_teacher_calls_them(order):
+    names = tuple("abcdefghij")
+    if list(order) == sorted(order):
+        check_order("a.pth", confusion(order), names)
+        return
+    moved = [place for place in range(10) if order[place] != place]
+    told = rf"{len(moved)} of 10 classes .*images of {names[moved[0]]} {names[order[moved[0]]]} and those of"
+    with pytest.raises(ConfigError, match=told):
+        check_order("a.pth", confusion(order), names)
+
+
+@pytest.mark.parametrize("right", [0.15, 0.3, 0.5])
+def test_weak_teacher_in_the_right_order_is_not_refused(right):
+    check_order("a.pth", confusion(range(10), right), tuple("abcdefghij"))
+
+
+def test_two_classes_that_a_teacher_cannot_tell_apart_are_no_other_order():
+    counts = confusion(range(10))
+    counts[1] = 0
+    counts[1, 0] = 50  # all of class 1 is called class 0, which keeps its own
+    check_order("a.pth", counts, tuple("abcdefghij"))
 
 
 def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accuracy(tmp_path):
@@ -130,6 +182,9 @@ def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accurac
     torch.save(learnt.weights, path)
     assert run({"pretrain.weights": path}).top1 == learnt.top1
     torch.save({key: value.roll(1, 0) if "head" in key else value for key, value in learnt.weights.items()}, path)
+    with pytest.raises(ConfigError, match=r"4 of 4 classes stand at another place .* images of 0 1 and those of 1 2"):
+        run({"pretrain.weights": path})
+    torch.save({key: value * ("head" not in key) for key, value in learnt.weights.items()}, path)
     with pytest.raises(ConfigError, match=r"names \d+\.\d% of the validation images right, and chance 25\.0%"):
         run({"pretrain.weights": path})
 

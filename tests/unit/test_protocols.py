@@ -2,12 +2,14 @@
 
 import pytest
 
+from wmdd.cli import cli
+from wmdd.cli_config import configure
 from wmdd.compare import cases
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.plan import protocol_hash
 from wmdd.protocols import is_exact, protocols, with_protocol
-from wmdd.recipes import CLASSES, recipe, recipes
+from wmdd.recipes import recipe
 
 OWN = ("relabel", "evaluate")
 
@@ -66,17 +68,58 @@ def test_rded_follows_size_set_and_student():
         settings("rded", **{"evaluate.students": ("resnet18", "vgg11")})
 
 
+def rates(name, recipe_name, student="resnet18", **changes):
+    """Learning rate and stretch of the cosine at 1, 10 and 50 images per class."""
+    changes |= {"evaluate.students": (student,)}
+    made = [settings(name, recipe_name, ipc, **changes).evaluate for ipc in (1, 10, 50)]
+    return [(one.lr, one.cosine_stretch) for one in made]
+
+
+@pytest.mark.parametrize(
+    ("name", "set_name", "student", "expected"),
+    [
+        ("cvdd", "imagenet-1k", "resnet18", [(1e-3, 2), (1e-3, 2), (1e-3, 1)]),
+        ("cvdd", "imagenet-1k", "resnet101", [(1e-3, 2), (1e-3, 2), (5e-4, 2)]),
+        ("cvdd", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
+        ("cvdd", "imagenette", "resnet50", [(5e-4, 2), (1e-3, 1), (5e-4, 1)]),
+        ("cvdd", "tiny-imagenet", "resnet18", [(1e-3, 2), (1e-3, 1), (1e-3, 2)]),
+        ("cvdd", "cifar100", "resnet18", [(1e-3, 1), (1e-3, 2), (1e-3, 1)]),
+        ("cvdd", "cifar10", "resnet18", [(1e-3, 1)] * 3),
+        ("cvdd", "cifar10-quick", "convnet3_w64", [(1e-3, 1)] * 3),
+        ("fadrm", "imagenet-1k", "resnet18", [(1e-3, 2), (1e-3, 2), (1e-3, 1)]),
+        ("fadrm", "imagenet-1k", "resnet50", [(5e-4, 2), (1e-3, 2), (1e-3, 1)]),
+        ("fadrm", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
+        ("fadrm", "tiny-imagenet-224", "resnet50", [(5e-4, 2), (5e-4, 2), (5e-4, 1)]),
+        ("fadrm", "cifar100", "resnet18", [(5e-4, 2), (1e-3, 2), (1e-3, 1)]),
+    ],
+)
+def test_rates_follow_set_student_and_size_as_the_papers_code_has_them(name, set_name, student, expected):
+    assert rates(name, set_name, student) == expected
+
+
+def test_part_of_imagenet_is_trained_on_as_such_and_not_as_the_whole():
+    woof = {"data.subset": "imagewoof"}
+    assert rates("fadrm", "imagenet-1k", **woof) == [(5e-4, 2), (5e-4, 1), (1e-3, 2)]
+    made = settings("edc", **woof)
+    assert (made.relabel.epochs, made.relabel.batch_size) == (1000, 50)
+    assert settings("rded", **woof).relabel.batch_size == 50
+    assert settings("edc", "imagenette", **{"data.path": "torchvision:CIFAR100?download=x"}).evaluate.optimizer == "sgd"
+
+
+def test_students_that_a_protocol_trains_at_different_rates_are_refused_together():
+    for name in ("cvdd", "fadrm"):
+        with pytest.raises(ConfigError, match=rf"protocol {name} trains them with different"):
+            settings(name, "imagenette", **{"evaluate.students": ("resnet18", "resnet101")}, ipc=50)
+
+
 def test_fadrm_follows_size_and_set():
-    assert [settings("fadrm", ipc=ipc).evaluate.cosine_stretch for ipc in (1, 10, 50)] == [2, 2, 1]
-    nette = [settings("fadrm", "imagenette", ipc) for ipc in (1, 10, 50)]
-    assert [made.evaluate.cosine_stretch for made in nette] == [2, 1, 2]
-    assert {(made.evaluate.lr, made.relabel.batch_size, made.relabel.micro_batch) for made in nette} == {(5e-4, 10, 5)}
-    assert settings("fadrm", "cifar10").relabel.epochs == 1000
-
-
-def test_fadrm_labels_a_large_tiny_imagenet_by_running_statistics():
-    found = [settings("fadrm", "tiny-imagenet", ipc).relabel for ipc in (10, 50)]
-    assert [(relabel.bn, relabel.micro_batch) for relabel in found] == [("batch", 8), ("running", 0)]
+    nette = [settings("fadrm", "imagenette", ipc).relabel for ipc in (1, 10, 50)]
+    assert {(made.batch_size, made.micro_batch, made.epochs) for made in nette} == {(10, 5, 300)}
+    tiny = [settings("fadrm", "tiny-imagenet", ipc).relabel for ipc in (1, 10, 50)]
+    assert [(made.epochs, made.bn, made.micro_batch) for made in tiny] == [
+        (1000, "batch", 8), (300, "batch", 8), (300, "running", 0)
+    ]  # fmt: skip
+    assert settings("fadrm", "cifar10").relabel.epochs == settings("fadrm", "cifar100").relabel.epochs == 1000
 
 
 def test_cvdd_uses_smaller_batches_for_imagenette():
@@ -94,9 +137,9 @@ def test_sre2l_trains_on_cifar_in_its_own_way():
     ("name", "epochs", "batch", "optimizer", "lr", "decay", "momentum", "schedule", "stretch", "crop"),
     [
         ("imagenet-1k", 300, 100, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
-        ("imagenette", 1000, 50, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
+        ("imagenette", 1000, 50, "adamw", 1e-3, 0.01, 0.9, "tail", 2.0, 0.5),
         ("tiny-imagenet", 300, 100, "sgd", 0.1, 5e-4, 0.875, "cosine", 2.0, 0.5),
-        ("cifar100", 1000, 50, "sgd", 0.1, 5e-4, 0.9, "cosine", 2.0, 0.5),
+        ("cifar100", 1000, 50, "sgd", 0.1, 5e-4, 0.875, "tail", 2.0, 0.5),
         ("cifar10", 1000, 10, "adamw", 1e-3, 0.01, 0.9, "steps", 1.0, 0.08),
     ],
 )
@@ -109,8 +152,37 @@ def test_edc_follows_the_set(name, epochs, batch, optimizer, lr, decay, momentum
     assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
 
 
-def test_every_recipe_knows_its_classes():
-    assert set(CLASSES) == set(recipes())
+def configured(*words):
+    """The configuration that a command line names."""
+    command = cli.commands["distill"]
+    return configure(command.make_context("distill", list(words)).params)
+
+
+@pytest.mark.parametrize("words", [("--ipc", "50"), ("--barycenter.ipc", "50"), ("--config", "size.yaml")])
+def test_protocol_follows_the_size_wherever_it_is_given(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "size.yaml").write_text("barycenter: {ipc: 50}\n")
+    made = configured("imagenet-1k", "--protocol", "fadrm", *words)
+    assert (made.barycenter.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
+    assert is_exact(made)
+
+
+def test_protocol_follows_students_and_set_that_are_given_as_options():
+    made = configured("imagenette", "--protocol", "rded", "--evaluate.students", "mobilenet_v2")
+    assert made.evaluate.lr == 2.5e-3
+    assert is_exact(made)
+    four = "resnet18,resnet50,mobilenet_v2,vit_tiny_patch16_224"
+    assert len(configured("imagenet-1k", "--evaluate.students", four).evaluate.students) == 4
+    with pytest.raises(ConfigError, match="protocol rded trains them with different"):
+        configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
+    subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
+    assert subset.relabel.epochs == 1000
+
+
+def test_options_are_laid_over_a_protocol_and_the_name_says_so():
+    made = configured("imagenet-1k", "--protocol", "cvdd", "--evaluate.lr", "0.002")
+    assert (made.evaluate.lr, made.relabel.batch_size) == (0.002, 16)
+    assert not is_exact(made)
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones():

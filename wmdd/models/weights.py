@@ -55,25 +55,34 @@ def _bytes(source: str) -> bytes:
         raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
 
 
-def names_in(source: str) -> tuple[str, ...]:
-    """Give the class names that a file of weights carries, in the order of its outputs; none for other files."""
+def card_in(source: str) -> dict[str, Any]:
+    """Give the card that wmdd writes into a teacher's file; an empty one for other files."""
     if not is_file(source) or not source.endswith(".safetensors"):
-        return ()
+        return {}
     data = _bytes(source)
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return tuple(json.loads(header["__metadata__"]["wmdd"])["class_names"])
+        card: dict[str, Any] = json.loads(header["__metadata__"]["wmdd"])
+        return card if "class_names" in card else {}
     except (ValueError, KeyError, TypeError):  # another program's file, or none: loading it tells
-        return ()
+        return {}
 
 
-def check_names(source: str, class_names: tuple[str, ...]) -> None:
-    """Refuse a teacher whose outputs stand for other classes, or for the same in another order.
+def check_card(source: str, class_names: tuple[str, ...], image_size: int, normalization: str) -> None:
+    """Refuse a teacher whose outputs stand for other classes, or for the same in another order, or that saw images in
+    another way.
 
     Raises:
         ConfigError: names the first that differs.
     """
-    own = names_in(source)
+    card = card_in(source)
+    for option, seen, wanted in (
+        ("data.image_size", card.get("image_size"), image_size),
+        ("data.normalization", card.get("normalization"), normalization),
+    ):
+        if seen is not None and seen != wanted:
+            raise ConfigError(f"pretrain.weights={source}: was trained with {option}={seen}, not {wanted}; set it so")
+    own = tuple(card.get("class_names", ()))
     if own and own != class_names:
         place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
         if place is None:
@@ -139,7 +148,30 @@ _NAMES = (
 )
 
 
-def _published(name: str, source: str) -> dict[str, Tensor]:
+def check_published(name: str, source: str, num_classes: int) -> None:
+    """Refuse published weights that there are not, or that know another number of classes, before any download.
+
+    Raises:
+        ConfigError: with those that there are, or with both numbers.
+    """
+    found = _torchvision(name, source)
+    known = len(found.meta["categories"]) if found is not None else _timm_classes(name)
+    if known is not None and known != num_classes:
+        raise ConfigError(
+            f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
+            "(--pretrain.weights none), or give a file of one for these classes"
+        )
+
+
+def _timm_classes(name: str) -> int | None:
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    return None if config is None else int(config.num_classes)
+
+
+def _torchvision(name: str, source: str) -> Any:
+    """Find torchvision's published weights; None where the network is another library's, and `source` its default."""
     import torchvision.models as zoo
 
     if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
@@ -150,10 +182,17 @@ def _published(name: str, source: str) -> dict[str, Tensor]:
                 f"pretrain.weights={source}: no published weights of {name}; choose from "
                 f"{', '.join(['default', *kind.__members__])}, or give a file"
             )
-        state: dict[str, Tensor] = kind[wanted].get_state_dict(progress=False)
-        return state
+        return kind[wanted]
     if source != "default":
         raise ConfigError(f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file")
+    return None
+
+
+def _published(name: str, source: str) -> dict[str, Tensor]:
+    found = _torchvision(name, source)
+    if found is not None:
+        state: dict[str, Tensor] = found.get_state_dict(progress=False)
+        return state
     import timm
 
     model: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=True)

@@ -11,6 +11,7 @@ from wmdd.report.pictures import as_percent, figure
 from wmdd.store import ArtifactStore
 
 Results = dict[tuple[str, int], dict[str, Any]]
+_KINDS = {"top1_last": "", "top1_ema_last": ", averaged"}
 
 
 def write_comparison(url: str, config: DistillConfig, results: Results) -> dict[str, Any]:
@@ -54,33 +55,55 @@ def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", bes
     Args:
         plus_minus: between mean and sample deviation over the students' seeds; one student has no deviation.
         mark: around each cell.
-        best: around the highest cell of its column and student.
+        best: around the highest cell of its column, student and kind (students as they are, or averaged).
     """
     found = {(row["method"], row["student"], row["ipc"]): row for row in facts["rows"]}
     table = []
     for student in dict.fromkeys(row["student"] for row in facts["rows"]):
-        for method in facts["methods"]:
-            line = [method, student]
-            for ipc in facts["ipc"]:
-                row = found[method, student, ipc]
-                spread = [] if row["top1_last_std"] is None else [row["top1_last_std"]]
-                text = mark.format(plus_minus.join(f"{100 * part:.1f}" for part in (row["top1_last_mean"], *spread)))
-                top = max(found[other, student, ipc]["top1_last_mean"] for other in facts["methods"])
-                line.append(best.format(text) if row["top1_last_mean"] == top else text)
-            table.append(line)
+        for kind, suffix in _KINDS.items():
+            for method in facts["methods"]:
+                line = [method + suffix, student]
+                for ipc in facts["ipc"]:
+                    row = found[method, student, ipc]
+                    if f"{kind}_mean" not in row:
+                        continue  # no average of this student's weights was kept
+                    mean, std = row[f"{kind}_mean"], row[f"{kind}_std"]
+                    text = mark.format(plus_minus.join(f"{100 * part:.1f}" for part in (mean, std) if part is not None))
+                    top = max(found[other, student, ipc].get(f"{kind}_mean", 0) for other in facts["methods"])
+                    line.append(best.format(text) if mean == top else text)
+                if len(line) > 2:
+                    table.append(line)
         full = facts["full_data"][student]
         if full:
             table.append(["all data", student, *[f"{100 * full['top1']:.1f}"] * len(facts["ipc"])])
     return table
 
 
+def protocols_of(facts: dict[str, Any]) -> str:
+    """Name the protocol of all scores, or each with the cases that have it: only equal hashes compare."""
+    cases: dict[str, list[tuple[str, int]]] = {}
+    for row in facts["rows"]:
+        case, name = (row["method"], row["ipc"]), f"{row['protocol']['name']} {row['protocol']['hash']}"
+        if case not in cases.setdefault(name, []):
+            cases[name].append(case)
+    if len(cases) == 1:
+        return f"protocol {next(iter(cases))}"
+
+    def shown(own: list[tuple[str, int]]) -> str:
+        sizes = [ipc for ipc in facts["ipc"] if all((method, ipc) in own for method in facts["methods"])]
+        names = [f"{ipc} per class" for ipc in sizes]
+        return ", ".join(names + [f"{method} at {ipc}" for method, ipc in own if ipc not in sizes])
+
+    return "protocols " + "; ".join(f"{name} ({shown(own)})" for name, own in cases.items())
+
+
 def _caption(facts: dict[str, Any]) -> str:
     seeds = len(facts["rows"][0]["runs"])
     over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
-    teacher, protocol = facts["teacher"], facts["protocol"]
+    teacher = facts["teacher"]
     return (
         f"{facts['recipe']}: top-1 in % on {facts['validation_images']} validation images, last epoch, {over}; "
-        f"protocol {protocol['name']} {protocol['hash']}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
+        f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from wmdd.config import EvaluateConfig, RelabelConfig
 from wmdd.data.changes import augmentation
 from wmdd.data.loading import Geometry
-from wmdd.labels import SoftLabels, batches_per_epoch, check_labels, draw_epoch
+from wmdd.labels import SoftLabels, batch_sizes, check_labels, draw_epoch
 from wmdd.losses import soft_label_loss
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -76,7 +76,7 @@ class HardLessons:
         self._seeds, self._runtime = seeds.child("views"), runtime
         self._geometry = Geometry(**unit.params["geometry"])
         self._change = augmentation(section.augment, self._geometry.pixels)
-        self.epochs, self.steps = self._views.epochs, batches_per_epoch(self._views, len(images))
+        self.epochs, self.steps = self._views.epochs, len(batch_sizes(self._views, len(images)))
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views and their classes."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from wmdd.config import PretrainConfig
@@ -20,7 +22,7 @@ from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training import Schedule, Steps, Trainer, top1_accuracy, weight_groups
+from wmdd.training import Schedule, Steps, Trainer, answers, top1_accuracy, weight_groups
 from wmdd.types import Teacher
 
 VALIDATION_BATCH = 250
@@ -43,7 +45,9 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             load_weights(network, unit.params["weights"], name)
             runtime.place(network)
             yield Progress(0, 1, "measures the loaded teacher")
-            teacher = _teacher(unit, index, geometry, network, runtime, [], ALONE)
+            counts = _confusion(network, index, geometry, runtime)
+            check_order(unit.params["weights"], counts, index.class_names)
+            teacher = _teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
             _check_score(unit.params["weights"], teacher)
             yield Output(unit.name, teacher)
             continue
@@ -65,7 +69,9 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             network.load_state_dict(trainer.best[0])
         if section.sync_bn:
             network = _plain(network, unit, index, geometry, runtime)
-        teacher = _teacher(unit, index, geometry, network, runtime, trainer.curve, ranks)
+        batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
+        top1 = top1_accuracy(network, batches, runtime, ranks)
+        teacher = _teacher(unit, index, geometry, network, top1, trainer.curve)
         if ranks.is_first:
             if teacher.top1 < hardly(teacher.num_classes):
                 yield Note(
@@ -80,6 +86,42 @@ def hardly(num_classes: int) -> float:
     """Give the accuracy below which a network knows hardly more than chance: twice as much, or less of few classes."""
     chance = 1 / num_classes
     return min(2 * chance, chance + (1 - chance) / 9)
+
+
+def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> np.ndarray:
+    """Count the validation images of each class (rows) by what a network names them (columns)."""
+    classes = len(index.class_names)
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=runtime.device)
+    for named, labels in answers(network, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime):
+        counts += torch.bincount(labels * classes + named, minlength=classes * classes)
+    found: np.ndarray = counts.view(classes, classes).cpu().numpy()
+    return found
+
+
+def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Refuse a loaded teacher that knows classes well, by the numbers of others: the order is another one.
+
+    A part of the classes in another order leaves an accuracy that looks like a weak teacher's. So the assignment of
+    outputs to classes is looked for that makes most answers right; classes that most of their images leave for it,
+    while hardly any stay, are out of order.
+
+    Args:
+        counts: (classes, classes) validation images of each class by the output that names them.
+
+    Raises:
+        ConfigError: names such classes.
+    """
+    rows, best = linear_sum_assignment(counts, maximize=True)
+    total = np.maximum(1, counts.sum(axis=1))
+    leave = (counts[rows, best] > 0.5 * total) & (np.diagonal(counts) < 0.1 * total) & (rows != best)
+    if leave.sum() >= 2:
+        first, second = np.flatnonzero(leave)[:2]
+        told = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))
+        raise ConfigError(
+            f"pretrain.weights={weights}: {leave.sum()} of {len(class_names)} classes stand at another place in this "
+            f"teacher than in the data (it calls the images {told.removeprefix('those ')}); set data.classes to the "
+            "teacher's order"
+        )
 
 
 def _check_score(weights: str, teacher: Teacher) -> None:
@@ -192,17 +234,15 @@ def _teacher(
     index: DatasetIndex,
     geometry: Geometry,
     network: nn.Module,
-    runtime: Runtime,
+    top1: float,
     curve: list[dict[str, float]],
-    ranks: Ranks,
 ) -> Teacher:
-    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
     return Teacher(
         model=unit.params["model"],
         stem=unit.params["stem"],
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
         class_names=index.class_names,
-        top1=top1_accuracy(network, batches, runtime, ranks),
+        top1=top1,
         image_size=geometry.image_size,
         crop_ratio=geometry.crop_ratio,
         normalization=geometry.normalization,

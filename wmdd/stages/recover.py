@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -19,8 +20,8 @@ from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Optimise all units' classes: inputs ``teacher``, ``statistics``, ``barycenter``, and ``index`` for real starts.
 
-    All units of a task may have the params ``until`` (stop after so many steps) and ``first`` (go on after so many,
-    from the input ``before``).
+    All units of a task may have the params ``until`` (stop after so many steps), ``first`` (go on after so many, from
+    the input ``before``) and ``images_at_once`` (of each class; the others are optimised after them).
 
     When the group does not fit into the device's memory, its halves are run one after the other.
     """
@@ -45,28 +46,54 @@ def _recover(
         target, rows = _target(section, unit, teacher, seeds)
         targets.append(target)
         sources.append(rows)
+    whole: list[Recovered] = []
+    parts = _parts(targets, units[0].params.get("images_at_once"))
     first, until = units[0].params.get("first", 0), units[0].params.get("until")
-    for news in recover_images(section, teacher, targets, runtime, first=first, until=until):
-        if isinstance(news, Progress):
-            yield news
-            continue
-        assert isinstance(news, Recovered)
-        for place, unit in enumerate(units):
-            if place in news.diverged:
-                yield Failure(unit.name, news.diverged[place])
-                continue
+    for number, part in enumerate(parts):
+        for news in recover_images(section, teacher, part, runtime, first=first, until=until):
+            if isinstance(news, Progress):
+                yield replace(news, done=number * news.total + news.done, total=len(parts) * news.total)
+            else:
+                whole.append(news)
+    found = _joined(whole)
+    for place, unit in enumerate(units):
+        if place in found.diverged:
+            yield Failure(unit.name, found.diverged[place])
+        else:
             value = DistilledClass(
                 class_id=unit.params["class_id"],
-                images=news.images[place],
+                images=found.images[place],
                 weights=targets[place].barycenter.weights,
-                losses=news.losses[place],
+                losses=found.losses[place],
                 terms=tuple(term_weights(section)),
                 sources=sources[place],
                 notes={} if joint else {"tensor_batch_classes": len(units)},
-                state=news.state[place],
+                state=found.state[place],
                 class_name=targets[place].statistics.class_name,
             )
             yield Output(unit.name, value)
+
+
+def _parts(targets: list[Target], count: int | None) -> list[list[Target]]:
+    """Cut the images of every class into parts that are optimised one after the other."""
+    ipc = len(targets[0].barycenter.support)
+    if count is None or count >= ipc:
+        return [targets]
+    places = [slice(start, start + count) for start in range(0, ipc, count)]
+    return [[target.part(place, number) for target in targets] for number, place in enumerate(places)]
+
+
+def _joined(parts: list[Recovered]) -> Recovered:
+    """Put the images of the parts together, class by class; a class of which a part diverged has diverged."""
+    if len(parts) == 1:
+        return parts[0]
+    states = [
+        {name: torch.cat([own[name] for own in of_class]) for name in of_class[0]}
+        for of_class in zip(*(part.state for part in parts), strict=True)
+    ]
+    diverged = {place: told for part in reversed(parts) for place, told in part.diverged.items()}
+    losses = torch.stack([part.losses for part in parts]).mean(dim=0)
+    return Recovered(torch.cat([part.images for part in parts], dim=1), losses, diverged, states)
 
 
 def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTree) -> tuple[Target, tuple[int, ...]]:

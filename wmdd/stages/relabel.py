@@ -10,10 +10,11 @@ from torch import nn
 
 from wmdd.config import RelabelConfig
 from wmdd.events import Output, Progress
-from wmdd.labels import LabelBatch, LabelBlock, batches_per_epoch, draw_epoch
+from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.training import cut
 from wmdd.types import ImageSet, Teacher
 
 
@@ -29,7 +30,7 @@ def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime:
             drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
             batches += _labelled(section, drawn, teacher, images, runtime)
             yield Progress(epoch - first + 1, epochs)
-        per_epoch = batches_per_epoch(section, len(images))
+        per_epoch = len(batch_sizes(section, len(images)))
         meta = {
             "schema": 1,
             "first_epoch": first,
@@ -51,8 +52,9 @@ def _labelled(
     for batch in drawn:
         shown = batch.replay(images.images, teacher.pixels, runtime)
         with runtime.autocast():
-            parts = shown.split(section.micro_batch) if section.bn == "batch" and section.micro_batch else [shown]
-            logits = torch.cat([network(part) for part in parts])
+            # Cut as the student's batches are, so that teacher and student normalise the same images together.
+            count = section.batch_size // section.micro_batch if section.micro_batch else 1
+            logits = torch.cat([network(part) for (part,) in cut((shown,), count)])
         labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
     _norm_by_batch(network, False)
     return labelled
@@ -66,4 +68,4 @@ def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
             module.momentum = 0.0 if by_batch else 0.1
 
 
-RELABEL = Stage("relabel", 1, "relabel", LabelBlock, relabel, unkeyed=frozenset({"epochs", "epochs_per_block"}))
+RELABEL = Stage("relabel", 2, "relabel", LabelBlock, relabel, unkeyed=frozenset({"epochs", "epochs_per_block"}))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from wmdd.config import StatisticsConfig
+from wmdd.data.augment import apply_views, draw_resized_crops, view_matrices
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, class_images
 from wmdd.events import Output, Progress, Pulse
@@ -19,20 +20,22 @@ from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.types import ClassStatistics, Teacher
 
 
-def statistics(section: StatisticsConfig, units: list[Unit], _seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+def statistics(section: StatisticsConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Measure each unit's class: param ``class_id``; inputs ``teacher`` and ``index``.
 
     Each image is decoded once and passes the teacher once.
     """
     for unit in units:
         teacher, index = unit.load("teacher"), unit.load("index")
-        value = yield from _measure(section, teacher, index, unit.params["class_id"], runtime)
+        class_id = unit.params["class_id"]
+        own = seeds.child("statistics", class_id)
+        value = yield from _measure(section, teacher, index, class_id, own, runtime)
         yield Output(unit.name, value)
 
 
 @torch.no_grad()
 def _measure(
-    section: StatisticsConfig, teacher: Teacher, index: DatasetIndex, class_id: int, runtime: Runtime
+    section: StatisticsConfig, teacher: Teacher, index: DatasetIndex, class_id: int, seeds: SeedTree, runtime: Runtime
 ) -> Generator[Progress, None, ClassStatistics]:
     """Measure one class with the teacher in evaluation mode; only this class's features are ever in memory."""
     network = runtime.place(teacher.network)
@@ -40,11 +43,17 @@ def _measure(
     rows = np.arange(len(index.train.of_class(class_id)))
     features: list[torch.Tensor] = []
     moments: list[Moments] = []
-    pulse = Pulse()
+    pulse, size = Pulse(), (teacher.image_size, teacher.image_size)
+    # Drawn for the whole class, so that batches change nothing.
+    views = draw_resized_crops(seeds.numpy(), len(rows), size, section.crop_scale, flip=section.flip)
     with Probe(network, teacher.num_classes) as probe:
         for start in range(0, len(rows), section.batch_size):
-            images = class_images(index, class_id, geometry, rows[start : start + section.batch_size])
-            pixels = runtime.images(teacher.pixels.normalize(images.to(runtime.device)))
+            part = slice(start, start + section.batch_size)
+            images = class_images(index, class_id, geometry, rows[part])
+            pixels = teacher.pixels.normalize(images.to(runtime.device))
+            if section.views == "random":
+                pixels = apply_views(pixels, *view_matrices(views[part].to(runtime.device), size, size[0]))
+            pixels = runtime.images(pixels)
             with runtime.autocast():
                 _, batch_features, bn_inputs = probe.run(pixels)
             features.append(batch_features.float().cpu())
