@@ -121,7 +121,10 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
     crop = {"name": "RandomResizedCrop", "args": {"size": size, "scale": list(config.relabel.crop_scale)}}
     flips = [{"name": "RandomHorizontalFlip", "args": {}}] if config.relabel.flip else []
     end = [{"name": "ToTensor", "args": {}}, normalise]
-    resize = [{"name": "Resize", "args": {"size": size}}, {"name": "CenterCrop", "args": {"size": size}}]
+    resize = [
+        {"name": "Resize", "args": {"size": round(size / teacher.crop_ratio)}},
+        {"name": "CenterCrop", "args": {"size": size}},
+    ]
     return {
         "dataset": name,
         "real_data_path": "SET THIS",

@@ -12,6 +12,41 @@ from wmdd.protocols import protocols
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RELEASED_GUIDE = ROOT / "docs" / "from-the-released-code.md"
+_RECOVER = """
+    --dataset --exp-name --syn-data-path --real-data-path --ipc --store-best-images --wb --weight-wb --per-class-bn
+    --cda --batch-size --iteration --lr --jitter --r-bn --r-wb --first-bn-multiplier --tv-l2 --l2-scale --model
+    --ckpt-path --verifier --verifier-arch --easy2hard-mode --milestone --G
+"""
+_VANILLA = """
+    --dataset --batch-size --gradient-accumulation-steps --start-epoch --epochs -j --workers --train-dir --val-dir
+    --output-dir --exp-name --cos --sgd -lr --learning-rate --momentum --weight-decay --adamw-lr --adamw-weight-decay
+    --model --keep-topk -T --temperature --mix-type --fkd_seed
+"""
+RELEASED_FLAGS = {
+    "run.sh": "-p -d -m -e -x -y -r -i -z -g -c -u -w -n -b -a -t -A",
+    "pretrain/pretrain.py": """
+        --dataset --data-path --model --device --exp-name -b --batch-size --epochs -j --workers --opt --lr --momentum
+        --wd --weight-decay --norm-weight-decay --bias-weight-decay --transformer-embedding-decay --label-smoothing
+        --mixup-alpha --cutmix-alpha --lr-scheduler --lr-warmup-epochs --lr-warmup-method --lr-warmup-decay
+        --lr-step-size --lr-gamma --lr-min --print-freq --output-dir --resume --start-epoch --cache-dataset --sync-bn
+        --test-only --auto-augment --ra-magnitude --augmix-severity --random-erase --amp --world-size --dist-url
+        --model-ema --model-ema-steps --model-ema-decay --use-deterministic-algorithms --interpolation
+        --val-resize-size --val-crop-size --train-crop-size --clip-grad-norm --ra-sampler --ra-reps --weights --backend
+        --use-v2
+    """,
+    "recover/data_synthesis.py": _RECOVER,
+    "recover/data_synthesis_new.py": _RECOVER,
+    "relabel/generate_soft_label.py": """
+        --dataset --data -m --model --ckpt-path -j --workers -b --batch-size --world-size --rank --dist-url
+        --dist-backend --seed --gpu --multiprocessing-distributed --epochs --input-size --min-scale-crops
+        --max-scale-crops --fkd-path --exp-name --use-fp16 --mode --fkd-seed --mix-type --mixup --cutmix
+    """,
+    "train/train_FKD.py": f"{_VANILLA} --fkd-path",
+    "train/train_vanilla.py": _VANILLA,
+    "train/train_vanilla_randaug.py": _VANILLA,
+    "Flags that only guides name": "--wandb-project --wandb-api-key --arch-name",
+}
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
@@ -33,3 +68,27 @@ def test_commands_methods_and_protocols_that_a_guide_names_are_there(guide):
 def test_every_method_and_protocol_is_in_a_guide():
     text = " ".join(guide.read_text() for guide in GUIDES)
     assert [name for name in (*methods(), *protocols()) if f"{name}" not in text] == []
+
+
+def _flags_of_rows(text, script):
+    """List the flags in the first cells of the first table below the heading that names a script."""
+    body = next(body for body in re.split(r"(?m)^## ", text)[1:] if script in body.partition("\n")[0])
+    table = re.search(r"(?m)(?:^\|.*\n)+", body.partition("\n")[2])
+    cells = [row.split("|")[1] for row in table[0].splitlines()]
+    spans = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell)]
+    return [flag for span in spans for flag in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", span)]
+
+
+@pytest.mark.parametrize("script", RELEASED_FLAGS)
+def test_every_flag_of_the_released_code_has_its_row(script):
+    there = _flags_of_rows(RELEASED_GUIDE.read_text(), script)
+    assert [flag for flag in RELEASED_FLAGS[script].split() if there.count(flag) != 1] == []
+    together = {flag for name in _in_one_table(script) for flag in RELEASED_FLAGS[name].split()}
+    assert set(there) - together == set()
+
+
+def _in_one_table(script):
+    heading = next(
+        line for line in RELEASED_GUIDE.read_text().splitlines() if line.startswith("## ") and script in line
+    )
+    return [name for name in RELEASED_FLAGS if name in heading]
