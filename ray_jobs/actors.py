@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +15,20 @@ from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
 from wmdd.runtime import Runtime
 from wmdd.store import ArtifactStore
+
+WATCH_S = 1.0
+
+
+def end_with_raylet() -> None:
+    """End this process soon after the one that started it: Ray leaves the workers of a killed raylet as they are."""
+    raylet = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == raylet:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-raylet").start()
 
 
 def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
@@ -45,6 +61,7 @@ class StageActor:
     """
 
     def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str) -> None:
+        end_with_raylet()
         config = RuntimeConfig.model_validate(runtime)
         self._config = config if gpu else config.model_copy(update={"device": "cpu"})
         self._store = ArtifactStore(store_url)

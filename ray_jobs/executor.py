@@ -58,7 +58,7 @@ class RayExecutor:
         pool = Pool(
             crew,
             self._config.ray,
-            with_metrics(listener),
+            with_metrics(listener, tasks),
             limits=limits,
             solo=solo,
             early={"cpu"},

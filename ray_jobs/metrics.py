@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from wmdd.events import Event
 from wmdd.pipeline import Listener
+from wmdd.plan import StageTask
 
 
-def with_metrics(listener: Listener) -> Listener:
+def with_metrics(listener: Listener, tasks: Iterable[StageTask] = ()) -> Listener:
     """Tell a listener, and keep Ray's metrics of this session.
+
+    A worker that dies may have saved a unit that it could not tell of; so a task that is done counts all of its own.
 
     By stage: gauges ``ray_wmdd_units_done`` and ``ray_wmdd_tasks_running``, counters ``ray_wmdd_tasks_retried_total``
     and ``ray_wmdd_tasks_failed_total``, histogram ``ray_wmdd_unit_seconds``; by node: gauge ``ray_wmdd_workers``.
     """
-    numbers = _Numbers()
+    numbers = _Numbers(tasks)
 
     def tell(event: Event) -> None:
         numbers(event)
@@ -22,7 +27,7 @@ def with_metrics(listener: Listener) -> Listener:
 
 
 class _Numbers:
-    def __init__(self) -> None:
+    def __init__(self, tasks: Iterable[StageTask]) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
         stage = ("stage",)
@@ -34,7 +39,8 @@ class _Numbers:
         self._seconds = Histogram(
             "wmdd_unit_seconds", "Seconds per unit", boundaries=[0.1, 1, 10, 60, 300, 1800, 7200], tag_keys=stage
         )
-        self._count: dict[str, int] = {}
+        self._units = {(task.stage, task.name): [task.prefix + unit.ref.unit for unit in task.units] for task in tasks}
+        self._saved: dict[str, set[str]] = {}
         self._tasks: dict[str, set[str]] = {}
         self._nodes: set[str] = set()
 
@@ -46,9 +52,11 @@ class _Numbers:
         if not event.stage:
             return
         tags, tasks = {"stage": event.stage}, self._tasks.setdefault(event.stage, set())
+        if event.kind in ("unit", "done"):
+            saved = self._saved.setdefault(event.stage, set())
+            saved.update([event.unit] if event.kind == "unit" else self._units.get((event.stage, event.unit), ()))
+            self._done.set(len(saved), tags)
         if event.kind == "unit":
-            self._count[event.stage] = self._count.get(event.stage, 0) + 1
-            self._done.set(self._count[event.stage], tags)
             self._seconds.observe(event.metrics.get("seconds", 0.0), tags)
         elif event.kind in ("begin", "done", "retry", "failed"):
             (tasks.add if event.kind == "begin" else tasks.discard)(event.unit)

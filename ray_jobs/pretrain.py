@@ -19,7 +19,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 
-from ray_jobs.actors import greet
+from ray_jobs.actors import end_with_raylet, greet
 from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
 from wmdd.config import RayConfig, RuntimeConfig
@@ -51,6 +51,7 @@ class Training:
 
 def train(config: dict[str, Training]) -> None:
     """Run the stage in one of the workers; the first tells the news and saves."""
+    end_with_raylet()
     job, first = config["training"], get_context().get_world_rank() == 0
     store = ArtifactStore(job.store_url)
     try:
@@ -89,6 +90,7 @@ class TrainActor:
     def __init__(
         self, store_url: str, runtime: dict[str, Any], probe: str, config: RayConfig, workers: int, share: Share
     ) -> None:
+        end_with_raylet()
         # Each worker gets the CPUs that it reserved, else all would take every core of their node.
         device, cores = ("cuda" if share.gpus else "cpu"), max(1, int(share.cpus))
         asked = RuntimeConfig.model_validate(runtime)
