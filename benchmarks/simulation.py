@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ray_jobs.pool import News
+from ray_jobs.news import News
 from wmdd.errors import StageError
 from wmdd.events import Event
 from wmdd.plan import StageTask
@@ -28,7 +28,7 @@ class _Seat:
 
 
 class SimulatedCrew:
-    """See `ray_jobs.pool.Crew`.
+    """See `ray_jobs.news.Crew`.
 
     Args:
         nodes: workers of each lane that each node holds.

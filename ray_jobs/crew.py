@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.actors import StageActor
-from ray_jobs.pool import News
+from ray_jobs.news import News
 from ray_jobs.resources import Node, Shares, asked, has
 from wmdd.config import DistillConfig
 from wmdd.errors import ConfigError, StageError, StorageError, WmddError
@@ -32,7 +32,7 @@ class _Hand:
 
 
 class RayCrew:
-    """Actors of the Ray that this process is connected to. See `ray_jobs.pool.Crew`.
+    """Actors of the Ray that this process is connected to. See `ray_jobs.news.Crew`.
 
     Args:
         store_url: of the store that all workers share.

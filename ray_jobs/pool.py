@@ -14,8 +14,8 @@ import itertools
 import statistics
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
 
+from ray_jobs.news import Crew, News
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
@@ -31,51 +31,6 @@ MAX_HIRING_PAUSE_S = 30.0
 BUSY_FACTOR = 10  # nodes that could hold a worker are waited for so much longer: they are busy, or slow
 SPECULATE_AFTER_S = 20.0  # a second copy of something short costs more than waiting for it
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class News:
-    """What a crew heard.
-
-    Args:
-        kind: ``up`` (a worker is ready, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised; the
-            worker lives), ``lost`` (the worker is gone), ``unfit`` (it says that it cannot work for this run).
-        node_left: the worker is gone because its node is.
-    """
-
-    worker: int
-    kind: Literal["up", "event", "done", "error", "lost", "unfit"]
-    event: Event | None = None
-    error: WmddError | None = None
-    text: str = ""
-    node: str = ""
-    pid: int = 0
-    node_left: bool = False
-
-
-class Crew(Protocol):
-    """Workers somewhere. Every call returns at once but `hear`, which waits for news up to `timeout` seconds."""
-
-    def now(self) -> float:
-        """Seconds on the crew's clock."""
-
-    def room(self, lane: str) -> int:
-        """How many workers of a lane the nodes that are there now can hold."""
-
-    def hire(self, lane: str) -> int:
-        """Ask for a worker; ``up`` comes later, or never where none fits."""
-
-    def give(self, worker: int, task: StageTask) -> None:
-        """Let a worker that is up run a task."""
-
-    def hear(self, timeout: float) -> list[News]:
-        """Give what happened."""
-
-    def dismiss(self, worker: int) -> None:
-        """End a worker, whatever it does."""
-
-    def describe(self) -> str:
-        """Say what a worker asks for and what there is, for a message."""
 
 
 @dataclass(eq=False)

@@ -313,7 +313,9 @@ class RayConfig(Section):
         4.0, description="idle workers run a second copy of tasks slower than this many medians (0: never)"
     )
     start_timeout_s: Positive = Field(
-        45.0, description="how long to wait for the first worker (raise it for clusters that add nodes on demand), s"
+        45.0,
+        description="how long to wait for a worker where no node could hold one, ten times as long for busy nodes "
+        "(raise it for clusters that add nodes on demand), s",
     )
 
 

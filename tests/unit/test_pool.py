@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.simulation import SimulatedCrew
-from ray_jobs.pool import News, Pool
+from ray_jobs.news import News
+from ray_jobs.pool import Pool
 from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
