@@ -24,7 +24,7 @@ from wmdd.schedule import Board
 
 POLL_S = 0.5
 MAX_LOSSES = 20  # of one task with nodes that left: a bound, so that nothing goes round for ever
-MAX_SPAWN_FAILURES = 8  # in a row, where nobody else works
+MAX_SPAWN_FAILURES = 8  # times in a row, where nobody else works
 MAX_UNFIT = 3  # the same, of workers that say themselves why they cannot work
 BACKOFF_S = 0.5
 MAX_HIRING_PAUSE_S = 30.0
@@ -300,10 +300,13 @@ class Pool:
         self._stillborn(str(error), MAX_UNFIT if starting else 1, error)
 
     def _stillborn(self, reason: str, limit: int, error: WmddError | None) -> None:
-        """Hire more slowly after a worker that did not start; give up after so many where nobody else works."""
-        self._spawn_failures += 1
+        """Hire more slowly after workers that did not start; give up after so many times where nobody else works."""
+        again = self._crew.now() >= self._hire_from  # else hired with the last that did not start
+        self._spawn_failures += again
         if self._spawn_failures >= limit and all(worker.node is None for worker in self._workers.values()):
-            raise error or WmddError(f"{self._spawn_failures} workers in a row did not start: {reason}")
+            raise error or WmddError(f"{self._spawn_failures} times in a row no worker started: {reason}")
+        if not again:
+            return
         pause = min(MAX_HIRING_PAUSE_S, BACKOFF_S * 2**self._spawn_failures)
         self._hire_from = self._crew.now() + pause
         self._listener(Event("note", "", text=f"a worker did not start ({reason}); another is tried in {pause:g} s"))

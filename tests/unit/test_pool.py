@@ -192,7 +192,7 @@ def test_workers_that_never_start_end_the_run_with_their_reason():
         return number
 
     run.crew.hire = stillborn
-    with pytest.raises(WmddError, match="8 workers in a row did not start: killed"):
+    with pytest.raises(WmddError, match="8 times in a row no worker started: killed"):
         run.pool.run(run.board)
     assert run.crew.clock > 60  # ever more slowly, so that what is out of order for a moment may come back
 
@@ -218,6 +218,14 @@ def test_node_on_which_no_worker_starts_does_not_end_the_work_of_the_others(kind
     notes = [event.text for event in run.events if event.kind == "note"]
     assert 2 < len(notes) < 40
     assert all("did not start" in text for text in notes)
+
+
+def test_nodes_that_all_leave_at_once_end_no_run_however_many_workers_were_starting():
+    run = Run(tasks(40), {"a": 10, "b": 10}, 100.0, start_s=5)
+    run.crew.at(3, lambda: [run.crew.lose(number) for number in list(run.crew.seats)])
+    run.go()
+    assert len(run.told("done")) == 40
+    assert [event.kind for event in run.events].count("note") == 1
 
 
 def test_worker_that_cannot_work_where_no_other_does_ends_the_run_with_what_it_says():
