@@ -45,6 +45,7 @@ class RayCrew:
         self._by_call: dict[Any, int] = {}
         self._numbers = itertools.count()
         self._nodes: dict[str, tuple[str, Node]] = {}
+        self._trained = False
         self._looked = -NODES_EVERY_S
 
     def now(self) -> float:
@@ -80,7 +81,8 @@ class RayCrew:
 
         from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
 
-        self._free_places()  # of a trainer before, which may have asked for new ones as it ended
+        self._free_places()
+        self._trained = True
         config, share = self._config, self._shares.of_lane("train")
         arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, config.pretrain.workers, share)
         return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)
@@ -103,10 +105,10 @@ class RayCrew:
                 self._free_places()
 
     def _free_places(self) -> None:
-        """Give back what a trainer reserved for its workers; they end with it.
+        """Give back what trainers that are gone reserved for their workers, who end with it.
 
         Ray Train keeps its reservation for the whole job when its controller is killed, and frees it by itself only
-        where a dashboard runs.
+        where a dashboard runs. As it ends it may make one more, so this is done again now and then.
         """
         import ray
         from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
@@ -184,6 +186,8 @@ class RayCrew:
 
         if time.monotonic() - self._looked > NODES_EVERY_S:
             self._looked = time.monotonic()
+            if self._trained and not any(hand.trains for hand in self._hands.values()):
+                self._free_places()
             alive = [node for node in ray.nodes() if node["Alive"]]
             shared = collections.Counter(node["NodeManagerAddress"] for node in alive)
             self._nodes = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from wmdd.events import Event
@@ -26,19 +27,33 @@ def with_metrics(listener: Listener, tasks: Iterable[StageTask] = ()) -> Listene
     return tell
 
 
-class _Numbers:
-    def __init__(self, tasks: Iterable[StageTask]) -> None:
+class _Instruments:
+    """The metrics of this process: a second one of the same name would show nothing."""
+
+    def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
         stage = ("stage",)
-        self._done = Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage)
-        self._running = Gauge("wmdd_tasks_running", "Tasks under way", tag_keys=stage)
-        self._retried = Counter("wmdd_tasks_retried", "Tasks that started again elsewhere", tag_keys=stage)
-        self._failed = Counter("wmdd_tasks_failed", "Tasks that failed for good", tag_keys=stage)
-        self._workers = Gauge("wmdd_workers", "Workers that are up", tag_keys=("node",))
-        self._seconds = Histogram(
+        self.done = Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage)
+        self.running = Gauge("wmdd_tasks_running", "Tasks under way", tag_keys=stage)
+        self.retried = Counter("wmdd_tasks_retried", "Tasks that started again elsewhere", tag_keys=stage)
+        self.failed = Counter("wmdd_tasks_failed", "Tasks that failed for good", tag_keys=stage)
+        self.workers = Gauge("wmdd_workers", "Workers that are up", tag_keys=("node",))
+        self.seconds = Histogram(
             "wmdd_unit_seconds", "Seconds per unit", boundaries=[0.1, 1, 10, 60, 300, 1800, 7200], tag_keys=stage
         )
+
+
+@functools.cache
+def _instruments(_session: str) -> _Instruments:
+    return _Instruments()
+
+
+class _Numbers:
+    def __init__(self, tasks: Iterable[StageTask]) -> None:
+        import ray
+
+        self._show = _instruments(ray.get_runtime_context().gcs_address)
         self._units = {(task.stage, task.name): [task.prefix + unit.ref.unit for unit in task.units] for task in tasks}
         self._saved: dict[str, set[str]] = {}
         self._tasks: dict[str, set[str]] = {}
@@ -47,7 +62,7 @@ class _Numbers:
     def __call__(self, event: Event) -> None:
         if event.kind == "workers":
             for node in self._nodes | set(event.metrics):
-                self._workers.set(event.metrics.get(node, 0), {"node": node})
+                self._show.workers.set(event.metrics.get(node, 0), {"node": node})
             self._nodes |= set(event.metrics)
         if not event.stage:
             return
@@ -55,13 +70,13 @@ class _Numbers:
         if event.kind in ("unit", "done"):
             saved = self._saved.setdefault(event.stage, set())
             saved.update([event.unit] if event.kind == "unit" else self._units.get((event.stage, event.unit), ()))
-            self._done.set(len(saved), tags)
+            self._show.done.set(len(saved), tags)
         if event.kind == "unit":
-            self._seconds.observe(event.metrics.get("seconds", 0.0), tags)
+            self._show.seconds.observe(event.metrics.get("seconds", 0.0), tags)
         elif event.kind in ("begin", "done", "retry", "failed"):
             (tasks.add if event.kind == "begin" else tasks.discard)(event.unit)
-            self._running.set(len(tasks), tags)
+            self._show.running.set(len(tasks), tags)
             if event.kind == "retry":
-                self._retried.inc(1, tags)
+                self._show.retried.inc(1, tags)
             elif event.kind == "failed":
-                self._failed.inc(1, tags)
+                self._show.failed.inc(1, tags)

@@ -56,7 +56,11 @@ class NodeBackend(Backend):  # type: ignore[misc]
 
 def _open(size: int, timeout_s: int) -> tuple[str, int]:
     host = ray.util.get_node_ip_address()
-    listener = socket.create_server((host, 0), backlog=max(128, size))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family, backlog=max(128, size))
+    except OSError:  # an address that others know the node by, and it does not
+        listener = socket.create_server(("", 0), family=family, backlog=max(128, size))
     port = listener.getsockname()[1]
     _store[:] = [
         dist.TCPStore(

@@ -54,8 +54,8 @@ def compare(
 
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
-    ipcs = _numbers(params.pop("ipc"))
-    config = configure(params | {"ipc": None, "method": None})
+    ipcs = numbers(params.pop("ipc"))
+    config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     config = config if seeds is None else override(config, {"evaluate.seeds": seeds})
     if executor == "ray":
         check_address(config)
@@ -77,7 +77,12 @@ def compare(
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True, highlight=False)
 
 
-def _numbers(text: str | None) -> list[int]:
+def numbers(text: str | None) -> list[int]:
+    """Read images per class.
+
+    Raises:
+        ConfigError: if they are no whole numbers.
+    """
     try:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError as exc:

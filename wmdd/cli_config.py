@@ -114,11 +114,10 @@ def configure(params: dict[str, Any]) -> DistillConfig:
     config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
     if params.get("protocol"):
         # What it sets depends on the set, the students and the images per class, wherever these are given.
-        asked = _laid_over(config, params)
-        parts = {"data": asked.data, "barycenter": asked.barycenter}
-        students = asked.evaluate.model_copy(update={"protocol": config.evaluate.protocol})
-        base = config.model_copy(update=parts | {"evaluate": students})
-        made = with_protocol(base, params["protocol"])
+        asked = _laid_over(with_protocol(config, params["protocol"]), params)
+        students = config.evaluate.model_copy(update={"students": asked.evaluate.students})
+        parts = {"recipe": asked.recipe, "data": asked.data, "barycenter": asked.barycenter, "evaluate": students}
+        made = with_protocol(config.model_copy(update=parts), params["protocol"])
         config = config.model_copy(update={"relabel": made.relabel, "evaluate": made.evaluate})
     return _laid_over(config, params)
 

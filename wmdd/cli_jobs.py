@@ -79,9 +79,9 @@ def submit(
 
     environment = runtime_environment(working_dir, requirements, variables)
     with contextlib.chdir(working_dir):
-        places = _check_words(context, words, here=_is_trial(address))
+        words = _check_words(context, words, here=_is_trial(address))
     jobs = _jobs(address)
-    job = jobs.submit((*words, *places), environment, submission_id)
+    job = jobs.submit(words, environment, submission_id)
     note = Console(stderr=True, highlight=False, soft_wrap=True)
     note.print(f"job {job} at {jobs.address}")
     hints = f"follow it: wmdd logs {job} --follow   end it: wmdd stop {job}"
@@ -111,15 +111,16 @@ def _is_trial(address: str | None) -> bool:
     return adopt(address or os.environ.get("RAY_API_SERVER_ADDRESS")) is not None
 
 
-def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool = False) -> list[str]:
+def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool = False) -> tuple[str, ...]:
     """Refuse what the job would refuse, and paths that would be lost with the job's folder.
 
     Args:
         here: the job sees this machine's files.
 
     Returns:
-        more words, which give the paths of this folder in full, where the job can use them.
+        the words, which give the paths of this folder in full where the job can use them.
     """
+    from wmdd.cli_compare import numbers
     from wmdd.cli_config import configure
     from wmdd.files import refuse_secrets
 
@@ -136,26 +137,28 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
     elif name == "tune" and params["resume"]:
         places = {"--resume": params["resume"]}
     else:
-        config = configure(params | {"ipc": None} if name == "compare" else params)
+        sizes = numbers(params["ipc"]) if name == "compare" else []
+        config = configure(params | {"ipc": sizes[0] if sizes else None} if name == "compare" else params)
         if here and places["--run"] is None:
             places["--run"] = _default(name, config)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
     needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
-    more = []
     for option, place in places.items():
         if place is None and option not in needed:
             continue
         refuse_secrets(place or "")
-        if here and place and not _stays(place) and option.startswith("--"):
-            more += [option, os.path.abspath(place)]
+        if here and place and not _stays(place):
+            full = os.path.abspath(place)
+            named = option.startswith("--")  # the last of equal options counts
+            words = (*words, option, full) if named else tuple(full if word == place else word for word in words)
         elif place is None or not _stays(place):
             value = "(not given)" if place is None else place
             raise ConfigError(
                 f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "
                 "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
             )
-    return more
+    return words
 
 
 def _default(command: str, config: DistillConfig) -> str:

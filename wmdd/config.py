@@ -314,8 +314,7 @@ class RayConfig(Section):
     )
     start_timeout_s: Positive = Field(
         45.0,
-        description="how long to wait for a worker where no node could hold one, ten times as long for busy nodes "
-        "(raise it for clusters that add nodes on demand), s",
+        description="how long to wait for a worker where no node can hold one, s (raise it where nodes come on demand)",
     )
 
 

@@ -56,7 +56,7 @@ def trainer(accumulate=1, *, norm=False, **more):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
-def test_gradients_added_up_overcut_are_the_whole_batchs(parts):
+def test_gradients_added_up_over_parts_are_the_whole_batchs(parts):
     whole, cut = trainer(), trainer(parts)
     losses = [[epoch.loss for epoch in made.run()] for made in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -65,7 +65,7 @@ def test_gradients_added_up_overcut_are_the_whole_batchs(parts):
 
 
 @pytest.mark.parametrize(("size", "count"), [(11, 3), (2, 4), (1, 2), (16, 2), (7, 100)])
-def testcut_make_the_batch_and_have_two_images(size, count):
+def test_parts_make_the_batch_and_have_two_images(size, count):
     parts = cut((torch.arange(size), torch.arange(size)), count)
     assert torch.equal(torch.cat([images for images, _ in parts]), torch.arange(size))
     assert min(len(images) for images, _ in parts) >= min(2, size)

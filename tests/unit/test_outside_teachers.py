@@ -155,6 +155,24 @@ def test_weak_teacher_in_the_right_order_is_not_refused(right):
     check_order("a.pth", confusion(range(10), right), tuple("abcdefghij"))
 
 
+@pytest.mark.parametrize(("classes", "right"), [(10, 0.6), (100, 0.8), (1000, 0.9)])
+def test_few_validation_images_prove_no_other_order(classes, right):
+    for images in (1, 2, 5):
+        rng, counts = np.random.default_rng(images), np.zeros((classes, classes), int)
+        for place in np.repeat(np.arange(classes), images):
+            counts[place, place if rng.random() < right else rng.integers(classes)] += 1
+        check_order("a.pth", counts, tuple(map(str, range(classes))))
+
+
+def test_weak_classes_that_similar_ones_swallow_are_no_other_order():
+    counts = confusion(range(100), 0.6, classes=100)
+    for weak, strong in ((3, 4), (10, 11)):
+        counts[weak] = counts[strong] = 0
+        counts[weak, [weak, strong, 50]] = 4, 32, 14
+        counts[strong, [strong, weak, 60]] = 25, 5, 20
+    check_order("a.pth", counts, tuple(map(str, range(100))))
+
+
 def test_two_classes_that_a_teacher_cannot_tell_apart_are_no_other_order():
     counts = confusion(range(10))
     counts[1] = 0

@@ -3,9 +3,10 @@
 import pytest
 
 from wmdd.cli import cli
+from wmdd.cli_compare import numbers
 from wmdd.cli_config import configure
 from wmdd.compare import cases
-from wmdd.config import DistillConfig, override
+from wmdd.config import DistillConfig, override, to_yaml
 from wmdd.errors import ConfigError
 from wmdd.plan import protocol_hash
 from wmdd.protocols import is_exact, protocols, with_protocol
@@ -177,6 +178,38 @@ def test_protocol_follows_students_and_set_that_are_given_as_options():
         configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
     subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
     assert subset.relabel.epochs == 1000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--protocol", "hard", "--evaluate.augment", "randaugment"),
+        ("--protocol", "cvdd", "--relabel.micro_batch", "4"),
+        ("--protocol", "hard", "--config", "more.yaml"),
+    ],
+)
+def test_options_that_need_the_protocol_are_checked_with_it(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("evaluate: {augment: randaugment}\n")
+    made = configured("imagenette", *words)
+    assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
+
+
+def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(recipe("tiny-imagenet")))
+    assert configured("imagenette", "--protocol", "edc", "--config", str(saved)).recipe == "tiny-imagenet"
+    made = configured("imagenette", "--protocol", "fadrm", "--ipc", "1", "--config", str(saved))
+    assert with_protocol(override(recipe("tiny-imagenet"), {"barycenter.ipc": 1}), "fadrm").evaluate.lr == 1e-3
+    assert made.barycenter.ipc == 1
+
+
+def test_comparison_asks_for_students_at_the_sizes_it_has():
+    words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
+    params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1"]).params
+    assert configure(params | {"ipc": numbers(params["ipc"])[0]}).evaluate.lr == 5e-4
+    with pytest.raises(ConfigError, match="protocol cvdd trains them with different"):
+        configured(*words, "--ipc", "10")
 
 
 def test_options_are_laid_over_a_protocol_and_the_name_says_so():

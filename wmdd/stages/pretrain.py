@@ -26,6 +26,7 @@ from wmdd.training import Schedule, Steps, Trainer, answers, top1_accuracy, weig
 from wmdd.types import Teacher
 
 VALIDATION_BATCH = 250
+FEW_IMAGES = 5  # of a class: what fewer are called says little
 
 
 def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -102,8 +103,9 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
     """Refuse a loaded teacher that knows classes well, by the numbers of others: the order is another one.
 
     A part of the classes in another order leaves an accuracy that looks like a weak teacher's. So the assignment of
-    outputs to classes is looked for that makes most answers right; classes that most of their images leave for it,
-    while hardly any stay, are out of order.
+    outputs to classes is looked for that makes most answers right. Classes that most of their images leave for it,
+    while hardly any stay, are out of order, where the class whose output they take has left it too: one that a similar
+    class swallows has not.
 
     Args:
         counts: (classes, classes) validation images of each class by the output that names them.
@@ -112,8 +114,9 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
         ConfigError: names such classes.
     """
     rows, best = linear_sum_assignment(counts, maximize=True)
-    total = np.maximum(1, counts.sum(axis=1))
-    leave = (counts[rows, best] > 0.5 * total) & (np.diagonal(counts) < 0.1 * total) & (rows != best)
+    total = counts.sum(axis=1)
+    leave = (counts[rows, best] > 0.5 * total) & (np.diagonal(counts) < 0.1 * total) & (total >= FEW_IMAGES)
+    leave &= leave[best] & (rows != best)
     if leave.sum() >= 2:
         first, second = np.flatnonzero(leave)[:2]
         told = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))

@@ -53,7 +53,7 @@ def _labelled(
         shown = batch.replay(images.images, teacher.pixels, runtime)
         with runtime.autocast():
             # Cut as the student's batches are, so that teacher and student normalise the same images together.
-            count = section.batch_size // section.micro_batch if section.micro_batch else 1
+            count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
             logits = torch.cat([network(part) for (part,) in cut((shown,), count)])
         labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
     _norm_by_batch(network, False)
