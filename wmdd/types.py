@@ -283,6 +283,7 @@ class StudentResult:
         top1_ema_last, top1_ema_best: the same of the averaged network, where there is one.
         curve: epoch, loss and top-1 per validated epoch.
         protocol, protocol_hash: what the score can be compared with.
+        class_names: that the student was scored on, in the order of its outputs; none in artifacts of older versions.
     """
 
     student: str
@@ -295,6 +296,7 @@ class StudentResult:
     protocol_hash: str
     top1_ema_last: float | None = None
     top1_ema_best: float | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         scores = (self.top1_last, self.top1_best, self.top1_ema_last or 0, self.top1_ema_best or 0)
@@ -311,6 +313,7 @@ class StudentResult:
         values = json.loads(files.read("student.json"))
         try:
             values["curve"] = tuple(values["curve"])
+            values["class_names"] = tuple(values.get("class_names", ()))
             return cls(**values)
         except (KeyError, TypeError) as exc:
             raise ArtifactError(f"student.json has another schema: {exc}") from exc

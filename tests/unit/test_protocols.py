@@ -198,10 +198,13 @@ def test_options_that_need_the_protocol_are_checked_with_it(words, tmp_path, mon
 def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(recipe("tiny-imagenet")))
-    assert configured("imagenette", "--protocol", "edc", "--config", str(saved)).recipe == "tiny-imagenet"
-    made = configured("imagenette", "--protocol", "fadrm", "--ipc", "1", "--config", str(saved))
-    assert with_protocol(override(recipe("tiny-imagenet"), {"barycenter.ipc": 1}), "fadrm").evaluate.lr == 1e-3
-    assert made.barycenter.ipc == 1
+    (tmp_path / "set.yaml").write_text("recipe: tiny-imagenet\n")
+    made = configured("imagenette", "--protocol", "fadrm", "--ipc", "1", "--config", str(tmp_path / "set.yaml"))
+    assert (made.recipe, made.relabel.epochs, made.relabel.batch_size) == ("tiny-imagenet", 1000, 16)
+    # A whole configuration says itself how students are trained, and the name tells that it is not the protocol's.
+    whole = configured("imagenette", "--protocol", "fadrm", "--config", str(saved))
+    assert (whole.evaluate.protocol, whole.relabel.batch_size) == ("wmdd", 50)
+    assert not is_exact(whole)
 
 
 def test_comparison_asks_for_students_at_the_sizes_it_has():

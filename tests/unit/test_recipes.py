@@ -1,5 +1,8 @@
 """Recipes keep what they promise, and values check themselves."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -19,6 +22,16 @@ def test_released_recipes_keep_the_published_values(name, bn_weight, lr):
 
 def test_every_recipe_scores_at_least_three_students():
     assert recipe("cifar10").evaluate.seeds >= 3
+
+
+def test_student_keeps_the_classes_that_it_was_scored_on_and_older_files_are_read():
+    made = StudentResult("s", "distilled", 0, 0.5, 0.6, (), "wmdd", "abc", class_names=("cat", "dog"))
+    data = made.to_files()
+    assert StudentResult.from_files(SimpleNamespace(read=data.__getitem__)) == made
+    older = json.loads(data["student.json"])
+    del older["class_names"]
+    found = StudentResult.from_files(SimpleNamespace(read=lambda name: json.dumps(older).encode()))
+    assert (found.top1_last, found.class_names) == (0.5, ())
 
 
 def test_values_check_themselves():

@@ -100,7 +100,7 @@ def test_b14_file_that_leaves_a_layer_random_is_refused(tmp_path):
         load_weights(network, str(tmp_path / "model.pth"), "resnet18")
 
 
-def test_b11_variances_do_not_depend_on_the_batch_size():
+def test_variances_do_not_depend_on_the_batch_size_as_the_released_statistics_did():
     values = torch.randn(60, 4, 2, 2, generator=SeedTree(0).torch()) + torch.arange(60.0)[:, None, None, None]
     for size in (1, 7, 60):
         first, *rest = [Moments.of(part) for part in values.split(size)]

@@ -52,6 +52,7 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
             curve=tuple(curve),
             protocol=params["protocol"],
             protocol_hash=params["protocol_hash"],
+            class_names=unit.load("index").class_names,
             top1_ema_last=curve[-1].get("top1_ema"),
             top1_ema_best=max((point["top1_ema"] for point in curve if "top1_ema" in point), default=None),
         )
