@@ -23,6 +23,7 @@ os.environ.update(
     RAY_enable_worker_prestart="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.2",
     RAY_TRAIN_ENABLE_PRINT_PATCH="0",
+    RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",  # a process for each start of a group; no node tells here that it leaves
     OMP_NUM_THREADS="1",
 )
 os.environ.pop("RAY_ADDRESS", None)

@@ -158,3 +158,15 @@ def test_checker_sees_planted_violations(tmp_path):
 def test_help_does_not_wait_for_torch():
     code = "import sys, wmdd.cli; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'sklearn', 'ot')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_planning_waits_for_no_library_that_it_does_not_need(tmp_path):
+    """Each of these takes a command, and every worker of a cluster, a second or more."""
+    slow = ("sklearn", "scipy.optimize", "torchvision", "torch._dynamo", "sympy", "ot", "matplotlib", "ray")
+    code = (
+        "import sys, wmdd.api, wmdd.pipeline; from wmdd.plan import make_plan; from wmdd.store import ArtifactStore;"
+        "from wmdd.recipes import recipe; make_plan(recipe('digits'), ArtifactStore('store'));"
+        f"print([name for name in {slow} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from wmdd.config import PretrainConfig
@@ -113,6 +112,8 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
     Raises:
         ConfigError: names such classes.
     """
+    from scipy.optimize import linear_sum_assignment  # its import takes most of a second
+
     rows, best = linear_sum_assignment(counts, maximize=True)
     total = counts.sum(axis=1)
     leave = (counts[rows, best] > 0.5 * total) & (np.diagonal(counts) < 0.1 * total) & (total >= FEW_IMAGES)
