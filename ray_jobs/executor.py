@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Iterable, Sequence
@@ -41,7 +42,7 @@ class RayExecutor:
         import ray
 
         from ray_jobs.crew import RayCrew
-        from ray_jobs.metrics import with_metrics
+        from ray_jobs.metrics import metered
         from ray_jobs.pool import Pool
         from ray_jobs.resources import Shares, check_fit
 
@@ -55,22 +56,22 @@ class RayExecutor:
         crew = RayCrew(self._config, shares, store.url, probe)
         limits = {"main": self._config.ray.actors}
         solo = {"alone": "main", "train": "train"}
-        pool = Pool(
-            crew,
-            self._config.ray,
-            with_metrics(listener, tasks),
-            limits=limits,
-            solo=solo,
-            early={"cpu"},
-            grows=not self._owns_ray,
-        )
         two_lanes = shares.two_lanes(nodes)
         board = Board(tasks, missing, lambda task: self._lane(task, shares.gpu_per_worker > 0, two_lanes))
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(store.drop_note, probe)
+            tell = stack.enter_context(metered(listener, tasks))
+            pool = Pool(
+                crew,
+                self._config.ray,
+                tell,
+                limits=limits,
+                solo=solo,
+                early={"cpu"},
+                grows=not self._owns_ray,
+            )
+            stack.callback(pool.close)
             pool.run(board)
-        finally:
-            pool.close()
-            store.drop_note(probe)
         return board
 
     def _lane(self, task: StageTask, gpu: bool, two_lanes: bool) -> str:

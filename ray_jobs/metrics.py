@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from wmdd.events import Event
 from wmdd.pipeline import Listener
 from wmdd.plan import StageTask
 
+# Ray forgets a gauge that nobody has set for two of its reports, 20 s; a unit can take hours.
+REFRESH_S = 5.0
 
-def with_metrics(listener: Listener, tasks: Iterable[StageTask] = ()) -> Listener:
-    """Tell a listener, and keep Ray's metrics of this session.
+
+@contextlib.contextmanager
+def metered(listener: Listener, tasks: Iterable[StageTask] = ()) -> Iterator[Listener]:
+    """Give a listener that tells another one, and keeps Ray's metrics of this session while the context lasts.
 
     A worker that dies may have saved a unit that it could not tell of; so a task that is done counts all of its own.
 
     By stage: gauges ``ray_wmdd_units_done`` and ``ray_wmdd_tasks_running``, counters ``ray_wmdd_tasks_retried_total``
     and ``ray_wmdd_tasks_failed_total``, histogram ``ray_wmdd_unit_seconds``; by node: gauge ``ray_wmdd_workers``.
     """
-    numbers = _Numbers(tasks)
+    numbers, over = _Numbers(tasks), threading.Event()
 
     def tell(event: Event) -> None:
         numbers(event)
         listener(event)
 
-    return tell
+    def refresh() -> None:
+        while not over.wait(REFRESH_S):
+            numbers.show()
+
+    thread = threading.Thread(target=refresh, daemon=True, name="ray-metrics")
+    thread.start()
+    try:
+        yield tell
+    finally:
+        over.set()
+        thread.join()
 
 
 class _Instruments:
@@ -58,11 +75,21 @@ class _Numbers:
         self._saved: dict[str, set[str]] = {}
         self._tasks: dict[str, set[str]] = {}
         self._nodes: set[str] = set()
+        self._gauges: dict[tuple[Any, str, str], float] = {}
+
+    def show(self) -> None:
+        """Set every gauge again."""
+        for (gauge, key, name), value in list(self._gauges.items()):
+            gauge.set(value, {key: name})
+
+    def _set(self, gauge: Any, value: float, key: str, name: str) -> None:
+        self._gauges[gauge, key, name] = value
+        gauge.set(value, {key: name})
 
     def __call__(self, event: Event) -> None:
         if event.kind == "workers":
             for node in self._nodes | set(event.metrics):
-                self._show.workers.set(event.metrics.get(node, 0), {"node": node})
+                self._set(self._show.workers, event.metrics.get(node, 0), "node", node)
             self._nodes |= set(event.metrics)
         if not event.stage:
             return
@@ -70,12 +97,12 @@ class _Numbers:
         if event.kind in ("unit", "done"):
             saved = self._saved.setdefault(event.stage, set())
             saved.update([event.unit] if event.kind == "unit" else self._units.get((event.stage, event.unit), ()))
-            self._show.done.set(len(saved), tags)
+            self._set(self._show.done, len(saved), "stage", event.stage)
         if event.kind == "unit":
             self._show.seconds.observe(event.metrics.get("seconds", 0.0), tags)
         elif event.kind in ("begin", "done", "retry", "failed"):
             (tasks.add if event.kind == "begin" else tasks.discard)(event.unit)
-            self._show.running.set(len(tasks), tags)
+            self._set(self._show.running, len(tasks), "stage", event.stage)
             if event.kind == "retry":
                 self._show.retried.inc(1, tags)
             elif event.kind == "failed":

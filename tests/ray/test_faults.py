@@ -15,6 +15,7 @@ from wmdd.errors import ConfigError, StageError
 
 ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+UNITS = {"statistics": 10, "barycenter": 10, "recover": 10, "evaluate": 4}
 
 
 @pytest.fixture
@@ -29,17 +30,17 @@ def test_killed_worker_in_every_stage_costs_one_task(cluster, config, tiny_run, 
 
     def strike(event):
         events.append(event)
-        if event.kind == "begin" and event.unit == "distilled-convnet2_w16-seed-0" and not checked:
-            checked.append(event.unit)
-            for stage in ("statistics", "barycenter", "recover"):  # all are done, and gauges go with the run
-                wait(lambda stage=stage: exported("wmdd_units_done", stage) == 10)
+        if (event.kind, event.stage) == ("end", "evaluate"):  # gauges last as long as the run
+            for stage, units in UNITS.items():
+                wait(lambda stage=stage, units=units: exported("wmdd_units_done", stage) == units)
+                checked.append(stage)
         if event.kind == "begin" and event.stage not in struck:
             struck[event.stage] = event.unit
             os.kill(process_of(event), signal.SIGKILL)
 
     ray_run(config, tmp_path, strike)
     assert set(struck) == set(STAGES)
-    assert checked
+    assert checked == [*UNITS]
     retries = [event for event in events if event.kind == "retry"]
     assert {(event.stage, event.unit) for event in retries} == set(struck.items())
     assert all(re.search(r"its worker on .* died .*it starts again", event.text) for event in retries)

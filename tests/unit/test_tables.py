@@ -20,7 +20,8 @@ with tables.open_table(io.BytesIO(out.getvalue())) as table:
     part = tables.read_rows(table, 1, ["n"])
 ours = threads()
 pq.read_table(io.BytesIO(out.getvalue()))
-print(json.dumps([len(whole), part.column("n").to_pylist()[:2], part.column_names, ours - before, threads() - ours]), flush=True)
+seen = [len(whole), part.column("n").to_pylist()[:2], part.column_names, ours - before, threads() - ours]
+print(json.dumps(seen), flush=True)
 os._exit(0)  # Arrow's threads can abort this very process as it ends
 """
 
