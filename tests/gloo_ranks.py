@@ -9,11 +9,13 @@ import torch.multiprocessing
 
 def on_ranks(size, function, *arguments):
     """Call function(*arguments) in `size` processes of one group; give what each returned."""
-    context = torch.multiprocessing.get_context("spawn")
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wmdd.api", "torch._dynamo"])  # imported once for all ranks
     with tempfile.TemporaryDirectory() as folder:
         # Bytes, for a tensor that is sent as such lives in the memory of its sender, which ends.
         results = context.SimpleQueue()
-        group = torch.multiprocessing.spawn(_enter, (size, folder, results, function, arguments), size, join=False)
+        given = (size, folder, results, function, arguments)
+        group = torch.multiprocessing.start_processes(_enter, given, size, join=False, start_method="forkserver")
         found = {}
         while not group.join(timeout=0.1) or not results.empty():
             while not results.empty():

@@ -50,9 +50,9 @@ def raylet_pid(node):
     return node.all_processes["raylet"][0].process.pid
 
 
-def wait(condition, process=None):
+def wait(condition, process=None, every_s=0.05):
     limit = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < limit, "waited in vain"
         assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(every_s)

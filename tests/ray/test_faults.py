@@ -32,7 +32,7 @@ def test_killed_worker_in_every_stage_costs_one_task(cluster, config, tiny_run, 
         events.append(event)
         if (event.kind, event.stage) == ("end", "evaluate"):  # gauges last as long as the run
             for stage, units in UNITS.items():
-                wait(lambda stage=stage, units=units: exported("wmdd_units_done", stage) == units)
+                wait(lambda stage=stage, units=units: exported("wmdd_units_done", stage) == units, every_s=1)
                 checked.append(stage)
         if event.kind == "begin" and event.stage not in struck:
             struck[event.stage] = event.unit
@@ -47,7 +47,9 @@ def test_killed_worker_in_every_stage_costs_one_task(cluster, config, tiny_run, 
     assert contents(tmp_path / "store") == contents(tiny_run.store)
     wait(lambda: not workers())
     for stage in STAGES:
-        wait(lambda stage=stage: exported("wmdd_tasks_retried_total", stage) >= 1)  # of all runs of this process
+        wait(
+            lambda stage=stage: exported("wmdd_tasks_retried_total", stage) >= 1, every_s=1
+        )  # of all runs of this process
 
 
 def exported(name, stage):

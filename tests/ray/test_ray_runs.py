@@ -1,5 +1,6 @@
 """A run on a Ray of its own: it survives a lost worker and a store that fails, and leaves nothing behind."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -32,7 +33,7 @@ class Watched:
     """A `wmdd distill --executor ray` of its own process, with every process that it starts."""
 
     def __init__(self, folder, tmpdir, *words, **settings):
-        self.folder, self.family = folder, {}
+        self.folder, self.family, self.listening = folder, {}, set()
         command = ("distill", "digits", *TINY, "--executor", "ray", "--ray.cpus_per_actor", "0.5", *words)
         out, err = open(folder / "out", "w"), open(folder / "err", "w")  # noqa: SIM115
         with out, err:
@@ -41,18 +42,19 @@ class Watched:
             )
 
     def look(self):
-        """Note the processes there are now."""
-        try:
+        """Note the processes there are now, and what they listen on; it takes a while."""
+        with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self.family[child.pid] = child
-        except psutil.NoSuchProcess:
-            pass
+        self.listening.update(address for child in self.family.values() for address in listens(child))
 
-    def finish(self, on_look=lambda: None):
-        limit = time.monotonic() + 240
-        while self.process.poll() is None and time.monotonic() < limit:
-            self.look()
-            on_look()
+    def finish(self, strike=lambda: None):
+        start = looked = time.monotonic()
+        while self.process.poll() is None and time.monotonic() < start + 240:
+            if time.monotonic() > looked + 0.5:
+                self.look()
+                looked = time.monotonic()
+            strike()
             time.sleep(0.05)
         self.process.kill()
         return self.process.wait(), (self.folder / "out").read_text(), (self.folder / "err").read_text()
@@ -67,10 +69,9 @@ def test_command_survives_a_killed_worker_and_a_failing_store_and_leaves_no_proc
     store, count = ("--store", f"flaky://{tmp_path}/runs/store"), str(tmp_path / "count")
     faults = {"PYTHONPATH": SITE, "FAULTY_EVERY": "41", "FAULTY_COUNT": count}
     run = Watched(tmp_path, short_folder, "--ray.actors", "2", *store, **faults)
-    killed, listening = [], set()
+    killed = []
 
     def strike():
-        listening.update(address for child in run.family.values() for address in listens(child))
         told = news(tmp_path / "runs/digits")
         if not killed and any(item["kind"] == "progress" for item in told):
             begun = next(item["node"] for item in told if item["kind"] == "begin")
@@ -84,7 +85,7 @@ def test_command_survives_a_killed_worker_and_a_failing_store_and_leaves_no_proc
     assert "report  runs/digits/report.html" in out
     assert contents(tmp_path / "runs/store") == contents(tiny_run.store)
     assert (tmp_path / "count").stat().st_size > 5  # the store did fail
-    assert "127.0.0.1" in listening
-    assert listening <= LOOPBACK
+    assert "127.0.0.1" in run.listening
+    assert run.listening <= LOOPBACK
     assert len(run.family) > 3
     assert run.left() == []

@@ -94,7 +94,7 @@ def test_a_stranger_is_told_about_the_token(trial, tmp_path):
 
 
 def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
-    done = trial.wmdd("submit", "--", "distill", "digits", *TINY)
+    done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--ray.actors", "1")
     assert done.returncode == 0, done.stderr + done.stdout
     assert contents(trial.folder / "job/runs/store") == contents(tiny_run.store)
     assert (trial.folder / "job/runs/digits/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
@@ -115,7 +115,8 @@ def test_the_drivers_own_status_comes_back(trial):
 
 
 def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(trial):
-    words = ("distill", "digits", *TINY, "--pretrain.epochs", "100000", "--run", str(trial.folder / "runs/long"))
+    words = ("distill", "digits", *TINY, "--pretrain.epochs", "100000", "--ray.actors", "1")
+    words += ("--run", str(trial.folder / "runs/long"))
     log = trial.folder / "out"
     with open(log, "w") as out:
         command = ("submit", "--submission-id", "long", "--", *words)
