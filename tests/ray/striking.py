@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import time
 
 import psutil
@@ -44,6 +45,13 @@ def process_of(event):
 
 def ray_run(config, folder, listener=lambda event: None):
     return distill(config, run=f"{folder}/run", store=f"{folder}/store", executor="ray", listener=listener)
+
+
+def store_without(tiny_run, folder, *stages):
+    """Put the store of the undisturbed run into a folder; some of its stages are to be done again."""
+    shutil.copytree(tiny_run.store, f"{folder}/store")
+    for stage in stages:
+        shutil.rmtree(f"{folder}/store/{stage}")
 
 
 def raylet_pid(node):

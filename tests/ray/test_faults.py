@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from conftest import STAGES, contents
 from ray_cluster import is_alive
-from striking import process_of, ray_run, raylet_pid, runs, wait, workers
+from striking import process_of, ray_run, raylet_pid, runs, store_without, wait, workers
 
 from wmdd.config import override, read_config
 from wmdd.errors import ConfigError, StageError
@@ -78,6 +78,7 @@ def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, 
         elif event.kind == "begin" and event.stage == "barycenter" and not joined:
             joined.append(cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20).node_id)
 
+    store_without(tiny_run, tmp_path, "statistics", "barycenter", "recover")
     ray_run(config, tmp_path, strike)
     assert lost == ["statistics", "recover"]
     assert contents(tmp_path / "store") == contents(tiny_run.store)
@@ -89,7 +90,7 @@ def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, 
     wait(lambda: not [pid for pid in used if runs(pid)])
 
 
-def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(cluster, config, tmp_path):
+def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(cluster, config, tiny_run, tmp_path):
     killed, done = [], []
 
     def strike(event):
@@ -99,6 +100,7 @@ def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(c
         if event.kind == "unit":
             done.append((event.stage, event.unit))
 
+    store_without(tiny_run, tmp_path, "barycenter", "recover")
     with pytest.raises(StageError) as caught:
         ray_run(override(config, {"ray.attempts": 2, "ray.actors": 1}), tmp_path, strike)
     text = str(caught.value)
