@@ -25,7 +25,7 @@ from wmdd.data.normalization import Normalization
 from wmdd.errors import ArtifactError
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.tables import open_table, read_rows
+from wmdd.tables import column, open_table, read_rows
 from wmdd.types import Files, ImageSet
 
 
@@ -217,14 +217,14 @@ def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
 
 
 def _batch(table: pa.Table, classes: int) -> LabelBatch:
-    column = {name: table.column(name).to_numpy() for name in table.column_names[:-1]}
-    box = torch.from_numpy(np.stack([column[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
-    flip = torch.from_numpy(column["flip"].astype(bool))
+    values = {name: column(table, name) for name in table.column_names[:-1]}
+    box = torch.from_numpy(np.stack([values[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
+    flip = torch.from_numpy(values["flip"].astype(bool))
     views = Views(box, flip, torch.zeros(len(flip), 2, dtype=torch.int32))
     raw = b"".join(table.column("logits").to_pylist())
     logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, classes)
-    top, left, bottom, right = (int(column[name][0]) for name in _PIXELS[4:])
-    rows, partner = (torch.from_numpy(column[name].astype(np.int64)) for name in ("image", "partner"))
-    place = int(column["epoch"][0]), int(column["batch"][0])
-    share = float(column["mix_share"][0]) if "mix_share" in column else 1.0
+    top, left, bottom, right = (int(values[name][0]) for name in _PIXELS[4:])
+    rows, partner = (torch.from_numpy(values[name].astype(np.int64)) for name in ("image", "partner"))
+    place = int(values["epoch"][0]), int(values["batch"][0])
+    share = float(values["mix_share"][0]) if "mix_share" in values else 1.0
     return LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)

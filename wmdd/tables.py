@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -31,3 +32,12 @@ def read_table(data: bytes) -> pa.Table:
     """Read a whole Parquet file."""
     with open_table(io.BytesIO(data)) as table:
         return table.read(use_threads=False)
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """Give a column of numbers without nulls; truth values as 0 and 1.
+
+    ``ChunkedArray.to_numpy`` would import pandas where it is installed, for a second in every worker.
+    """
+    values = table.column(name).combine_chunks()
+    return np.from_dlpack(values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values)

@@ -34,7 +34,7 @@ from wmdd.data.sources import (
 )
 from wmdd.errors import DataError
 from wmdd.files import read
-from wmdd.tables import read_table
+from wmdd.tables import column, read_table
 from wmdd.types import Files
 
 _COLUMNS = ("file", "row", "label", "height", "width", "digest")
@@ -133,9 +133,9 @@ class DatasetIndex:
         """Read what `to_bytes` wrote."""
         table = read_table(data)
         facts = json.loads(table.schema.metadata[b"wmdd"])
-        columns = [table.column(name).to_numpy().astype(kind) for name, kind in zip(_COLUMNS, _KINDS, strict=True)]
-        train = Split(tuple(facts["train_files"]), *(column[: facts["train"]] for column in columns))
-        val = Split(tuple(facts["val_files"]), *(column[facts["train"] :] for column in columns))
+        columns = [column(table, name).astype(kind) for name, kind in zip(_COLUMNS, _KINDS, strict=True)]
+        train = Split(tuple(facts["train_files"]), *(values[: facts["train"]] for values in columns))
+        val = Split(tuple(facts["val_files"]), *(values[facts["train"] :] for values in columns))
         return cls(facts["url"], facts["kind"], tuple(facts["class_names"]), train, val, facts["val_held_out"])
 
 
