@@ -38,7 +38,7 @@ def test_killed_worker_in_every_stage_costs_one_task(cluster, config, tiny_run, 
             struck[event.stage] = event.unit
             os.kill(process_of(event), signal.SIGKILL)
 
-    ray_run(config, tmp_path, strike)
+    ray_run(override(config, {"ray.actors": 1}), tmp_path, strike)
     assert set(struck) == set(STAGES)
     assert checked == [*UNITS]
     retries = [event for event in events if event.kind == "retry"]

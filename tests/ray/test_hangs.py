@@ -31,7 +31,7 @@ def test_worker_that_hangs_is_given_up_by_those_that_share_a_cpu(cluster, config
             frozen.append((event.unit, process_of(event)))
             os.kill(process_of(event), signal.SIGSTOP)
 
-    store_without(tiny_run, tmp_path, "barycenter", "recover")
+    store_without(tiny_run, tmp_path, "barycenter")
     changes = {"ray.silence_s": 20.0, "ray.attempts": 8, "ray.cpus_per_actor": 0.5}
     result = ray_run(override(config, changes), tmp_path, freeze)
     retried = {event.unit: event.text for event in events if event.kind == "retry"}
@@ -72,7 +72,7 @@ def test_killed_driver_leaves_no_worker_and_the_same_command_goes_on(cluster, ti
     command = ("distill", "digits", *TINY, "--ray.address", cluster.address, "--ray.actors", "1")
     options = {"env": environment(RAY_AUTH_MODE="disabled", RAY_TMPDIR=os.environ["RAY_TMPDIR"])}
     options["env"]["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    store_without(tiny_run, tmp_path / "runs", "barycenter", "recover")
+    store_without(tiny_run, tmp_path / "runs", "barycenter")
     first = start(tmp_path, *command, **options)
     run = tmp_path / "runs/digits"
     wait(lambda: any(item["kind"] == "unit" and item["stage"] == "barycenter" for item in news(run)), first)

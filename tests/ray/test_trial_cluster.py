@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(trial):
         command = ("submit", "--submission-id", "long", "--", *words)
         submitted = start(trial.folder / "job", *command, env=trial.env, stdout=out)
         limit = time.monotonic() + 120
-        while "worker" not in log.read_text():
+        while "pretrain" not in log.read_text():
             assert time.monotonic() < limit, log.read_text()
             assert submitted.poll() is None, submitted.communicate()
             time.sleep(0.1)
