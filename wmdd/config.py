@@ -234,6 +234,7 @@ class RelabelConfig(Section):
     micro_batch: Annotated[int, Field(ge=0)] = later(
         0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
     )
+    augment: Augment = later("none", description="further random changes of each image before its stored view")
 
     @field_validator("micro_batch")
     @classmethod
@@ -261,7 +262,9 @@ class EvaluateConfig(Section):
     labels: Literal["soft", "hard"] = later("soft", description="the teacher's stored logits, or class names alone")
     loss: Literal["kl", "mse"] = later("kl", description="from soft labels: divergence at temperature, or of logits")
     ce_weight: NonNegative = later(0.0, description="of a cross-entropy with the class beside the soft labels")
-    augment: Augment = later("none", description="further random changes of each view; with hard labels only")
+    augment: Augment = later(
+        "none", description="further random changes of each view with hard labels (soft: relabel.augment)"
+    )
     optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: with momentum, Nesterov off)")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = later(0.9, description="of sgd")
     schedule: Literal["cosine", "steps", "tail"] = later(
@@ -277,7 +280,7 @@ class EvaluateConfig(Section):
     @classmethod
     def _has_views_of_its_own(cls, augment: str, info: ValidationInfo) -> str:
         if augment != "none" and info.data.get("labels") == "soft":
-            raise ValueError("soft labels belong to the stored views; set evaluate.labels to hard, or this to none")
+            raise ValueError("soft labels belong to the stored views; set relabel.augment, and this to none")
         return augment
 
     random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.config import RelabelConfig
+from wmdd.config import Augment, RelabelConfig
 from wmdd.data.augment import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
+from wmdd.data.changes import augmented
 from wmdd.data.normalization import Normalization
 from wmdd.errors import ArtifactError
 from wmdd.runtime import Runtime
@@ -41,6 +42,8 @@ class LabelBatch:
         box: CutMix's box, empty for none.
         share: of each image beside its partner, whole images mixed (MixUp); 1 for none.
         logits: (n, classes) float16, of the teacher on the finished views; empty before relabelling.
+        augment: what torchvision changed the images by before their views, from the numbers of `augment_seed`.
+        brightness: (n,) float32 mean of each changed image's pixels, in [0, 255]; empty where none was changed.
     """
 
     epoch: int
@@ -51,10 +54,27 @@ class LabelBatch:
     box: tuple[int, int, int, int]
     logits: Tensor
     share: float = 1.0
+    augment: Augment = "none"
+    augment_seed: int = 0
+    brightness: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def changed(self, pixels: Tensor) -> Tensor:
+        """Pick this batch's images from (set, 3, h, w) uint8 ones, and change them."""
+        return augmented(pixels[self.images.to(pixels.device)], self.augment, self.augment_seed)
 
     def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
-        """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device."""
-        chosen = normalization.normalize(pixels[self.images.to(pixels.device)].to(runtime.device))
+        """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device.
+
+        Raises:
+            ArtifactError: if torchvision does not change the images as it did for the teacher.
+        """
+        changed = self.changed(pixels)
+        if len(self.brightness) and (mean_pixels(changed) - self.brightness).abs().max() > 1:
+            raise ArtifactError(
+                f"{self.augment} of this torchvision differs from that of the labels of epoch {self.epoch}; install "
+                "the version that made them, or make them anew"
+            )
+        chosen = normalization.normalize(changed.to(runtime.device))
         size = (chosen.shape[-2], chosen.shape[-1])
         rows, columns = view_matrices(self.views.to(runtime.device), size, size[0])
         shown = apply_views(chosen, rows, columns)
@@ -86,7 +106,16 @@ def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, s
         box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
         share = float(np.float32(rng.beta(section.mix_alpha, section.mix_alpha))) if section.mix == "mixup" else 1.0
         empty = torch.zeros(count, 0, dtype=torch.float16)
-        yield LabelBatch(epoch, batch, torch.from_numpy(images), views, torch.from_numpy(partner), box, empty, share)
+        rows = torch.from_numpy(images), views, torch.from_numpy(partner)
+        drawn = LabelBatch(epoch, batch, *rows, box, empty, share)
+        if section.augment != "none":
+            drawn = replace(drawn, augment=section.augment, augment_seed=int(rng.integers(2**63)))
+        yield drawn
+
+
+def mean_pixels(images: Tensor) -> Tensor:
+    """Give the (n,) float32 brightness of (n, 3, h, w) uint8 images, which tells other changes from rounding."""
+    return images.float().mean(dim=(1, 2, 3)).cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +124,8 @@ class LabelBlock:
 
     Args:
         data: the file.
-        meta: first epoch, epochs, batches per epoch, classes and their names in the order of the logits.
+        meta: first epoch, epochs, batches per epoch, classes and their names in the order of the logits, and what
+            changed the images before their views, if anything did.
     """
 
     data: bytes
@@ -128,9 +158,9 @@ class LabelBlock:
         """Write label batches, each as one row group."""
         out = io.BytesIO()
         batches = list(batches)
-        schema = _schema(meta["classes"], any(batch.share < 1 for batch in batches)).with_metadata(
-            {"wmdd": json.dumps(meta)}
-        )
+        mixup, augment = any(batch.share < 1 for batch in batches), batches[0].augment
+        meta = meta if augment == "none" else {**meta, "augment": augment}
+        schema = _schema(meta["classes"], mixup, "augment" in meta).with_metadata({"wmdd": json.dumps(meta)})
         with pq.ParquetWriter(out, schema, compression="zstd") as writer:
             for batch in batches:
                 writer.write_table(_table(batch, schema), row_group_size=len(batch.images))
@@ -139,7 +169,7 @@ class LabelBlock:
     def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
         """Read row groups."""
         with open_table(io.BytesIO(self.data)) as table:
-            return [_batch(read_rows(table, group), self.meta["classes"]) for group in row_groups]
+            return [_batch(read_rows(table, group), self.meta) for group in row_groups]
 
 
 class SoftLabels(Dataset[LabelBatch]):
@@ -191,10 +221,11 @@ _INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner
 _PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom", "mix_right")
 
 
-def _schema(classes: int, mixup: bool) -> pa.Schema:
+def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
     fields = [pa.field(name, kind) for name, kind in _INTS.items()]
     fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
     fields += [pa.field("mix_share", pa.float32())] if mixup else []
+    fields += [pa.field("augment_seed", pa.int64()), pa.field("brightness", pa.float32())] if augmented else []
     return pa.schema([*fields, pa.field("logits", pa.binary(2 * classes))])
 
 
@@ -210,21 +241,26 @@ def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
     columns |= {name: batch.views.box[:, i].numpy() for i, name in enumerate(_PIXELS[:4])}
     columns |= {name: np.full(n, batch.box[i]) for i, name in enumerate(_PIXELS[4:])}
     columns["mix_share"] = np.full(n, batch.share, np.float32)
+    columns |= {"augment_seed": np.full(n, batch.augment_seed), "brightness": batch.brightness.numpy()}
     width = schema.field("logits").type
     logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
     arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
     return pa.Table.from_arrays([*arrays, logits], schema=schema)
 
 
-def _batch(table: pa.Table, classes: int) -> LabelBatch:
+def _batch(table: pa.Table, meta: dict[str, Any]) -> LabelBatch:
     values = {name: column(table, name) for name in table.column_names[:-1]}
     box = torch.from_numpy(np.stack([values[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
     flip = torch.from_numpy(values["flip"].astype(bool))
     views = Views(box, flip, torch.zeros(len(flip), 2, dtype=torch.int32))
     raw = b"".join(table.column("logits").to_pylist())
-    logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, classes)
+    logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, meta["classes"])
     top, left, bottom, right = (int(values[name][0]) for name in _PIXELS[4:])
     rows, partner = (torch.from_numpy(values[name].astype(np.int64)) for name in ("image", "partner"))
     place = int(values["epoch"][0]), int(values["batch"][0])
     share = float(values["mix_share"][0]) if "mix_share" in values else 1.0
-    return LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)
+    batch = LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)
+    if "augment" not in meta:
+        return batch
+    seed, brightness = int(values["augment_seed"][0]), torch.from_numpy(values["brightness"].copy())
+    return replace(batch, augment=meta["augment"], augment_seed=seed, brightness=brightness)

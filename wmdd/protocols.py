@@ -24,6 +24,7 @@ _COMMON: dict[str, Any] = {
     "relabel.mix_alpha": 1.0,
     "relabel.bn": "running",
     "relabel.micro_batch": 0,
+    "relabel.augment": "none",
     "evaluate.labels": "soft",
     "evaluate.loss": "kl",
     "evaluate.ce_weight": 0.0,
@@ -209,17 +210,18 @@ def _edc(config: DistillConfig) -> dict[str, Any]:
         "evaluate.cosine_stretch": 2.0,
         "evaluate.ema": 0.99,
     }
-    long = {**base, "relabel.epochs": 1000, "relabel.batch_size": 50, "evaluate.schedule": "tail"}
+    small = {**base, "relabel.augment": "randaugment"}
+    long = {**small, "relabel.epochs": 1000, "relabel.batch_size": 50, "evaluate.schedule": "tail"}
     match _set_of(config):
         case "tiny-imagenet":
-            return {**base, **_SGD}
+            return {**small, **_SGD}
         case "imagenet-1k":
             return base
         case "cifar100":
             return {**long, **_SGD}
         case "cifar10":
             few = {"relabel.epochs": 1000, "relabel.batch_size": 10, "relabel.crop_scale": (0.08, 1.0)}
-            return {**base, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
+            return {**small, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
     return long
 
 

@@ -27,7 +27,12 @@ from wmdd.report.scores import collect_metrics
 from wmdd.store import ArtifactStore
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
-_PLAIN: dict[str, Any] = {"relabel.crop_scale": (1.0, 1.0), "relabel.flip": False, "relabel.mix": "none"}
+_PLAIN: dict[str, Any] = {
+    "relabel.crop_scale": (1.0, 1.0),
+    "relabel.flip": False,
+    "relabel.mix": "none",
+    "relabel.augment": "none",
+}
 
 
 def normalised(alpha: float) -> float:
@@ -74,7 +79,8 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     own = config.evaluate.lr
     alone = override(config, {"evaluate.random_real": False})
     random, plain = with_method(alone, "random"), override(alone, _PLAIN)
-    hard = override(alone, {"evaluate.labels": "hard", "relabel.mix": "none"})
+    views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
+    hard = override(alone, {"evaluate.labels": "hard", **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
         return {rate: override(base, {"evaluate.lr": rate}) for rate in dict.fromkeys(rates)}

@@ -1,8 +1,10 @@
 """Stored label batches: what is replayed is what the teacher saw, in any process and any order."""
 
-import dataclasses
+import io
 import pickle
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -11,7 +13,7 @@ from wmdd.config import RelabelConfig, RuntimeConfig
 from wmdd.data.augment import apply_mix, apply_views, view_matrices
 from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.errors import ArtifactError
-from wmdd.labels import LabelBatch, LabelBlock, SoftLabels, batch_sizes, check_labels, draw_epoch
+from wmdd.labels import LabelBatch, LabelBlock, SoftLabels, batch_sizes, check_labels, draw_epoch, mean_pixels
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.types import ImageSet
@@ -28,7 +30,7 @@ def draw(section, epoch, images=IMAGES):
         generator = SEEDS.child("logits", epoch, batch.batch).torch()
         logits = torch.randn(len(batch.images), CLASSES, generator=generator).half()
         logits[0] = torch.tensor(EXTREMES)
-        yield dataclasses.replace(batch, logits=logits)
+        yield replace(batch, logits=logits)
 
 
 def block(section, first, epochs, images=IMAGES):
@@ -158,12 +160,44 @@ def test_replay_of_a_stored_batch_is_the_replay_of_the_drawn_one():
 
 def test_replay_shows_views_of_the_named_images_and_pastes_finished_views():
     (batch,) = draw_epoch(RelabelConfig(batch_size=10), 5, IMAGES, SIZE, SEEDS)
-    batch = dataclasses.replace(batch, box=(2, 3, 9, 11))
+    batch = replace(batch, box=(2, 3, 9, 11))
     pixels = pixels_of_a_set()
     shown = batch.replay(pixels, NORMALIZATIONS["half"], CPU)
     views = apply_views(pixels[batch.images].float() / 127.5 - 1, *view_matrices(batch.views, (SIZE, SIZE), SIZE))
     torch.testing.assert_close(shown, apply_mix(views, batch.partner, batch.box), atol=1e-5, rtol=0)
     torch.testing.assert_close(shown[:, :, 2:9, 3:11], views[batch.partner, :, 2:9, 3:11], atol=1e-5, rtol=0)
+
+
+def augmented_block(**changes):
+    section, pixels = RelabelConfig(batch_size=5, augment="randaugment"), pixels_of_a_set()
+    drawn = [batch for epoch in range(2) for batch in draw(section, epoch)]
+    seen = [replace(batch, brightness=mean_pixels(batch.changed(pixels))) for batch in drawn]
+    meta = {"first_epoch": 0, "epochs": 2, "batches": 2, "classes": CLASSES}
+    return seen, SoftLabels([LabelBlock.write([replace(batch, **changes) for batch in seen], meta)]), pixels
+
+
+def test_stored_changes_are_those_that_the_teacher_saw():
+    seen, labels, pixels = augmented_block()
+    read = [batch for epoch in (1, 0) for batch in labels.epoch(epoch)]
+    shown = [batch.replay(pixels, NORMALIZATIONS["half"], CPU) for batch in read]
+    assert all(map(torch.equal, shown, [seen[i].replay(pixels, NORMALIZATIONS["half"], CPU) for i in (2, 3, 0, 1)]))
+    plain = replace(read[0], augment="none", brightness=torch.zeros(0)).replay(pixels, NORMALIZATIONS["half"], CPU)
+    assert not torch.equal(shown[0], plain)
+    assert len({batch.augment_seed for batch in read}) == 4
+
+
+def test_changes_that_this_torchvision_would_make_otherwise_are_refused():
+    _, labels, pixels = augmented_block(augment_seed=12345)
+    with pytest.raises(ArtifactError, match="randaugment of this torchvision differs"):
+        labels.epoch(0)[0].replay(pixels, NORMALIZATIONS["half"], CPU)
+
+
+def test_labels_without_changes_are_drawn_and_stored_as_they_were_before_there_were_any():
+    with_changes = draw_epoch(RelabelConfig(batch_size=10, augment="augmix"), 0, IMAGES, SIZE, SEEDS)
+    without = draw_epoch(RelabelConfig(batch_size=10), 0, IMAGES, SIZE, SEEDS)
+    assert [fields(batch) for batch in with_changes] == [fields(batch) for batch in without]
+    _, stored = block(RelabelConfig(batch_size=5), 0, 1)
+    assert not {"augment_seed", "brightness"} & set(pq.read_schema(io.BytesIO(stored.data)).names)
 
 
 def test_replay_leaves_the_image_set_alone():

@@ -151,6 +151,7 @@ def test_edc_follows_the_set(name, epochs, batch, optimizer, lr, decay, momentum
     assert (student.optimizer, student.lr, student.weight_decay) == (optimizer, lr, decay)
     assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
     assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
+    assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
 
 
 def configured(*words):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from wmdd.config import Augment, PretrainConfig
 from wmdd.data.normalization import Normalization
+from wmdd.seeding import SeedTree
 
 Change = Callable[[Tensor], Tensor]
 
@@ -20,15 +21,23 @@ def augmentation(name: Augment, normalization: Normalization) -> Change:
     """
     if name == "none":
         return lambda images: images
+    change = _each(name)
+    return lambda images: normalization.normalize(change(normalization.denormalize(images)))
+
+
+def augmented(pixels: Tensor, name: Augment, seed: int) -> Tensor:
+    """Change (n, 3, h, w) uint8 images by the numbers of a seed; on the CPU, so that all devices see the same ones."""
+    if name == "none":
+        return pixels
+    with SeedTree(seed).scoped():
+        return _each(name)(pixels.cpu())
+
+
+def _each(name: Augment) -> Change:
     import torchvision.transforms.v2 as v2
 
     change = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[name]()
-
-    def apply(images: Tensor) -> Tensor:
-        pixels = normalization.denormalize(images)
-        return normalization.normalize(torch.stack([change(image) for image in pixels]))
-
-    return apply
+    return lambda pixels: torch.stack([change(image) for image in pixels])
 
 
 def erasing(chance: float) -> Change:

@@ -10,7 +10,7 @@ from torch import nn
 
 from wmdd.config import RelabelConfig
 from wmdd.events import Output, Progress
-from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch
+from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
@@ -56,6 +56,9 @@ def _labelled(
             count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
             logits = torch.cat([network(part) for (part,) in cut((shown,), count)])
         labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
+        if batch.augment != "none":
+            brightness = mean_pixels(batch.changed(images.images))
+            labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
     _norm_by_batch(network, False)
     return labelled
 
