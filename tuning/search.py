@@ -24,7 +24,7 @@ from wmdd.events import Event
 from wmdd.files import is_local
 from wmdd.pipeline import Listener, run_plan
 from wmdd.plan import make_plan
-from wmdd.report.scores import ScoreRow, protocol_of, score_rows
+from wmdd.report.scores import ScoreRow, protocol_line, protocol_of, score_rows
 from wmdd.store import ArtifactStore
 
 # Tune's own words to the terminal, beside ours.
@@ -50,7 +50,7 @@ class Outcome:
     @property
     def protocol(self) -> str:
         """Name and hash of what the students' scores can be compared with."""
-        return " ".join(protocol_of(self.best).values())
+        return protocol_line({name: protocol_of(self.best, name) for name in self.best.evaluate.students})
 
     def final_rows(self) -> dict[str, list[ScoreRow]]:
         """Give the scores of the distilled images on the validation images."""

@@ -156,12 +156,9 @@ def _held_out(held_out: bool) -> str:
 
 
 def _table(metrics: dict[str, Any]) -> Table:
-    from wmdd.report.scores import score_rows
+    from wmdd.report.scores import protocols_of_run, score_rows
 
-    protocol = metrics["protocol"]
-    table = Table(
-        "trained on", "images", "top-1, last", "top-1, best", title=f"protocol {protocol['name']} {protocol['hash']}"
-    )
+    table = Table("trained on", "images", "top-1, last", "top-1, best", title=protocols_of_run(metrics))
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)
     return table

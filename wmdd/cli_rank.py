@@ -32,7 +32,7 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
     Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
     """
     from wmdd.log import ConsoleListener
-    from wmdd.ranking import HEAD, cells
+    from wmdd.ranking import HEAD, cells, protocols_of
     from wmdd.ranking import rank as run
 
     config = configure(params)
@@ -54,12 +54,11 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
             listener=listener,
             status=status(console),
         )
-    protocol = result.facts["protocol"]
     table = Table(
         Column(HEAD[0], no_wrap=True),
         *HEAD[1:],
         pad_edge=False,
-        title=f"top-1 of the last epoch in %, protocol {protocol['name']} {protocol['hash']}",
+        title=f"top-1 of the last epoch in %, {protocols_of(result.facts)}",
     )
     for row in cells(result.facts):
         table.add_row(*row)

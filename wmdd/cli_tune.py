@@ -81,7 +81,7 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
     winner = outcome.winner
     shown = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
     say(f"winner  {shown}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")
-    say(f"        students by protocol {outcome.protocol}")
+    say(f"        students by {outcome.protocol}")
     for name, rows in outcome.final_rows().items():
         for row in rows:
             say(f"        {name}, {row.name}: {row.last} on the validation images")

@@ -6,6 +6,7 @@ Every field says in one line what it means; the command line prints these lines 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -246,6 +247,18 @@ class RelabelConfig(Section):
         return micro_batch
 
 
+def _rate(text: str) -> tuple[str, float, float | None]:
+    """Read NAME=LR or NAME=LR:STRETCH."""
+    name, _, numbers = text.partition("=")
+    try:
+        lr, *stretch = [float(number) for number in numbers.split(":")]
+    except ValueError:
+        lr, stretch = 0.0, []
+    if not (name and 0 < lr < math.inf and len(stretch) < 2 and all(1 <= part < math.inf for part in stretch)):
+        raise ValueError(f"{text}: write NAME=LR or NAME=LR:STRETCH, with LR above 0 and STRETCH 1 or more")
+    return name, lr, stretch[0] if stretch else None
+
+
 class EvaluateConfig(Section):
     """Students trained on the distilled images and their soft labels, scored on real validation images."""
 
@@ -275,6 +288,27 @@ class EvaluateConfig(Section):
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
         0.0, description="also score a running average of the student's weights, with this decay (0: none)"
     )
+    rates: tuple[str, ...] = later(
+        (), description="students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
+    )
+
+    @field_validator("rates")
+    @classmethod
+    def _name_students(cls, rates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for rate in rates:
+            student, _, _ = _rate(rate)
+            if student not in info.data.get("students", (student,)):
+                raise ValueError(f"{student} is none of evaluate.students={','.join(info.data['students'])}; leave it out")
+        return rates
+
+    def of(self, student: str) -> EvaluateConfig:
+        """Give the section as it is for one student: with its own learning rate and stretch."""
+        for rate in self.rates:
+            name, lr, stretch = _rate(rate)
+            if name == student:
+                own = {"lr": lr, "cosine_stretch": stretch or self.cosine_stretch}
+                return self.model_copy(update={**own, "rates": ()})
+        return self.model_copy(update={"rates": ()})
 
     @field_validator("augment")
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wmdd.config import DistillConfig
+from wmdd.config import DistillConfig, EvaluateConfig, Section
 from wmdd.data.index import DatasetIndex, build_index, hold_out
 from wmdd.data.sources import list_files
 from wmdd.data.subsets import subset_classes
@@ -183,12 +183,13 @@ _NO_PROTOCOL = frozenset(
 )
 
 
-def protocol_hash(config: DistillConfig) -> str:
-    """Hash all that decides how students are trained and scored, so that equal hashes can be compared."""
+def protocol_hash(config: DistillConfig, student: str) -> str:
+    """Hash all that decides how a student is trained and scored, so that equal hashes can be compared."""
+    own = config.evaluate.of(student)
     sections = {
         "relabel": config.relabel.for_key({"epochs_per_block"}),
-        "evaluate": config.evaluate.for_key(_NO_PROTOCOL),
-        "stretch": config.evaluate.cosine_stretch,
+        "evaluate": own.for_key(_NO_PROTOCOL),
+        "stretch": own.cosine_stretch,
         "data": _geometry(config),
         "name": config.evaluate.protocol,
     }
@@ -269,7 +270,7 @@ class _Planner:
     ) -> PlannedUnit:
         """Name a unit; `identity` stands for inputs whose own key says more than the unit depends on."""
         settings = STAGES[stage]
-        section = getattr(self.config, settings.section).for_key(settings.unkeyed)
+        section = self._section(stage, params).for_key(settings.unkeyed)
         keys = {label: _keys(refs) for label, refs in inputs.items()} | (identity or {})
         parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": params}
         parts |= {"inputs": keys, "seed": self.config.seed}
@@ -277,10 +278,17 @@ class _Planner:
             parts["precision"] = self.config.runtime.precision
         return PlannedUnit(ArtifactRef(stage, name, content_key(parts)), params, inputs)
 
+    def _section(self, stage: str, params: dict[str, Any]) -> Section:
+        section: Section = getattr(self.config, STAGES[stage].section)
+        return section.of(params["student"]) if isinstance(section, EvaluateConfig) else section
+
     def _tasks(self, stage: str, groups: list[list[PlannedUnit]]) -> tuple[StageTask, ...]:
-        section = getattr(self.config, STAGES[stage].section).model_dump(mode="json")
-        named = ((group, group[0].ref.unit + (f"..{group[-1].ref.unit}" if len(group) > 1 else "")) for group in groups)
-        return tuple(StageTask(stage, name, section, self.config.seed, tuple(group)) for group, name in named)
+        tasks = []
+        for group in groups:
+            name = group[0].ref.unit + (f"..{group[-1].ref.unit}" if len(group) > 1 else "")
+            section = self._section(stage, group[0].params).model_dump(mode="json")
+            tasks.append(StageTask(stage, name, section, self.config.seed, tuple(group)))
+        return tuple(tasks)
 
     def _pretrain(self, name: str, model: str, weights: str | None) -> PlannedUnit:
         params: dict[str, Any] = {"model": model, "geometry": self.geometry, "weights": weights}
@@ -355,7 +363,10 @@ class _Planner:
             # One student for each random draw; the distilled set is trained on with every seed.
             for seed in seeds if images == "distilled" else [int(images.rpartition("-")[2])]:
                 params = {"student": student, "seed": seed, "images": images, "geometry": self.geometry}
-                params |= {"protocol": self.config.evaluate.protocol, "protocol_hash": protocol_hash(self.config)}
+                params |= {
+                    "protocol": self.config.evaluate.protocol,
+                    "protocol_hash": protocol_hash(self.config, student),
+                }
                 params |= {"class_ids": ids} if len(ids) < len(self.classes) else {}
                 inputs: Inputs = {"classes": tuple(classes), "index": self.index_ref}
                 if self.config.evaluate.labels == "hard":

@@ -33,6 +33,7 @@ _COMMON: dict[str, Any] = {
     "evaluate.optimizer": "adamw",
     "evaluate.momentum": 0.9,
     "evaluate.lr": 1e-3,
+    "evaluate.rates": (),
     "evaluate.weight_decay": 0.01,
     "evaluate.schedule": "cosine",
     "evaluate.cosine_stretch": 1.0,
@@ -68,19 +69,13 @@ def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
     return by_ipc[min(by_ipc, key=lambda known: abs(known - ipc))]
 
 
-def _same(name: str, config: DistillConfig, of: Callable[[str], Any]) -> Any:
-    """Give what a protocol sets for all of a run's students.
-
-    Raises:
-        ConfigError: where it differs between them.
-    """
-    found = {of(student) for student in config.evaluate.students}
-    if len(found) > 1:
-        raise ConfigError(
-            f"evaluate.students={','.join(config.evaluate.students)}: protocol {name} trains them with different "
-            "learning rates; evaluate them in runs of their own (they share the store)"
-        )
-    return found.pop()
+def _by_student(config: DistillConfig, of: Callable[[str], tuple[float, float]]) -> dict[str, Any]:
+    """Give every student its learning rate and the stretch of its cosine; the first one's are the section's own."""
+    first, *others = config.evaluate.students
+    lr, stretch = of(first)
+    apart = [name for name in dict.fromkeys(others) if of(name) != (lr, stretch)]
+    rates = tuple(f"{name}={of(name)[0]:g}:{of(name)[1]:g}" for name in apart)
+    return {"evaluate.lr": lr, "evaluate.cosine_stretch": stretch, "evaluate.rates": rates}
 
 
 def _rded(config: DistillConfig) -> dict[str, Any]:
@@ -89,14 +84,13 @@ def _rded(config: DistillConfig) -> dict[str, Any]:
     return {
         "relabel.batch_size": batch * 2 if place in ("cifar100", "imagenet-1k") else batch,
         "relabel.crop_scale": (1.0, 1.0) if config.data.image_size < SMALL_BELOW_PX else (0.5, 1.0),
-        "evaluate.lr": _same("rded", config, _rded_rate),
-        "evaluate.cosine_stretch": 2.0,
+        **_by_student(config, _rded_rate),
     }
 
 
-def _rded_rate(student: str) -> float:
+def _rded_rate(student: str) -> tuple[float, float]:
     rates = {"efficientnet": 2e-3, "mobilenet_v2": 2.5e-3, "vgg11": 5e-4, "vit": 1e-4, "swin": 1e-4, "alexnet": 1e-4}
-    return next((rate for name, rate in rates.items() if name in student), 1e-3)
+    return next((rate for name, rate in rates.items() if name in student), 1e-3), 2.0
 
 
 def _sre2l(config: DistillConfig) -> dict[str, Any]:
@@ -166,32 +160,30 @@ _FADRM: dict[str, dict[str, Rates]] = {
 }
 
 
-def _by_batch(name: str, config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
+def _by_batch(config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
     """Labels by the batch's own statistics in two parts, which the student's two parts of a batch are too."""
     of_set = table.get(_set_of(config), table["others"])
 
     def rate(student: str) -> tuple[float, float]:
         return _nearest(of_set[student if student in _STUDENTS else "resnet18"], config.barycenter.ipc)  # type: ignore[no-any-return]
 
-    lr, stretch = _same(name, config, rate)
     return {
         "relabel.batch_size": batch,
         "relabel.bn": "batch",
         "relabel.micro_batch": batch // 2,
         "evaluate.accumulate": 2,
-        "evaluate.lr": lr,
-        "evaluate.cosine_stretch": stretch,
+        **_by_student(config, rate),
     }
 
 
 def _cvdd(config: DistillConfig) -> dict[str, Any]:
-    return _by_batch("cvdd", config, _CVDD, 10 if _set_of(config) == "imagenette" else 16)
+    return _by_batch(config, _CVDD, 10 if _set_of(config) == "imagenette" else 16)
 
 
 def _fadrm(config: DistillConfig) -> dict[str, Any]:
     place, ipc = _set_of(config), _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
     table = _FADRM | {"cifar10": _FADRM["cifar100"]}  # CIFAR-10 is not in the code
-    made = _by_batch("fadrm", config, table, 16 if place in _CLASSES else 10)
+    made = _by_batch(config, table, 16 if place in _CLASSES else 10)
     if place.startswith("cifar") or (place, ipc) == ("tiny-imagenet", 1):
         made["relabel.epochs"] = 1000
     if (place, ipc) == ("tiny-imagenet", 50):
@@ -254,7 +246,7 @@ def with_protocol(config: DistillConfig, name: str) -> DistillConfig:
     """Give a recipe with a protocol's settings; those that depend on images per class take the recipe's number.
 
     Raises:
-        ConfigError: for an unknown name (lists the known ones), or students that it cannot train side by side.
+        ConfigError: for an unknown name; lists the known ones.
     """
     if name not in _PROTOCOLS:
         raise ConfigError(f"protocol {name}: there is none of this name; choose from {', '.join(_PROTOCOLS)}")

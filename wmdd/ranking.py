@@ -23,7 +23,7 @@ from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
-from wmdd.report.scores import collect_metrics
+from wmdd.report.scores import collect_metrics, protocol_line
 from wmdd.store import ArtifactStore
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -83,7 +83,7 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     hard = override(alone, {"evaluate.labels": "hard", **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
-        return {rate: override(base, {"evaluate.lr": rate}) for rate in dict.fromkeys(rates)}
+        return {rate: override(base, {"evaluate.lr": rate, "evaluate.rates": ()}) for rate in dict.fromkeys(rates)}
 
     return {
         "made_soft": {own: alone},
@@ -154,13 +154,15 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
         for purpose, by_rate in found.items():
             key = "random_real" if purpose.startswith("random") else "distilled"
             means = {rate: m["students"][student][key]["top1_last_mean"] for rate, m in by_rate.items()}
-            chosen[purpose] = max(means, key=lambda rate: means[rate])
-            top[purpose] = means[chosen[purpose]]
+            best = max(means, key=lambda rate: means[rate])
+            chosen[purpose] = config.evaluate.of(student).lr if purpose in ("made_soft", "made_plain") else best
+            top[purpose] = means[best]
         lrs = label_robust_score(top["real_hard"], top["made_hard"], top["made_soft"], top["random_soft"], weight)
         ars = augmentation_robust_score(
             top["made_soft"], top["random_soft"], top["made_plain"], top["random_plain"], weight
         )
-        rows.append({"student": student, "top1": top, "learning_rates": chosen, **lrs, **ars})
+        own = {"student": student, "protocol": scores["protocol"], "top1": top, "learning_rates": chosen}
+        rows.append({**own, **lrs, **ars})
     return {
         "schema": 1,
         "recipe": config.recipe,
@@ -171,6 +173,11 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
         "protocol": first["protocol"],
         "rows": rows,
     }
+
+
+def protocols_of(facts: dict[str, Any]) -> str:
+    """Name the protocols of the students whose own learning rates were kept."""
+    return protocol_line({row["student"]: row["protocol"] for row in facts["rows"]})
 
 
 def cells(facts: dict[str, Any]) -> list[list[str]]:
@@ -195,7 +202,6 @@ def markdown(facts: dict[str, Any]) -> str:
     lines = [list(HEAD), ["---"] * len(HEAD), *cells(facts)]
     told = (
         f"{facts['recipe']}, {facts['method']}, {facts['ipc']} images per class: mean top-1 in %, last epoch, over "
-        f"{facts['seeds']} students, protocol {facts['protocol']['name']} {facts['protocol']['hash']}, weight "
-        f"{facts['weight']:g}"
+        f"{facts['seeds']} students, {protocols_of(facts)}, weight {facts['weight']:g}"
     )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}\n"

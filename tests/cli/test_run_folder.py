@@ -49,7 +49,7 @@ def test_run_folder_is_whole(tiny_run):
 def test_metrics_are_fractions_that_follow_from_the_runs(tiny_run, plan):
     metrics = json.loads((tiny_run.run / "metrics.json").read_text())
     assert metrics["schema"] == 1
-    assert metrics["protocol"] == {"name": "wmdd (changed)", "hash": protocol_hash(plan.config)}
+    assert metrics["protocol"] == {"name": "wmdd (changed)", "hash": protocol_hash(plan.config, metrics["student"])}
     assert set(metrics["seconds"]) == set(STAGES)
     assert all(value > 0 for value in metrics["seconds"].values())
     _, card = unpack((tiny_run.run / "teacher.safetensors").read_bytes())

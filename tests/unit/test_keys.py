@@ -55,6 +55,7 @@ VALUES = {
     "relabel.crop_scale": (0.5, 1.0),
     "evaluate.students": ("convnet2_w8",),
     "evaluate.cosine_stretch": 2.0,
+    "evaluate.rates": ("convnet2_w16=0.001",),
     "ray.address": "auto",
 }
 # What an option needs beside it.

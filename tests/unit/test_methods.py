@@ -162,6 +162,18 @@ def test_table_names_every_protocol_with_what_was_scored_by_it():
     assert protocols_of(mixed) in markdown(mixed)
 
 
+def test_table_names_the_students_of_every_protocol():
+    mixed = facts()
+    others = [{**row, "student": "net_w2", "protocol": {"name": "rded", "hash": "two"}} for row in mixed["rows"]]
+    mixed["rows"] += others
+    assert protocols_of(mixed) == "protocols wmdd abc (net_w1); rded two (net_w2)"
+    for row in others[2:]:
+        row["protocol"] = {"name": "wmdd", "hash": "abc"}
+    assert protocols_of(mixed) == (
+        "protocols wmdd abc (net_w1, net_w2 at 10 per class); rded two (net_w2 at 1 per class)"
+    )
+
+
 def test_images_for_the_statistics_of_all_classes_share_a_batch_of_many(tmp_path):
     """The released code takes a hundred classes and an image of each; whole classes would meet a part's statistics."""
     config = override(recipe("digits"), {"barycenter.ipc": 15})

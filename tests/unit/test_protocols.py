@@ -8,9 +8,10 @@ from wmdd.cli_config import configure
 from wmdd.compare import cases
 from wmdd.config import DistillConfig, override, to_yaml
 from wmdd.errors import ConfigError
-from wmdd.plan import protocol_hash
+from wmdd.plan import make_plan, protocol_hash
 from wmdd.protocols import is_exact, protocols, with_protocol
 from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
 
 OWN = ("relabel", "evaluate")
 
@@ -25,13 +26,13 @@ def test_protocol_decides_the_students_alone_and_whatever_was_set_before(name):
     made = with_protocol(base, name)
     assert made.model_copy(update={part: getattr(base, part) for part in OWN}) == base
     assert is_exact(made)
-    assert protocol_hash(made) == protocol_hash(with_protocol(recipe("cifar10"), name))
+    assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
     assert not is_exact(override(made, {"evaluate.lr": 0.123}))
     assert is_exact(override(made, {"evaluate.val_every": 77}))
 
 
 def test_every_protocol_has_a_hash_of_its_own():
-    assert len({protocol_hash(settings(name)) for name in protocols()}) == len(protocols())
+    assert len({protocol_hash(settings(name), "resnet18") for name in protocols()}) == len(protocols())
 
 
 def test_released_recipes_follow_the_papers_protocol():
@@ -65,8 +66,9 @@ def test_rded_follows_size_set_and_student():
     assert settings("rded", "tiny-imagenet").relabel.batch_size == 100
     assert settings("rded", "tiny-imagenet").relabel.crop_scale == (1.0, 1.0)
     assert settings("rded", **{"evaluate.students": ("mobilenet_v2",)}).evaluate.lr == 2.5e-3
-    with pytest.raises(ConfigError, match=r"evaluate\.students=resnet18,vgg11: protocol rded trains them"):
-        settings("rded", **{"evaluate.students": ("resnet18", "vgg11")})
+    several = settings("rded", **{"evaluate.students": ("resnet18", "resnet50", "vgg11", "vit_tiny_patch16_224")})
+    assert several.evaluate.rates == ("vgg11=0.0005:2", "vit_tiny_patch16_224=0.0001:2")
+    assert is_exact(several)
 
 
 def rates(name, recipe_name, student="resnet18", **changes):
@@ -107,10 +109,54 @@ def test_part_of_imagenet_is_trained_on_as_such_and_not_as_the_whole():
     assert settings("edc", "imagenette", **{"data.path": "torchvision:CIFAR100?download=x"}).evaluate.optimizer == "sgd"
 
 
-def test_students_that_a_protocol_trains_at_different_rates_are_refused_together():
-    for name in ("cvdd", "fadrm"):
-        with pytest.raises(ConfigError, match=rf"protocol {name} trains them with different"):
-            settings(name, "imagenette", **{"evaluate.students": ("resnet18", "resnet101")}, ipc=50)
+@pytest.mark.parametrize("name", ["rded", "cvdd", "fadrm"])
+def test_student_is_trained_among_others_as_it_is_alone(name):
+    students = ("resnet101", "resnet18", "mobilenet_v2", "resnet50")
+    together = settings(name, "imagenette", 50, **{"evaluate.students": students})
+    for student in students:
+        alone = settings(name, "imagenette", 50, **{"evaluate.students": (student,)})
+        assert together.evaluate.of(student).model_dump(exclude={"students"}) == alone.evaluate.model_dump(
+            exclude={"students"}
+        )
+        assert protocol_hash(together, student) == protocol_hash(alone, student)
+    assert len({protocol_hash(together, student) for student in students}) > 1
+
+
+def test_scores_of_students_with_rates_of_their_own_are_found_again_alone(tmp_path):
+    store = ArtifactStore(str(tmp_path / "store"))
+    several = {"evaluate.students": ("convnet2", "vgg11_bn"), "evaluate.rates": ("vgg11_bn=0.002:2",)}
+    base = override(recipe("digits"), {"data.image_size": 32})
+    together = make_plan(override(base, several), store)
+    lone = {"evaluate.students": ("vgg11_bn",), "evaluate.lr": 0.002, "evaluate.cosine_stretch": 2.0}
+    alone = make_plan(override(base, lone), store)
+    assert set(alone.refs("evaluate")) < set(together.refs("evaluate"))
+    sections = {task.units[0].params["student"]: task.section for task in together.tasks["evaluate"]}
+    assert {name: (own["lr"], own["cosine_stretch"]) for name, own in sections.items()} == {
+        "convnet2": (0.005, 1.0),
+        "vgg11_bn": (0.002, 2.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        ("resnet18", "write NAME=LR"),
+        ("resnet18=fast", "write NAME=LR"),
+        ("resnet18=0", "write NAME=LR"),
+        ("resnet18=0.1:0.5", "write NAME=LR"),
+        ("resnet18=0.1:2:3", "write NAME=LR"),
+        ("=0.1", "write NAME=LR"),
+        ("vgg11=0.1", "vgg11 is none of evaluate.students=resnet18; leave it out"),
+    ],
+)
+def test_rate_that_means_nothing_is_refused(rate, message):
+    with pytest.raises(ConfigError, match=rf"evaluate\.rates=.*{message}"):
+        override(DistillConfig(), {"evaluate.rates": (rate,)})
+
+
+def test_rate_may_leave_the_stretch_as_it_is():
+    made = override(DistillConfig(), {"evaluate.rates": ("resnet18=0.1",), "evaluate.cosine_stretch": 3.0})
+    assert (made.evaluate.of("resnet18").lr, made.evaluate.of("resnet18").cosine_stretch) == (0.1, 3.0)
 
 
 def test_fadrm_follows_size_and_set():
@@ -174,9 +220,9 @@ def test_protocol_follows_students_and_set_that_are_given_as_options():
     assert made.evaluate.lr == 2.5e-3
     assert is_exact(made)
     four = "resnet18,resnet50,mobilenet_v2,vit_tiny_patch16_224"
-    assert len(configured("imagenet-1k", "--evaluate.students", four).evaluate.students) == 4
-    with pytest.raises(ConfigError, match="protocol rded trains them with different"):
-        configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
+    several = configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
+    assert [several.evaluate.of(name).lr for name in four.split(",")] == [1e-3, 1e-3, 2.5e-3, 1e-4]
+    assert is_exact(several)
     subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
     assert subset.relabel.epochs == 1000
 
@@ -208,12 +254,13 @@ def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
     assert not is_exact(whole)
 
 
-def test_comparison_asks_for_students_at_the_sizes_it_has():
+def test_comparison_trains_students_at_their_rates_for_each_size():
     words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
-    params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1"]).params
-    assert configure(params | {"ipc": numbers(params["ipc"])[0]}).evaluate.lr == 5e-4
-    with pytest.raises(ConfigError, match="protocol cvdd trains them with different"):
-        configured(*words, "--ipc", "10")
+    params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params
+    config = configure(params | {"ipc": numbers(params["ipc"])[0]})
+    assert (config.evaluate.lr, config.evaluate.rates) == (5e-4, ())
+    ten = cases(config, ["wmdd"], [1, 10], {})["wmdd", 10].evaluate
+    assert (ten.lr, ten.cosine_stretch, ten.rates) == (5e-4, 1.0, ("resnet50=0.001:1",))
 
 
 def test_options_are_laid_over_a_protocol_and_the_name_says_so():

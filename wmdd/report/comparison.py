@@ -30,7 +30,7 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
     for (method, ipc), metrics in results.items():
         for student, scores in metrics["students"].items():
             found = scores["random_real"] if method == "random" else scores["distilled"]
-            rows.append({"method": method, "ipc": ipc, "student": student, "protocol": metrics["protocol"], **found})
+            rows.append({"method": method, "ipc": ipc, "student": student, "protocol": scores["protocol"], **found})
     full = {name: scores["full_data"] for name, scores in first["students"].items()}
     return {
         "schema": 1,
@@ -81,20 +81,30 @@ def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", bes
 
 def protocols_of(facts: dict[str, Any]) -> str:
     """Name the protocol of all scores, or each with the cases that have it: only equal hashes compare."""
-    cases: dict[str, list[tuple[str, int]]] = {}
+    cases: dict[str, list[tuple[str, int, str]]] = {}
     for row in facts["rows"]:
-        case, name = (row["method"], row["ipc"]), f"{row['protocol']['name']} {row['protocol']['hash']}"
-        if case not in cases.setdefault(name, []):
-            cases[name].append(case)
+        name = f"{row['protocol']['name']} {row['protocol']['hash']}"
+        cases.setdefault(name, []).append((row["student"], row["ipc"], row["method"]))
     if len(cases) == 1:
         return f"protocol {next(iter(cases))}"
+    return "protocols " + "; ".join(f"{name} ({_shown(own, facts)})" for name, own in cases.items())
 
-    def shown(own: list[tuple[str, int]]) -> str:
-        sizes = [ipc for ipc in facts["ipc"] if all((method, ipc) in own for method in facts["methods"])]
-        names = [f"{ipc} per class" for ipc in sizes]
-        return ", ".join(names + [f"{method} at {ipc}" for method, ipc in own if ipc not in sizes])
 
-    return "protocols " + "; ".join(f"{name} ({shown(own)})" for name, own in cases.items())
+def _shown(own: list[tuple[str, int, str]], facts: dict[str, Any]) -> str:
+    """Name cases (student, images per class, method) by no more than tells them from the others."""
+    every = list(dict.fromkeys(row["student"] for row in facts["rows"]))
+    sizes: dict[str, list[str]] = {}
+    for student in every:
+        whole = [ipc for ipc in facts["ipc"] if all((student, ipc, method) in own for method in facts["methods"])]
+        parts = ["all"] if whole == facts["ipc"] else [f"{ipc} per class" for ipc in whole]
+        parts += [f"{method} at {ipc}" for name, ipc, method in own if name == student and ipc not in whole]
+        sizes.setdefault(", ".join(parts), []).append(student)
+    told = []
+    for size, students in sizes.items():
+        if size:
+            names = "" if students == every else ", ".join(students)
+            told.append(" at ".join(part for part in (names, "" if size == "all" else size) if part))
+    return ", ".join(told)
 
 
 def _caption(facts: dict[str, Any]) -> str:

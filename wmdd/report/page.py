@@ -16,7 +16,7 @@ from wmdd.pipeline import load_value
 from wmdd.plan import Plan
 from wmdd.progress import clock
 from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
-from wmdd.report.scores import score_rows
+from wmdd.report.scores import protocols_of_run, score_rows
 from wmdd.store import ArtifactStore
 from wmdd.types import Barycenter, DistilledClass, StudentResult, Teacher
 
@@ -33,6 +33,7 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
     barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[: len(shown)]]
     return template.render(
         metrics=metrics,
+        protocols=protocols_of_run(metrics),
         manifest=manifest,
         rows=score_rows(metrics),
         runs=len((metrics["distilled"] or metrics["random_real"])["runs"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,15 +44,30 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "teacher": {"top1": teacher.top1, "model": teacher.model},
         **by_student[next(iter(students))],
         "students": by_student,
-        "protocol": protocol_of(plan.config),
+        "protocol": by_student[next(iter(students))]["protocol"],
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
     }
 
 
-def protocol_of(config: DistillConfig) -> dict[str, str]:
-    """Name the protocol, and say when its settings were changed."""
+def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
+    """Name the protocol of a student, and say when its settings were changed."""
     name = config.evaluate.protocol
-    return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config)}
+    return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config, student)}
+
+
+def protocol_line(protocols: Mapping[str, Mapping[str, str]]) -> str:
+    """Name the protocols of students: only equal hashes compare, so each is named with its students if they differ."""
+    students: dict[str, list[str]] = {}
+    for student, protocol in protocols.items():
+        students.setdefault(f"{protocol['name']} {protocol['hash']}", []).append(student)
+    if len(students) == 1:
+        return f"protocol {next(iter(students))}"
+    return "protocols " + "; ".join(f"{name} ({', '.join(own)})" for name, own in students.items())
+
+
+def protocols_of_run(metrics: dict[str, Any]) -> str:
+    """Name the protocols of a run's students."""
+    return protocol_line({name: scores["protocol"] for name, scores in metrics["students"].items()})
 
 
 def _student(
@@ -62,6 +78,7 @@ def _student(
     random = [result for result in own if result.images != "distilled"]
     return {
         "student": name,
+        "protocol": protocol_of(plan.config, name),
         "full_data": _full_data(name, plan, store, teacher),
         "distilled": _summary(made) if made else None,
         "random_real": _summary(random) if random else None,
