@@ -298,7 +298,9 @@ class EvaluateConfig(Section):
         for rate in rates:
             student, _, _ = _rate(rate)
             if student not in info.data.get("students", (student,)):
-                raise ValueError(f"{student} is none of evaluate.students={','.join(info.data['students'])}; leave it out")
+                raise ValueError(
+                    f"{student} is none of evaluate.students={','.join(info.data['students'])}; leave it out"
+                )
         return rates
 
     def of(self, student: str) -> EvaluateConfig:

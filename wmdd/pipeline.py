@@ -20,7 +20,7 @@ from wmdd.config import DistillConfig, PretrainConfig, RuntimeConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import StageError, StorageError, WmddError
 from wmdd.events import Event, Failure, Note, Progress, Snapshot
-from wmdd.plan import Plan, PlannedUnit, StageTask
+from wmdd.plan import TEACHER, Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
 from wmdd.schedule import Board
 from wmdd.seeding import SeedTree
@@ -134,6 +134,10 @@ def is_joint(task: StageTask) -> bool:
     return trains and int(task.section["workers"]) > 1
 
 
+def _is_reference(task: StageTask) -> bool:
+    return task.stage == "pretrain" and task.units[0].ref.unit != TEACHER
+
+
 class LocalExecutor:
     """Runs tasks one after the other in this process."""
 
@@ -150,7 +154,8 @@ class LocalExecutor:
         """
         for joint in filter(is_joint, tasks):
             check_alone(PretrainConfig.model_validate(joint.section))
-        board, threads = Board(tasks, missing), torch.get_num_threads()
+        # Nothing waits for the students of all data, who train longest: one after another, they come last.
+        board, threads = Board(sorted(tasks, key=_is_reference), missing), torch.get_num_threads()
         while (task := board.take()) is not None:
             listener(Event("begin", task.stage, task.name, total=len(task.units)))
             try:

@@ -58,6 +58,14 @@ def test_what_plans_share_runs_once_and_every_unit_is_told_with_its_plan(plans, 
     assert {event.stage for event in again["end"]} == {stage for stage, total in totals.items() if total}
 
 
+def test_students_of_all_data_are_trained_when_nobody_waits_for_anything_else(store):
+    config = override(recipe("digits"), TINY | {"evaluate.students": ["convnet2_w16", "convnet2_w8"]})
+    told = run({"random": make_plan(config, store)}, store)
+    done = [(event.stage, event.unit) for event in told["done"]]
+    assert (done[0], done[-1]) == (("pretrain", "random/teacher"), ("pretrain", "random/full-convnet2_w8"))
+    assert {stage for stage, _ in done[1:-1]} == {"statistics", "barycenter", "recover", "relabel", "evaluate"}
+
+
 def test_failure_of_one_plan_leaves_the_other_alone(plans, store, monkeypatch):
     def broken(*args):
         raise RuntimeError("no herd today")
