@@ -27,6 +27,22 @@ _DATA_SETS = {
     "tiny-imagenet": "TinyImageNet",
     "imagenet-1k": "ImageNet1K",
 }
+_SCHEDULES = {1.0: "cosineannealing", 2.0: "cosine"}  # to 0 and to half, as ddranking names them
+_SCORE = """\
+# Scores this export with ddranking 0.2.0: python score.py FOLDER_OF_THE_REAL_SET
+import sys
+from pathlib import Path
+
+from ddranking.config import Config
+from ddranking.metrics import LabelRobustScoreSoft, soft_label
+
+# ddranking knows how to train a few networks on all data, and this is seldom one: it takes the teacher's top-1, in %.
+soft_label.REAL_DATA_ACC_CACHE["{name}-{network}"] = {top1:.2f}
+here = Path(__file__).resolve().parent
+config = Config.from_file(str(here / "ddranking.yaml"))
+config.update({{"real_data_path": sys.argv[1]}})
+LabelRobustScoreSoft(config).compute_metrics(image_path=str(here / "{name}" / "IPC{ipc}"), syn_lr={lr!r})
+"""
 _NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
 
 
@@ -36,7 +52,7 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
     Args:
         run: URL of the run folder.
         kind: ``folder``: ``CLASS/00000.png`` and so on. ``ddranking``: what ddranking 0.2.0 reads: images by class
-            number, the teacher as ``ckpt_best.pt`` and a YAML file.
+            number, the teacher as ``ckpt_best.pt``, a YAML file, and ``score.py``, which runs it on these.
         target: URL of a folder that is new or empty: other images in it would be taken for this set's.
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
 
@@ -90,6 +106,12 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
             f"pretrain.model={teacher.model}: ddranking builds no such network from torchvision; it can take a run "
             f"whose teacher is one of {', '.join(_NETWORKS)}"
         )
+    student = config.evaluate
+    if student.schedule != "cosine" or student.cosine_stretch not in _SCHEDULES:
+        raise ConfigError(
+            f"evaluate.schedule={student.schedule}, evaluate.cosine_stretch={student.cosine_stretch:g}: ddranking has "
+            "cosines to 0 and to half alone; export a run of stretch 1 or 2"
+        )
     ipc = len(images) // len(images.class_names)
     _write_images(folder, f"{name}/IPC{ipc}", images, [f"{i:05d}" for i in range(len(images.class_names))])
     out = io.BytesIO()
@@ -97,10 +119,12 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
     folder.put(folder.path("teachers", name, network, "ckpt_best.pt"), out.getvalue())
     settings = _settings(config, teacher, name, network, ipc, folder.url)
     folder.put(folder.path("ddranking.yaml"), yaml.safe_dump(settings, sort_keys=False).encode())
+    score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=student.lr)
+    folder.put(folder.path("score.py"), score.encode())
     folder.put(folder.path("classes.json"), json.dumps(list(images.class_names)).encode())
     return (
-        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; set real_data_path in ddranking.yaml, "
-        f"then LabelRobustScoreSoft(Config.from_file('ddranking.yaml')).compute_metrics(image_path=...)"
+        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
+        f"python {folder.url}/score.py FOLDER_OF_THE_REAL_SET"
     )
 
 
@@ -143,7 +167,7 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
         "use_aug_for_hard": False,
         "use_zca": False,
         "optimizer": config.evaluate.optimizer,
-        "lr_scheduler": "cosine",
+        "lr_scheduler": _SCHEDULES[config.evaluate.cosine_stretch],
         "step_size": None,
         "weight_decay": config.evaluate.weight_decay,
         "momentum": config.evaluate.momentum,
@@ -151,7 +175,9 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
         "num_eval": 5,
         "real_batch_size": 256,
         "syn_batch_size": config.relabel.batch_size,
-        "eval_full_data": True,
+        "batch_size": config.relabel.batch_size,  # of the augmentation-robust score, as its kind of labels is
+        "label_type": "soft",
+        "eval_full_data": False,
         "random_data_format": "image",
         "random_data_path": f"{url}/random",
         "custom_train_trans": [crop, *flips, *end],
