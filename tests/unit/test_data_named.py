@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pytest
+import torch
 from image_files import png, refusal
 
 from wmdd.config import override, parse_config
@@ -75,6 +76,15 @@ def test_set_that_is_not_there_is_told(store, path, message):
     import re
 
     assert re.search(message, refusal(lambda: from_torchvision(path, store, False)))
+
+
+@pytest.mark.parametrize("target", [{"boxes": []}, torch.tensor([True, False]), "a sentence"])
+def test_set_of_torchvision_without_classes_is_refused(store, target, monkeypatch):
+    from torchvision.datasets import FakeData
+
+    shown = FakeData.__getitem__
+    monkeypatch.setattr(FakeData, "__getitem__", lambda self, place: (shown(self, place)[0], target))
+    assert "its images have no class each" in refusal(lambda: from_torchvision(FAKE, store, False))
 
 
 @pytest.fixture(scope="module")

@@ -178,6 +178,9 @@ def test_sre2l_trains_on_cifar_in_its_own_way():
         made = settings("sre2l", name)
         assert (made.relabel.epochs, made.relabel.batch_size, made.relabel.crop_scale) == (400, 128, (1.0, 1.0))
         assert made.evaluate.accumulate == 1
+        assert (made.relabel.mix, made.relabel.mix_alpha, made.evaluate.temperature) == ("mixup", 0.8, 30.0)
+        assert settings("cda", name).relabel == made.relabel.model_copy(update={"epochs": 800})
+    assert settings("cda", "imagenette").relabel.mix == "cutmix"
 
 
 @pytest.mark.parametrize(

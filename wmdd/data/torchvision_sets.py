@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import json
+import operator
 import os
 import urllib.parse
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ def from_torchvision(path: str, folder: Folder, download: bool) -> str:
     for split in _SPLITS:
         images = _open(path, kind, split, options, download)
         if images is not None:
+            _check_labels(path, images)
             names = names or _names(images)
             counts[split] = _write(folder, own, split, images, names)
     folder.put(folder.path(*own, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
@@ -109,6 +111,17 @@ def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: b
     if error is not None and split == "train":
         raise DataError(f"data.path={path}: {' '.join(str(error).split())[:200]}") from error
     return None
+
+
+def _check_labels(path: str, images: Any) -> None:
+    label = images[0][1] if len(images) else 0
+    try:
+        operator.index(label)
+    except (TypeError, RuntimeError) as exc:
+        raise DataError(
+            f"data.path={path}: its images have no class each (the first comes with a {type(label).__name__}); choose "
+            "a set for classification"
+        ) from exc
 
 
 def _names(images: Any) -> list[str]:
