@@ -27,6 +27,7 @@ _DATA_SETS = {
     "tiny-imagenet": "TinyImageNet",
     "imagenet-1k": "ImageNet1K",
 }
+_CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "TinyImageNet": 200, "ImageNet1K": 1000}
 _SCHEDULES = {1.0: "cosineannealing", 2.0: "cosine"}  # to 0 and to half, as ddranking names them
 _SCORE = """\
 # Scores this export with ddranking 0.2.0: python score.py FOLDER_OF_THE_REAL_SET
@@ -100,6 +101,12 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
     name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
     if name is None:
         raise ConfigError(f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it")
+    if len(images.class_names) != _CLASSES.get(name, len(images.class_names)):
+        raise ConfigError(
+            f"--dataset {name}: has {_CLASSES[name]} classes, the run {len(images.class_names)}; give the set it is of"
+        )
+    if config.pretrain.stem == "stride2":
+        raise ConfigError("pretrain.stem=stride2: ddranking builds no such stem; export a run with another teacher")
     network = _NETWORKS.get(teacher.model)
     if network is None:
         raise ConfigError(

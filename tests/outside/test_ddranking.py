@@ -80,6 +80,10 @@ def test_export_that_cannot_be_made_is_one_line(tiny_run, tmp_path):
         (("runs/digits", "--to", "runs/digits"), "--to runs/digits: is not empty"),
         (("runs/digits", "--format", "ddranking", "--to", tmp_path), "--dataset: recipe digits says not which set"),
         (
+            ("runs/digits", "--format", "ddranking", "--dataset", "CIFAR100", "--to", tmp_path),
+            "--dataset CIFAR100: has 100 classes, the run 10",
+        ),
+        (
             ("runs/digits", "--format", "ddranking", "--dataset", "CIFAR10", "--to", tmp_path),
             "pretrain.model=convnet2_w16: ddranking builds no such network",
         ),
