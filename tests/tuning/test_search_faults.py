@@ -30,7 +30,7 @@ def short():
 def test_search_that_is_interrupted_says_so_and_goes_on_with_the_same_words(prepared, tmp_path, short):
     words = ("tune", "digits", *WORDS, "--recover.iterations", 150, "--tune.samples", 3, "--tune.stop_early", "false")
     words += ("--run", tmp_path / "t", "--store", prepared.store_url)
-    log, limit = tmp_path / "out", time.monotonic() + 120
+    log, limit = tmp_path / "out", time.monotonic() + 400
     with open(log, "w") as out:
         process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
     try:
@@ -55,7 +55,7 @@ def test_killed_worker_and_killed_driver_lose_no_trial_and_failures_do_not_end_i
     words = ("tune", "digits", *WORDS, "recover.lr=choice:0.1,1e38", "recover.feature_weight=choice:1,1e38")
     words += ("--recover.iterations", 300, "--relabel.epochs", 24)  # long enough to be hit
     words += ("--tune.samples", 4, "--tune.concurrent", 1, "--run", tmp_path / "t", "--store", prepared.store_url)
-    log, killed, limit = tmp_path / "out", False, time.monotonic() + 120
+    log, killed, limit = tmp_path / "out", False, time.monotonic() + 400
     with open(log, "w") as out:
         process = start(tmp_path, *words, env=environment(RAY_TMPDIR=short), stdout=out)
     try:
