@@ -111,6 +111,8 @@ def configure(params: dict[str, Any]) -> DistillConfig:
     Raises:
         ConfigError: naming the option.
     """
+    if params.get("evaluate__protocol"):
+        raise ConfigError("--evaluate.protocol: names how students are trained and sets nothing; use --protocol")
     config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
     if params.get("protocol"):
         # What it sets depends on the set, the students and the images per class, wherever these are given.

@@ -16,11 +16,12 @@ from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import Plan, make_plan
-from wmdd.protocols import is_exact, with_protocol
+from wmdd.protocols import with_protocol
 from wmdd.report.comparison import write_comparison
 from wmdd.report.folder import write_run
 from wmdd.store import ArtifactStore
 
+_OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
 Changes = dict[str, dict[str, Any]]
 
 
@@ -41,23 +42,38 @@ def cases(
         changes: dotted options of single methods, laid over what the method sets.
 
     Raises:
-        ConfigError: for unknown methods, for changes of methods that are not compared, and for numbers below 1.
+        ConfigError: for unknown methods, for changes of methods that are not compared or of what all methods share,
+            and for numbers below 1.
     """
     strange = [name for name in changes if name not in methods]
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")
-    found = {}
+    for name, options in changes.items():
+        shared = [field for field in options if field.partition(".")[0] not in _OWN or field == "barycenter.ipc"]
+        if shared:
+            raise ConfigError(
+                f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give --{shared[0]} for all"
+            )
+    found, changed = {}, _changed(config)
     for ipc, name in itertools.product(dict.fromkeys(ipcs), dict.fromkeys(methods)):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
-        shared = {"barycenter.ipc": ipc, "evaluate.random_real": False}
-        sized = override(config, shared)
-        if is_exact(config):  # batches and rates of some protocols depend on the number of images
-            val_every = {"evaluate.val_every": config.evaluate.val_every}
-            sized = override(with_protocol(sized, config.evaluate.protocol), val_every)
+        sized = with_protocol(override(config, {"barycenter.ipc": ipc}), config.evaluate.protocol)
+        sized = override(sized, {**changed, "evaluate.random_real": False})
         found[name, ipc] = override(with_method(sized, name), changes.get(name, {}))
     if not found:
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")
     return found
+
+
+def _changed(config: DistillConfig) -> dict[str, Any]:
+    """Give what differs from the named protocol, whose batches and rates may follow the number of images."""
+    named = with_protocol(config, config.evaluate.protocol)
+    return {
+        f"{section}.{field}": getattr(getattr(config, section), field)
+        for section in ("relabel", "evaluate")
+        for field in type(getattr(config, section)).model_fields
+        if getattr(getattr(config, section), field) != getattr(getattr(named, section), field)
+    }
 
 
 def compare(

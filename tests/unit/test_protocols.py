@@ -272,6 +272,11 @@ def test_options_are_laid_over_a_protocol_and_the_name_says_so():
     assert not is_exact(made)
 
 
+def test_name_alone_is_no_way_to_choose_a_protocol():
+    with pytest.raises(ConfigError, match=r"--evaluate\.protocol: names how students are trained .* use --protocol"):
+        configured("digits", "--evaluate.protocol", "hard")
+
+
 def test_unknown_protocol_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match="protocol dm: there is none of this name; choose from wmdd, "):
         with_protocol(DistillConfig(), "dm")
@@ -282,3 +287,16 @@ def test_comparison_applies_a_protocol_to_every_size():
     assert {ipc: case.relabel.batch_size for (_, ipc), case in made.items()} == {1: 10, 50: 100}
     changed = cases(override(recipe("cifar10"), {"relabel.batch_size": 7}), ["wmdd"], [1, 50], {})
     assert {case.relabel.batch_size for case in changed.values()} == {7}
+    longer = cases(override(with_protocol(recipe("cifar10"), "rded"), {"relabel.epochs": 20}), ["wmdd"], [1, 50], {})
+    assert [(case.relabel.batch_size, case.relabel.epochs) for case in longer.values()] == [(10, 20), (100, 20)]
+    plain = recipe("cifar10-quick")
+    (quick,) = cases(plain, ["wmdd"], [10], {}).values()
+    assert quick == override(plain, {"evaluate.random_real": False})
+
+
+@pytest.mark.parametrize(
+    "field", ["barycenter.ipc", "pretrain.epochs", "evaluate.seeds", "relabel.epochs", "data.path"]
+)
+def test_method_cannot_have_what_all_share_in_its_own_way(field):
+    with pytest.raises(ConfigError, match=rf"--set wmdd:{field}: is the same for all methods"):
+        cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
