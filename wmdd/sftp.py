@@ -166,5 +166,5 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
-            raise NotImplementedError("files are written whole, by pipe_file")
+            raise io.UnsupportedOperation("files are written whole, by pipe_file")
         return io.BytesIO(self.cat_file(path))

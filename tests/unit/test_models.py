@@ -1,7 +1,5 @@
 """Networks by name, what a probe sees in them, and weights that fit or are refused."""
 
-import pickle
-
 import pytest
 import safetensors.torch
 import torch
@@ -252,12 +250,18 @@ class Payload:
         return open, (self.path, "w")
 
 
-def bare_pickle(value, path):
-    with open(path, "wb") as file:
-        pickle.dump(value, file, protocol=2)
+def bare_stream(value, path):
+    """As torch wrote files before it zipped them."""
+    torch.save(value, path, _use_new_zipfile_serialization=False)
 
 
-@pytest.mark.parametrize("save", [torch.save, bare_pickle])
+def bare_call(value, path):
+    """Nothing but the call, in the opcodes that the unpickler of the standard library would follow."""
+    with open(path, "w") as file:
+        file.write(f"cbuiltins\nopen\n(V{value['head.bias'].path}\nVw\ntR.")
+
+
+@pytest.mark.parametrize("save", [torch.save, bare_stream, bare_call])
 def test_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, save):
     planted, path = tmp_path / "planted", str(tmp_path / "w.pth")
     save({"head.bias": Payload(str(planted))}, path)
