@@ -19,11 +19,12 @@ import psutil
 
 from benchmarks.common import report
 from ray_jobs.executor import RayExecutor
-from wmdd.config import BarycenterConfig, DistillConfig, override
+from wmdd.config import DistillConfig, override
 from wmdd.events import Event, Output
 from wmdd.pipeline import Executor, LocalExecutor
 from wmdd.plan import PlannedUnit, StageTask
 from wmdd.runtime import Runtime
+from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES
 from wmdd.stages.base import Unit

@@ -12,11 +12,11 @@ import time
 import torch
 
 from benchmarks.common import report
-from wmdd.config import RecoverConfig, RuntimeConfig
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.synthesis import Target, recover_images
 from wmdd.types import Barycenter, ClassStatistics, Teacher

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from wmdd.config import RuntimeConfig
 from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.store import ArtifactStore
 
 WATCH_S = 1.0

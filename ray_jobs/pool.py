@@ -16,11 +16,11 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from ray_jobs.news import Crew, News
-from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
 from wmdd.plan import StageTask
 from wmdd.schedule import Board
+from wmdd.sections import RayConfig
 
 POLL_S = 0.5
 MAX_LOSSES = 20  # of one task with nodes that left: a bound, so that nothing goes round for ever

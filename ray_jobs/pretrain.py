@@ -22,12 +22,12 @@ from ray.util.queue import Empty, Queue
 from ray_jobs.actors import end_with_raylet, greet
 from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
-from wmdd.config import RayConfig, RuntimeConfig
 from wmdd.errors import ConfigError, StageError
 from wmdd.events import Event
 from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
 from wmdd.runtime import Runtime, choose_gpu
+from wmdd.sections import RayConfig, RuntimeConfig
 from wmdd.store import ArtifactStore
 
 HEAR_S = 0.5

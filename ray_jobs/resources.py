@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wmdd.config import RayConfig
 from wmdd.errors import ConfigError
+from wmdd.sections import RayConfig
 
 Node = dict[str, float]
 

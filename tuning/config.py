@@ -9,10 +9,11 @@ import pydantic
 from pydantic import Field, field_validator
 
 from tuning.space import Domain, parse_space
-from wmdd.config import DistillConfig, Section, override
+from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.fidelity import Fidelity
 from wmdd.methods import SELECTING
+from wmdd.sections import Section
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuning.config import TuneConfig
-from wmdd.config import DistillConfig, RuntimeConfig, override
+from wmdd.config import DistillConfig, override
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError, StageError
 from wmdd.pipeline import load_value, run_stage
 from wmdd.plan import Plan, plan_from
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.store import ArtifactRef, ArtifactStore
 from wmdd.types import StudentResult
 

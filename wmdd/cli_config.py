@@ -12,11 +12,12 @@ from typing import Any
 import click
 from rich.console import Console
 
-from wmdd.config import DistillConfig, Section, override, read_config, section_names
+from wmdd.config import DistillConfig, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
 from wmdd.protocols import protocols, with_protocol
 from wmdd.recipes import recipe, recipes
+from wmdd.sections import Section
 
 
 class ConfigOption(click.Option):

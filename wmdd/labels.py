@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.config import Augment, RelabelConfig
 from wmdd.data.augment import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
 from wmdd.data.changes import augmented
 from wmdd.data.normalization import Normalization
 from wmdd.errors import ArtifactError
 from wmdd.runtime import Runtime
+from wmdd.sections import Augment, RelabelConfig
 from wmdd.seeding import SeedTree
 from wmdd.tables import column, open_table, read_rows
 from wmdd.types import Files, ImageSet

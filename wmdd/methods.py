@@ -9,8 +9,9 @@ from __future__ import annotations
 import typing
 from typing import Any
 
-from wmdd.config import SMALL_BELOW_PX, DistillConfig, Method, override
+from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
+from wmdd.sections import SMALL_BELOW_PX, Method
 
 _CLASSIFY: dict[str, Any] = {
     "recover.init": "noise",

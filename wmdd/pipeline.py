@@ -16,13 +16,14 @@ from typing import Any, Protocol
 
 import torch
 
-from wmdd.config import DistillConfig, PretrainConfig, RuntimeConfig
+from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import StageError, StorageError, WmddError
 from wmdd.events import Event, Failure, Note, Progress, Snapshot
 from wmdd.plan import TEACHER, Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
 from wmdd.schedule import Board
+from wmdd.sections import PretrainConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.pretrain import check_alone

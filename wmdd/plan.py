@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wmdd.config import DistillConfig, EvaluateConfig, Section
+from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex, build_index, hold_out
 from wmdd.data.sources import list_files
 from wmdd.data.subsets import subset_classes
@@ -17,6 +17,7 @@ from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
 from wmdd.models.weights import check_card, check_published, is_file, load_weights
+from wmdd.sections import EvaluateConfig, Section
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 

@@ -11,8 +11,9 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from wmdd.config import SMALL_BELOW_PX, DistillConfig, Protocol, override
+from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
+from wmdd.sections import SMALL_BELOW_PX, Protocol
 
 # The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
 _COMMON: dict[str, Any] = {

@@ -14,8 +14,8 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
-from wmdd.config import RuntimeConfig
 from wmdd.errors import ConfigError
+from wmdd.sections import RuntimeConfig
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wmdd.config import RecoverConfig
 from wmdd.data.augment import Views, apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.events import Progress, Pulse
 from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig
 from wmdd.seeding import SeedTree
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 

@@ -12,11 +12,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from wmdd.config import Stem
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.errors import ArtifactError
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
+from wmdd.sections import Stem
 
 
 class Files(Protocol):

@@ -14,13 +14,14 @@ import pytest
 import torch
 from image_files import folder
 
-from wmdd.config import DistillConfig, RuntimeConfig, override
+from wmdd.config import DistillConfig, override
 from wmdd.data.index import build_index
 from wmdd.events import Output
 from wmdd.labels import LabelBlock
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, StudentResult, Teacher

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from wmdd.config import RecoverConfig, RuntimeConfig
 from wmdd.events import Output, Progress
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.types import Barycenter, ClassStatistics, Teacher

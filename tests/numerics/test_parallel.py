@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from gloo_ranks import on_ranks
 
-from wmdd.config import RuntimeConfig, override
+from wmdd.config import override
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
 from wmdd.errors import ConfigError
 from wmdd.events import Output, Snapshot
@@ -16,6 +16,7 @@ from wmdd.parallel import Ranks
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
 from wmdd.stages.pretrain import PRETRAIN

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from wmdd.config import RecoverConfig, RuntimeConfig
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.synthesis import Target, _Objective
 from wmdd.types import Barycenter, ClassStatistics

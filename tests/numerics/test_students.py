@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wmdd.config import EvaluateConfig, RelabelConfig, RuntimeConfig, override
+from wmdd.config import override
 from wmdd.data.augment import apply_mix
 from wmdd.data.changes import augmentation, erasing, mixing
 from wmdd.data.loading import _repeated
@@ -19,6 +19,7 @@ from wmdd.losses import soft_label_loss
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
+from wmdd.sections import EvaluateConfig, RelabelConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.lessons import HardLessons, SoftLessons

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from wmdd.config import RecoverConfig, RuntimeConfig
 from wmdd.data.augment import apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.events import Progress
@@ -16,6 +15,7 @@ from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.synthesis import Recovered, Target, _scales, recover_images, term_weights
 from wmdd.types import Barycenter, ClassStatistics, Teacher

@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from wmdd.config import RecoverConfig, RuntimeConfig
 from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.synthesis import Target, recover_images
 from wmdd.training import Schedule

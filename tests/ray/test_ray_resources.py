@@ -3,8 +3,8 @@
 import pytest
 
 from ray_jobs.resources import Share, Shares, check_fit
-from wmdd.config import RayConfig
 from wmdd.errors import ConfigError
+from wmdd.sections import RayConfig
 
 
 def shares(*nodes, device="auto", **options):

@@ -15,11 +15,12 @@ from striking import LOOPBACK, listens
 
 from ray_jobs.executor import RayExecutor
 from wmdd.api import distill
-from wmdd.config import RuntimeConfig, override, read_config
+from wmdd.config import override, read_config
 from wmdd.errors import ConfigError, StageError
 from wmdd.pipeline import LocalExecutor, run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.store import ArtifactStore
 
 ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")

@@ -11,19 +11,10 @@ import yaml
 from hypothesis import given, settings
 
 from wmdd import config as configuration
-from wmdd.config import (
-    DistillConfig,
-    PretrainConfig,
-    Section,
-    from_yaml,
-    merge,
-    override,
-    parse_config,
-    read_config,
-    to_yaml,
-)
+from wmdd.config import DistillConfig, from_yaml, merge, override, parse_config, read_config, to_yaml
 from wmdd.errors import ConfigError
 from wmdd.recipes import recipe, recipes
+from wmdd.sections import PretrainConfig, Section
 
 FRACTIONS = st.floats(0, 1, exclude_min=True)
 POSITIVES = st.floats(0, exclude_min=True, allow_infinity=False)

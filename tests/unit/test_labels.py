@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from wmdd.config import RelabelConfig, RuntimeConfig
 from wmdd.data.augment import apply_mix, apply_views, view_matrices
 from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.errors import ArtifactError
 from wmdd.labels import LabelBatch, LabelBlock, SoftLabels, batch_sizes, check_labels, draw_epoch, mean_pixels
 from wmdd.runtime import Runtime
+from wmdd.sections import RelabelConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.types import ImageSet
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from wmdd.config import RuntimeConfig, override
+from wmdd.config import override
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model
 from wmdd.models.weights import card_in, check_card, check_published, is_file, load_weights, translated
@@ -15,6 +15,7 @@ from wmdd.pipeline import run_stage
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
 from wmdd.stages.pretrain import PRETRAIN, check_order, hardly

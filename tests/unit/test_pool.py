@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from benchmarks.simulation import SimulatedCrew
 from ray_jobs.news import News
 from ray_jobs.pool import Pool
-from wmdd.config import RayConfig
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
 from wmdd.plan import PlannedUnit, StageTask
 from wmdd.schedule import Board
+from wmdd.sections import RayConfig
 from wmdd.store import ArtifactRef
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wmdd.config import DistillConfig, RecoverConfig, RelabelConfig, RuntimeConfig, override
+from wmdd.config import DistillConfig, override
 from wmdd.data.index import build_index
 from wmdd.data.pixels import png, to_image, to_tensor
 from wmdd.labels import LabelBlock, SoftLabels, draw_epoch
@@ -17,6 +17,7 @@ from wmdd.moments import Moments
 from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RelabelConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.store import ArtifactRef
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wmdd.config import Augment, PretrainConfig
 from wmdd.data.normalization import Normalization
+from wmdd.sections import Augment, PretrainConfig
 from wmdd.seeding import SeedTree
 
 Change = Callable[[Tensor], Tensor]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wmdd.config import PretrainConfig
 from wmdd.data.augment import Views, apply_views, draw_resized_crops, draw_shifts, view_matrices
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
@@ -20,6 +19,7 @@ from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.data.pixels import to_tensor
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
+from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 
 

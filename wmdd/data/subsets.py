@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wmdd.config import Subset
 from wmdd.data.sources import Listing, all_class_names
 from wmdd.errors import DataError
+from wmdd.sections import Subset
 
 # Positions in ImageNet-1K's sorted WordNet ids, in the order in which the field numbers the classes.
 _PLACES: dict[Subset, tuple[int, ...]] = {

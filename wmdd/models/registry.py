@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wmdd.config import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
+from wmdd.sections import SMALL_BELOW_PX, Stem
 
 
 def build_model(

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import torch
 
-from wmdd.config import BarycenterConfig
 from wmdd.events import Output
 from wmdd.runtime import Runtime
+from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.types import Barycenter, ClassStatistics

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wmdd.config import Section
 from wmdd.events import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
+from wmdd.sections import Section
 from wmdd.seeding import SeedTree
 from wmdd.types import Artifact
 

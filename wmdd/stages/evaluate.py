@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from wmdd.config import EvaluateConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
 from wmdd.events import Output, Progress, Pulse, Snapshot
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
+from wmdd.sections import EvaluateConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.stages.lessons import HardLessons, Lessons, SoftLessons

@@ -8,12 +8,12 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from wmdd.config import EvaluateConfig, RelabelConfig
 from wmdd.data.changes import augmentation
 from wmdd.data.loading import Geometry
 from wmdd.labels import SoftLabels, batch_sizes, check_labels, draw_epoch
 from wmdd.losses import soft_label_loss
 from wmdd.runtime import Runtime
+from wmdd.sections import EvaluateConfig, RelabelConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
 from wmdd.types import ImageSet

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wmdd.config import PretrainConfig
 from wmdd.data.changes import augmentation, erasing, mixing
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
@@ -19,6 +18,7 @@ from wmdd.models.registry import build_model
 from wmdd.models.weights import load_weights
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
+from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.training import Schedule, Steps, Trainer, answers, top1_accuracy, weight_groups

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from wmdd.config import RecoverConfig
 from wmdd.data.loading import Geometry, class_images
 from wmdd.events import Failure, Output, Progress
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
+from wmdd.sections import RecoverConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.synthesis import Recovered, Target, recover_images, term_weights

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from wmdd.config import RelabelConfig
 from wmdd.events import Output, Progress
 from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
 from wmdd.runtime import Runtime
+from wmdd.sections import RelabelConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.training import cut

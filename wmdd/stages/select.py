@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from wmdd.config import BarycenterConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, class_images
 from wmdd.events import Output
 from wmdd.runtime import Runtime
+from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.types import ClassStatistics, DistilledClass

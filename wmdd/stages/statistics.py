@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterator
 import numpy as np
 import torch
 
-from wmdd.config import StatisticsConfig
 from wmdd.data.augment import apply_views, draw_resized_crops, view_matrices
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, class_images
@@ -15,6 +14,7 @@ from wmdd.events import Output, Progress, Pulse
 from wmdd.models.probes import Probe
 from wmdd.moments import Moments
 from wmdd.runtime import Runtime
+from wmdd.sections import StatisticsConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.types import ClassStatistics, Teacher
