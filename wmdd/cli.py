@@ -59,6 +59,7 @@ def distill(run_url: str | None, store: str | None, executor: str, **params: Any
 
 @cli.command(cls=ConfigCommand)
 @common
+@click.option("--executor", type=click.Choice(["ray", "local"]), expose_value=False, hidden=True)  # as distill has it
 def plan(run_url: str | None, store: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
     from wmdd.api import beside, default_run

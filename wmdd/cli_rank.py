@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.config import override
 from wmdd.errors import ConfigError
 
 
@@ -21,12 +22,21 @@ from wmdd.errors import ConfigError
     metavar="FLOAT,...",
     help="Learning rates that hard labels and random images may choose from.",
 )
+@click.option("--seeds", type=int, metavar="INT", help="Students of each training (short for --evaluate.seeds).")
 @click.option("--weight", type=float, default=0.5, show_default=True, help="Of the first part of each score.")
 @click.option(
     "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
 )
 @ADDRESS
-def rank(run_url: str | None, store: str | None, executor: str, rates: str, weight: float, **params: Any) -> None:
+def rank(
+    run_url: str | None,
+    store: str | None,
+    executor: str,
+    rates: str,
+    seeds: int | None,
+    weight: float,
+    **params: Any,
+) -> None:
     """Score RECIPE's images fairly: DD-Ranking's label-robust and augmentation-robust scores.
 
     Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
@@ -36,6 +46,7 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
     from wmdd.ranking import rank as run
 
     config = configure(params)
+    config = config if seeds is None else override(config, {"evaluate.seeds": seeds})
     try:
         chosen = [float(part) for part in rates.split(",")]
     except ValueError as exc:

@@ -87,7 +87,7 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     fs, root = open_fs(run.rstrip("/"))
     try:
         paths = sorted(item["name"] for item in entries(fs, f"{root}/images") if item["name"].endswith(".parquet"))
-        tables = [read_table(read(fs, path)) for path in paths]
+        tables = [_table(path, read(fs, path)) for path in paths]
     except (OSError, EOFError) as exc:
         raise StorageError(f"{run}/images cannot be read {explain(exc)}") from exc
     if not tables:
@@ -98,3 +98,10 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
     weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
     return DistilledImages(images, labels, weights, tuple(names), transform)
+
+
+def _table(path: str, data: bytes) -> pa.Table:
+    try:
+        return read_table(data)
+    except (pa.ArrowInvalid, OSError) as exc:
+        raise ArtifactError(f"{path}: is no whole Parquet file; wmdd report writes a run's files again") from exc

@@ -143,6 +143,17 @@ def test_b23_files_of_an_earlier_and_larger_run_are_not_left_in_the_folder(tiny_
     assert len(load_distilled(str(tiny_run.run))) == 20
 
 
+def test_images_that_were_cut_short_are_told_in_one_line_and_written_again(tiny_run, tmp_path):
+    images = tiny_run.run / "images/train-00000-of-00001.parquet"
+    whole = images.read_bytes()
+    images.write_bytes(whole[: len(whole) // 2])
+    told = run(tiny_run.folder, "export", "runs/digits", "--to", tmp_path / "out")
+    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
+    assert "train-00000-of-00001.parquet: is no whole Parquet file; wmdd report" in told.stderr
+    assert run(tiny_run.folder, "report", "runs/digits").returncode == 0
+    assert images.read_bytes() == whole
+
+
 def strip_ids(page):
     """Matplotlib salts the identifiers of its pictures and dates them."""
     return re.sub(r"<dc:date>.*?</dc:date>|[#\"][a-z]+[0-9a-f]{8,}|(?:id|href|clip-path)=\"[^\"]*\"", "", page)

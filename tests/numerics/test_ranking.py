@@ -67,13 +67,14 @@ def test_ranking_without_a_place_is_refused_before_work(tmp_path):
 @pytest.mark.slow
 def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
-    words = ("rank", "digits", *TINY, "--executor", "local", "--rates", "0.001,0.01", "--store", "store")
+    words = ("rank", "digits", *TINY, "--executor", "local", "--rates", "0.001,0.01", "--store", "store", "--seeds", 1)
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())
     (row,) = facts["rows"]
     own = json.loads((tiny_run.run / "metrics.json").read_text())
-    assert row["top1"]["made_soft"] == own["distilled"]["top1_last_mean"]
+    assert facts["seeds"] == 1
+    assert row["top1"]["made_soft"] == own["distilled"]["runs"][0]["top1_last"]
     assert row["top1"]["real_hard"] == own["full_data"]["top1"]
     assert row["learning_rates"]["random_soft"] in (0.001, 0.01)
     parts = ("real_hard", "made_hard", "made_soft", "random_soft")

@@ -73,8 +73,11 @@ def test_files_are_told_from_published_names(source, file):
 def test_published_weights_that_there_are_not_are_listed():
     with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
         load_weights(network(0), "IMAGENET1K_V9", "resnet18")
-    with pytest.raises(ConfigError, match="no such file; convnet3 has its weights by default"):
-        load_weights(network(0, "convnet3"), "IMAGENET1K_V1", "convnet3")
+    with pytest.raises(ConfigError, match="no such file; resnet10t has its weights by default"):
+        check_published("resnet10t", "IMAGENET1K_V1", 1000)
+    for source in ("default", "IMAGENET1K_V1"):
+        with pytest.raises(ConfigError, match="convnet3 has no published weights; leave it out to train one"):
+            check_published("convnet3", source, 10)
 
 
 @pytest.mark.parametrize("source", ["IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V1"])

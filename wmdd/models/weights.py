@@ -183,6 +183,12 @@ def _torchvision(name: str, source: str) -> Any:
                 f"{', '.join(['default', *kind.__members__])}, or give a file"
             )
         return kind[wanted]
+    import timm
+
+    if not timm.is_model_pretrained(name.removeprefix("timm/")):
+        raise ConfigError(
+            f"pretrain.weights={source}: {name} has no published weights; leave it out to train one, or give a file"
+        )
     if source != "default":
         raise ConfigError(f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file")
     return None

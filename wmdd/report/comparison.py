@@ -127,7 +127,7 @@ def markdown(facts: dict[str, Any]) -> str:
 def latex(facts: dict[str, Any]) -> str:
     """Write a table for a paper; it needs the package booktabs."""
     head = ["method", "student", *(f"ipc {ipc}" for ipc in facts["ipc"])]
-    rows = [head, *cells(facts, r" \pm ", "${}$", r"\textbf{{{}}}")]
+    rows = [head, *cells(facts, r" \pm ", "${}$", r"{{\boldmath {}}}")]
     lines = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
     caption = _caption(facts).replace("%", r"\%").replace("±", r"$\pm$").replace("_", r"\_")
     columns = "ll" + "r" * len(facts["ipc"])
