@@ -160,7 +160,7 @@ def strip_ids(page):
 
 
 def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
-    left = to_run(tmp_path, "digits", *TINY)
+    left = to_run(tmp_path, "digits", *TINY, "--executor", "local")  # the words of distill
     expected = {"pretrain": 1, "statistics": 10, "barycenter": 10, "recover": 10, "select": 20}
     assert left == expected | {"relabel": 6, "evaluate": 4}
     assert [name.partition("/")[0] for name in commits(tmp_path / "runs/store")] == ["index"]
