@@ -157,9 +157,10 @@ def _held_out(held_out: bool) -> str:
 
 
 def _table(metrics: dict[str, Any]) -> Table:
-    from wmdd.report.scores import protocols_of_run, score_rows
+    from wmdd.report.scores import protocols_of_run, score_rows, scored_on
 
-    table = Table("trained on", "images", "top-1, last", "top-1, best", title=protocols_of_run(metrics))
+    title = f"{protocols_of_run(metrics)}, {scored_on(metrics)}"
+    table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)
     return table

@@ -42,7 +42,7 @@ def rank(
     Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
     """
     from wmdd.log import ConsoleListener
-    from wmdd.ranking import HEAD, cells, protocols_of
+    from wmdd.ranking import HEAD, TRAINING_HEAD, caption, cells, training_cells
     from wmdd.ranking import rank as run
 
     config = configure(params)
@@ -65,13 +65,12 @@ def rank(
             listener=listener,
             status=status(console),
         )
-    table = Table(
-        Column(HEAD[0], no_wrap=True),
-        *HEAD[1:],
-        pad_edge=False,
-        title=f"top-1 of the last epoch in %, {protocols_of(result.facts)}",
-    )
-    for row in cells(result.facts):
-        table.add_row(*row)
-    console.print(table)
+    for head, rows, title in (
+        (HEAD, cells(result.facts), caption(result.facts)),
+        (TRAINING_HEAD, training_cells(result.facts), "how each was trained"),
+    ):
+        table = Table(Column(head[0], no_wrap=True), *head[1:], pad_edge=False, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
     console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True, highlight=False)

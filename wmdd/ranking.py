@@ -23,7 +23,7 @@ from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
-from wmdd.report.scores import collect_metrics, protocol_line
+from wmdd.report.scores import collect_metrics, scored_on
 from wmdd.store import ArtifactStore
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -149,59 +149,93 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
     first = next(iter(found["made_soft"].values()))
     rows = []
     for student, scores in first["students"].items():
-        top: dict[str, float] = {"real_hard": scores["full_data"]["top1"]}
-        chosen = {}
-        for purpose, by_rate in found.items():
-            key = "random_real" if purpose.startswith("random") else "distilled"
-            means = {rate: m["students"][student][key]["top1_last_mean"] for rate, m in by_rate.items()}
-            best = max(means, key=lambda rate: means[rate])
-            chosen[purpose] = config.evaluate.of(student).lr if purpose in ("made_soft", "made_plain") else best
-            top[purpose] = means[best]
+        parts = {purpose: _part(purpose, student, config, by_rate) for purpose, by_rate in found.items()}
+        parts["real_hard"] = {"top1": scores["full_data"]["top1"], "std": None, "from": scores["full_data"]["from"]}
+        top = {purpose: part["top1"] for purpose, part in parts.items()}
         lrs = label_robust_score(top["real_hard"], top["made_hard"], top["made_soft"], top["random_soft"], weight)
         ars = augmentation_robust_score(
             top["made_soft"], top["random_soft"], top["made_plain"], top["random_plain"], weight
         )
-        own = {"student": student, "protocol": scores["protocol"], "top1": top, "learning_rates": chosen}
-        rows.append({**own, **lrs, **ars})
+        rows.append({"student": student, "parts": parts, **lrs, **ars})
+    same = ("teacher", "classes", "train_images", "validation_images", "validation_digest")
     return {
-        "schema": 1,
+        "schema": 2,
         "recipe": config.recipe,
         "method": config.method,
+        "seed": config.seed,
         "ipc": config.barycenter.ipc,
         "seeds": config.evaluate.seeds,
         "weight": weight,
-        "protocol": first["protocol"],
+        **{name: first[name] for name in same},
         "rows": rows,
     }
 
 
-def protocols_of(facts: dict[str, Any]) -> str:
-    """Name the protocols of the students whose own learning rates were kept."""
-    return protocol_line({row["student"]: row["protocol"] for row in facts["rows"]})
+def _part(purpose: str, student: str, config: DistillConfig, by_rate: dict[float, dict[str, Any]]) -> dict[str, Any]:
+    """Give the accuracy of one kind of training, at the best of its rates, and how it came about."""
+    key = "random_real" if purpose.startswith("random") else "distilled"
+    best = max(by_rate, key=lambda rate: by_rate[rate]["students"][student][key]["top1_last_mean"])
+    own = by_rate[best]["students"][student]
+    kept = purpose in ("made_soft", "made_plain")
+    return {
+        "top1": own[key]["top1_last_mean"],
+        "std": own[key]["top1_last_std"],
+        "lr": config.evaluate.of(student).lr if kept else best,
+        "lr_chosen_from": [] if kept else list(by_rate),
+        "protocol": own["protocol"],
+    }
+
+
+HEAD = ("student", "LRS", "ARS", "soft", "random soft", "hard", "all data", "no views", "random no views")
+_PARTS = ("made_soft", "random_soft", "made_hard", "real_hard", "made_plain", "random_plain")
 
 
 def cells(facts: dict[str, Any]) -> list[list[str]]:
     """Lay the scores out, a student in a row, with the accuracies in % that they come from."""
-    parts = ("made_soft", "random_soft", "made_hard", "real_hard", "made_plain", "random_plain")
+
+    def shown(part: dict[str, Any]) -> str:
+        return " ± ".join(f"{100 * value:.1f}" for value in (part["top1"], part["std"]) if value is not None)
+
     return [
-        [
-            row["student"],
-            f"{row['LRS']:.3f}",
-            f"{row['ARS']:.3f}",
-            *(f"{100 * row['top1'][part]:.1f}" for part in parts),
-        ]
+        [row["student"], f"{row['LRS']:.3f}", f"{row['ARS']:.3f}", *(shown(row["parts"][part]) for part in _PARTS)]
         for row in facts["rows"]
     ]
 
 
-HEAD = ("student", "LRS", "ARS", "soft", "random soft", "hard", "all data", "no views", "random no views")
+def training_cells(facts: dict[str, Any]) -> list[list[str]]:
+    """Lay out how each accuracy came about: student, kind, learning rate, and protocol with its hash."""
+    table = []
+    for row in facts["rows"]:
+        for title, part in zip(HEAD[3:], (row["parts"][name] for name in _PARTS), strict=True):
+            if "protocol" in part:
+                rates = part["lr_chosen_from"]
+                chosen = f", best of {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
+                told = [f"{part['lr']:g}{chosen}", f"{part['protocol']['name']} {part['protocol']['hash']}"]
+            else:
+                told = ["", {"teacher": "the teacher itself"}.get(part["from"], part["from"])]
+            table.append([row["student"], title, *told])
+    return table
+
+
+TRAINING_HEAD = ("student", "column", "learning rate", "protocol")
+
+
+def caption(facts: dict[str, Any]) -> str:
+    """Say what the accuracies are."""
+    images, seeds, teacher = facts["ipc"], facts["seeds"], facts["teacher"]
+    over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
+    return (
+        f"{facts['recipe']}, {facts['method']}, {images} image{'' if images == 1 else 's'} per class: top-1 in % on "
+        f"{scored_on(facts)}, last epoch, {over}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %; "
+        f"weight {facts['weight']:g}"
+    )
 
 
 def markdown(facts: dict[str, Any]) -> str:
-    """Write the table for a README."""
-    lines = [list(HEAD), ["---"] * len(HEAD), *cells(facts)]
-    told = (
-        f"{facts['recipe']}, {facts['method']}, {facts['ipc']} images per class: mean top-1 in %, last epoch, over "
-        f"{facts['seeds']} students, {protocols_of(facts)}, weight {facts['weight']:g}"
-    )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{told}\n"
+    """Write the tables for a README."""
+
+    def table(head: Sequence[str], rows: list[list[str]]) -> str:
+        return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), ["---"] * len(head), *rows])
+
+    scores, trainings = table(HEAD, cells(facts)), table(TRAINING_HEAD, training_cells(facts))
+    return f"{scores}\n\n{caption(facts)}\n\n{trainings}\n"

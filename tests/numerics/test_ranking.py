@@ -74,11 +74,19 @@ def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     (row,) = facts["rows"]
     own = json.loads((tiny_run.run / "metrics.json").read_text())
     assert facts["seeds"] == 1
-    assert row["top1"]["made_soft"] == own["distilled"]["runs"][0]["top1_last"]
-    assert row["top1"]["real_hard"] == own["full_data"]["top1"]
-    assert row["learning_rates"]["random_soft"] in (0.001, 0.01)
+    top = {name: part["top1"] for name, part in row["parts"].items()}
+    assert top["made_soft"] == own["distilled"]["runs"][0]["top1_last"]
+    assert top["real_hard"] == own["full_data"]["top1"]
+    assert row["parts"]["random_soft"]["lr"] in (0.001, 0.01)
     parts = ("real_hard", "made_hard", "made_soft", "random_soft")
-    assert row["LRS"] == pytest.approx(label_robust_score(*(row["top1"][part] for part in parts))["LRS"])
+    assert row["LRS"] == pytest.approx(label_robust_score(*(top[part] for part in parts))["LRS"])
+    # Five kinds of training have a hash each, and all data was trained on as the teacher was.
+    hashes = {name: part["protocol"]["hash"] for name, part in row["parts"].items() if "protocol" in part}
+    assert hashes["made_soft"] == own["protocol"]["hash"]
+    assert len({hashes[name] for name in ("made_soft", "made_hard", "made_plain")}) == 3
+    assert row["parts"]["real_hard"]["from"] == "teacher"
+    assert facts["validation_digest"] == own["validation_digest"]
+    assert all(code in done.stdout for code in hashes.values())
     assert f"{row['LRS']:.3f}" in done.stdout
     assert {item["kind"] for item in news(tmp_path / "runs/digits-rank")} >= {"begin", "unit", "done"}
     assert f"| convnet2_w16 | {row['LRS']:.3f} |" in (tmp_path / "runs/digits-rank/ranking.md").read_text()

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from wmdd.compare import cases
 from wmdd.config import from_yaml, override, to_yaml
-from wmdd.data.index import build_index
+from wmdd.data.index import build_index, hold_out
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
+from wmdd.report.scores import validation_digest
 from wmdd.stages.select import herd
 from wmdd.store import ArtifactRef, ArtifactStore
 
@@ -121,8 +122,9 @@ def facts():
         "rows": rows,
         "full_data": {"net_w1": {"top1": 0.9}},
         "protocol": {"name": "wmdd", "hash": "abc"},
-        "teacher": {"model": "net_w1", "top1": 0.9},
+        "teacher": {"model": "net_w1", "top1": 0.9, "loaded": None},
         "validation_images": 100,
+        "validation_digest": "0123456789ab",
     }
 
 
@@ -138,6 +140,15 @@ def test_tables_say_the_same_for_people_and_papers():
     assert r"sre2l & net\_w1 & $25.0 \pm 0.0$ & {\boldmath $70.0 \pm 0.0$} \\" in text
     assert r"some\_set: top-1 in \%" in text
     assert plot_png(facts()).startswith(b"\x89PNG")
+
+
+def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
+    index = build_index("builtin:digits")
+    whole, held = validation_digest(index), validation_digest(hold_out(index, 0.2))
+    assert whole != held
+    assert whole == validation_digest(build_index("builtin:digits"))
+    assert whole in markdown(facts() | {"validation_digest": whole})
+    assert held in latex(facts() | {"validation_digest": held})
 
 
 def test_averaged_students_have_lines_of_their_own():

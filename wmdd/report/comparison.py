@@ -8,6 +8,7 @@ from typing import Any
 
 from wmdd.config import DistillConfig, to_yaml
 from wmdd.report.pictures import as_percent, figure
+from wmdd.report.scores import scored_on
 from wmdd.store import ArtifactStore
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -41,6 +42,7 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
         "classes": first["classes"],
         "train_images": first["train_images"],
         "validation_images": first["validation_images"],
+        "validation_digest": first["validation_digest"],
         "teacher": first["teacher"],
         "full_data": full,
         "protocol": first["protocol"],
@@ -112,8 +114,9 @@ def _caption(facts: dict[str, Any]) -> str:
     over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
     teacher = facts["teacher"]
     return (
-        f"{facts['recipe']}: top-1 in % on {facts['validation_images']} validation images, last epoch, {over}; "
+        f"{facts['recipe']}: top-1 in % on {scored_on(facts)}, last epoch, {over}; "
         f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
+        + (" (loaded)" if teacher["loaded"] else "")
     )
 
 

@@ -19,6 +19,7 @@ from wmdd.store import ArtifactStore
 from wmdd.types import Barycenter, DistilledClass
 
 IMAGES_PER_SHARD = 500
+_RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "validation_images", "validation_digest")
 
 
 def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
@@ -105,6 +106,6 @@ def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict
         "versions": versions(),
         "hardware": list({json.dumps(machine): machine for machine in machines}.values()),
         "seconds": metrics["seconds"],
-        "results": {name: metrics[name] for name in ("teacher", "full_data", "distilled", "random_real", "protocol")},
+        "results": {name: metrics[name] for name in _RESULTS},
         "notes": notes,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmdd.config import DistillConfig
+from wmdd.data.index import DatasetIndex
 from wmdd.pipeline import load_value
 from wmdd.plan import TEACHER, Plan, protocol_hash
 from wmdd.protocols import is_exact
@@ -41,12 +42,23 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "classes": len(plan.index.class_names),
         "train_images": len(plan.index.train),
         "validation_images": len(plan.index.val),
-        "teacher": {"top1": teacher.top1, "model": teacher.model},
+        "validation_digest": validation_digest(plan.index),
+        "teacher": {"top1": teacher.top1, "model": teacher.model, "loaded": plan.config.pretrain.weights},
         **by_student[next(iter(students))],
         "students": by_student,
         "protocol": by_student[next(iter(students))]["protocol"],
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
     }
+
+
+def validation_digest(index: DatasetIndex) -> str:
+    """Tell apart what is scored on: a protocol's hash says how, and two sets of one name may have other images."""
+    return index.digest("val")[:12]
+
+
+def scored_on(facts: Mapping[str, Any]) -> str:
+    """Name the validation images of metrics, or of a comparison or ranking."""
+    return f"{facts['validation_images']} validation images ({facts['validation_digest']})"
 
 
 def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
@@ -87,7 +99,7 @@ def _student(
 
 def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) -> dict[str, Any] | None:
     if name == teacher.model:
-        return {"top1": teacher.top1, "from": "teacher"}
+        return {"top1": teacher.top1, "from": "loaded teacher" if plan.config.pretrain.weights else "teacher"}
     for unit in plan.units("pretrain"):
         if unit.ref.unit != TEACHER and unit.params["model"] == name:
             return {"top1": load_value(unit.ref, store).top1, "from": "trained as the teacher was"}
@@ -137,7 +149,9 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     teacher = metrics["teacher"]
     count = str(metrics["classes"] * metrics["ipc"])
     every = str(metrics["train_images"])
-    rows = [ScoreRow(f"teacher {teacher['model']}", every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
+    loaded = teacher["loaded"]
+    name = f"teacher {teacher['model']}" + (", loaded" if loaded else "")
+    rows = [ScoreRow(name, "" if loaded else every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
     method = metrics.get("method", "wmdd")
     made = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():
@@ -147,7 +161,7 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
                 if "top1_ema_last_mean" in scores[key]:
                     rows.append(_score_row(f"{label}, {name}, averaged", count, scores[key], "top1_ema"))
         full = scores["full_data"]
-        if full:
+        if full and full["from"] != "loaded teacher":  # whose images are not known here
             rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
     return rows
 
