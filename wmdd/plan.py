@@ -116,7 +116,9 @@ def load_index(
             f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
         )
     path = config.data.path
-    url = from_torchvision(path, store, config.data.download) if path.startswith(TORCHVISION) else absolute_url(path)
+    url = absolute_url(path)
+    if path.startswith(TORCHVISION):
+        url = from_torchvision(path, store, config.data.download, on_progress)
     listing = list_files(url)
     subset, classes = config.data.subset, config.data.classes
     classes = classes if subset is None else subset_classes(subset, url, listing)

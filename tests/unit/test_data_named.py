@@ -46,6 +46,31 @@ def test_set_of_torchvision_becomes_parquet_once(store):
     assert store.get(file) == b"not written again" != before
 
 
+def test_large_set_is_written_in_files_of_bounded_size(store, monkeypatch):
+    from wmdd.data import torchvision_sets
+
+    whole = build_index(from_torchvision(FAKE, ArtifactStore(f"{store.url}/whole"), False))
+    monkeypatch.setattr(torchvision_sets, "ROW_GROUP_BYTES", 500)
+    monkeypatch.setattr(torchvision_sets, "FILE_BYTES", 2000)
+    seen = []
+    url = from_torchvision(FAKE, store, False, lambda done, total: seen.append((done, total)))
+    files = sorted(item["name"].rpartition("/")[2] for item in store.entries(url))
+    assert files[:3] == ["complete.json", "train-00000.parquet", "train-00001.parquet"]
+    assert seen[-1] == (12, 12)
+    assert len(seen) > len(files)
+    cut = build_index(url)
+    for split in ("train", "val"):
+        assert cut.digest(split) == whole.digest(split)
+
+
+def test_files_that_another_version_left_are_no_part_of_a_set(store):
+    url = from_torchvision(FAKE, store, False)
+    store.drop(f"{url}/complete.json")
+    store.put(f"{url}/train-00000-of-00001.parquet", store.get(f"{url}/train-00000.parquet"))
+    assert from_torchvision(FAKE, store, False) == url
+    assert len(list_files(url).files["train"]) == 1
+
+
 def test_published_files_are_read_with_their_names_and_both_splits(store, tmp_path):
     raw = tmp_path / "files/FashionMNIST/raw"
     raw.mkdir(parents=True)

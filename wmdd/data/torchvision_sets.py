@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import io
-import itertools
 import json
 import operator
 import os
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from wmdd.errors import DataError
 
 TORCHVISION = "torchvision:"
 ROOT = "~/.cache/wmdd/torchvision"
-ROWS = 1000
+ROWS, ROW_GROUP_BYTES, FILE_BYTES = 1000, 2**25, 2**28  # what is held in memory, whatever the set's size
 _SPLITS = {"train": ("train",), "val": ("test", "val", "valid", "validation")}
 
 
@@ -39,13 +38,22 @@ class Folder(Protocol):
     def put(self, path: str, data: bytes) -> None:
         """Write a file."""
 
+    def entries(self, folder: str) -> list[dict[str, Any]]:
+        """List a folder, as fsspec does."""
 
-def from_torchvision(path: str, folder: Folder, download: bool) -> str:
+    def drop(self, path: str) -> None:
+        """Remove a file."""
+
+
+def from_torchvision(
+    path: str, folder: Folder, download: bool, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> str:
     """Give the URL of a set as Parquet, written into the store the first time.
 
     Args:
         path: ``torchvision:NAME``, or with arguments of its class, ``torchvision:EMNIST?split=letters``; ``root``
             names the folder of torchvision's own files.
+        on_progress: told images written and their total, split by split.
 
     Raises:
         DataError: for an unknown name, arguments that it does not take, or files that are not there.
@@ -57,14 +65,20 @@ def from_torchvision(path: str, folder: Folder, download: bool) -> str:
     if folder.get(folder.path(*own, "complete.json")) is not None:
         return target
     kind = _kind(path, name)
-    counts: dict[str, int] = {}
+    counts, written = dict[str, int](), set[str]()
     names: list[str] = []
     for split in _SPLITS:
         images = _open(path, kind, split, options, download)
         if images is not None:
             _check_labels(path, images)
             names = names or _names(images)
-            counts[split] = _write(folder, own, split, images, names)
+            counts[split] = len(images)
+            for number, data in enumerate(_files(images, names, on_progress)):
+                written.add(f"{split}-{number:05d}.parquet")
+                folder.put(folder.path(*own, f"{split}-{number:05d}.parquet"), data)
+    for item in folder.entries(folder.path(*own)):  # what an interrupted run of another version left
+        if item["name"].rpartition("/")[2] not in written:
+            folder.drop(item["name"])
     folder.put(folder.path(*own, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
     return target
 
@@ -135,24 +149,37 @@ def _names(images: Any) -> list[str]:
     return [str(number) for number in range(int(max(labels)) + 1)]
 
 
-def _tables(images: Any, names: list[str]) -> Iterator[pa.Table]:
+def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None]) -> Iterator[bytes]:
+    """Write a split as Parquet files, none much larger than `FILE_BYTES`."""
+    tables = _tables(images, names, on_progress)
+    for first in tables:
+        out = io.BytesIO()
+        with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
+            writer.write_table(first)
+            while out.tell() < FILE_BYTES and (table := next(tables, None)) is not None:
+                writer.write_table(table)
+        yield out.getvalue()
+
+
+def _tables(images: Any, names: list[str], on_progress: Callable[[int, int], None]) -> Iterator[pa.Table]:
+    """Give row groups of at most `ROWS` images, fewer where these are large."""
+    rows, size = list[tuple[dict[str, Any], int]](), 0
+    for place in range(len(images)):
+        image, label = images[place]
+        encoded = png(image)
+        rows.append(({"bytes": encoded, "path": f"{place:08d}.png"}, int(label)))
+        size += len(encoded)
+        if len(rows) == ROWS or size >= ROW_GROUP_BYTES or place == len(images) - 1:
+            yield _table(rows, names)
+            on_progress(place + 1, len(images))
+            rows, size = [], 0
+
+
+def _table(rows: list[tuple[dict[str, Any], int]], names: list[str]) -> pa.Table:
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    facts = {"huggingface": json.dumps({"info": {"features": features}})}
-    for start in range(0, len(images), ROWS):
-        rows = [images[place] for place in range(start, min(start + ROWS, len(images)))]
-        encoded = [{"bytes": png(image), "path": f"{start + place:08d}.png"} for place, (image, _) in enumerate(rows)]
-        columns = {
-            "image": pa.array(encoded, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            "label": pa.array([int(label) for _, label in rows], pa.int64()),
-        }
-        yield pa.table(columns).replace_schema_metadata(facts)
-
-
-def _write(folder: Folder, own: tuple[str, ...], split: str, images: Any, names: list[str]) -> int:
-    out, tables = io.BytesIO(), _tables(images, names)
-    first = next(tables)
-    with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
-        for table in itertools.chain([first], tables):
-            writer.write_table(table, row_group_size=ROWS)
-    folder.put(folder.path(*own, f"{split}-00000-of-00001.parquet"), out.getvalue())
-    return len(images)
+    images, labels = zip(*rows, strict=True)
+    columns = {
+        "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        "label": pa.array(labels, pa.int64()),
+    }
+    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
