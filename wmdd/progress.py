@@ -31,9 +31,16 @@ class StageProgress:
     note: str = ""
     steps: tuple[int, int] = (0, 0)
     _parts: dict[str, float] = field(default_factory=dict)
+    _grown: float | None = None
 
-    def see(self, event: Event) -> None:
+    def see(self, event: Event, now: float) -> None:
         """Count an event."""
+        before = self._finished()
+        self._count(event)
+        if self._finished() > before:
+            self._grown = now
+
+    def _count(self, event: Event) -> None:
         if event.kind == "unit":
             self.done += 1
         elif event.kind == "begin":
@@ -47,15 +54,18 @@ class StageProgress:
             self.retried += event.kind == "retry"
             self.failed += event.kind == "failed"
 
-    def rate(self, now: float) -> float:
-        """Units per second in this session; parts of running tasks count."""
-        return self._finished() / (now - self.begun) if now > self.begun else 0.0
-
     def left_s(self, now: float) -> float | None:
-        """Seconds left at that rate, or None while nothing is known."""
-        rate = self.rate(now)
+        """Seconds left at the pace of this session, or None while nothing is known."""
         # The first second says nothing: it is all start-up.
-        return (self.total - self.first - self._finished()) / rate if rate and now - self.begun > 1 else None
+        if self._grown is None or not self._finished() or now - self.begun <= 1:
+            return None
+        # Between two steps the time left falls. A step that takes longer than all before it says that the pace was
+        # another one, as where other programs take the processor.
+        worked, since = self._grown - self.begun, now - self._grown
+        left = self.total - self.first - self._finished()
+        if since > worked:
+            return left * (worked + since) / self._finished()
+        return max(0.0, left * worked / self._finished() - since)
 
     def _finished(self) -> float:
         parts = sum(part * self.running.get(unit, 1) for unit, part in self._parts.items())
@@ -71,7 +81,7 @@ class StageProgress:
         if left is not None and self.ended is None:
             if self.done > self.first:
                 words.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
-            words.append(f"{clock(max(0, left))} left")
+            words.append(f"{clock(left)} left")
         return ", ".join(words)
 
 
@@ -96,7 +106,7 @@ class RunProgress:
         elif event.kind == "end":
             self.stages[event.stage].ended = self.clock()
         elif event.stage in self.stages:
-            self.stages[event.stage].see(event)
+            self.stages[event.stage].see(event, self.clock())
 
     def describe_workers(self) -> str:
         """Say who works where: ``5 workers: 3 on 10.0.0.7, 2 on 10.0.0.8``."""

@@ -67,6 +67,21 @@ def test_rate_and_time_left_count_the_parts_of_what_runs():
     assert stage.describe(60.0) == "1 running, 1 retried, 1.0/min, 3 min 00 s left"
 
 
+def test_time_left_falls_between_steps_until_one_is_overdue():
+    now = [0.0]
+    run = RunProgress(lambda: now[0])
+    run(Event("stage", "pretrain", done=0, total=1))
+    run(Event("begin", "pretrain", "teacher", total=1))
+    assert run.stages["pretrain"].left_s(9.0) is None
+    now[0] = 40.0
+    run(Event("progress", "pretrain", "teacher", 1, 10))
+    left = [run.stages["pretrain"].left_s(at) for at in (40.0, 60.0, 80.0, 100.0)]
+    assert left == pytest.approx([360.0, 340.0, 320.0, 900.0])
+    now[0] = 110.0
+    run(Event("progress", "pretrain", "teacher", 1, 10, "a step of the same epoch"))
+    assert run.stages["pretrain"].left_s(110.0) == pytest.approx(990.0)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.25, "0.2 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7260, "2 h 01 min")],
