@@ -21,6 +21,10 @@ TINY = (
     *("--recover.iterations", "10", "--recover.classes_per_batch", "5"),
     *("--relabel.epochs", "4", "--relabel.epochs_per_block", "2"),
 )
+# For commands that have --seeds.
+UNSEEDED = tuple(
+    word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != "--evaluate.seeds" for word in pair
+)
 STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 
 

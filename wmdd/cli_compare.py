@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, status
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
@@ -24,7 +24,7 @@ from wmdd.methods import methods as known_methods
     metavar="NAME,...",
     help=f"What makes the images: {', '.join(known_methods())}.",
 )
-@click.option("--seeds", type=int, metavar="INT", help="Students of each set (short for --evaluate.seeds).")
+@SEEDS
 @click.option(
     "--set",
     "settings",
@@ -41,7 +41,6 @@ def compare(
     store: str | None,
     executor: str,
     methods: str,
-    seeds: int | None,
     settings: tuple[str, ...],
     **params: Any,
 ) -> None:
@@ -55,8 +54,9 @@ def compare(
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
     ipcs = numbers(params.pop("ipc"))
+    if ipcs and params["barycenter__ipc"] is not None:
+        raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
-    config = config if seeds is None else override(config, {"evaluate.seeds": seeds})
     if executor == "ray":
         check_address(config)
     console = Console(soft_wrap=False)
@@ -81,12 +81,15 @@ def numbers(text: str | None) -> list[int]:
     """Read images per class.
 
     Raises:
-        ConfigError: if they are no whole numbers.
+        ConfigError: if they are no whole numbers from 1 up.
     """
     try:
-        return [int(part) for part in text.split(",")] if text else []
+        found = [int(part) for part in text.split(",")] if text else []
     except ValueError as exc:
         raise ConfigError(f"--ipc {text}: not whole numbers; give some such as 1,10,50") from exc
+    if any(number < 1 for number in found):
+        raise ConfigError(f"--ipc {text}: a class needs an image; give numbers from 1 up")
+    return found
 
 
 def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:

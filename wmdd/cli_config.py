@@ -133,13 +133,22 @@ def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
         config = override(config, {"recipe": f"{config.recipe}-debug", **_DEBUG})
     given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
     changes = {label: _parsed(label, text) for label, text in given.items()}
-    for label, name in (("seed", "seed"), ("barycenter.ipc", "ipc"), ("ray.address", "address")):
-        if params.get(name) is not None:
-            changes[label] = params[name]
+    for label, name in _SHORT.items():
+        if params.get(name) is None:
+            continue
+        if label in given and given[label] != str(params[name]):
+            raise ConfigError(f"--{name} {params[name]}, --{label} {given[label]}: are the same option; give one")
+        changes[label] = params[name]
     try:
         return override(config, changes)
     except ConfigError as exc:
         raise ConfigError(f"--{exc}") from exc
+
+
+_SHORT = {"seed": "seed", "barycenter.ipc": "ipc", "evaluate.seeds": "seeds", "ray.address": "address"}
+SEEDS = click.option(
+    "--seeds", type=click.IntRange(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
+)
 
 
 def common(
@@ -149,7 +158,7 @@ def common(
     for decorate in (
         click.option(
             "--ipc",
-            type=str if several_ipc else int,
+            type=str if several_ipc else click.IntRange(1),
             metavar="INT,..." if several_ipc else "INT",
             help="Distilled images per class (short for --barycenter.ipc).",
         ),

@@ -8,8 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
-from wmdd.config import override
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, status
 from wmdd.errors import ConfigError
 
 
@@ -22,7 +21,7 @@ from wmdd.errors import ConfigError
     metavar="FLOAT,...",
     help="Learning rates that hard labels and random images may choose from.",
 )
-@click.option("--seeds", type=int, metavar="INT", help="Students of each training (short for --evaluate.seeds).")
+@SEEDS
 @click.option("--weight", type=float, default=0.5, show_default=True, help="Of the first part of each score.")
 @click.option(
     "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
@@ -33,7 +32,6 @@ def rank(
     store: str | None,
     executor: str,
     rates: str,
-    seeds: int | None,
     weight: float,
     **params: Any,
 ) -> None:
@@ -46,7 +44,6 @@ def rank(
     from wmdd.ranking import rank as run
 
     config = configure(params)
-    config = config if seeds is None else override(config, {"evaluate.seeds": seeds})
     try:
         chosen = [float(part) for part in rates.split(",")]
     except ValueError as exc:

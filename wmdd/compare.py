@@ -42,9 +42,13 @@ def cases(
         changes: dotted options of single methods, laid over what the method sets.
 
     Raises:
-        ConfigError: for unknown methods, for changes of methods that are not compared or of what all methods share,
-            and for numbers below 1.
+        ConfigError: for methods that are unknown or named twice, for changes of methods that are not compared or of
+            what all methods share, and for numbers below 1.
     """
+    for option, given in (("methods", methods), ("ipc", ipcs)):
+        twice = [value for value in given if list(given).count(value) > 1]
+        if twice:
+            raise ConfigError(f"--{option} {','.join(map(str, given))}: names {twice[0]} twice; leave one out")
     strange = [name for name in changes if name not in methods]
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")
@@ -55,7 +59,7 @@ def cases(
                 f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give --{shared[0]} for all"
             )
     found, changed = {}, _changed(config)
-    for ipc, name in itertools.product(dict.fromkeys(ipcs), dict.fromkeys(methods)):
+    for ipc, name in itertools.product(ipcs, methods):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
         sized = with_protocol(override(config, {"barycenter.ipc": ipc}), config.evaluate.protocol)
         sized = override(sized, {**changed, "evaluate.random_real": False})

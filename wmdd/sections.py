@@ -288,6 +288,14 @@ class EvaluateConfig(Section):
         (), description="students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
 
+    @field_validator("students")
+    @classmethod
+    def _differ(cls, students: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [name for name in students if students.count(name) > 1]
+        if twice:
+            raise ValueError(f"names {twice[0]} twice; leave one out (more students of it: evaluate.seeds)")
+        return students
+
     @field_validator("rates")
     @classmethod
     def _name_students(cls, rates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:

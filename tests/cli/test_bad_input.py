@@ -30,6 +30,8 @@ def place(tmp_path):
 REFUSED = {
     "executor": (("--executor", "spark"), ("--executor", "spark", "local")),
     "seed": (("--seed", "x"), ("--seed", "'x'")),
+    "no images": (("--ipc", "0"), ("--ipc", "0 is not in the range")),
+    "two numbers": (("--barycenter.ipc", "3"), ("--ipc 2", "--barycenter.ipc 3", "give one")),
     "no value": (("--recover.lr",), ("--recover.lr", "argument")),
     "nan": (("--recover.lr", "nan"), ("--recover.lr", "nan", "finite")),
     "reversed range": (("--recover.crop_scale", "1,0.5"), ("--recover.crop_scale", "try 0.5,1.0")),

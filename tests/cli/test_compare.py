@@ -5,10 +5,10 @@ import re
 import shutil
 
 import pytest
-from conftest import TINY, commits, run
+from conftest import UNSEEDED, commits, run
 
 pytestmark = pytest.mark.slow
-WORDS = ("compare", "digits", *TINY, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
+WORDS = ("compare", "digits", *UNSEEDED, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
 
 
 def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
@@ -55,6 +55,13 @@ def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
         (("--set", "sre2l=1"), "--set sre2l=1: not understood"),
         (("--set", "wmdd:recover.lr=-1"), "recover.lr"),
         (("--set", "cda:recover.lr=1"), "--set cda: is not compared"),
+        (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
+        (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
+        (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),
+        (("--ipc", "1", "--barycenter.ipc", "2"), "--ipc, --barycenter.ipc: are the same option"),
+        (("--seeds", "2", "--evaluate.seeds", "3"), "--seeds 2, --evaluate.seeds 3: are the same option"),
+        (("--seeds", "0"), "'--seeds': 0 is not in the range"),
+        (("--evaluate.students", "convnet2,convnet2"), "names convnet2 twice"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, words, message):

@@ -5,7 +5,7 @@ import math
 import shutil
 
 import pytest
-from conftest import TINY, news, run
+from conftest import UNSEEDED, news, run
 
 from wmdd.config import override
 from wmdd.errors import ConfigError
@@ -67,7 +67,19 @@ def test_ranking_without_a_place_is_refused_before_work(tmp_path):
 @pytest.mark.slow
 def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
-    words = ("rank", "digits", *TINY, "--executor", "local", "--rates", "0.001,0.01", "--store", "store", "--seeds", 1)
+    words = (
+        "rank",
+        "digits",
+        *UNSEEDED,
+        "--executor",
+        "local",
+        "--rates",
+        "0.001,0.01",
+        "--store",
+        "store",
+        "--seeds",
+        1,
+    )
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())

@@ -29,7 +29,9 @@ OPTIONS = {
     "recover.crop_scale": st.tuples(FRACTIONS, FRACTIONS).map(sorted),
     "recover.iterations": st.integers(0, 10**9),
     "relabel.mix": st.sampled_from(["cutmix", "none"]),
-    "evaluate.students": st.lists(st.sampled_from(["convnet3", "timm/resnet10t", "no"]), min_size=1, max_size=3),
+    "evaluate.students": st.lists(
+        st.sampled_from(["convnet3", "timm/resnet10t", "no"]), min_size=1, max_size=3, unique=True
+    ),
     "evaluate.random_real": st.booleans(),
     "runtime.memory_gib": st.floats(0, allow_infinity=False),
 }
