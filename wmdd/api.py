@@ -69,33 +69,65 @@ def distill(
     return RunResult(url, write_run(url, plan, artifacts))
 
 
-def rewrite(url: str) -> RunResult:
+def rewrite(url: str, store: str | None = None) -> RunResult:
     """Write a run folder again from its store.
 
+    Args:
+        store: URL of the store, where it was moved; default: where it was, or ``store`` beside the run folder.
+
     Raises:
-        ConfigError: if there is no run at `url`.
+        ConfigError: if there is no run at `url`, or its store is at neither place.
         ArtifactError: if the run is not finished.
     """
     url = url.rstrip("/")
-    try:
-        fs, root = open_fs(url)
-        facts = json.loads(read(fs, f"{root}/run.json"))
-        config = from_yaml(read(fs, f"{root}/config.yaml").decode())
-    except (FileNotFoundError, NotADirectoryError, ValueError) as exc:
-        raise ConfigError(
-            f"RUN {url}: holds no run (run.json and config.yaml); give the folder of wmdd distill --run"
-        ) from exc
-    except (OSError, EOFError) as exc:
-        raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
-    artifacts = ArtifactStore(facts["store"])
+    facts, config = _read_start(url)
     ref = ArtifactRef("index", "index", facts["index"])
+    artifacts = _find_store(url, [store] if store else [facts["store"], beside(url)], ref)
     plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref)
     refs = [ref for stage in plan.tasks for ref in plan.refs(stage)]
     absent = artifacts.absent(refs)
     if absent:
         first = next(ref for ref in refs if ref in absent)
         raise ArtifactError(f"{url} is not finished: {first.stage} of {first.unit} is missing")
+    note_start(url, plan, artifacts)
     return RunResult(url, write_run(url, plan, artifacts))
+
+
+def _read_start(url: str) -> tuple[dict[str, str], DistillConfig]:
+    """Read what `note_start` left in a run folder."""
+    try:
+        fs, root = open_fs(url)
+        noted = read(fs, f"{root}/run.json")
+        written = read(fs, f"{root}/config.yaml").decode()
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ConfigError(
+            f"RUN {url}: holds no run (run.json and config.yaml); give the folder of wmdd distill --run"
+        ) from exc
+    except (OSError, EOFError) as exc:
+        raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
+    try:
+        facts = json.loads(noted)
+        found = {name: str(facts[name]) for name in ("store", "index")}
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ConfigError(f"RUN {url}: run.json is damaged; the same wmdd distill writes it again") from exc
+    try:
+        return found, from_yaml(written)
+    except ConfigError as exc:
+        raise ConfigError(f"RUN {url}: config.yaml: {exc}; the same wmdd distill writes it again") from exc
+
+
+def _find_store(url: str, places: list[str], index: ArtifactRef) -> ArtifactStore:
+    """Open the first store that holds a run's index."""
+    for place in dict.fromkeys(places):
+        try:
+            artifacts = ArtifactStore(place)
+            if index in artifacts:
+                return artifacts
+        except ConfigError:  # of a file system that is not there any more
+            continue
+    raise ConfigError(
+        f"RUN {url}: its store is not at {' nor at '.join(dict.fromkeys(places))}; give its place, --store URL"
+    )
 
 
 def default_run(config: DistillConfig) -> str:

@@ -138,12 +138,13 @@ def list_protocols() -> None:
 
 @cli.command()
 @click.argument("run_url", metavar="RUN")
-def report(run_url: str) -> None:
+@click.option("--store", metavar="URL", help="Its store [default: where it was, or store beside the run folder].")
+def report(run_url: str, store: str | None) -> None:
     """Write RUN's report and files again, from its store."""
     from wmdd.api import rewrite
 
     console = Console()
-    result = rewrite(run_url)
+    result = rewrite(run_url, store)
     console.print(_table(result.metrics))
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,10 +11,12 @@ import pytest
 from conftest import STAGES, TINY, commits, news, run, to_run
 from PIL import Image
 
+from wmdd.api import rewrite
 from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
 from wmdd.distilled import load_distilled
+from wmdd.errors import ConfigError
 from wmdd.labels import LabelBlock
 from wmdd.plan import plan_from, protocol_hash
 from wmdd.recipes import recipe, recipes
@@ -132,6 +135,42 @@ def test_report_written_again_is_the_same_page(tiny_run):
     assert result.returncode == 0, result.stderr
     assert strip_ids(page.read_text()) == strip_ids(before)
     assert commits(tiny_run.store) == made
+
+
+def test_run_that_was_moved_finds_its_store_beside_it_or_where_it_is_told(tiny_run, tmp_path):
+    metrics = json.loads((tiny_run.run / "metrics.json").read_text())
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    shutil.copytree(tiny_run.folder / "runs", made)
+    rewrite(str(made / "digits"), str(made / "store"))
+    made.rename(moved)
+    assert rewrite(str(moved / "digits")).metrics == metrics
+    assert json.loads((moved / "digits/run.json").read_text())["store"] == str(moved / "store")
+    (moved / "store").rename(tmp_path / "shelf")
+    told = run(moved, "report", "digits")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert f"its store is not at {moved}/store nor at store;" in told.stderr
+    assert "--store URL" in told.stderr
+    found = run(moved, "report", "digits", "--store", tmp_path / "shelf")
+    assert found.returncode == 0, found.stderr
+    with pytest.raises(ConfigError, match="its store is not at /nowhere; give its place"):
+        rewrite(str(moved / "digits"), "/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("run.json", "{", "run.json is damaged"),
+        ("run.json", "[]", "run.json is damaged"),
+        ("config.yaml", "recovery: {}", "config.yaml: recovery: no such option"),
+        ("config.yaml", "recover: [", "config.yaml: not YAML"),
+    ],
+)
+def test_damaged_run_is_told_by_its_file(tmp_path, file, text, message):
+    (tmp_path / "run.json").write_text('{"store": "/nowhere", "index": "0"}')
+    (tmp_path / "config.yaml").write_text("recipe: digits\n")
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"RUN {tmp_path}: {message}")):
+        rewrite(str(tmp_path))
 
 
 def test_b23_files_of_an_earlier_and_larger_run_are_not_left_in_the_folder(tiny_run):
