@@ -175,7 +175,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
         load_weights(network, teacher.weights, teacher.model)
     elif teacher.weights:
-        check_published(teacher.model, teacher.weights, num_classes)
+        check_published(teacher.model, teacher.weights, num_classes, config.data.normalization)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 

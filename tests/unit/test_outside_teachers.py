@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from wmdd.config import override
@@ -74,10 +75,10 @@ def test_published_weights_that_there_are_not_are_listed():
     with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
         load_weights(network(0), "IMAGENET1K_V9", "resnet18")
     with pytest.raises(ConfigError, match="no such file; resnet10t has its weights by default"):
-        check_published("resnet10t", "IMAGENET1K_V1", 1000)
+        check_published("resnet10t", "IMAGENET1K_V1", 1000, "imagenet")
     for source in ("default", "IMAGENET1K_V1"):
         with pytest.raises(ConfigError, match="convnet3 has no published weights; leave it out to train one"):
-            check_published("convnet3", source, 10)
+            check_published("convnet3", source, 10, "imagenet")
 
 
 @pytest.mark.parametrize("source", ["IMAGENET1K_V1", "ResNet50_Weights.IMAGENET1K_V1"])
@@ -125,11 +126,49 @@ def test_teacher_that_saw_images_in_another_way_is_refused(tmp_path, size, norma
 
 
 def test_published_weights_for_other_classes_are_refused_before_they_are_fetched():
-    check_published("resnet18", "default", 1000)
-    check_published("timm/resnet18", "default", 1000)
+    check_published("resnet18", "default", 1000, "imagenet")
+    check_published("timm/resnet18", "default", 1000, "imagenet")
     for name in ("resnet18", "timm/resnet18"):
         with pytest.raises(ConfigError, match=r"pretrain\.weights=default: knows 1000 classes, and the data has 10"):
-            check_published(name, "default", 10)
+            check_published(name, "default", 10, "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("name", "normalization", "nearest"),
+    [
+        ("timm/resnetv2_50x1_bit", "imagenet", "half"),
+        ("timm/resnet18", "half", "imagenet"),
+        ("resnet18", "cifar10", "imagenet"),
+    ],
+)
+def test_published_weights_that_saw_other_pixels_are_refused(name, normalization, nearest):
+    with pytest.raises(ConfigError, match=rf"data\.normalization={normalization} does not make; set it to {nearest}"):
+        check_published(name, "default", 1000, normalization)
+    check_published(name, "default", 1000, nearest)
+
+
+def test_what_does_not_fit_is_told_with_both_shapes(tmp_path):
+    with SeedTree(1).scoped():
+        theirs = build_model("resnet18", 7, 224)
+    torch.save(theirs.state_dict(), tmp_path / "model.pth")
+    with pytest.raises(ConfigError, match=r"it has conv1.*7, 7.*here.*3, 3.*fc.bias of shape.*7.*here.*5.*classes"):
+        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
+
+
+@pytest.mark.parametrize("kept", [0, 10, 500, -2000])
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_file_that_was_cut_short_is_told_apart_from_one_of_other_objects(tmp_path, kind, kept):
+    path, state = tmp_path / f"model.{kind}", network(1).state_dict()
+    torch.save(state, path) if kind == "pth" else safetensors.torch.save_file(state, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=r"is cut short or damaged .*; fetch it again"):
+        load_weights(network(2), str(path), "resnet18")
+
+
+def test_file_of_other_objects_is_no_damaged_one(tmp_path):
+    (tmp_path / "model.pth").write_bytes(b"no weights at all")
+    with pytest.raises(ConfigError, match="not a file of plain tensors"):
+        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
 
 
 def confusion(order, right=0.6, classes=10, images=50):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.errors import ConfigError
 from wmdd.files import open_fs, read
 
@@ -32,18 +35,30 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
     state = _read(source) if is_file(source) else _published(name, source)
     own = network.state_dict()
     state = translated(state, set(own))
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own if key in state and own[key].shape != state[key].shape]
-    if missing or extra or shapes:
-        found = [
-            f"{kind} {keys[0]}" for kind, keys in (("lacks", missing), ("adds", extra), ("reshapes", shapes)) if keys
-        ]
-        count = len(missing) + len(extra) + len(shapes)
+    found = _misfits(own, state)
+    if found:
+        count = sum(map(len, found.values()))
+        # Of shapes the first tells the stem, and the last the number of classes.
+        shown = (
+            ", ".join(dict.fromkeys((keys[0], keys[-1] if what == "has" else keys[0]))) for what, keys in found.items()
+        )
+        told = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} keys: it "
-            f"{', '.join(found)}); check pretrain.model and pretrain.stem"
+            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} keys: it {told}); "
+            "check pretrain.model, pretrain.stem and the number of classes"
         )
     network.load_state_dict(state, strict=True)
+
+
+def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list[str]]:
+    """List the keys that a file lacks, adds, or has in another shape, in the order of the layers."""
+    shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state]
+    found = {
+        "lacks": [key for key in own if key not in state],
+        "adds": [key for key in state if key not in own],
+        "has": [f"{key} of shape {theirs} (here {ours})" for key, theirs, ours in shapes if theirs != ours],
+    }
+    return {what: keys for what, keys in found.items() if keys}
 
 
 def _bytes(source: str) -> bytes:
@@ -103,8 +118,9 @@ def _read(source: str) -> dict[str, Tensor]:
         # The released checkpoints keep their command line beside the weights: plain values, once this class is known.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except ValueError as exc:
-        raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
+    except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
+        told = " ".join(str(exc).split())[:100] or "it is empty"
+        raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({told}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         raise ConfigError(f"pretrain.weights={source}: not a file of plain tensors; save the state dict alone") from exc
     for wrapper in ("model", "state_dict", "model_state_dict", "net"):
@@ -148,26 +164,42 @@ _NAMES = (
 )
 
 
-def check_published(name: str, source: str, num_classes: int) -> None:
-    """Refuse published weights that there are not, or that know another number of classes, before any download.
+def check_published(name: str, source: str, num_classes: int, normalization: str) -> None:
+    """Refuse published weights that there are not, that know another number of classes, or that saw pixels of another
+    mean and deviation, before any download.
 
     Raises:
-        ConfigError: with those that there are, or with both numbers.
+        ConfigError: with those that there are, or with what they know and what was asked for.
     """
-    found = _torchvision(name, source)
-    known = len(found.meta["categories"]) if found is not None else _timm_classes(name)
+    known, mean, std = _facts(name, source)
     if known is not None and known != num_classes:
         raise ConfigError(
             f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
             "(--pretrain.weights none), or give a file of one for these classes"
         )
+    if len(mean) == 3:
+        nearest = min(NORMALIZATIONS.values(), key=lambda own: math.dist((*own.mean, *own.std), (*mean, *std)))
+        if nearest.name != normalization:
+            raise ConfigError(
+                f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
+                f"data.normalization={normalization} does not make; set it to {nearest.name}"
+            )
 
 
-def _timm_classes(name: str) -> int | None:
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _facts(name: str, source: str) -> tuple[int | None, Sequence[float], Sequence[float]]:
+    """Give published weights' number of classes, and the mean and deviation of the pixels that they saw."""
+    found = _torchvision(name, source)
+    if found is not None:
+        shown = found.transforms()
+        return len(found.meta["categories"]), shown.mean, shown.std
     import timm
 
     config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-    return None if config is None else int(config.num_classes)
+    return (None, (), ()) if config is None else (int(config.num_classes), config.mean, config.std)
 
 
 def _torchvision(name: str, source: str) -> Any:
