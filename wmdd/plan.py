@@ -186,12 +186,17 @@ _NO_PROTOCOL = frozenset(
 )
 
 
+_OF_SOFT_LABELS = frozenset({"loss", "temperature", "ce_weight"})
+_HARD_VIEWS = ("epochs", "batch_size", "crop_scale", "flip")  # of relabel; what else it has is about the teacher
+
+
 def protocol_hash(config: DistillConfig, student: str) -> str:
     """Hash all that decides how a student is trained and scored, so that equal hashes can be compared."""
-    own = config.evaluate.of(student)
+    own, relabel = config.evaluate.of(student), config.relabel.for_key({"epochs_per_block"})
+    hard = own.labels == "hard"
     sections = {
-        "relabel": config.relabel.for_key({"epochs_per_block"}),
-        "evaluate": own.for_key(_NO_PROTOCOL),
+        "relabel": {name: relabel[name] for name in _HARD_VIEWS} if hard else relabel,
+        "evaluate": own.for_key(_NO_PROTOCOL | (_OF_SOFT_LABELS if hard else frozenset())),
         "stretch": own.cosine_stretch,
         "data": _geometry(config),
         "name": config.evaluate.protocol,
@@ -373,8 +378,8 @@ class _Planner:
                 params |= {"class_ids": ids} if len(ids) < len(self.classes) else {}
                 inputs: Inputs = {"classes": tuple(classes), "index": self.index_ref}
                 if self.config.evaluate.labels == "hard":
-                    names = ("epochs", "batch_size", "crop_scale", "flip")
-                    params["views"] = {name: self.config.relabel.for_key()[name] for name in names} | {"mix": "none"}
+                    shown = self.config.relabel.for_key()
+                    params["views"] = {name: shown[name] for name in _HARD_VIEWS} | {"mix": "none"}
                 else:
                     inputs["labels"] = tuple(labels)
                 name = f"{images}-{student.replace('/', '_')}-seed-{seed}"

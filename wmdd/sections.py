@@ -28,7 +28,15 @@ Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
 SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
 Stem = Literal["auto", "standard", "small", "stride2"]
 Subset = Literal["imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefruit", "imageyellow"]
-Augment = Literal["none", "randaugment", "trivialaugment", "augmix"]
+Augment = Literal[
+    "none",
+    "randaugment",
+    "trivialaugment",
+    "augmix",
+    "autoaugment-imagenet",
+    "autoaugment-cifar10",
+    "autoaugment-svhn",
+]
 Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
@@ -101,18 +109,34 @@ class PretrainConfig(Section):
     )
     epochs: Count = Field(50, description="passes over the real training images")
     batch_size: Count = Field(32, description="images per step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="update rule")
-    lr: Positive = Field(0.025, description="peak learning rate, cosine to 0")
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = Field("sgd", description="update rule")
+    lr: Positive = Field(0.025, description="peak learning rate")
+    schedule: Literal["cosine", "steps", "exponential"] = later(
+        "cosine",
+        description="of the learning rate (steps: times lr_gamma every lr_step_epochs; exponential: every epoch)",
+    )
+    lr_min: NonNegative = later(0.0, description="at the end of the cosine")
+    lr_step_epochs: Count = later(30, description="epochs between the steps of schedule=steps")
+    lr_gamma: Fraction = later(0.1, description="factor of steps and exponential")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: NonNegative = Field(1e-4, description="L2 penalty")
+    norm_weight_decay: NonNegative | None = later(
+        None, description="of normalisation layers (none: sgd and rmsprop as of all, adamw 0)"
+    )
+    bias_weight_decay: NonNegative | None = later(None, description="of other layers' biases (none: likewise)")
     warmup_epochs: NonNegative = Field(0.0, description="linear warm-up, epochs")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the cross-entropy")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
     augment: Augment = later("none", description="further random changes of each view, by torchvision")
-    mix: Literal["none", "mixup", "cutmix"] = later("none", description="mix the images and labels of a batch")
+    augment_strength: Annotated[int, Field(ge=0, le=30)] = later(
+        0, description="magnitude of randaugment, to 30, or severity of augmix, to 10 (0: torchvision's 9 and 3)"
+    )
+    mix: Literal["none", "mixup", "cutmix", "either"] = later(
+        "none", description="mix the images and labels of a batch (either: one of the two, drawn for each batch)"
+    )
     mix_alpha: Positive = later(1.0, description="of the Beta distribution of the mixture")
     erase: Annotated[float, Field(ge=0.0, le=1.0)] = later(0.0, description="chance that a part of a view is erased")
     repeats: Count = later(1, description="views of an image in one epoch, of as many fewer images")
@@ -120,6 +144,7 @@ class PretrainConfig(Section):
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
         0.0, description="the teacher is a running average of its weights, with this decay for each step (0: none)"
     )
+    ema_every: Count = later(1, description="steps between the updates of that average")
     keep: Literal["last", "best"] = later(
         "last", description="weights of the last epoch, or of the epoch that was best on the validation images"
     )
@@ -127,6 +152,39 @@ class PretrainConfig(Section):
         1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )
     sync_bn: bool = later(False, description="workers that train together share their batch-norm statistics; on GPUs")
+
+    @field_validator("lr_step_epochs", "lr_gamma", "ema_every")
+    @classmethod
+    def _does_something(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        option, wanted = {
+            "lr_step_epochs": ("schedule", ("steps",)),
+            "lr_gamma": ("schedule", ("steps", "exponential")),
+            "ema_every": ("ema", None),
+        }[name]
+        given = info.data.get(option)
+        if value != cls.model_fields[name].default and not (given in wanted if wanted else given):
+            raise ValueError(f"does nothing with pretrain.{option}={given}; leave it out, or change pretrain.{option}")
+        return value
+
+    @field_validator("augment_strength")
+    @classmethod
+    def _is_that_of(cls, strength: int, info: ValidationInfo) -> int:
+        name = info.data.get("augment", "randaugment")
+        if strength and name not in ("randaugment", "augmix"):
+            raise ValueError(f"pretrain.augment={name} has no strength to set; leave it out")
+        if strength > 10 and name == "augmix":
+            raise ValueError("the severity of augmix ends at 10; lower it")
+        return strength
+
+    @field_validator("lr_min")
+    @classmethod
+    def _is_below_the_peak(cls, lr_min: float, info: ValidationInfo) -> float:
+        if lr_min > info.data.get("lr", lr_min):
+            raise ValueError(f"is above pretrain.lr={info.data['lr']:g}; lower it")
+        if lr_min and info.data.get("schedule") != "cosine":
+            raise ValueError("only a cosine ends at it; leave it out, or set pretrain.schedule to cosine")
+        return lr_min
 
     @field_validator("workers")
     @classmethod
@@ -212,6 +270,10 @@ class RecoverConfig(Section):
     def _falls(cls, share: float, info: ValidationInfo) -> float:
         if share == 1 and info.data.get("curriculum") == "step":
             raise ValueError("with recover.curriculum=step all views would be whole images; give a share below 1")
+        if share < 1 and info.data.get("curriculum") == "none":
+            raise ValueError(
+                "nothing falls with recover.curriculum=none; choose step, linear or cosine, or leave it out"
+            )
         return share
 
 
@@ -276,9 +338,9 @@ class EvaluateConfig(Section):
     )
     optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: with momentum, Nesterov off)")
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = later(0.9, description="of sgd")
-    schedule: Literal["cosine", "steps", "tail"] = later(
+    schedule: Literal["cosine", "linear", "steps", "tail"] = later(
         "cosine",
-        description="of the learning rate (steps: halved at 80, 90 and 95 %; tail: a line to 0 in the last sixth)",
+        description="of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)",
     )
     accumulate: Count = later(1, description="parts of a batch whose gradients are added up before a step")
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(

@@ -23,14 +23,17 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate of each step: a cosine, or halvings, after a linear warm-up.
+    """Learning rate of each step after a linear warm-up: a cosine, a line to 0, or steps down.
 
     Args:
         lr: peak.
         steps: steps of the whole training.
         warmup: first steps, in which the rate rises linearly.
-        stretch: the cosine would reach 0 after `steps` times this.
+        stretch: the cosine would reach its end after `steps` times this.
+        end: the rate there.
+        line: in place of the cosine.
         halved_at: shares of the steps at which the rate is halved, in place of the cosine.
+        drop_every: steps between falls by `gamma`, in place of the cosine; 0 for none.
         tail_from: share of the steps from which the rate is the cosine's there, times the share that is left of all.
     """
 
@@ -40,6 +43,10 @@ class Schedule:
     stretch: float = 1.0
     halved_at: tuple[float, ...] = ()
     tail_from: float = 1.0
+    end: float = 0.0
+    line: bool = False
+    drop_every: int = 0
+    gamma: float = 1.0
 
     def at(self, step: int) -> float:
         """Give the learning rate of a step."""
@@ -48,8 +55,13 @@ class Schedule:
         part = (step - self.warmup) / max(1, self.steps - self.warmup)
         if self.halved_at:
             return self.lr * 0.5 ** sum(part >= share for share in self.halved_at)
+        if self.drop_every:
+            return float(self.lr * self.gamma ** ((step - self.warmup) // self.drop_every))
+        if self.line:
+            return self.lr * (1 - part)
         left = 1 - part if part > self.tail_from else 1.0
-        return self.lr * left * 0.5 * (1 + math.cos(math.pi * min(part, self.tail_from) / self.stretch))
+        cosine = 1 + math.cos(math.pi * min(part, self.tail_from) / self.stretch)
+        return self.end + (self.lr - self.end) * left * 0.5 * cosine
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +101,8 @@ class Trainer:
         sizes: images of each batch of an epoch, over all processes; needed where there are several.
         accumulate: parts of a batch whose gradients are added up, weighted so that the sum is the whole batch's.
         clip_norm: longest gradient; 0 for any.
-        ema: decay for each step of the averaged network; 0 for none.
+        ema: decay for each update of the averaged network; 0 for none.
+        ema_every: steps between these updates.
         keep_best: remember the weights of the validated epoch with the highest top-1 (the first of equals).
         best: those weights, in the CPU's memory, with their epoch and top-1.
     """
@@ -109,6 +122,7 @@ class Trainer:
     accumulate: int = 1
     clip_norm: float = 0.0
     ema: float = 0.0
+    ema_every: int = 1
     keep_best: bool = False
     step: int = field(default=0, init=False)
     epoch: int = field(default=0, init=False)
@@ -168,7 +182,7 @@ class Trainer:
             if self.clip_norm:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
             self.optimizer.step()
-            if self.averaged is not None:
+            if self.averaged is not None and self.step % self.ema_every == 0:
                 self.averaged.update_parameters(self.network)
             count += 1
             self.step += 1
@@ -238,6 +252,28 @@ def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, obj
     decayed = [weight for weight in network.parameters() if weight.ndim >= 2]
     free = [weight for weight in network.parameters() if weight.ndim < 2]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def decay_groups(
+    network: nn.Module, weight_decay: float, of_norms: float | None, of_biases: float | None, free: float
+) -> list[dict[str, object]]:
+    """Split parameters so that normalisation layers and other layers' biases decay by shares of their own.
+
+    Args:
+        of_norms, of_biases: None takes `free`.
+    """
+    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+    norms = [p for m in network.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False)]
+    inside = {id(parameter) for parameter in norms}
+    others = [(name, p) for name, p in network.named_parameters() if id(p) not in inside]
+    biases = [p for name, p in others if name.rpartition(".")[2] == "bias"]
+    weights = [p for name, p in others if name.rpartition(".")[2] != "bias"]
+    decays = (weight_decay, free if of_norms is None else of_norms, free if of_biases is None else of_biases)
+    return [
+        {"params": params, "weight_decay": decay}
+        for params, decay in zip((weights, norms, biases), decays, strict=True)
+        if params
+    ]
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What students and teachers may be trained with: averages, parts of batches, mixtures, hard labels."""
 
 import dataclasses
+import typing
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from wmdd.losses import soft_label_loss
 from wmdd.plan import load_index, plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
-from wmdd.sections import EvaluateConfig, RelabelConfig, RuntimeConfig
+from wmdd.sections import Augment, EvaluateConfig, RelabelConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.lessons import HardLessons, SoftLessons
@@ -203,7 +204,7 @@ def test_hard_lessons_show_each_image_with_its_class_and_need_no_labels():
 # -- views -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["randaugment", "trivialaugment", "augmix"])
+@pytest.mark.parametrize("name", [name for name in typing.get_args(Augment) if name != "none"])
 def test_further_changes_stay_in_range_and_follow_the_seed(name):
     images = PIXELS.normalize(image_set().images)
     change = augmentation(name, PIXELS)
@@ -224,7 +225,7 @@ def test_erasing_erases_and_mixing_mixes_names_as_images():
         erased = erasing(1.0)(images)
     assert ((erased == 0).flatten(1).sum(dim=1) > 0).all()
     assert erasing(0.0)(images) is images
-    for kind in ("mixup", "cutmix"):
+    for kind in ("mixup", "cutmix", "either"):
         with SeedTree(0).scoped():
             mixed, shares = mixing(recipe("digits").pretrain.model_copy(update={"mix": kind}), 3)(images, labels)
         assert (mixed.shape, shares.shape) == (images.shape, (6, 3))
@@ -237,13 +238,26 @@ def test_repeats_keep_the_length_of_an_epoch():
     assert _repeated(np.arange(4), 1).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.slow
-def test_teacher_with_every_option_is_the_same_after_an_interruption(tmp_path):
-    changes = {
-        "data.classes": ("0", "1", "2"), "pretrain.model": "convnet2_w16", "pretrain.epochs": 3,
+OPTIONS = {
+    "views": {
         "pretrain.augment": "trivialaugment", "pretrain.mix": "cutmix", "pretrain.erase": 0.5, "pretrain.repeats": 2,
         "pretrain.clip_norm": 1.0, "pretrain.ema": 0.9, "pretrain.label_smoothing": 0.1, "pretrain.keep": "best",
-        "runtime.precision": "fp32",
+    },
+    "steps": {
+        "pretrain.augment": "randaugment", "pretrain.augment_strength": 5, "pretrain.mix": "either",
+        "pretrain.schedule": "steps", "pretrain.lr_step_epochs": 1, "pretrain.lr_gamma": 0.5,
+        "pretrain.optimizer": "rmsprop", "pretrain.lr": 0.001, "pretrain.norm_weight_decay": 0.0,
+        "pretrain.ema": 0.9, "pretrain.ema_every": 4,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS)
+def test_teacher_with_every_option_is_the_same_after_an_interruption(tmp_path, options):
+    changes = {
+        "data.classes": ("0", "1", "2"), "pretrain.model": "convnet2_w16", "pretrain.epochs": 3,
+        "runtime.precision": "fp32", **OPTIONS[options],
     }  # fmt: skip
     config, store = override(recipe("digits"), changes), ArtifactStore(str(tmp_path))
     index, ref = load_index(config, store, lambda done, total: None)

@@ -47,6 +47,9 @@ VALUES = {
     "pretrain.model": "convnet2_w8",
     "pretrain.weights": None,  # a file: see the tests of outside teachers
     "pretrain.crop_scale": (0.5, 1.0),
+    "pretrain.lr_min": 0.001,
+    "pretrain.norm_weight_decay": 0.5,
+    "pretrain.bias_weight_decay": 0.5,
     "pretrain.sync_bn": None,  # needs several workers
     "recover.betas": (0.5, 0.8),
     "recover.crop_scale": (0.5, 1.0),
@@ -59,7 +62,15 @@ VALUES = {
     "ray.address": "auto",
 }
 # What an option needs beside it.
-BESIDE = {"relabel.micro_batch": {"relabel.bn": "batch"}, "evaluate.augment": {"evaluate.labels": "hard"}}
+BESIDE = {
+    "relabel.micro_batch": {"relabel.bn": "batch"},
+    "evaluate.augment": {"evaluate.labels": "hard"},
+    "pretrain.augment_strength": {"pretrain.augment": "randaugment"},
+    "pretrain.ema_every": {"pretrain.ema": 0.5},
+    "pretrain.lr_gamma": {"pretrain.schedule": "steps"},
+    "pretrain.lr_step_epochs": {"pretrain.schedule": "steps"},
+    "recover.curriculum_share": {"recover.curriculum": "linear"},
+}
 BASE = override(
     recipe("digits"),
     {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 2},

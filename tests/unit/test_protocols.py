@@ -300,3 +300,25 @@ def test_comparison_applies_a_protocol_to_every_size():
 def test_method_cannot_have_what_all_share_in_its_own_way(field):
     with pytest.raises(ConfigError, match=rf"--set wmdd:{field}: is the same for all methods"):
         cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluate.temperature": 3.0},
+        {"evaluate.loss": "mse"},
+        {"evaluate.ce_weight": 0.5},
+        {"relabel.bn": "batch"},
+        {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
+    ],
+)
+def test_what_is_about_soft_labels_is_no_part_of_the_hash_of_hard_ones(changes):
+    soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
+    assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
+    assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
+
+
+def test_views_of_hard_labels_are_part_of_their_hash():
+    hard = with_protocol(recipe("cifar10"), "hard")
+    for changes in ({"relabel.epochs": 7}, {"relabel.flip": False}, {"evaluate.augment": "randaugment"}):
+        assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")

@@ -14,14 +14,17 @@ from wmdd.seeding import SeedTree
 Change = Callable[[Tensor], Tensor]
 
 
-def augmentation(name: Augment, normalization: Normalization) -> Change:
+def augmentation(name: Augment, normalization: Normalization, strength: int = 0) -> Change:
     """Give a change of (n, 3, h, w) normalised images, each by itself, in 8 bits as torchvision wants them.
 
     It draws from torch's global generator, which the trainer seeds for each epoch.
+
+    Args:
+        strength: magnitude of RandAugment or severity of AugMix; 0 for torchvision's own.
     """
     if name == "none":
         return lambda images: images
-    change = _each(name)
+    change = _each(name, strength)
     return lambda images: normalization.normalize(change(normalization.denormalize(images)))
 
 
@@ -33,10 +36,17 @@ def augmented(pixels: Tensor, name: Augment, seed: int) -> Tensor:
         return _each(name)(pixels.cpu())
 
 
-def _each(name: Augment) -> Change:
+def _each(name: Augment, strength: int = 0) -> Change:
     import torchvision.transforms.v2 as v2
 
-    change = {"randaugment": v2.RandAugment, "trivialaugment": v2.TrivialAugmentWide, "augmix": v2.AugMix}[name]()
+    if name == "randaugment":
+        change = v2.RandAugment(magnitude=strength) if strength else v2.RandAugment()
+    elif name == "augmix":
+        change = v2.AugMix(severity=strength) if strength else v2.AugMix()
+    elif name == "trivialaugment":
+        change = v2.TrivialAugmentWide()
+    else:
+        change = v2.AutoAugment(v2.AutoAugmentPolicy(name.removeprefix("autoaugment-")))
     return lambda pixels: torch.stack([change(image) for image in pixels])
 
 
@@ -56,6 +66,8 @@ def mixing(section: PretrainConfig, num_classes: int) -> Callable[[Tensor, Tenso
         return lambda images, labels: (images, labels)
     import torchvision.transforms.v2 as v2
 
-    kind = {"mixup": v2.MixUp, "cutmix": v2.CutMix}[section.mix]
-    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = kind(num_classes=num_classes, alpha=section.mix_alpha)
+    kinds = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "either": (v2.MixUp, v2.CutMix)}[section.mix]
+    changes = [kind(num_classes=num_classes, alpha=section.mix_alpha) for kind in kinds]
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    change = changes[0] if len(changes) == 1 else v2.RandomChoice(changes)
     return change

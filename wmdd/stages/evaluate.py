@@ -95,7 +95,14 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
 def _schedule(section: EvaluateConfig, steps: int) -> Schedule:
     halved_at = HALVED_AT if section.schedule == "steps" else ()
     tail_from = TAIL_FROM if section.schedule == "tail" else 1.0
-    return Schedule(section.lr, steps, stretch=section.cosine_stretch, halved_at=halved_at, tail_from=tail_from)
+    return Schedule(
+        section.lr,
+        steps,
+        stretch=section.cosine_stretch,
+        halved_at=halved_at,
+        tail_from=tail_from,
+        line=section.schedule == "linear",
+    )
 
 
 def _optimizer(section: EvaluateConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training import Schedule, Steps, Trainer, answers, top1_accuracy, weight_groups
+from wmdd.training import Schedule, Steps, Trainer, answers, decay_groups, top1_accuracy, weight_groups
 from wmdd.types import Teacher
 
 VALIDATION_BATCH = 250
@@ -184,23 +185,12 @@ def _trainer(
     ranks: Ranks,
 ) -> Trainer:
     steps_per_epoch = -(-len(index.train) // section.batch_size)
-    optimizer: torch.optim.Optimizer
-    if section.optimizer == "sgd":
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=section.lr,
-            momentum=section.momentum,
-            weight_decay=section.weight_decay,
-            nesterov=section.nesterov,
-        )
-    else:
-        optimizer = torch.optim.AdamW(weight_groups(network, section.weight_decay), lr=section.lr)
-    warmup = round(section.warmup_epochs * steps_per_epoch)
+    optimizer = _optimizer(section, network)
     if section.sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        change, erase = augmentation(section.augment, geometry.pixels), erasing(section.erase)
+        change, erase = augmentation(section.augment, geometry.pixels, section.augment_strength), erasing(section.erase)
         mix = mixing(section, len(index.class_names))
         for images, labels in training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks):
             yield mix(erase(change(images)), labels)
@@ -208,7 +198,7 @@ def _trainer(
     return Trainer(
         network=network,
         optimizer=optimizer,
-        schedule=Schedule(section.lr, section.epochs * steps_per_epoch, warmup),
+        schedule=_schedule(section, steps_per_epoch),
         batches=batches,
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
         validate=lambda net: top1_accuracy(
@@ -221,8 +211,39 @@ def _trainer(
         keep_best=section.keep == "best",
         clip_norm=section.clip_norm,
         ema=section.ema,
+        ema_every=section.ema_every,
         ranks=ranks,
         sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
+    )
+
+
+def _schedule(section: PretrainConfig, steps_per_epoch: int) -> Schedule:
+    epochs = {"cosine": 0, "steps": section.lr_step_epochs, "exponential": 1}[section.schedule]
+    return Schedule(
+        section.lr,
+        section.epochs * steps_per_epoch,
+        round(section.warmup_epochs * steps_per_epoch),
+        end=section.lr_min,
+        drop_every=epochs * steps_per_epoch,
+        gamma=section.lr_gamma,
+    )
+
+
+def _optimizer(section: PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+    decay, adamw = section.weight_decay, section.optimizer == "adamw"
+    groups: Any = weight_groups(network, decay) if adamw else network.parameters()
+    if section.norm_weight_decay is not None or section.bias_weight_decay is not None:
+        free = 0.0 if adamw else decay
+        groups = decay_groups(network, decay, section.norm_weight_decay, section.bias_weight_decay, free)
+    if adamw:
+        return torch.optim.AdamW(groups, lr=section.lr)
+    if section.optimizer == "rmsprop":
+        # Its constants are those of torchvision's training script, which the released code took over.
+        return torch.optim.RMSprop(
+            groups, lr=section.lr, momentum=section.momentum, weight_decay=decay, alpha=0.9, eps=0.0316
+        )
+    return torch.optim.SGD(
+        groups, lr=section.lr, momentum=section.momentum, weight_decay=decay, nesterov=section.nesterov
     )
 
 
