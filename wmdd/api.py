@@ -42,7 +42,7 @@ def distill(
 
     Args:
         config: a configuration, or a recipe's name.
-        run: URL of the run folder; default ``runs/RECIPE``, or ``runs/RECIPE-METHOD``.
+        run: URL of the run folder; default ``runs/RECIPE``, with protocol and method in its name where not wmdd.
         store: URL of the artifact store; default ``store`` beside the run folder.
         executor: ``ray``, ``local``, or an executor of your own, which you close yourself.
         listener: told every event.
@@ -131,8 +131,14 @@ def _find_store(url: str, places: list[str], index: ArtifactRef) -> ArtifactStor
 
 
 def default_run(config: DistillConfig) -> str:
-    """Name the run folder of a configuration: one for each recipe and method."""
-    return f"runs/{config.recipe}" + ("" if config.method == "wmdd" else f"-{config.method}")
+    """Name the run folder of a configuration: one for each recipe, protocol and method."""
+    return f"runs/{named(config)}" + ("" if config.method == "wmdd" else f"-{config.method}")
+
+
+def named(config: DistillConfig) -> str:
+    """Name a recipe under a protocol, for folders."""
+    protocol = config.evaluate.protocol
+    return config.recipe + ("" if protocol == "wmdd" else f"-protocol-{protocol}")
 
 
 def beside(run: str) -> str:

@@ -93,6 +93,7 @@ def _parsed(label: str, text: str) -> Any:
 
 
 _DEBUG: dict[str, Any] = {
+    "data.per_class": 50,
     "barycenter.ipc": 2,
     "pretrain.epochs": 2,
     "recover.iterations": 2,
@@ -172,7 +173,9 @@ def common(
             "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."
         ),
         click.option(
-            "--debug", is_flag=True, help="Two steps, two epochs and two images per class, to see that all of it runs."
+            "--debug",
+            is_flag=True,
+            help="Two steps, epochs and images per class, on 50 real images of each, to see that all of it runs.",
         ),
         click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
         click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),

@@ -163,9 +163,9 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
 
 def _default(command: str, config: DistillConfig) -> str:
     """Name the run folder that a command takes without --run."""
-    from wmdd.api import default_run
+    from wmdd.api import default_run, named
 
-    return default_run(config) if command in ("distill", "plan") else f"runs/{config.recipe}-{command}"
+    return default_run(config) if command in ("distill", "plan") else f"runs/{named(config)}-{command}"
 
 
 def _stays(place: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, note_start, open_executor, open_folder
+from wmdd.api import beside, named, note_start, open_executor, open_folder
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -106,7 +106,7 @@ def compare(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved, and the cases that need it not are written.
     """
-    url = (run or f"runs/{config.recipe}-compare").rstrip("/")
+    url = (run or f"runs/{named(config)}-compare").rstrip("/")
     artifacts, made = open_folder("--store", store or beside(url)), cases(config, methods, ipcs, changes or {})
     open_folder("--run", url)
     plans = {f"{name}-ipc-{ipc}": make_plan(case, artifacts, status) for (name, ipc), case in made.items()}

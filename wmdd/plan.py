@@ -8,13 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wmdd.config import DistillConfig
-from wmdd.data.index import DatasetIndex, build_index, hold_out
-from wmdd.data.sources import list_files
-from wmdd.data.subsets import subset_classes
-from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
+from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
 from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
+from wmdd.indexing import load_index
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
 from wmdd.models.weights import check_card, check_published, is_file, load_weights
 from wmdd.sections import EvaluateConfig, Section
@@ -105,46 +103,6 @@ def plan_from(
     """
     config = levels[-1].apply(config)
     return Plan(config, index, ref, _Planner(config, index, ref, levels).plan())
-
-
-def load_index(
-    config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None]
-) -> tuple[DatasetIndex, ArtifactRef]:
-    """Read the set's index from the store, or make it when the set's files have changed."""
-    if config.data.path is None:
-        raise ConfigError(
-            f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
-        )
-    path = config.data.path
-    url = absolute_url(path)
-    if path.startswith(TORCHVISION):
-        url = from_torchvision(path, store, config.data.download, on_progress)
-    listing = list_files(url)
-    subset, classes = config.data.subset, config.data.classes
-    classes = classes if subset is None else subset_classes(subset, url, listing)
-    parts = {
-        "listing": listing.signature,
-        "classes": classes,
-        "val": config.data.val_fraction,
-        "version": 1,
-    }
-    ref = ArtifactRef("index", "index", content_key(parts))
-    if ref not in store:
-        store.check_writable()
-        index = build_index(
-            url,
-            classes=classes,
-            val_fraction=config.data.val_fraction,
-            listing=listing,
-            on_progress=on_progress,
-        )
-        store.save(ref, index)
-    if not config.data.holdout:
-        return store.load(ref, DatasetIndex, keep=True), ref
-    part = ArtifactRef("index", "index-holdout", content_key({"of": ref.key, "holdout": config.data.holdout}))
-    if part not in store:
-        store.save(part, hold_out(store.load(ref, DatasetIndex), config.data.holdout))
-    return store.load(part, DatasetIndex, keep=True), part
 
 
 def check(config: DistillConfig, index: DatasetIndex) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, note_config, open_executor, open_folder
+from wmdd.api import beside, named, note_config, open_executor, open_folder
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -122,7 +122,7 @@ def rank(
         )
     if not config.evaluate.full_data:
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
-    url = (run or f"runs/{config.recipe}-rank").rstrip("/")
+    url = (run or f"runs/{named(config)}-rank").rstrip("/")
     artifacts = open_folder("--store", store or beside(url))
     open_folder("--run", url)
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
@@ -130,8 +130,8 @@ def rank(
     note_config(url, config)
     workers, metrics = open_executor(executor, config), MetricsFile(url)
     try:
-        named = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
-        run_plans(named, artifacts, workers, both(listener, metrics))
+        by_name = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
+        run_plans(by_name, artifacts, workers, both(listener, metrics))
     finally:
         workers.close()
         metrics.close()

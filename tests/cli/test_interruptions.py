@@ -26,7 +26,7 @@ def interrupt(folder, stage, *, after=1, how=signal.SIGKILL):
     return process.returncode, stderr
 
 
-def test_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tmp_path):
+def test_b11_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tmp_path):
     store, run = tmp_path / "runs/store", tmp_path / "runs/digits"
     made = {}
     for stage in STAGES:

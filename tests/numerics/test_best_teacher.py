@@ -4,7 +4,8 @@ import pytest
 
 from wmdd.config import override
 from wmdd.events import Output, Snapshot
-from wmdd.plan import load_index, plan_from
+from wmdd.indexing import load_index
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree

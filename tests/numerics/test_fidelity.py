@@ -12,8 +12,9 @@ from wmdd.config import override, read_config
 from wmdd.data.index import build_index, hold_out
 from wmdd.errors import DataError
 from wmdd.fidelity import WHOLE, Fidelity
+from wmdd.indexing import load_index
 from wmdd.pipeline import LocalExecutor, load_value, run_plan
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.store import ArtifactStore
 
 LEVELS = (Fidelity(0.5, 0.3, 0.5), Fidelity(1.0, 0.6, 0.5), WHOLE)

@@ -12,8 +12,9 @@ from wmdd.config import override
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
 from wmdd.errors import ConfigError
 from wmdd.events import Output, Snapshot
+from wmdd.indexing import load_index
 from wmdd.parallel import Ranks
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.sections import RuntimeConfig

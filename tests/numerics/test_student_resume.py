@@ -6,8 +6,9 @@ import pytest
 
 from wmdd.config import read_config
 from wmdd.events import Output, Progress, Snapshot
+from wmdd.indexing import load_index
 from wmdd.pipeline import load_value
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit

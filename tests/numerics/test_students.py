@@ -15,9 +15,10 @@ from wmdd.data.loading import _repeated
 from wmdd.data.normalization import NORMALIZATIONS
 from wmdd.errors import ConfigError
 from wmdd.events import Output, Snapshot
+from wmdd.indexing import load_index
 from wmdd.labels import LabelBlock, SoftLabels, draw_epoch
 from wmdd.losses import soft_label_loss
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.sections import Augment, EvaluateConfig, RelabelConfig, RuntimeConfig
@@ -58,7 +59,7 @@ def trainer(accumulate=1, *, norm=False, **more):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
-def test_gradients_added_up_over_parts_are_the_whole_batchs(parts):
+def test_b25_b29_gradients_added_up_over_parts_are_the_whole_batchs(parts):
     whole, cut = trainer(), trainer(parts)
     losses = [[epoch.loss for epoch in made.run()] for made in (whole, cut)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

@@ -98,7 +98,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("term", FIELDS)
-def test_each_term_falls_when_it_is_the_only_one(teacher, term):
+def test_b04_each_term_falls_when_it_is_the_only_one(teacher, term):
     only = {name: float(key == term) for key, name in FIELDS.items()}
     section = RecoverConfig(iterations=40, flip=False, roll_px=0, lr=0.05, crop_scale=(1.0, 1.0), **only)
     ((_, losses),) = recover(teacher, [1], section).values()

@@ -17,8 +17,9 @@ from ray_jobs.executor import RayExecutor
 from wmdd.api import distill
 from wmdd.config import override, read_config
 from wmdd.errors import ConfigError, StageError
+from wmdd.indexing import load_index
 from wmdd.pipeline import LocalExecutor, run_stage
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.runtime import Runtime
 from wmdd.sections import RuntimeConfig
 from wmdd.store import ArtifactStore

@@ -11,7 +11,7 @@ import pytest
 from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs, table
 
 from wmdd.data.images import load_native_uint8, read_encoded
-from wmdd.data.index import build_index, listing_signature
+from wmdd.data.index import build_index, limit, listing_signature
 from wmdd.files import open_fs
 
 # Layouts
@@ -61,6 +61,36 @@ def test_signature_follows_a_link_to_its_file(tmp_path):
     assert listing_signature(url) == before
     os.utime(tmp_path / "real.png", (1, 1))
     assert listing_signature(url) != before
+
+
+def test_folder_of_sets_is_no_set(tmp_path):
+    paths = [f"{name}/{split}/{c}/0.png" for name in ("cats", "dogs") for split in ("train", "val") for c in "ab"]
+    url = folder(tmp_path / "sets", *paths)
+    told = refusal(lambda: build_index(url))
+    assert f"cats holds a set of its own, and no class; give {url}/cats" in told
+    assert build_index(f"{url}/cats").class_names == ("a", "b")
+
+
+def test_parquet_of_several_sets_is_no_set(tmp_path):
+    for place in ("cats", "dogs/data"):
+        (tmp_path / place).mkdir(parents=True)
+        parquet(tmp_path, f"{place}/train-0.parquet")
+    assert "as of several sets (cats, dogs/data); give one of them" in refusal(lambda: build_index(str(tmp_path)))
+
+
+def test_limited_set_keeps_the_same_few_images_of_each_class_in_any_order_of_files(tmp_path):
+    url = folder(
+        tmp_path / "set", *(f"{split}/{c}/{i}.png" for split in ("train", "val") for c in "ab" for i in range(5))
+    )
+    whole = build_index(url)
+    few = limit(whole, 2)
+    for split in ("train", "val"):
+        kept, all_of = getattr(few, split), getattr(whole, split)
+        for class_id in (0, 1):
+            digests = sorted(all_of.digest[all_of.of_class(class_id)].tolist())
+            assert sorted(kept.digest[kept.of_class(class_id)].tolist()) == digests[:2]
+    assert limit(whole, 99).digest("train") == whole.digest("train")
+    assert few.digest("val") != whole.digest("val")
 
 
 @pytest.mark.parametrize("name", ["val", "test"])

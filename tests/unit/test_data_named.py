@@ -14,7 +14,7 @@ from wmdd.data.sources import list_files
 from wmdd.data.subsets import subset_classes
 from wmdd.data.torchvision_sets import from_torchvision
 from wmdd.errors import ConfigError
-from wmdd.plan import load_index
+from wmdd.indexing import load_index
 from wmdd.recipes import recipe
 from wmdd.store import ArtifactStore
 
@@ -130,6 +130,13 @@ def test_part_of_imagenet_reads_its_classes_alone_in_the_fields_order(imagenet, 
     index, _ = load_index(config, store, lambda done, total: None)
     assert index.class_names[:3] == ("n00000193", "n00000182", "n00000258")
     assert (len(index.train), len(index.val)) == (10, 10)
+
+
+def test_whole_imagenet_under_the_recipe_of_a_part_is_refused_before_it_is_read(imagenet, store):
+    config = override(recipe("imagenette"), {"data.path": imagenet})
+    told = refusal(lambda: load_index(config, store, lambda done, total: None))
+    assert "has 1,000 classes" in told
+    assert "--data.subset imagenette" in told
 
 
 def test_part_of_another_set_is_refused(tmp_path):

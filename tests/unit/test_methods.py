@@ -9,8 +9,9 @@ from wmdd.compare import cases
 from wmdd.config import from_yaml, override, to_yaml
 from wmdd.data.index import build_index, hold_out
 from wmdd.errors import ConfigError
+from wmdd.indexing import load_index
 from wmdd.methods import methods, with_method
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
 from wmdd.report.scores import validation_digest

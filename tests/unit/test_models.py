@@ -262,7 +262,7 @@ def bare_call(value, path):
 
 
 @pytest.mark.parametrize("save", [torch.save, bare_stream, bare_call])
-def test_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, save):
+def test_b01_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, save):
     planted, path = tmp_path / "planted", str(tmp_path / "w.pth")
     save({"head.bias": Payload(str(planted))}, path)
     with pytest.raises(ConfigError, match="not a file of plain tensors"):

@@ -10,10 +10,11 @@ import torch
 
 from wmdd.config import override
 from wmdd.errors import ConfigError
+from wmdd.indexing import load_index
 from wmdd.models.registry import build_model
 from wmdd.models.weights import card_in, check_card, check_published, is_file, load_weights, translated
 from wmdd.pipeline import run_stage
-from wmdd.plan import load_index, plan_from
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.sections import RuntimeConfig
@@ -48,8 +49,8 @@ def test_other_names_of_the_same_layers_load_strictly(tmp_path, rename, prefix, 
     assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
 
 
-def test_a_missing_down_sampling_layer_is_refused_and_not_left_random(tmp_path):
-    """B14: the released code loads the same file with strict=False."""
+def test_b14_a_missing_down_sampling_layer_is_refused_and_not_left_random(tmp_path):
+    """The released code loads the same file with strict=False."""
     state = {released(key): value for key, value in network(1).state_dict().items() if "downsample.0" not in key}
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(ConfigError, match=r"3 keys: it lacks layer2\.0\.downsample\.0\.weight"):

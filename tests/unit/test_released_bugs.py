@@ -1,5 +1,6 @@
 """Errors of the released code that cost its users most, by their numbers in our list: none can happen here."""
 
+import argparse
 import dataclasses
 import io
 
@@ -16,10 +17,12 @@ from wmdd.models.registry import build_model
 from wmdd.moments import Moments
 from wmdd.plan import plan_from
 from wmdd.recipes import recipe
+from wmdd.report.scores import _summary
 from wmdd.runtime import Runtime
 from wmdd.sections import RecoverConfig, RelabelConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.store import ArtifactRef
+from wmdd.types import StudentResult
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 
@@ -28,6 +31,16 @@ CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"
 def plan():
     index = build_index("builtin:digits")
     return lambda **changes: plan_from(override(recipe("digits"), changes), index, ArtifactRef("index", "index", "i"))
+
+
+def test_b02_checkpoint_with_its_command_line_beside_the_weights_loads(tmp_path):
+    from wmdd.models.weights import load_weights
+
+    with SeedTree(0).scoped():
+        theirs, ours = build_model("convnet2_w16", 5, 16), build_model("convnet2_w16", 5, 16)
+    torch.save({"model": theirs.state_dict(), "args": argparse.Namespace(lr=0.1, model="x")}, tmp_path / "model.pth")
+    load_weights(ours, str(tmp_path / "model.pth"), "convnet2_w16")
+    assert all(torch.equal(value, ours.state_dict()[key]) for key, value in theirs.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -132,6 +145,29 @@ def test_b21_labels_are_read_by_any_dataloader_in_any_order_with_workers(labels)
 def test_b22_an_epoch_that_was_left_early_changes_no_other(labels):
     next(iter(labels.epoch(0)))
     assert [batch.epoch for batch in labels.epoch(2)] == [2, 2]
+
+
+@pytest.mark.parametrize("block", [1, 3, 50])
+def test_b24_b32_label_epochs_are_made_once_each_in_few_files(plan, block):
+    made = plan(**{"relabel.epochs": 100, "relabel.epochs_per_block": block, "evaluate.random_real": False})
+    epochs = [
+        epoch
+        for unit in made.units("relabel")
+        for epoch in range(unit.params["first_epoch"], unit.params["first_epoch"] + unit.params["epochs"])
+    ]
+    assert epochs == list(range(100))
+    assert len(set(made.refs("relabel"))) == -(-100 // block)
+
+
+def test_b27_last_and_best_epoch_are_told_apart_and_neither_is_lost():
+    curves = {0: (0.2, 0.6, 0.4), 1: (0.1, 0.3, 0.5)}
+    results = [
+        StudentResult("net", "distilled", seed, curve[-1], max(curve), (), "wmdd", "hash")
+        for seed, curve in curves.items()
+    ]
+    found = _summary(results)
+    assert (found["top1_last_mean"], found["top1_best_mean"]) == (pytest.approx(0.45), pytest.approx(0.55))
+    assert [(run["top1_last"], run["top1_best"]) for run in found["runs"]] == [(0.4, 0.6), (0.5, 0.5)]
 
 
 def test_b26_validation_batches_are_an_option_of_their_own(plan):

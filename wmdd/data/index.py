@@ -149,6 +149,19 @@ def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
     return replace(index, train=train, val=held, val_held_out=True)
 
 
+def limit(index: DatasetIndex, count: int) -> DatasetIndex:
+    """Keep at most `count` images of each class in each split, chosen by their content, in the order of the set."""
+
+    def kept(split: Split) -> Split:
+        chosen = np.zeros(len(split), dtype=bool)
+        for class_id in range(len(index.class_names)):
+            positions = split.of_class(class_id)
+            chosen[positions[np.argsort(split.digest[positions], kind="stable")[:count]]] = True
+        return split.take(np.flatnonzero(chosen))
+
+    return replace(index, train=kept(index.train), val=kept(index.val))
+
+
 def listing_signature(url: str) -> str:
     """Hash names, sizes and times of a set's files: cheap, and equal as long as a stored index holds."""
     return list_files(url).signature

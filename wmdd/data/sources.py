@@ -156,6 +156,12 @@ def _parquet_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
             f"data.path={url}: none of {len(paths)} Parquet files is named train-*, the first is {paths[0]}; "
             "rename them, or give one file"
         )
+    folders = sorted({posixpath.dirname(path) for path in train})
+    if len(folders) > 1:
+        raise DataError(
+            f"data.path={url}: training files lie in {len(folders)} folders, as of several sets ({folders[0] or '.'}, "
+            f"{folders[1]}); give one of them"
+        )
     return {"train": train, "val": tuple(path for path in below[named[0]] if path not in train) if named else ()}
 
 
@@ -190,6 +196,11 @@ def _folder_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
             f"data.path={url}: has {stray}/CLASS folders but no images in train/CLASS; add the train folder"
         )
     _refuse_loose(url, loose[""])
+    for path in classes:
+        names = path.split("/")
+        if len(names) > 3 and names[1] in SPLIT_NAMES:
+            place = f"{url.rstrip('/')}/{names[0]}"
+            raise DataError(f"data.path={url}: {names[0]} holds a set of its own, and no class; give {place}")
     return {"train": classes, "val": ()}
 
 

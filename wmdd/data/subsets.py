@@ -17,6 +17,19 @@ _PLACES: dict[Subset, tuple[int, ...]] = {
 }
 
 
+def refuse_whole(recipe: str, url: str, listing: Listing) -> None:
+    """Refuse a full ImageNet-1K tree under the recipe of one of its parts, before its images are read.
+
+    Raises:
+        DataError: with the option that cuts the part out.
+    """
+    if recipe in _PLACES and len(all_class_names(url, listing)) == 1000:
+        raise DataError(
+            f"data.path={url}: has 1,000 classes, as ImageNet-1K, and recipe {recipe} is for ten of them; add "
+            f"--data.subset {recipe}, or take recipe imagenet-1k"
+        )
+
+
 def subset_classes(subset: Subset, url: str, listing: Listing) -> tuple[str, ...]:
     """Name the classes of a subset in a full ImageNet-1K tree; only these are read then.
 

@@ -1,0 +1,66 @@
+"""The index of a run's images: made once for each store and set, and cut to what the run asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wmdd.config import DistillConfig
+from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
+from wmdd.data.sources import list_files
+from wmdd.data.subsets import refuse_whole, subset_classes
+from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
+from wmdd.errors import ConfigError
+from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
+
+
+def load_index(
+    config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None]
+) -> tuple[DatasetIndex, ArtifactRef]:
+    """Read the set's index from the store, or make it when the set's files have changed."""
+    if config.data.path is None:
+        raise ConfigError(
+            f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
+        )
+    path = config.data.path
+    url = absolute_url(path)
+    if path.startswith(TORCHVISION):
+        url = from_torchvision(path, store, config.data.download, on_progress)
+    listing = list_files(url)
+    subset, classes = config.data.subset, config.data.classes
+    if subset is None and classes is None:
+        refuse_whole(config.recipe.removesuffix("-debug"), url, listing)
+    classes = classes if subset is None else subset_classes(subset, url, listing)
+    parts = {
+        "listing": listing.signature,
+        "classes": classes,
+        "val": config.data.val_fraction,
+        "version": 1,
+    }
+    ref = ArtifactRef("index", "index", content_key(parts))
+    if ref not in store:
+        store.check_writable()
+        index = build_index(
+            url,
+            classes=classes,
+            val_fraction=config.data.val_fraction,
+            listing=listing,
+            on_progress=on_progress,
+        )
+        store.save(ref, index)
+    share, count = config.data.holdout, config.data.per_class
+    if share:
+        ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
+    if count:
+        ref = _cut(store, ref, {"per_class": count}, lambda index: limit(index, count))
+    return store.load(ref, DatasetIndex, keep=True), ref
+
+
+def _cut(
+    store: ArtifactStore, ref: ArtifactRef, how: dict[str, Any], cut: Callable[[DatasetIndex], DatasetIndex]
+) -> ArtifactRef:
+    """Name a part of an indexed set, and make it when it is not there."""
+    part = ArtifactRef("index", f"index-{next(iter(how))}", content_key({"of": ref.key, **how}))
+    if part not in store:
+        store.save(part, cut(store.load(ref, DatasetIndex)))
+    return part
