@@ -133,7 +133,7 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
     params: dict[str, Any] = command.make_context(name, rest, parent=root).params
     places = {"--run": params["run_url"], "--store": params.get("store")}
     if name == "report":
-        places = {"RUN": params["run_url"]}
+        places = {"RUN": params["run_url"], "--store": params["store"]}
     elif name == "tune" and params["resume"]:
         places = {"--resume": params["resume"]}
     else:

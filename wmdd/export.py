@@ -41,7 +41,8 @@ from ddranking.metrics import LabelRobustScoreSoft, soft_label
 soft_label.REAL_DATA_ACC_CACHE["{name}-{network}"] = {top1:.2f}
 here = Path(__file__).resolve().parent
 config = Config.from_file(str(here / "ddranking.yaml"))
-config.update({{"real_data_path": sys.argv[1]}})
+places = {{"teacher_dir": "teachers", "random_data_path": "random", "save_path": "scores.csv"}}
+config.update({{"real_data_path": sys.argv[1], **{{name: str(here / place) for name, place in places.items()}}}})
 LabelRobustScoreSoft(config).compute_metrics(image_path=str(here / "{name}" / "IPC{ipc}"), syn_lr={lr!r})
 """
 _NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
@@ -52,8 +53,9 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
 
     Args:
         run: URL of the run folder.
-        kind: ``folder``: ``CLASS/00000.png`` and so on. ``ddranking``: what ddranking 0.2.0 reads: images by class
-            number, the teacher as ``ckpt_best.pt``, a YAML file, and ``score.py``, which runs it on these.
+        kind: ``folder``: ``CLASS/00000.png`` and so on, and ``weights.csv`` where they weigh differently.
+            ``ddranking``: what ddranking 0.2.0 reads: images by class number, the teacher as ``ckpt_best.pt``, a YAML
+            file, and ``score.py``, which runs it on these.
         target: URL of a folder that is new or empty: other images in it would be taken for this set's.
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
 
@@ -73,8 +75,13 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
         )
     if kind == "folder":
         names = _safe(images.class_names)
-        _write_images(folder, "", images, names)
-        return f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"
+        paths = _write_images(folder, "", images, names)
+        told = f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"
+        if len(set(images.weights.tolist())) == 1:
+            return told
+        lines = [f"{path},{weight:.9g}" for path, weight in zip(paths, images.weights.tolist(), strict=True)]
+        folder.put(folder.path("weights.csv"), "\n".join(["path,weight", *lines, ""]).encode())
+        return f"{told}; weights.csv has the weight of each in its class, which is not the same for all"
     return _ddranking(run, folder, images, dataset)
 
 
@@ -84,11 +91,14 @@ def _safe(names: tuple[str, ...]) -> list[str]:
     return plain if len(set(plain)) == len(plain) else [f"{i:05d} {name}" for i, name in enumerate(plain)]
 
 
-def _write_images(folder: ArtifactStore, below: str, images: DistilledImages, names: list[str]) -> None:
-    seen: dict[int, int] = {}
+def _write_images(folder: ArtifactStore, below: str, images: DistilledImages, names: list[str]) -> list[str]:
+    """Write PNG files by class, and give their paths below the folder, in the order of the images."""
+    seen, paths = dict[int, int](), list[str]()
     for image, label in zip(images.images, images.labels.tolist(), strict=True):
         place = seen[label] = seen.get(label, -1) + 1
-        folder.put(folder.path(posixpath.join(below, names[label], f"{place:05d}.png")), png(to_image(image)))
+        paths.append(posixpath.join(below, names[label], f"{place:05d}.png"))
+        folder.put(folder.path(paths[-1]), png(to_image(image)))
+    return paths
 
 
 def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset: str | None) -> str:
@@ -124,7 +134,7 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
     out = io.BytesIO()
     torch.save(teacher.weights, out)
     folder.put(folder.path("teachers", name, network, "ckpt_best.pt"), out.getvalue())
-    settings = _settings(config, teacher, name, network, ipc, folder.url)
+    settings = _settings(config, teacher, name, network, ipc)
     folder.put(folder.path("ddranking.yaml"), yaml.safe_dump(settings, sort_keys=False).encode())
     score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=student.lr)
     folder.put(folder.path("score.py"), score.encode())
@@ -146,7 +156,7 @@ class _Only:
         return self._data
 
 
-def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, ipc: int, url: str) -> dict[str, Any]:
+def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, ipc: int) -> dict[str, Any]:
     size = teacher.image_size
     normalise = {"name": "Normalize", "args": {"mean": list(teacher.pixels.mean), "std": list(teacher.pixels.std)}}
     crop = {"name": "RandomResizedCrop", "args": {"size": size, "scale": list(config.relabel.crop_scale)}}
@@ -164,7 +174,7 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
         "model_name": network,
         "stu_use_torchvision": True,
         "tea_use_torchvision": True,
-        "teacher_dir": f"{url}/teachers",
+        "teacher_dir": "teachers",  # like all places here, in the export's own folder
         "teacher_model_names": [network],
         "soft_label_mode": "M",
         "soft_label_criterion": "kl",
@@ -186,10 +196,10 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
         "label_type": "soft",
         "eval_full_data": False,
         "random_data_format": "image",
-        "random_data_path": f"{url}/random",
+        "random_data_path": "random",
         "custom_train_trans": [crop, *flips, *end],
         "custom_val_trans": copy.deepcopy([*resize, *end]),  # else YAML writes references
-        "save_path": f"{url}/scores.csv",
+        "save_path": "scores.csv",
         "num_workers": 4,
         "device": "cuda",
         "dist": False,

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import run
 from image_files import png
@@ -50,11 +52,13 @@ def finished(tmp_path_factory):
 def test_ddranking_scores_an_export(python, finished, tmp_path):
     told = run(finished, "export", "runs/cifar10", "--format", "ddranking", "--to", tmp_path / "out")
     assert told.returncode == 0, told.stderr
+    assert str(tmp_path) not in (tmp_path / "out/ddranking.yaml").read_text() + (tmp_path / "out/score.py").read_text()
+    (tmp_path / "out").rename(tmp_path / "moved")
     scored = subprocess.run(
-        [python, SCRIPT, tmp_path / "out", tmp_path / "work"], capture_output=True, text=True, timeout=550
+        [python, SCRIPT, tmp_path / "moved", tmp_path / "work"], capture_output=True, text=True, timeout=550
     )
     assert scored.returncode == 0, scored.stderr[-2000:]
-    rows = list(csv.DictReader((tmp_path / "out/scores.csv").read_text().splitlines()))
+    rows = list(csv.DictReader((tmp_path / "moved/scores.csv").read_text().splitlines()))
     assert rows
     assert "Random data soft label acc" in scored.stdout + scored.stderr
 
@@ -72,6 +76,26 @@ def test_export_as_folders_holds_the_images_by_class(finished, tmp_path):
     for (image, label), pixels, own in zip(read, ours.images, ours.labels, strict=True):
         assert label == own
         np.testing.assert_array_equal(np.asarray(image), pixels.permute(1, 2, 0).numpy())
+
+
+def test_export_keeps_weights_that_differ(finished, tmp_path):
+    from wmdd.distilled import load_distilled
+    from wmdd.export import export
+
+    run_url = str(finished / "runs/cifar10")
+    export(run_url, "folder", str(tmp_path / "even"))
+    assert not (tmp_path / "even/weights.csv").exists()
+    shutil.copytree(run_url, tmp_path / "run")
+    (file,) = (tmp_path / "run/images").glob("*.parquet")
+    table = pq.read_table(file)
+    weights = np.linspace(0.1, 1.0, len(table), dtype=np.float32)
+    pq.write_table(table.set_column(table.schema.get_field_index("weight"), "weight", pa.array(weights)), file)
+    told = export(str(tmp_path / "run"), "folder", str(tmp_path / "out"))
+    assert "weights.csv has the weight of each" in told
+    rows = list(csv.DictReader((tmp_path / "out/weights.csv").read_text().splitlines()))
+    assert [np.float32(row["weight"]) for row in rows] == weights.tolist()
+    assert all((tmp_path / "out" / row["path"]).exists() for row in rows)
+    assert len(load_distilled(str(tmp_path / "run"))) == len({row["path"] for row in rows})
 
 
 def test_export_that_cannot_be_made_is_one_line(tiny_run, tmp_path):

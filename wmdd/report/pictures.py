@@ -15,6 +15,7 @@ from torch import Tensor
 from wmdd.data.pixels import png, to_image
 
 MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64
+MAX_NAMED = 12  # curves that a legend can name
 Series = tuple[str, Sequence[float], Sequence[float]]
 
 
@@ -54,7 +55,8 @@ def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, 
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        drawn, axes = plt.subplots(1, panels, figsize=(width, height), layout="constrained", squeeze=False)
+        shape = {"figsize": (width, height), "layout": "constrained", "squeeze": False, "sharey": True}
+        drawn, axes = plt.subplots(1, panels, **shape)
         for panel in axes[0]:
             panel.grid(alpha=0.25)
         yield drawn, list(axes[0])
@@ -86,8 +88,8 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             axes.set_yscale("log")
         if percent:
             as_percent(axes)
-        if 1 < len(series) <= 8:
-            axes.legend(frameon=False, fontsize=8)
+        if 1 < len(series) <= MAX_NAMED:
+            axes.legend(frameon=False, fontsize=8 if len(series) <= 6 else 7, ncols=1 if len(series) <= 6 else 2)
         return svg_text(drawn)
 
 
