@@ -115,6 +115,8 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
         raise ConfigError(
             f"--dataset {name}: has {_CLASSES[name]} classes, the run {len(images.class_names)}; give the set it is of"
         )
+    if config.relabel.teachers:
+        raise ConfigError("relabel.teachers: an export for ddranking has one teacher; export a run without more")
     if config.pretrain.stem == "stride2":
         raise ConfigError("pretrain.stem=stride2: ddranking builds no such stem; export a run with another teacher")
     network = _NETWORKS.get(teacher.model)

@@ -20,7 +20,7 @@ from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
 Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
-TEACHER = "teacher"
+TEACHER, BESIDE = "teacher", "teacher-"
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
 
 
@@ -134,8 +134,23 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         load_weights(network, teacher.weights, teacher.model)
     elif teacher.weights:
         check_published(teacher.model, teacher.weights, num_classes, config.data.normalization)
+    for name in config.relabel.teachers if config.evaluate.labels == "soft" else ():
+        _check_beside(config, name, num_classes)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
+
+
+def _check_beside(config: DistillConfig, name: str, num_classes: int) -> None:
+    """Refuse what cannot label beside the teacher."""
+    teacher, data = config.pretrain, config.data
+    if name == teacher.model:
+        raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
+    check_model(name, num_classes, data.image_size, stem=teacher.stem, option="relabel.teachers")
+    if teacher.weights and not is_file(teacher.weights):
+        try:
+            check_published(name, "default", num_classes, data.normalization)
+        except ConfigError as exc:
+            raise ConfigError(f"relabel.teachers={name}: {exc}") from exc
 
 
 # How many students are trained on what, and how often they are looked at, is no part of how one is trained.
@@ -189,11 +204,15 @@ class _Planner:
             stages["select"].append(drawn)
             sets[f"random-{draw}"] = [unit.ref for unit in drawn]
         soft = self.config.evaluate.labels == "soft"
-        blocks = {name: self._relabel(name, refs, teacher.ref) if soft else [] for name, refs in sets.items()}
+        others = [self._beside(name) for name in self.config.relabel.teachers] if soft else []
+        teachers = [teacher.ref, *(unit.ref for unit in others)]
+        blocks = {name: self._relabel(name, refs, teachers) if soft else [] for name, refs in sets.items()}
         scores = [
             unit for name in sets for unit in self._evaluate(name, sets[name], [b.ref for b in blocks[name]], ids)
         ]
-        stages["pretrain"] = [[teacher], *([self._pretrain(f"full-{name}", name, None)] for name in self._others())]
+        # A network that labels may be a student, too, who is trained on all data in the same way.
+        others += [self._pretrain(f"full-{name}", name, None) for name in self._others()]
+        stages["pretrain"] = [[teacher], *([unit] for unit in {unit.ref: unit for unit in others}.values())]
         stages["relabel"] = [[unit] for units in blocks.values() for unit in units]
         stages["evaluate"] = [[unit] for unit in scores]
         return {stage: self._tasks(stage, stages.get(stage, [])) for stage in STAGES}
@@ -258,13 +277,20 @@ class _Planner:
 
     def _pretrain(self, name: str, model: str, weights: str | None) -> PlannedUnit:
         params: dict[str, Any] = {"model": model, "geometry": self.geometry, "weights": weights}
-        own = name == TEACHER
+        own = name == TEACHER or name.startswith(BESIDE)
         params["stem"] = self.config.pretrain.stem if own else self.config.evaluate.stem
         identity = {"index": f"{self.train}-{self.val}"}
         if weights and is_file(weights):
             params["weights"] = absolute_url(weights)
             identity["weights"] = _file_digest(weights)
         return self._unit("pretrain", name, params, {"index": self.index_ref}, identity)
+
+    def _beside(self, name: str) -> PlannedUnit:
+        """Plan a network that labels beside the teacher: published where the teacher is, else trained as it is."""
+        weights = self.config.pretrain.weights
+        published = "default" if weights and not is_file(weights) else None
+        shared = published is None and self.config.pretrain.stem == self.config.evaluate.stem
+        return self._pretrain(f"full-{name}" if shared else f"{BESIDE}{name}", name, published)
 
     def _class(self, class_id: int) -> dict[str, str]:
         return {"index": self.index.class_digest(class_id)}
@@ -310,13 +336,14 @@ class _Planner:
         inputs: Inputs = {"index": self.index_ref, "statistics": statistics}
         return self._unit("select", f"herding-{self.classes[class_id]}", params, inputs, self._class(class_id))
 
-    def _relabel(self, images: str, classes: list[ArtifactRef], teacher: ArtifactRef) -> list[PlannedUnit]:
+    def _relabel(self, images: str, classes: list[ArtifactRef], teachers: list[ArtifactRef]) -> list[PlannedUnit]:
         section = self.config.relabel
         units = []
         for first in range(0, section.epochs, section.epochs_per_block):
             epochs = min(section.epochs_per_block, section.epochs - first)
             params = {"images": images, "first_epoch": first, "epochs": epochs}
-            inputs: Inputs = {"teacher": teacher, "classes": tuple(classes)}
+            inputs: Inputs = {"teacher": teachers[0], "classes": tuple(classes)}
+            inputs |= {"others": tuple(teachers[1:])} if len(teachers) > 1 else {}
             units.append(self._unit("relabel", f"{images}-epochs-{first:04d}", params, inputs))
         return units
 

@@ -34,6 +34,7 @@ BY_OPTION = {
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
     "evaluate.seeds": RANDOM,
     "evaluate.random_real": RANDOM,
+    "relabel.teachers": ("pretrain", "relabel", "evaluate"),  # one more network, and its labels
     "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
     "evaluate.full_data": NOTHING,  # the only student is the teacher's own network
     "evaluate.val_batch_size": NOTHING,
@@ -57,6 +58,7 @@ VALUES = {
     "recover.curriculum": "cosine",
     "statistics.crop_scale": (0.5, 1.0),
     "relabel.crop_scale": (0.5, 1.0),
+    "relabel.teachers": ("convnet2_w8",),
     "evaluate.students": ("convnet2_w8",),
     "evaluate.cosine_stretch": 2.0,
     "evaluate.rates": ("convnet2_w16=0.001",),

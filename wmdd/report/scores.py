@@ -10,7 +10,7 @@ from typing import Any
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.pipeline import load_value
-from wmdd.plan import TEACHER, Plan, protocol_hash
+from wmdd.plan import BESIDE, Plan, protocol_hash
 from wmdd.protocols import is_exact
 from wmdd.store import ArtifactStore
 from wmdd.types import StudentResult, Teacher
@@ -44,6 +44,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "validation_images": len(plan.index.val),
         "validation_digest": validation_digest(plan.index),
         "teacher": {"top1": teacher.top1, "model": teacher.model, "loaded": plan.config.pretrain.weights},
+        "labelled_with": _beside(plan, store),
         **by_student[next(iter(students))],
         "students": by_student,
         "protocol": by_student[next(iter(students))]["protocol"],
@@ -82,6 +83,18 @@ def protocols_of_run(metrics: dict[str, Any]) -> str:
     return protocol_line({name: scores["protocol"] for name, scores in metrics["students"].items()})
 
 
+def _beside(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
+    """List the networks that label beside the teacher, with their accuracy."""
+    found = {other.ref.unit: other.ref for other in plan.units("pretrain")[1:]}
+    named = [
+        found.get(f"{BESIDE}{name}") or found[f"full-{name}"]
+        for name in plan.config.relabel.teachers
+        if plan.config.evaluate.labels == "soft"
+    ]
+    networks: list[Teacher] = [load_value(ref, store) for ref in named]
+    return [{"model": network.model, "top1": network.top1} for network in networks]
+
+
 def _student(
     name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
 ) -> dict[str, Any]:
@@ -101,7 +114,7 @@ def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) ->
     if name == teacher.model:
         return {"top1": teacher.top1, "from": "loaded teacher" if plan.config.pretrain.weights else "teacher"}
     for unit in plan.units("pretrain"):
-        if unit.ref.unit != TEACHER and unit.params["model"] == name:
+        if unit.ref.unit == f"full-{name}":
             return {"top1": load_value(unit.ref, store).top1, "from": "trained as the teacher was"}
     return None
 
@@ -152,6 +165,9 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     loaded = teacher["loaded"]
     name = f"teacher {teacher['model']}" + (", loaded" if loaded else "")
     rows = [ScoreRow(name, "" if loaded else every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
+    for other in metrics["labelled_with"]:
+        name = f"labels too: {other['model']}"
+        rows.append(ScoreRow(name, "" if loaded else every, f"{other['top1']:.1%}", "", other["top1"]))
     method = metrics.get("method", "wmdd")
     made = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():

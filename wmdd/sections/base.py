@@ -47,6 +47,18 @@ def later(default: Any, **facts: Any) -> Any:
     return Field(default, json_schema_extra=_LATER, **facts)
 
 
+def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a name that is given twice.
+
+    Raises:
+        ValueError: names it.
+    """
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"names {twice[0]} twice; leave one out")
+    return names
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 

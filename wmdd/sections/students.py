@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from wmdd.sections.base import Augment, Count, NonNegative, Positive, Protocol, Scale, Section, Stem, later
+from wmdd.sections.base import (
+    Augment,
+    Count,
+    NonNegative,
+    Positive,
+    Protocol,
+    Scale,
+    Section,
+    Stem,
+    later,
+    refuse_twice,
+)
 
 
 class RelabelConfig(Section):
@@ -27,6 +38,14 @@ class RelabelConfig(Section):
         0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
     )
     augment: Augment = later("none", description="further random changes of each image before its stored view")
+    teachers: tuple[str, ...] = later(
+        (), description="more networks, trained or loaded as the teacher was; the labels are the mean of all logits"
+    )
+
+    @field_validator("teachers")
+    @classmethod
+    def _differ(cls, teachers: tuple[str, ...]) -> tuple[str, ...]:
+        return refuse_twice(teachers)
 
     @field_validator("micro_batch")
     @classmethod
@@ -86,10 +105,7 @@ class EvaluateConfig(Section):
     @field_validator("students")
     @classmethod
     def _differ(cls, students: tuple[str, ...]) -> tuple[str, ...]:
-        twice = [name for name in students if students.count(name) > 1]
-        if twice:
-            raise ValueError(f"names {twice[0]} twice; leave one out (more students of it: evaluate.seeds)")
-        return students
+        return refuse_twice(students)
 
     @field_validator("rates")
     @classmethod

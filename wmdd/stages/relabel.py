@@ -1,4 +1,4 @@
-"""Stage "relabel": the teacher's logits on stored views of an image set."""
+"""Stage "relabel": the logits of the teacher, or the mean of several, on stored views of an image set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from wmdd.data.normalization import Normalization
 from wmdd.events import Output, Progress
 from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
 from wmdd.runtime import Runtime
@@ -19,16 +20,19 @@ from wmdd.types import ImageSet, Teacher
 
 
 def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Label blocks of epochs: params ``images``, ``first_epoch``, ``epochs``; inputs ``teacher`` and ``classes``."""
+    """Label blocks of epochs: params ``images``, ``first_epoch``, ``epochs``; inputs ``teacher``, ``classes`` and, with
+    more teachers, ``others``.
+    """
     for unit in units:
         teacher: Teacher = unit.load("teacher")
+        networks = [teacher.network, *(other.network for other in (unit.load("others") if section.teachers else ()))]
         images = ImageSet.of(unit.load("classes"))
         own = seeds.child("relabel", unit.params["images"])
         first, epochs = unit.params["first_epoch"], unit.params["epochs"]
         batches: list[LabelBatch] = []
         for epoch in range(first, first + epochs):
             drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
-            batches += _labelled(section, drawn, teacher, images, runtime)
+            batches += _labelled(section, drawn, networks, teacher.pixels, images, runtime)
             yield Progress(epoch - first + 1, epochs)
         per_epoch = len(batch_sizes(section, len(images)))
         meta = {
@@ -44,22 +48,30 @@ def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime:
 
 @torch.no_grad()
 def _labelled(
-    section: RelabelConfig, drawn: Iterator[LabelBatch], teacher: Teacher, images: ImageSet, runtime: Runtime
+    section: RelabelConfig,
+    drawn: Iterator[LabelBatch],
+    networks: list[nn.Module],
+    pixels: Normalization,
+    images: ImageSet,
+    runtime: Runtime,
 ) -> list[LabelBatch]:
-    network = runtime.place(teacher.network)
-    _norm_by_batch(network, section.bn == "batch")
+    placed = [runtime.place(network) for network in networks]
+    for network in placed:
+        _norm_by_batch(network, section.bn == "batch")
     labelled = []
+    # Cut as the student's batches are, so that teacher and student normalise the same images together.
+    count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
     for batch in drawn:
-        shown = batch.replay(images.images, teacher.pixels, runtime)
+        parts = cut((batch.replay(images.images, pixels, runtime),), count)
         with runtime.autocast():
-            # Cut as the student's batches are, so that teacher and student normalise the same images together.
-            count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
-            logits = torch.cat([network(part) for (part,) in cut((shown,), count)])
-        labelled.append(dataclasses.replace(batch, logits=logits.float().cpu().half()))
+            voices = [torch.cat([network(part) for (part,) in parts]).float() for network in placed]
+        logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
+        labelled.append(dataclasses.replace(batch, logits=logits.cpu().half()))
         if batch.augment != "none":
             brightness = mean_pixels(batch.changed(images.images))
             labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
-    _norm_by_batch(network, False)
+    for network in placed:
+        _norm_by_batch(network, False)
     return labelled
 
 
