@@ -56,6 +56,7 @@ FLOORS = (
         "wmdd.cli_cluster",
         "wmdd.cli_compare",
         "wmdd.cli_rank",
+        "wmdd.cli_released",
         "wmdd.cli_export",
         "wmdd.cli_jobs",
         "wmdd.cli_tune",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from wmdd.cli import cli
+from wmdd.cli import cli, main
+from wmdd.cli_released import RUN_SH
 from wmdd.config import DistillConfig, section_names
 from wmdd.methods import methods
 from wmdd.protocols import protocols
@@ -54,6 +55,19 @@ def test_options_that_a_guide_names_are_there(guide):
     named = re.findall(rf"(?<![\w/.])(?:--)?({'|'.join(section_names())})\.(\w+)\b(?!/|\.py)", guide.read_text())
     known = {section: type(getattr(DistillConfig(), section)).model_fields for section in section_names()}
     assert [f"{section}.{name}" for section, name in named if name not in {*known[section], "npy"}] == []
+
+
+def test_flags_of_run_sh_are_answered_with_what_is_here(capsys):
+    known = {option for command in cli.commands.values() for param in command.params for option in param.opts}
+    assert set(RUN_SH) >= set(RELEASED_FLAGS["run.sh"].split())
+    for flag, answer in RUN_SH.items():
+        assert not answer.startswith("--") or answer.split()[0] in known
+        with pytest.raises(SystemExit) as ended:
+            main(["distill", "imagenette", flag, "1"])
+        assert ended.value.code == 2
+        line = capsys.readouterr().err
+        assert line.startswith(f"wmdd: No such option '{flag}'. For {flag} of run.sh write {answer}. (")
+        assert line.count("\n") == 1
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
