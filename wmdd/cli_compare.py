@@ -13,6 +13,7 @@ from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
+from wmdd.methods import with_method
 
 
 @click.command(cls=ConfigCommand)
@@ -99,8 +100,12 @@ def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict
         field, equals, value = rest.partition("=")
         if not (colon and equals and "." in field):
             raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
-        override(config, {field: value})  # names what is wrong with it now, and not in the middle
         found.setdefault(method, {})[field] = value
+    for method, changes in found.items():
+        try:
+            override(with_method(config, method), changes)
+        except ConfigError as exc:
+            raise ConfigError(f"--set {method}: {exc}") from exc
     return found
 
 

@@ -7,6 +7,9 @@ import shutil
 import pytest
 from conftest import UNSEEDED, commits, run
 
+from wmdd.cli_compare import _changes
+from wmdd.recipes import recipe
+
 pytestmark = pytest.mark.slow
 WORDS = ("compare", "digits", *UNSEEDED, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
 
@@ -46,6 +49,13 @@ def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
     assert {json.loads(commit)["stage"] for commit in commits(tmp_path / "runs/store").values()} <= {"index"}
 
 
+def test_options_of_a_method_are_read_together_over_what_the_method_sets():
+    base = recipe("digits")
+    assert _changes(("cda:recover.curriculum_share=0.5",), base) == {"cda": {"recover.curriculum_share": "0.5"}}
+    pair = ("wmdd:recover.curriculum=step", "wmdd:recover.curriculum_share=0.5")
+    assert set(_changes(pair, base)["wmdd"]) == {"recover.curriculum", "recover.curriculum_share"}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -53,7 +63,9 @@ def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
         (("--ipc", "1,x"), "--ipc 1,x: not whole numbers"),
         (("--method", "cda"), "--method: a comparison takes several; use --methods"),
         (("--set", "sre2l=1"), "--set sre2l=1: not understood"),
-        (("--set", "wmdd:recover.lr=-1"), "recover.lr"),
+        (("--set", "wmdd:recover.lr=-1"), "--set wmdd: recover.lr='-1'"),
+        (("--set", "dm:recover.lr=1"), "--set dm: method dm: there is none of this name"),
+        (("--set", "cda:recover.nosuch=1"), "--set cda: recover.nosuch: no such option"),
         (("--set", "cda:recover.lr=1"), "--set cda: is not compared"),
         (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
         (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
