@@ -74,7 +74,7 @@ def search(
 
     Args:
         config: the recipe whose fields are searched.
-        run: URL of the search's folder; default ``runs/RECIPE-tune``.
+        run: URL of the search's folder; default ``runs/RECIPE-tune``, with the protocol's name.
         store: URL of the artifact store; default ``store`` beside the run folder.
 
     Raises:

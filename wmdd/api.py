@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,9 @@ from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
 from wmdd.recipes import recipe
 from wmdd.report.folder import write_run
-from wmdd.store import ArtifactRef, ArtifactStore
+from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
     url = url.rstrip("/")
     facts, config = _read_start(url)
     ref = ArtifactRef("index", "index", facts["index"])
-    artifacts = _find_store(url, [store] if store else [facts["store"], beside(url)], ref)
-    plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref)
+    artifacts = _find_store(url, [store] if store else [beside(url), str(facts["store"])], ref)
+    plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref, weights=facts["weights"])
     refs = [ref for stage in plan.tasks for ref in plan.refs(stage)]
     absent = artifacts.absent(refs)
     if absent:
@@ -93,7 +96,7 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
     return RunResult(url, write_run(url, plan, artifacts))
 
 
-def _read_start(url: str) -> tuple[dict[str, str], DistillConfig]:
+def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
     """Read what `note_start` left in a run folder."""
     try:
         fs, root = open_fs(url)
@@ -107,7 +110,7 @@ def _read_start(url: str) -> tuple[dict[str, str], DistillConfig]:
         raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
     try:
         facts = json.loads(noted)
-        found = {name: str(facts[name]) for name in ("store", "index")}
+        found = {"store": str(facts["store"]), "index": str(facts["index"]), "weights": facts.get("weights")}
     except (ValueError, KeyError, TypeError) as exc:
         raise ConfigError(f"RUN {url}: run.json is damaged; the same wmdd distill writes it again") from exc
     try:
@@ -123,11 +126,12 @@ def _find_store(url: str, places: list[str], index: ArtifactRef) -> ArtifactStor
             artifacts = ArtifactStore(place)
             if index in artifacts:
                 return artifacts
-        except ConfigError:  # of a file system that is not there any more
-            continue
-    raise ConfigError(
-        f"RUN {url}: its store is not at {' nor at '.join(dict.fromkeys(places))}; give its place, --store URL"
-    )
+        except (ConfigError, StorageError) as exc:
+            if len(places) == 1:
+                raise
+            logger.info("no store at %s: %s", place, exc)  # on another machine, or for another user
+    shown = " nor at ".join(dict.fromkeys(map(absolute_url, places)))
+    raise ConfigError(f"RUN {url}: its store is not at {shown}; give its place, --store URL")
 
 
 def default_run(config: DistillConfig) -> str:
@@ -172,7 +176,7 @@ def open_folder(option: str, url: str) -> ArtifactStore:
 def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
     note_config(url, plan.config)
-    facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key}
+    facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key, "weights": plan.weights}
     notes = ArtifactStore(url)
     notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
 

@@ -88,6 +88,8 @@ def _parsed(label: str, text: str) -> Any:
     if text == "none" and type(None) in parts:
         return None
     if typing.get_origin(annotation) is tuple or any(typing.get_origin(part) is tuple for part in parts):
+        if text in ("", "none"):
+            return ()
         return tuple(item.strip() for item in text.split(","))
     return text
 
@@ -167,7 +169,7 @@ def common(
         click.option(
             "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
         ),
-        click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE]."),
+        click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE...]."),
         click.option("--method", type=click.Choice(list(methods())), help="What makes the images [default: wmdd]."),
         click.option(
             "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."

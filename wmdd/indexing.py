@@ -49,10 +49,10 @@ def load_index(
         )
         store.save(ref, index)
     share, count = config.data.holdout, config.data.per_class
-    if share:
-        ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
     if count:
         ref = _cut(store, ref, {"per_class": count}, lambda index: limit(index, count))
+    if share:
+        ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
     return store.load(ref, DatasetIndex, keep=True), ref
 
 

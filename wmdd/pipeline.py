@@ -155,7 +155,7 @@ class LocalExecutor:
         """
         for joint in filter(is_joint, tasks):
             check_alone(PretrainConfig.model_validate(joint.section))
-        # Nothing waits for the students of all data, who train longest: one after another, they come last.
+        # Students of all data train longest, and only labels wait for some of them: one after another, they come last.
         board, threads = Board(sorted(tasks, key=_is_reference), missing), torch.get_num_threads()
         while (task := board.take()) is not None:
             listener(Event("begin", task.stage, task.name, total=len(task.units)))

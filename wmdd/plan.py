@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from wmdd.checks import check
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.errors import ConfigError, DataError
+from wmdd.errors import ConfigError
 from wmdd.fidelity import WHOLE, Fidelity
 from wmdd.files import open_fs, read
 from wmdd.indexing import load_index
-from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
-from wmdd.models.weights import check_card, check_published, is_file, load_weights
+from wmdd.models.weights import is_file
 from wmdd.sections import EvaluateConfig, Section
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
@@ -53,12 +53,17 @@ class StageTask:
 
 @dataclass(frozen=True)
 class Plan:
-    """All tasks, stage by stage in the order of the data."""
+    """All tasks, stage by stage in the order of the data.
+
+    Args:
+        weights: digest of the file that the teacher is loaded from, if it is.
+    """
 
     config: DistillConfig
     index: DatasetIndex
     index_ref: ArtifactRef
     tasks: dict[str, tuple[StageTask, ...]] = field(default_factory=dict)
+    weights: str | None = None
 
     def refs(self, stage: str) -> list[ArtifactRef]:
         """List a stage's artifacts."""
@@ -94,63 +99,22 @@ def make_plan(
 
 
 def plan_from(
-    config: DistillConfig, index: DatasetIndex, ref: ArtifactRef, levels: Sequence[Fidelity] = (WHOLE,)
+    config: DistillConfig,
+    index: DatasetIndex,
+    ref: ArtifactRef,
+    levels: Sequence[Fidelity] = (WHOLE,),
+    weights: str | None = None,
 ) -> Plan:
     """Name every unit of a run over an indexed set.
 
     Args:
+        weights: digest of the teacher's file, where it is known already: the file may be gone.
         levels: the run is that of the last one; its recovery goes on from the images of those before, which were run.
     """
     config = levels[-1].apply(config)
-    return Plan(config, index, ref, _Planner(config, index, ref, levels).plan())
-
-
-def check(config: DistillConfig, index: DatasetIndex) -> None:
-    """Refuse what cannot work with this set, before any training."""
-    num_classes, size = len(index.class_names), config.data.image_size
-    if num_classes < 2:
-        raise DataError(f"data.path={config.data.path}: has one class, {index.class_names[0]}; distillation needs two")
-    ipc = config.barycenter.ipc
-    for class_id, name in enumerate(index.class_names):
-        count = len(index.train.of_class(class_id))
-        if ipc > count:
-            raise ConfigError(
-                f"barycenter.ipc={ipc}: larger than class {name} ({count} training images); lower barycenter.ipc"
-            )
-    if min(config.relabel.batch_size, num_classes * ipc) < 2:
-        raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")
-    if config.pretrain.batch_size < 2:
-        raise ConfigError("pretrain.batch_size=1: batch-norm needs two images in a step; raise pretrain.batch_size")
-    teacher = config.pretrain
-    check_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
-    if config.recover.bn_weight and not has_batch_norm(skeleton(teacher.model, num_classes, size)):
-        raise ConfigError(
-            f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
-            "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
-        )
-    if teacher.weights and is_file(teacher.weights):
-        check_card(teacher.weights, index.class_names, size, config.data.normalization)
-        network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
-        load_weights(network, teacher.weights, teacher.model)
-    elif teacher.weights:
-        check_published(teacher.model, teacher.weights, num_classes, config.data.normalization)
-    for name in config.relabel.teachers if config.evaluate.labels == "soft" else ():
-        _check_beside(config, name, num_classes)
-    for student in config.evaluate.students:
-        check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
-
-
-def _check_beside(config: DistillConfig, name: str, num_classes: int) -> None:
-    """Refuse what cannot label beside the teacher."""
-    teacher, data = config.pretrain, config.data
-    if name == teacher.model:
-        raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
-    check_model(name, num_classes, data.image_size, stem=teacher.stem, option="relabel.teachers")
-    if teacher.weights and not is_file(teacher.weights):
-        try:
-            check_published(name, "default", num_classes, data.normalization)
-        except ConfigError as exc:
-            raise ConfigError(f"relabel.teachers={name}: {exc}") from exc
+    source = config.pretrain.weights
+    digest = weights or (_file_digest(source) if source and is_file(source) else None)
+    return Plan(config, index, ref, _Planner(config, index, ref, levels, digest).plan(), digest)
 
 
 # How many students are trained on what, and how often they are looked at, is no part of how one is trained.
@@ -186,8 +150,14 @@ class _Planner:
     """Names the units of one run, from the images to the scores."""
 
     def __init__(
-        self, config: DistillConfig, index: DatasetIndex, index_ref: ArtifactRef, levels: Sequence[Fidelity]
+        self,
+        config: DistillConfig,
+        index: DatasetIndex,
+        index_ref: ArtifactRef,
+        levels: Sequence[Fidelity],
+        weights: str | None,
     ) -> None:
+        self.weights = weights
         self.config, self.index, self.index_ref, self.levels = config, index, index_ref, levels
         self.geometry = _geometry(config)
         self.train, self.val = index.digest("train"), index.digest("val")
@@ -253,11 +223,13 @@ class _Planner:
     def _unit(
         self, stage: str, name: str, params: dict[str, Any], inputs: Inputs, identity: dict[str, str] | None = None
     ) -> PlannedUnit:
-        """Name a unit; `identity` stands for inputs whose own key says more than the unit depends on."""
+        """Name a unit; `identity` stands for inputs, or params, that say more than the unit depends on."""
         settings = STAGES[stage]
-        section = self._section(stage, params).for_key(settings.unkeyed)
+        hard = stage == "evaluate" and self.config.evaluate.labels == "hard"
+        section = self._section(stage, params).for_key(settings.unkeyed | (_OF_SOFT_LABELS if hard else frozenset()))
         keys = {label: _keys(refs) for label, refs in inputs.items()} | (identity or {})
-        parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": params}
+        own = {label: value for label, value in params.items() if label not in (identity or {})}
+        parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": own}
         parts |= {"inputs": keys, "seed": self.config.seed}
         if stage not in ("barycenter", "select"):
             parts["precision"] = self.config.runtime.precision
@@ -282,7 +254,7 @@ class _Planner:
         identity = {"index": f"{self.train}-{self.val}"}
         if weights and is_file(weights):
             params["weights"] = absolute_url(weights)
-            identity["weights"] = _file_digest(weights)
+            identity["weights"] = str(self.weights)
         return self._unit("pretrain", name, params, {"index": self.index_ref}, identity)
 
     def _beside(self, name: str) -> PlannedUnit:

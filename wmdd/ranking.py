@@ -23,7 +23,7 @@ from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
-from wmdd.report.scores import collect_metrics, scored_on
+from wmdd.report.scores import collect_metrics, committee, scored_on
 from wmdd.store import ArtifactStore
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -157,7 +157,7 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
             top["made_soft"], top["random_soft"], top["made_plain"], top["random_plain"], weight
         )
         rows.append({"student": student, "parts": parts, **lrs, **ars})
-    same = ("teacher", "classes", "train_images", "validation_images", "validation_digest")
+    same = ("teacher", "labelled_with", "classes", "train_images", "validation_images", "validation_digest")
     return {
         "schema": 2,
         "recipe": config.recipe,
@@ -226,7 +226,8 @@ def caption(facts: dict[str, Any]) -> str:
     over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
     return (
         f"{facts['recipe']}, {facts['method']}, {images} image{'' if images == 1 else 's'} per class: top-1 in % on "
-        f"{scored_on(facts)}, last epoch, {over}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %; "
+        f"{scored_on(facts)}, last epoch, {over}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
+        f"{committee(facts)}; "
         f"weight {facts['weight']:g}"
     )
 

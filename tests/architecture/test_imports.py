@@ -37,6 +37,7 @@ FLOORS = (
         "wmdd.methods",
         "wmdd.protocols",
         "wmdd.indexing",
+        "wmdd.checks",
         "wmdd.plan",
         "wmdd.pipeline",
         "wmdd.schedule",

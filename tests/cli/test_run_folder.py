@@ -148,12 +148,34 @@ def test_run_that_was_moved_finds_its_store_beside_it_or_where_it_is_told(tiny_r
     (moved / "store").rename(tmp_path / "shelf")
     told = run(moved, "report", "digits")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
-    assert f"its store is not at {moved}/store nor at store;" in told.stderr
+    assert f"its store is not at {moved}/store;" in told.stderr
     assert "--store URL" in told.stderr
     found = run(moved, "report", "digits", "--store", tmp_path / "shelf")
     assert found.returncode == 0, found.stderr
     with pytest.raises(ConfigError, match="its store is not at /nowhere; give its place"):
         rewrite(str(moved / "digits"), "/nowhere")
+
+
+def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_path):
+    teacher = tmp_path / "teacher.safetensors"
+    shutil.copy(tiny_run.run / "teacher.safetensors", teacher)
+    words = ("digits", *TINY, "--executor", "local", "--run", "made/loaded", "--pretrain.weights")
+    made = run(tmp_path, "distill", *words, teacher)
+    assert made.returncode == 0, made.stderr
+    assert "teacher convnet2_w16, loaded" in made.stdout
+    teacher.rename(tmp_path / "same.safetensors")
+    assert not any(to_run(tmp_path, *words, "same.safetensors").values())  # the same content at another place
+    (tmp_path / "same.safetensors").unlink()
+    metrics = json.loads((tmp_path / "made/loaded/metrics.json").read_text())
+    (tmp_path / "made").rename(tmp_path / "moved")
+    assert rewrite(str(tmp_path / "moved/loaded")).metrics == metrics
+
+
+def test_store_that_cannot_be_read_is_looked_for_beside_the_run(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder / "runs", tmp_path / "runs")
+    noted = tmp_path / "runs/digits/run.json"
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"store": "sftp://127.0.0.1:9/store"}))
+    assert rewrite(str(tmp_path / "runs/digits")).metrics
 
 
 @pytest.mark.parametrize(

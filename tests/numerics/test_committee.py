@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from wmdd.checks import _check_beside, check
 from wmdd.config import override
 from wmdd.data.index import build_index
 from wmdd.errors import ConfigError
 from wmdd.events import Output
 from wmdd.labels import SoftLabels
 from wmdd.models.registry import build_model
-from wmdd.plan import check, plan_from
+from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.sections import RelabelConfig, RuntimeConfig
@@ -103,6 +104,12 @@ def test_published_teachers_label_beside_published_ones_alone(planned):
     assert [(unit.ref.unit, unit.params["weights"]) for unit in made.units("pretrain")] == [
         ("teacher", "default"), ("teacher-mobilenet_v2", "default")
     ]  # fmt: skip
+
+
+def test_published_network_that_saw_other_pixels_cannot_label(planned):
+    config = override(recipe("imagenet-1k"), {"data.path": "x", "relabel.teachers": ("timm/resnetv2_50x1_bit",)})
+    with pytest.raises(ConfigError, match=r"teachers=timm/resnetv2_50x1_bit: its published weights do not fit"):
+        _check_beside(config, "timm/resnetv2_50x1_bit", 1000)
 
 
 def test_hard_labels_need_no_committee(planned):

@@ -85,7 +85,6 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ({"recover.betas": (0.5, 1.0)}, r"recover\.betas\.1=1\.0: input should be less than 1"),
         ({"barycenter.ipc": 0}, r"barycenter\.ipc=0: input should be greater than or equal to 1"),
         ({"barycenter.ipc": 1.5}, r"barycenter\.ipc=1\.5: "),
-        ({"recover.curriculum_share": 0.5}, r"recover\.curriculum_share=0\.5: nothing falls with"),
         ({"evaluate.students": ()}, r"evaluate\.students=\(\): "),
         ({"runtime.device": "gpu"}, r"runtime\.device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
     ],

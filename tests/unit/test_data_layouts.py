@@ -10,9 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs, table
 
+from wmdd.config import override
 from wmdd.data.images import load_native_uint8, read_encoded
 from wmdd.data.index import build_index, limit, listing_signature
 from wmdd.files import open_fs
+from wmdd.indexing import load_index
+from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
 
 # Layouts
 
@@ -78,7 +82,32 @@ def test_parquet_of_several_sets_is_no_set(tmp_path):
     assert "as of several sets (cats, dogs/data); give one of them" in refusal(lambda: build_index(str(tmp_path)))
 
 
-def test_limited_set_keeps_the_same_few_images_of_each_class_in_any_order_of_files(tmp_path):
+@pytest.mark.parametrize("places", [("train/part-0", "train/part-1"), ("data/train/label=0", "data/train/label=1")])
+def test_parquet_in_parts_below_train_is_one_set(tmp_path, places):
+    for place in (*places, "validation"):
+        (tmp_path / place).mkdir(parents=True)
+        parquet(tmp_path, f"{place}/0.parquet")
+    index = build_index(str(tmp_path))
+    assert (len(index.train), len(index.val)) == (12, 6)
+
+
+def test_part_that_is_held_out_of_a_limited_set_is_a_part_of_it(tmp_path):
+    url = folder(
+        tmp_path / "set", *(f"train/{c}/{i}.png" for c in "ab" for i in range(30)), "val/a/0.png", "val/b/0.png"
+    )
+    store = ArtifactStore(str(tmp_path / "store"))
+
+    def digests(**more):
+        config = override(recipe("digits"), {"data.path": url, "data.per_class": 20, **more})
+        index, _ = load_index(config, store, lambda done, total: None)
+        return set(index.train.digest.tolist()), set(index.val.digest.tolist())
+
+    (whole, _), (train, held) = digests(), digests(**{"data.holdout": 0.2})
+    assert train | held == whole
+    assert (len(train), len(held)) == (32, 8)
+
+
+def test_limited_set_keeps_the_same_few_images_of_each_class(tmp_path):
     url = folder(
         tmp_path / "set", *(f"{split}/{c}/{i}.png" for split in ("train", "val") for c in "ab" for i in range(5))
     )
@@ -86,6 +115,7 @@ def test_limited_set_keeps_the_same_few_images_of_each_class_in_any_order_of_fil
     few = limit(whole, 2)
     for split in ("train", "val"):
         kept, all_of = getattr(few, split), getattr(whole, split)
+        assert kept.row.tolist() == sorted(kept.row.tolist())
         for class_id in (0, 1):
             digests = sorted(all_of.digest[all_of.of_class(class_id)].tolist())
             assert sorted(kept.digest[kept.of_class(class_id)].tolist()) == digests[:2]

@@ -72,7 +72,6 @@ BESIDE = {
     "pretrain.ema_every": {"pretrain.ema": 0.5},
     "pretrain.lr_gamma": {"pretrain.schedule": "steps"},
     "pretrain.lr_step_epochs": {"pretrain.schedule": "steps"},
-    "recover.curriculum_share": {"recover.curriculum": "linear"},
 }
 BASE = override(
     recipe("digits"),

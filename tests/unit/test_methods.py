@@ -121,7 +121,8 @@ def facts():
         "methods": ["wmdd", "sre2l"],
         "ipc": [1, 10],
         "rows": rows,
-        "full_data": {"net_w1": {"top1": 0.9}},
+        "full_data": {"net_w1": {"top1": 0.9, "from": "teacher"}},
+        "labelled_with": [],
         "protocol": {"name": "wmdd", "hash": "abc"},
         "teacher": {"model": "net_w1", "top1": 0.9, "loaded": None},
         "validation_images": 100,
@@ -150,6 +151,20 @@ def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
     assert whole == validation_digest(build_index("builtin:digits"))
     assert whole in markdown(facts() | {"validation_digest": whole})
     assert held in latex(facts() | {"validation_digest": held})
+
+
+def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
+    loaded = facts() | {
+        "full_data": {"net_w1": {"top1": 0.9, "from": "loaded teacher"}},
+        "teacher": {"model": "net_w1", "top1": 0.9, "loaded": "default"},
+        "labelled_with": [{"model": "net_w2", "top1": 0.85, "loaded": None}],
+    }
+    text = markdown(loaded)
+    assert "| loaded teacher | net_w1 | 90.0 |" in text
+    assert "all data" not in text
+    assert "teacher net_w1, 90.0 % (loaded), labels also by net_w2, 85.0 %" in text
+    assert "all data" in markdown(facts())
+    assert plot_png(loaded)
 
 
 def test_averaged_students_have_lines_of_their_own():

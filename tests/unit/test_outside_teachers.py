@@ -1,6 +1,7 @@
 """Teachers from elsewhere: other names for the same layers, published weights, and classes in another order."""
 
 import argparse
+import dataclasses
 import re
 
 import numpy as np
@@ -140,12 +141,23 @@ def test_published_weights_for_other_classes_are_refused_before_they_are_fetched
         ("timm/resnetv2_50x1_bit", "imagenet", "half"),
         ("timm/resnet18", "half", "imagenet"),
         ("resnet18", "cifar10", "imagenet"),
+        ("timm/vit_base_patch16_clip_224.openai_ft_in1k", "imagenet", "clip"),
     ],
 )
 def test_published_weights_that_saw_other_pixels_are_refused(name, normalization, nearest):
     with pytest.raises(ConfigError, match=rf"data\.normalization={normalization} does not make; set it to {nearest}"):
         check_published(name, "default", 1000, normalization)
     check_published(name, "default", 1000, nearest)
+
+
+def test_published_weights_whose_pixels_no_option_makes_are_refused(monkeypatch):
+    import timm
+
+    known = timm.get_pretrained_cfg("resnet18")
+    strange = dataclasses.replace(known, mean=(0.1, 0.2, 0.3))
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: strange)
+    with pytest.raises(ConfigError, match="no value of it does, so choose another network"):
+        check_published("timm/resnet18", "default", 1000, "imagenet")
 
 
 def test_what_does_not_fit_is_told_with_both_shapes(tmp_path):

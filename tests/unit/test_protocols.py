@@ -322,3 +322,14 @@ def test_views_of_hard_labels_are_part_of_their_hash():
     hard = with_protocol(recipe("cifar10"), "hard")
     for changes in ({"relabel.epochs": 7}, {"relabel.flip": False}, {"evaluate.augment": "randaugment"}):
         assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")
+
+
+def test_options_about_soft_labels_train_no_student_of_hard_ones_again(tmp_path):
+    store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
+    changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
+    assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
+
+
+@pytest.mark.parametrize("text", ["none", ""])
+def test_list_of_names_can_be_emptied(text):
+    assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")

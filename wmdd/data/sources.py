@@ -156,13 +156,19 @@ def _parquet_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
             f"data.path={url}: none of {len(paths)} Parquet files is named train-*, the first is {paths[0]}; "
             "rename them, or give one file"
         )
-    folders = sorted({posixpath.dirname(path) for path in train})
+    folders = sorted(set(map(_home, train)))
     if len(folders) > 1:
         raise DataError(
             f"data.path={url}: training files lie in {len(folders)} folders, as of several sets ({folders[0] or '.'}, "
             f"{folders[1]}); give one of them"
         )
     return {"train": train, "val": tuple(path for path in below[named[0]] if path not in train) if named else ()}
+
+
+def _home(path: str) -> str:
+    """Name the folder of the set that a training file is of; below its train there may be folders of parts."""
+    folders = path.split("/")[:-1]
+    return "/".join(folders[: folders.index("train")] if "train" in folders else folders)
 
 
 def _of_split(path: str, name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from wmdd.data.normalization import NORMALIZATIONS
+from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.errors import ConfigError
 from wmdd.files import open_fs, read
 
@@ -177,13 +176,17 @@ def check_published(name: str, source: str, num_classes: int, normalization: str
             f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
             "(--pretrain.weights none), or give a file of one for these classes"
         )
-    if len(mean) == 3:
-        nearest = min(NORMALIZATIONS.values(), key=lambda own: math.dist((*own.mean, *own.std), (*mean, *std)))
-        if nearest.name != normalization:
-            raise ConfigError(
-                f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
-                f"data.normalization={normalization} does not make; set it to {nearest.name}"
-            )
+    if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
+        fitting = next((own.name for own in NORMALIZATIONS.values() if _near(own, mean, std)), None)
+        remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
+        raise ConfigError(
+            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
+            f"data.normalization={normalization} does not make; {remedy}"
+        )
+
+
+def _near(own: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:
+    return all(abs(a - b) < 0.005 for a, b in zip((*own.mean, *own.std), (*mean, *std), strict=True))
 
 
 def _shown(values: Sequence[float]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wmdd.config import DistillConfig, to_yaml
 from wmdd.report.pictures import as_percent, figure
-from wmdd.report.scores import scored_on
+from wmdd.report.scores import committee, scored_on
 from wmdd.store import ArtifactStore
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -44,6 +44,7 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
         "validation_images": first["validation_images"],
         "validation_digest": first["validation_digest"],
         "teacher": first["teacher"],
+        "labelled_with": first["labelled_with"],
         "full_data": full,
         "protocol": first["protocol"],
         "rows": rows,
@@ -77,8 +78,13 @@ def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", bes
                     table.append(line)
         full = facts["full_data"][student]
         if full:
-            table.append(["all data", student, *[f"{100 * full['top1']:.1f}"] * len(facts["ipc"])])
+            table.append([_every(full), student, *[f"{100 * full['top1']:.1f}"] * len(facts["ipc"])])
     return table
+
+
+def _every(full: dict[str, Any]) -> str:
+    """Name the bound of all data; what a loaded teacher was trained on is not known."""
+    return "loaded teacher" if full["from"] == "loaded teacher" else "all data"
 
 
 def protocols_of(facts: dict[str, Any]) -> str:
@@ -117,6 +123,7 @@ def _caption(facts: dict[str, Any]) -> str:
         f"{facts['recipe']}: top-1 in % on {scored_on(facts)}, last epoch, {over}; "
         f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
         + (" (loaded)" if teacher["loaded"] else "")
+        + committee(facts)
     )
 
 
@@ -154,7 +161,7 @@ def plot_png(facts: dict[str, Any]) -> bytes:
                 axes.errorbar([row["ipc"] for row in own], heights, errors, label=method, marker="o", capsize=3)
             full = facts["full_data"][student]
             if full:
-                axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label="all data")
+                axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
             axes.set(title=f"{facts['recipe']}, {student}", xlabel="images per class", ylabel="top-1", xscale="log")
             axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
             axes.minorticks_off()

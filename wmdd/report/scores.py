@@ -62,6 +62,12 @@ def scored_on(facts: Mapping[str, Any]) -> str:
     return f"{facts['validation_images']} validation images ({facts['validation_digest']})"
 
 
+def committee(facts: Mapping[str, Any]) -> str:
+    """Name the networks that labelled beside the teacher, to be added to it; empty where it was alone."""
+    others = [f"{other['model']}, {100 * other['top1']:.1f} %" for other in facts["labelled_with"]]
+    return f", labels also by {'; '.join(others)}" if others else ""
+
+
 def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
     """Name the protocol of a student, and say when its settings were changed."""
     name = config.evaluate.protocol
@@ -86,13 +92,17 @@ def protocols_of_run(metrics: dict[str, Any]) -> str:
 def _beside(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
     """List the networks that label beside the teacher, with their accuracy."""
     found = {other.ref.unit: other.ref for other in plan.units("pretrain")[1:]}
+    weights = {other.ref.unit: other.params["weights"] for other in plan.units("pretrain")}
     named = [
         found.get(f"{BESIDE}{name}") or found[f"full-{name}"]
         for name in plan.config.relabel.teachers
         if plan.config.evaluate.labels == "soft"
     ]
     networks: list[Teacher] = [load_value(ref, store) for ref in named]
-    return [{"model": network.model, "top1": network.top1} for network in networks]
+    return [
+        {"model": network.model, "top1": network.top1, "loaded": weights[ref.unit]}
+        for ref, network in zip(named, networks, strict=True)
+    ]
 
 
 def _student(
@@ -167,7 +177,7 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     rows = [ScoreRow(name, "" if loaded else every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
     for other in metrics["labelled_with"]:
         name = f"labels too: {other['model']}"
-        rows.append(ScoreRow(name, "" if loaded else every, f"{other['top1']:.1%}", "", other["top1"]))
+        rows.append(ScoreRow(name, "" if other["loaded"] else every, f"{other['top1']:.1%}", "", other["top1"]))
     method = metrics.get("method", "wmdd")
     made = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():

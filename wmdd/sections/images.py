@@ -74,8 +74,4 @@ class RecoverConfig(Section):
     def _falls(cls, share: float, info: ValidationInfo) -> float:
         if share == 1 and info.data.get("curriculum") == "step":
             raise ValueError("with recover.curriculum=step all views would be whole images; give a share below 1")
-        if share < 1 and info.data.get("curriculum") == "none":
-            raise ValueError(
-                "nothing falls with recover.curriculum=none; choose step, linear or cosine, or leave it out"
-            )
         return share

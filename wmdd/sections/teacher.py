@@ -26,7 +26,7 @@ class DataConfig(Section):
     download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
-    normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half"] = Field(
+    normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = Field(
         "imagenet", description="channel means and deviations that networks see"
     )
     val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -60,8 +60,8 @@ class PretrainConfig(Section):
     lr_min: NonNegative = later(0.0, description="at the end of the cosine")
     lr_step_epochs: Count = later(30, description="epochs between the steps of schedule=steps")
     lr_gamma: Fraction = later(0.1, description="factor of steps and exponential")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
-    nesterov: bool = Field(False, description="Nesterov momentum")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD and RMSprop")
+    nesterov: bool = Field(False, description="Nesterov momentum, of SGD")
     weight_decay: NonNegative = Field(1e-4, description="L2 penalty")
     norm_weight_decay: NonNegative | None = later(
         None, description="of normalisation layers (none: sgd and rmsprop as of all, adamw 0)"
