@@ -115,7 +115,8 @@ def load_value(ref: ArtifactRef, store: ArtifactStore) -> Any:
     """Load an artifact as the type that its stage yields."""
     if ref.stage == "index":
         return store.load(ref, DatasetIndex, keep=True)
-    return store.load(ref, STAGES[ref.stage].kind, keep=ref.stage == "pretrain")
+    # The one that every class needs; networks that label beside it must not push it out.
+    return store.load(ref, STAGES[ref.stage].kind, keep=ref.unit == TEACHER)
 
 
 def _resume_note(ref: ArtifactRef) -> str:
