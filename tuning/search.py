@@ -17,7 +17,7 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
 from tuning.trials import Trial, table
-from wmdd.api import beside, distill, named, open_folder
+from wmdd.api import beside, distill, named, open_folder, open_run
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
 from wmdd.events import Event
@@ -87,7 +87,7 @@ def search(
 
     space = check_space(config, tune)
     url = (run or f"runs/{named(config)}-tune").rstrip("/")
-    folder, artifacts = open_folder("--run", url), open_folder("--store", store or beside(url))
+    folder, artifacts = open_run(url, "tune.json"), open_folder("--store", store or beside(url))
     shared = search_config(config, tune)
     plan = make_plan(shared, artifacts, status)
     _note_search(folder, config, tune, artifacts)

@@ -58,7 +58,7 @@ def distill(
     config = recipe(config) if isinstance(config, str) else config
     url = (run or default_run(config)).rstrip("/")
     artifacts = open_folder("--store", store or beside(url))
-    open_folder("--run", url)
+    open_run(url, "run.json")
     plan = make_plan(config, artifacts, status)
     note_start(url, plan, artifacts)
     workers = open_executor(executor, config) if isinstance(executor, str) else executor
@@ -103,9 +103,9 @@ def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
         noted = read(fs, f"{root}/run.json")
         written = read(fs, f"{root}/config.yaml").decode()
     except (FileNotFoundError, NotADirectoryError) as exc:
-        raise ConfigError(
-            f"RUN {url}: holds no run (run.json and config.yaml); give the folder of wmdd distill --run"
-        ) from exc
+        if kind(fs, f"{root}/compare.json"):
+            raise ConfigError(f"RUN {url}: holds a comparison; give a case of it, such as {url}/wmdd-ipc-1") from exc
+        raise ConfigError(f"RUN {url}: holds no run (run.json); give the folder of wmdd distill --run") from exc
     except (OSError, EOFError) as exc:
         raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
     try:
@@ -170,6 +170,27 @@ def open_folder(option: str, url: str) -> ArtifactStore:
         raise ConfigError(f"{option} {url}: cannot be reached {explain(exc)}") from exc
     if is_file:
         raise ConfigError(f"{option} {url}: is a file; give a folder, new or old")
+    return folder
+
+
+_HOLDS = {
+    "run.json": "a run of wmdd distill",
+    "compare.json": "a comparison of wmdd compare",
+    "ranking.json": "a ranking of wmdd rank",
+    "tune.json": "a search of wmdd tune",
+}
+
+
+def open_run(url: str, mark: str) -> ArtifactStore:
+    """Open a run folder for one command; `mark` is the file that tells its folders from those of others.
+
+    Raises:
+        ConfigError: if it cannot be reached, or holds another command's work, which would be mixed with this one's.
+    """
+    folder = open_folder("--run", url)
+    for file, what in _HOLDS.items():
+        if file != mark and folder.get(folder.path(file)) is not None:
+            raise ConfigError(f"--run {url}: holds {what}, and would hold parts of both; give another folder")
     return folder
 
 

@@ -43,7 +43,10 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         load_weights(network, teacher.weights, teacher.model)
     elif teacher.weights:
         check_published(teacher.model, teacher.weights, num_classes, config.data.normalization)
-    for name in config.relabel.teachers if config.evaluate.labels == "soft" else ():
+    if config.relabel.teachers and config.evaluate.labels == "hard":
+        names = ",".join(config.relabel.teachers)
+        raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
+    for name in config.relabel.teachers:
         _check_beside(config, name, num_classes)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")

@@ -18,7 +18,7 @@ from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, confi
 from wmdd.cli_export import export
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.cli_rank import rank
-from wmdd.cli_released import hint
+from wmdd.cli_released import answer
 from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import override
 from wmdd.errors import ConfigError, DataError, WmddError
@@ -187,8 +187,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo(exc.format_message())
         return 2
     except click.ClickException as exc:
-        message = " ".join(exc.format_message().split())
-        return _say(f"{message}{hint(exc)} ({_path(exc)} --help lists all options)", 2)
+        message = answer(exc) or " ".join(exc.format_message().split())
+        return _say(f"{message} ({_path(exc)} --help lists all options)", 2)
     except (ConfigError, DataError) as exc:
         return _say(str(exc), 2)
     except WmddError as exc:

@@ -13,7 +13,8 @@ from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
-from wmdd.methods import with_method
+from wmdd.methods import own_options, with_method
+from wmdd.recipes import recipe
 
 
 @click.command(cls=ConfigCommand)
@@ -58,15 +59,18 @@ def compare(
     if ipcs and params["barycenter__ipc"] is not None:
         raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    changes = _changes(settings, config)
+    _refuse_dropped(config, recipe(params["recipe_name"]), chosen, changes)
     if executor == "ray":
         check_address(config)
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
         result = run(
             config,
-            [name.strip() for name in methods.split(",") if name.strip()],
+            chosen,
             ipcs or [config.barycenter.ipc],
-            changes=_changes(settings, config),
+            changes=changes,
             run=run_url,
             store=store,
             executor=executor,
@@ -93,6 +97,21 @@ def numbers(text: str | None) -> list[int]:
     return found
 
 
+def _refuse_dropped(
+    config: DistillConfig, base: DistillConfig, chosen: list[str], changes: dict[str, dict[str, Any]]
+) -> None:
+    """Refuse an option for all methods that one of them would set in its own way."""
+    for name in filter(known_methods().__contains__, chosen):
+        for field in sorted(own_options(name) - changes.get(name, {}).keys()):
+            section, option = field.split(".")
+            given, before = (getattr(getattr(one, section), option) for one in (config, base))
+            if given != before:
+                raise ConfigError(
+                    f"--{field} {given}: {name} sets it in its own way; give it to the methods that shall have it, "
+                    f"as in --set wmdd:{field}={given}"
+                )
+
+
 def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for text in settings:
@@ -110,10 +129,10 @@ def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict
 
 
 def _table(facts: dict[str, Any]) -> Table:
-    from wmdd.report.comparison import cells, protocols_of
+    from wmdd.report.comparison import cells, changed, protocols_of
     from wmdd.report.scores import scored_on
 
-    title = f"top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}"
+    title = f"top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}{changed(facts)}"
     names = (Column(name, no_wrap=True) for name in ("method", "student"))
     table = Table(*names, *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
     for row in cells(facts):

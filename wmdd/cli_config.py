@@ -170,7 +170,12 @@ def common(
             "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
         ),
         click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE...]."),
-        click.option("--method", type=click.Choice(list(methods())), help="What makes the images [default: wmdd]."),
+        click.option(
+            "--method",
+            type=click.Choice(list(methods())),
+            hidden=several_ipc,  # a comparison takes --methods, and says so
+            help="What makes the images [default: wmdd].",
+        ),
         click.option(
             "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."
         ),

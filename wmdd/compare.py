@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, named, note_start, open_executor, open_folder
+from wmdd.api import beside, named, note_start, open_executor, open_folder, open_run
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -22,6 +23,7 @@ from wmdd.report.folder import write_run
 from wmdd.store import ArtifactStore
 
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
+_USED = {"random": (), "herding": ("statistics",)}  # of these, where it is not all
 Changes = dict[str, dict[str, Any]]
 
 
@@ -58,6 +60,9 @@ def cases(
             raise ConfigError(
                 f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give --{shared[0]} for all"
             )
+        unused = [field for field in options if field.partition(".")[0] not in _USED.get(name, _OWN)]
+        if unused:
+            raise ConfigError(f"--set {name}:{unused[0]}: {name} does nothing with it; leave it out")
     found, changed = {}, _changed(config)
     for ipc, name in itertools.product(ipcs, methods):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
@@ -108,10 +113,13 @@ def compare(
     """
     url = (run or f"runs/{named(config)}-compare").rstrip("/")
     artifacts, made = open_folder("--store", store or beside(url)), cases(config, methods, ipcs, changes or {})
-    open_folder("--run", url)
+    lost = _lost(open_run(url, "compare.json"), set(made))
     plans = {f"{name}-ipc-{ipc}": make_plan(case, artifacts, status) for (name, ipc), case in made.items()}
     for name, plan in plans.items():
         note_start(f"{url}/{name}", plan, artifacts)
+    if lost:
+        text = f"{url} held a comparison with {lost} more: its table is replaced; name them again to have them in it"
+        listener(Event("note", "", text=f"{text} (the store has their results)"))
     written = _Written(url, plans, artifacts, listener)
     workers, metrics = open_executor(executor, config), MetricsFile(url)
     try:
@@ -120,7 +128,17 @@ def compare(
         workers.close()
         metrics.close()
     results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
-    return Comparison(url, write_comparison(url, config, results))
+    return Comparison(url, write_comparison(url, config, results, changes or {}))
+
+
+def _lost(folder: ArtifactStore, made: set[tuple[str, int]]) -> str:
+    """Name the cases of an earlier table in a folder that are not to be in the new one."""
+    try:
+        rows = json.loads(folder.get(folder.path("compare.json")) or b"{}").get("rows", ())
+        left = dict.fromkeys((row["method"], int(row["ipc"])) for row in rows)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ""
+    return ", ".join(f"{method} at {ipc}" for method, ipc in left if (method, ipc) not in made)
 
 
 class _Written:

@@ -58,7 +58,9 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{path}: no such option; {_known(error['loc'][:-1])}"
-    return f"{path}={error['input']!r}: {message[0].lower()}{message[1:]}"
+    value = error["input"]
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
+    return f"{path}={shown}: {message[0].lower()}{message[1:]}"
 
 
 def _known(path: tuple[str | int, ...]) -> str:

@@ -74,6 +74,8 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
             f"--to {target}: is not empty, and what lies there would be mixed with this set; give another"
         )
     if kind == "folder":
+        if dataset:
+            raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
         names = _safe(images.class_names)
         paths = _write_images(folder, "", images, names)
         told = f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"
@@ -110,8 +112,13 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
         raise ArtifactError(f"{run}: has no config.yaml or teacher.safetensors; give a finished run's folder") from exc
     name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
     if name is None:
-        raise ConfigError(f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it")
-    if len(images.class_names) != _CLASSES.get(name, len(images.class_names)):
+        raise ConfigError(
+            f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it: "
+            f"{', '.join(_CLASSES)}"
+        )
+    if name not in _CLASSES:
+        raise ConfigError(f"--dataset {name}: ddranking has no such set; choose from {', '.join(_CLASSES)}")
+    if len(images.class_names) != _CLASSES[name]:
         raise ConfigError(
             f"--dataset {name}: has {_CLASSES[name]} classes, the run {len(images.class_names)}; give the set it is of"
         )

@@ -56,6 +56,12 @@ def with_method(config: DistillConfig, name: str) -> DistillConfig:
     return override(config, {"method": name, **changes})
 
 
+def own_options(name: str) -> set[str]:
+    """Name the options that a method sets, whatever the recipe says."""
+    own = set(_METHODS[name][1])
+    return own | ({"recover.bn_weight"} if "recover.bn_target" in own else set())
+
+
 def methods() -> dict[str, str]:
     """List the names of all methods, each with one line about it."""
     return {name: about for name, (about, _) in _METHODS.items()}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, named, note_config, open_executor, open_folder
+from wmdd.api import beside, named, note_config, open_executor, open_folder, open_run
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -80,7 +80,7 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     alone = override(config, {"evaluate.random_real": False})
     random, plain = with_method(alone, "random"), override(alone, _PLAIN)
     views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
-    hard = override(alone, {"evaluate.labels": "hard", **views})
+    hard = override(alone, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
         return {rate: override(base, {"evaluate.lr": rate, "evaluate.rates": ()}) for rate in dict.fromkeys(rates)}
@@ -111,8 +111,10 @@ def rank(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved.
     """
-    if not (rates and all(rate > 0 for rate in rates)) or not 0 <= weight <= 1:
-        raise ConfigError(f"--rates {rates}, --weight {weight}: give rates above 0, and a weight between 0 and 1")
+    if not (rates and all(rate > 0 for rate in rates)):
+        raise ConfigError(f"--rates {','.join(f'{rate:g}' for rate in rates)}: give rates above 0")
+    if not 0 <= weight <= 1:
+        raise ConfigError(f"--weight {weight:g}: give one between 0 and 1")
     if config.method == "random":
         raise ConfigError("--method random: random images are what others are measured against; choose another")
     if config.evaluate.labels == "hard":
@@ -124,7 +126,7 @@ def rank(
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
     url = (run or f"runs/{named(config)}-rank").rstrip("/")
     artifacts = open_folder("--store", store or beside(url))
-    open_folder("--run", url)
+    open_run(url, "ranking.json")
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
     note_config(url, config)
@@ -190,6 +192,16 @@ HEAD = ("student", "LRS", "ARS", "soft", "random soft", "hard", "all data", "no 
 _PARTS = ("made_soft", "random_soft", "made_hard", "real_hard", "made_plain", "random_plain")
 
 
+_WHAT = {
+    "soft": "the images, soft labels",
+    "random soft": "random images, soft labels",
+    "hard": "the images, class names",
+    "all data": "all real images, class names",
+    "no views": "the images as they are, soft labels",
+    "random no views": "random images as they are, soft labels",
+}
+
+
 def cells(facts: dict[str, Any]) -> list[list[str]]:
     """Lay the scores out, a student in a row, with the accuracies in % that they come from."""
 
@@ -207,17 +219,18 @@ def training_cells(facts: dict[str, Any]) -> list[list[str]]:
     table = []
     for row in facts["rows"]:
         for title, part in zip(HEAD[3:], (row["parts"][name] for name in _PARTS), strict=True):
+            told = [_WHAT[title]]
             if "protocol" in part:
                 rates = part["lr_chosen_from"]
                 chosen = f", best of {', '.join(f'{rate:g}' for rate in rates)}" if rates else ""
-                told = [f"{part['lr']:g}{chosen}", f"{part['protocol']['name']} {part['protocol']['hash']}"]
+                told += [f"{part['lr']:g}{chosen}", f"{part['protocol']['name']} {part['protocol']['hash']}"]
             else:
-                told = ["", {"teacher": "the teacher itself"}.get(part["from"], part["from"])]
+                told += ["", {"teacher": "the teacher itself"}.get(part["from"], part["from"])]
             table.append([row["student"], title, *told])
     return table
 
 
-TRAINING_HEAD = ("student", "column", "learning rate", "protocol")
+TRAINING_HEAD = ("student", "column", "trained on", "learning rate", "protocol")
 
 
 def caption(facts: dict[str, Any]) -> str:
@@ -228,7 +241,7 @@ def caption(facts: dict[str, Any]) -> str:
         f"{facts['recipe']}, {facts['method']}, {images} image{'' if images == 1 else 's'} per class: top-1 in % on "
         f"{scored_on(facts)}, last epoch, {over}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
         f"{committee(facts)}; "
-        f"weight {facts['weight']:g}"
+        f"the first part of each score weighs {facts['weight']:g}"
     )
 
 

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import UNSEEDED, commits, run
+from conftest import TINY, UNSEEDED, commits, run
 
 from wmdd.cli_compare import _changes
 from wmdd.recipes import recipe
@@ -40,6 +40,18 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
         "select", "relabel", "evaluate"
     }  # fmt: skip
     assert "herding" in wider.stdout
+    # What would mix with it, or take its table away, is told.
+    narrower = run(tmp_path, *WORDS[:-1], "1", "--methods", "wmdd,random", "--store", store)
+    assert narrower.returncode == 0, narrower.stderr
+    assert "herding at 1, wmdd at 2, random at 2, herding at 2 more: its table is replaced" in narrower.stdout
+    for words, told in (
+        (("distill", "digits", *TINY, "--run", folder), f"--run {folder}: holds a comparison of wmdd compare"),
+        (("compare", "digits", "--run", folder / "wmdd-ipc-1"), "holds a run of wmdd distill"),
+        (("report", folder), f"holds a comparison; give a case of it, such as {folder}/wmdd-ipc-1"),
+    ):
+        refused = run(tmp_path, *words, *(() if words[0] == "report" else ("--executor", "local")))
+        assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+        assert told in refused.stderr
 
 
 def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
@@ -67,6 +79,8 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
         (("--set", "dm:recover.lr=1"), "--set dm: method dm: there is none of this name"),
         (("--set", "cda:recover.nosuch=1"), "--set cda: recover.nosuch: no such option"),
         (("--set", "cda:recover.lr=1"), "--set cda: is not compared"),
+        (("--set", "random:recover.lr=1"), "--set random:recover.lr: random does nothing with it"),
+        (("--recover.bn_weight", "3"), "--recover.bn_weight 3.0: sre2l sets it in its own way"),
         (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
         (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
         (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),

@@ -11,6 +11,7 @@ from wmdd.events import Output
 from wmdd.labels import SoftLabels
 from wmdd.models.registry import build_model
 from wmdd.plan import plan_from
+from wmdd.ranking import trials
 from wmdd.recipes import recipe
 from wmdd.runtime import Runtime
 from wmdd.sections import RelabelConfig, RuntimeConfig
@@ -112,11 +113,12 @@ def test_published_network_that_saw_other_pixels_cannot_label(planned):
         _check_beside(config, "timm/resnetv2_50x1_bit", 1000)
 
 
-def test_hard_labels_need_no_committee(planned):
-    hard = {"evaluate.labels": "hard", "relabel.mix": "none"}
-    assert planned(**hard).refs("pretrain") == planned(**hard, **{"relabel.teachers": ("convnet1_w8",)}).refs(
-        "pretrain"
-    )
+def test_hard_labels_take_no_committee(planned):
+    with pytest.raises(ConfigError, match=r"relabel\.teachers=convnet1_w8: nobody labels with evaluate\.labels=hard"):
+        planned(**{"evaluate.labels": "hard", "relabel.mix": "none", "relabel.teachers": ("convnet1_w8",)})
+    ranked = trials(override(recipe("digits"), {"relabel.teachers": ("convnet1_w8",)}), [0.01])
+    assert ranked["made_hard"][0.01].relabel.teachers == ()
+    assert ranked["random_soft"][0.01].relabel.teachers == ("convnet1_w8",)
 
 
 @pytest.mark.parametrize(

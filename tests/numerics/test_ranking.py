@@ -50,7 +50,7 @@ def test_hard_labels_and_random_images_choose_their_rate_and_the_set_keeps_its_o
 def test_what_cannot_be_ranked_is_refused():
     with pytest.raises(ConfigError, match="--rates"):
         rank(recipe("digits"), rates=[0.0])
-    with pytest.raises(ConfigError, match="--weight 2"):
+    with pytest.raises(ConfigError, match="--weight 2: give one between"):
         rank(recipe("digits"), weight=2)
     with pytest.raises(ConfigError, match="--method random"):
         rank(with_method(recipe("digits"), "random"))

@@ -103,6 +103,11 @@ def test_export_that_cannot_be_made_is_one_line(tiny_run, tmp_path):
         (("runs/nosuch", "--to", tmp_path), "holds no Parquet file"),
         (("runs/digits", "--to", "runs/digits"), "--to runs/digits: is not empty"),
         (("runs/digits", "--format", "ddranking", "--to", tmp_path), "--dataset: recipe digits says not which set"),
+        (("runs/digits", "--dataset", "CIFAR10", "--to", tmp_path), "--dataset CIFAR10: is for --format ddranking"),
+        (
+            ("runs/digits", "--format", "ddranking", "--dataset", "cifar-10", "--to", tmp_path),
+            "--dataset cifar-10: ddranking has no such set; choose from CIFAR10, CIFAR100",
+        ),
         (
             ("runs/digits", "--format", "ddranking", "--dataset", "CIFAR100", "--to", tmp_path),
             "--dataset CIFAR100: has 100 classes, the run 10",

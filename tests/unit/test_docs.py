@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wmdd.cli import cli, main
-from wmdd.cli_released import RUN_SH
+from wmdd.cli_released import RUN_SH, SCRIPTS
 from wmdd.config import DistillConfig, section_names
 from wmdd.methods import methods
 from wmdd.protocols import protocols
@@ -60,13 +60,15 @@ def test_options_that_a_guide_names_are_there(guide):
 def test_flags_of_run_sh_are_answered_with_what_is_here(capsys):
     known = {option for command in cli.commands.values() for param in command.params for option in param.opts}
     assert set(RUN_SH) >= set(RELEASED_FLAGS["run.sh"].split())
-    for flag, answer in RUN_SH.items():
+    assert set(SCRIPTS) <= {flag for flags in RELEASED_FLAGS.values() for flag in flags.split()}
+    for flag, answer in (RUN_SH | SCRIPTS).items():
         assert not answer.startswith("--") or answer.split()[0] in known
         with pytest.raises(SystemExit) as ended:
             main(["distill", "imagenette", flag, "1"])
         assert ended.value.code == 2
         line = capsys.readouterr().err
-        assert line.startswith(f"wmdd: No such option '{flag}'. For {flag} of run.sh write {answer}. (")
+        where = "run.sh" if flag in RUN_SH else "the released code"
+        assert line.startswith(f"wmdd: No such option '{flag}'. For {flag} of {where} write {answer}. (")
         assert line.count("\n") == 1
 
 

@@ -123,6 +123,7 @@ def facts():
         "rows": rows,
         "full_data": {"net_w1": {"top1": 0.9, "from": "teacher"}},
         "labelled_with": [],
+        "changes": {},
         "protocol": {"name": "wmdd", "hash": "abc"},
         "teacher": {"model": "net_w1", "top1": 0.9, "loaded": None},
         "validation_images": 100,
@@ -167,13 +168,20 @@ def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
     assert plot_png(loaded)
 
 
+def test_options_of_single_methods_are_named_in_every_table():
+    told = facts() | {"changes": {"sre2l": {"recover.lr": "0.5", "recover.bn_weight": "1"}}}
+    for text in (markdown(told), latex(told).replace("\\_", "_")):
+        assert "; sre2l with recover.lr 0.5, recover.bn_weight 1" in text
+    assert " with " not in markdown(facts())
+
+
 def test_averaged_students_have_lines_of_their_own():
     averaged = facts()
     for row in averaged["rows"]:
         row |= {"top1_ema_last_mean": row["top1_last_mean"] + 0.05, "top1_ema_last_std": 0.02}
     assert cells(averaged, best="*{}*")[2:4] == [
-        ["wmdd, averaged", "net_w1", "*55.0 ± 2.0*", "65.0 ± 2.0"],
-        ["sre2l, averaged", "net_w1", "30.0 ± 2.0", "*75.0 ± 2.0*"],
+        ["wmdd, EMA", "net_w1", "*55.0 ± 2.0*", "65.0 ± 2.0"],
+        ["sre2l, EMA", "net_w1", "30.0 ± 2.0", "*75.0 ± 2.0*"],
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from wmdd.config import DistillConfig, to_yaml
@@ -12,12 +13,19 @@ from wmdd.report.scores import committee, scored_on
 from wmdd.store import ArtifactStore
 
 Results = dict[tuple[str, int], dict[str, Any]]
-_KINDS = {"top1_last": "", "top1_ema_last": ", averaged"}
+_KINDS = {"top1_last": "", "top1_ema_last": ", EMA"}
 
 
-def write_comparison(url: str, config: DistillConfig, results: Results) -> dict[str, Any]:
-    """Write ``compare.json``, ``.md``, ``.tex`` and ``.png``; give the content of the first."""
-    folder, facts = ArtifactStore(url), _facts(config, results)
+def write_comparison(
+    url: str, config: DistillConfig, results: Results, changes: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write ``compare.json``, ``.md``, ``.tex`` and ``.png``; give the content of the first.
+
+    Args:
+        changes: options of single methods, which every table names.
+    """
+    folder = ArtifactStore(url)
+    facts = _facts(config, results) | {"changes": {name: dict(options) for name, options in changes.items()}}
     for kind, data in (("md", markdown(facts)), ("tex", latex(facts)), ("json", json.dumps(facts, indent=1))):
         folder.put(folder.path(f"compare.{kind}"), data.encode())
     folder.put(folder.path("compare.png"), plot_png(facts))
@@ -82,6 +90,15 @@ def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", bes
     return table
 
 
+def changed(facts: dict[str, Any]) -> str:
+    """Name the options that single methods were given, to be added to a caption."""
+    told = [
+        f"{method} with {', '.join(f'{field} {value}' for field, value in options.items())}"
+        for method, options in facts["changes"].items()
+    ]
+    return f"; {'; '.join(told)}" if told else ""
+
+
 def _every(full: dict[str, Any]) -> str:
     """Name the bound of all data; what a loaded teacher was trained on is not known."""
     return "loaded teacher" if full["from"] == "loaded teacher" else "all data"
@@ -124,6 +141,7 @@ def _caption(facts: dict[str, Any]) -> str:
         f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
         + (" (loaded)" if teacher["loaded"] else "")
         + committee(facts)
+        + changed(facts)
     )
 
 

@@ -97,7 +97,7 @@ def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
             own = [r for r in results if r.student == student and (r.images == "distilled") == distilled]
             if own:
                 epochs = [point["epoch"] for point in own[0].curve]
-                for kind, suffix in (("top1", ""), ("top1_ema", ", averaged")):
+                for kind, suffix in (("top1", ""), ("top1_ema", ", EMA")):
                     if kind in own[0].curve[0]:
                         means = np.mean([[point[kind] for point in result.curve] for result in own], axis=0)
                         series.append((f"{label}, {student}{suffix}", epochs, means.tolist()))

@@ -185,7 +185,7 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
             if scores[key]:
                 rows.append(_score_row(f"{label}, {name}", count, scores[key], "top1"))
                 if "top1_ema_last_mean" in scores[key]:
-                    rows.append(_score_row(f"{label}, {name}, averaged", count, scores[key], "top1_ema"))
+                    rows.append(_score_row(f"{label}, {name}, EMA", count, scores[key], "top1_ema"))
         full = scores["full_data"]
         if full and full["from"] != "loaded teacher":  # whose images are not known here
             rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
