@@ -167,7 +167,7 @@ def latex(facts: dict[str, Any]) -> str:
 
 
 def plot_png(facts: dict[str, Any]) -> bytes:
-    """Draw top-1 against images per class, a line for each method, a panel for each student."""
+    """Draw top-1 against images per class, each method in a colour, a panel for each student."""
     students = list(dict.fromkeys(row["student"] for row in facts["rows"]))
     out = io.BytesIO()
     with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawn, panels):
@@ -176,7 +176,10 @@ def plot_png(facts: dict[str, Any]) -> bytes:
                 own = [row for row in facts["rows"] if (row["method"], row["student"]) == (method, student)]
                 own.sort(key=lambda row: int(row["ipc"]))
                 heights, errors = [row["top1_last_mean"] for row in own], [row["top1_last_std"] or 0.0 for row in own]
-                axes.errorbar([row["ipc"] for row in own], heights, errors, label=method, marker="o", capsize=3)
+                # Points of several hashes do not compare, so no line leads from one to the next.
+                line = "-" if len({row["protocol"]["hash"] for row in own}) == 1 else ""
+                sizes = [row["ipc"] for row in own]
+                axes.errorbar(sizes, heights, errors, label=method, marker="o", linestyle=line, capsize=3)
             full = facts["full_data"][student]
             if full:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
