@@ -227,7 +227,11 @@ def reshaped(state):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(without_bias, "lacks head.bias"), (with_extra, "adds extra.weight"), (reshaped, "reshapes head.bias")],
+    [
+        (without_bias, "lacks head.bias"),
+        (with_extra, "adds extra.weight"),
+        (reshaped, r"has head.bias of shape \(1,\) \(here \(5,\)\)"),
+    ],
 )
 def test_weights_that_do_not_fit_are_refused_by_key_and_change_nothing(tmp_path, source, empty, change, message):
     before = {key: value.clone() for key, value in empty.state_dict().items()}
@@ -235,7 +239,7 @@ def test_weights_that_do_not_fit_are_refused_by_key_and_change_nothing(tmp_path,
     change(state)
     path = str(tmp_path / "w.pth")
     torch.save(state, path)
-    with pytest.raises(ConfigError, match=rf"does not fit convnet3_w16 .*\(1 keys: it {message}\)"):
+    with pytest.raises(ConfigError, match=rf"does not fit convnet3_w16 .*\(1 key: it {message}\)"):
         load_weights(empty, path, "convnet3_w16")
     assert all(torch.equal(value, before[key]) for key, value in empty.state_dict().items())
 

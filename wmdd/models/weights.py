@@ -43,7 +43,7 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
         )
         told = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} keys: it {told}); "
+            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} key{'s' * (count != 1)}: it {told}); "
             "check pretrain.model, pretrain.stem and the number of classes"
         )
     network.load_state_dict(state, strict=True)
