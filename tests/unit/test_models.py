@@ -230,7 +230,7 @@ def reshaped(state):
     [
         (without_bias, "lacks head.bias"),
         (with_extra, "adds extra.weight"),
-        (reshaped, r"has head.bias of shape \(1,\) \(here \(5,\)\)"),
+        (reshaped, r"has head.bias of shape \(1,\), here \(5,\)"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_key_and_change_nothing(tmp_path, source, empty, change, message):

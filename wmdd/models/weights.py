@@ -42,9 +42,10 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
             ", ".join(dict.fromkeys((keys[0], keys[-1] if what == "has" else keys[0]))) for what, keys in found.items()
         )
         told = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
+        keys = "1 key" if count == 1 else f"{count} keys"
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({count} key{'s' * (count != 1)}: it {told}); "
-            "check pretrain.model, pretrain.stem and the number of classes"
+            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {told}); check "
+            "pretrain.model, pretrain.stem and the number of classes"
         )
     network.load_state_dict(state, strict=True)
 
@@ -55,7 +56,7 @@ def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list
     found = {
         "lacks": [key for key in own if key not in state],
         "adds": [key for key in state if key not in own],
-        "has": [f"{key} of shape {theirs} (here {ours})" for key, theirs, ours in shapes if theirs != ours],
+        "has": [f"{key} of shape {theirs}, here {ours}" for key, theirs, ours in shapes if theirs != ours],
     }
     return {what: keys for what, keys in found.items() if keys}
 
