@@ -351,5 +351,7 @@ def _keys(refs: ArtifactRef | tuple[ArtifactRef, ...]) -> str | list[str]:
 def _file_digest(url: str) -> str:
     try:
         return hashlib.blake2b(read(*open_fs(url)), digest_size=16).hexdigest()
+    except FileNotFoundError as exc:
+        raise ConfigError(f"pretrain.weights={url}: there is no such file; give a .safetensors or .pth file") from exc
     except (OSError, ValueError) as exc:
         raise ConfigError(f"pretrain.weights={url}: cannot be read; give a .safetensors or .pth file") from exc
