@@ -108,7 +108,7 @@ def _refuse_dropped(
             if given != before:
                 raise ConfigError(
                     f"--{field} {given}: {name} sets it in its own way; give it to the methods that shall have it, "
-                    f"as in --set wmdd:{field}={given}"
+                    f"as in --set {name}:{field}={given}"
                 )
 
 

@@ -20,6 +20,7 @@ from wmdd.plan import Plan, make_plan
 from wmdd.protocols import with_protocol
 from wmdd.report.comparison import write_comparison
 from wmdd.report.folder import write_run
+from wmdd.sections.base import refuse_twice
 from wmdd.store import ArtifactStore
 
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
@@ -48,9 +49,11 @@ def cases(
             what all methods share, and for numbers below 1.
     """
     for option, given in (("methods", methods), ("ipc", ipcs)):
-        twice = [value for value in given if list(given).count(value) > 1]
-        if twice:
-            raise ConfigError(f"--{option} {','.join(map(str, given))}: names {twice[0]} twice; leave one out")
+        names = tuple(map(str, given))
+        try:
+            refuse_twice(names)
+        except ValueError as exc:
+            raise ConfigError(f"--{option} {','.join(names)}: {exc}") from exc
     strange = [name for name in changes if name not in methods]
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")

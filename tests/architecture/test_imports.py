@@ -150,13 +150,31 @@ def test_module_stands_on_lower_floors_and_keeps_the_bans(path):
     assert breaks(path.read_text(), str(path.relative_to(ROOT))) == []
 
 
+# What each ban must see; none of these lines is code of ours.
+PLANTED = {
+    r"^\s*(import|from) ray\b": ("import ray", "from ray import train"),
+    r"\.cuda\(|torch\.cuda": ("x.cuda()", "torch.cuda.synchronize()"),
+    r"manual_seed|default_rng|random\.seed|fork_rng": ("np.random.default_rng()", "torch.manual_seed(0)"),
+    r"0\.485|0\.4914|0\.4802": ("mean = 0.485", "mean = 0.4914"),
+    r"(?<![\w.])print\(": ("print(1)",),
+    r"(?<!Distributed)DataParallel\b": ("nn.DataParallel(x)", "from torch.nn import DataParallel"),
+    r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("pq.read_table(x)", "pq.ParquetFile(x)"),
+    r"\b(import|from) (pickle|dill|cloudpickle)\b": ("import pickle", "from cloudpickle import loads"),
+    r"weights_only=False": ("torch.load(f, weights_only=False)",),
+    r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": ("torch.load(f)",),
+}
+
+
 def test_checker_sees_planted_violations(tmp_path):
     path = tmp_path / "losses.py"
     path.write_text("import wmdd.plan\n")
     assert climbs("wmdd.losses", path)
-    for line in ("import ray", "x.cuda()", "np.random.default_rng()", "mean = 0.485", "print(1)", "import pickle"):
-        assert breaks(line, "wmdd/losses.py"), line
-    assert breaks("torch.load(f)", "wmdd/losses.py")
+    assert set(PLANTED) == set(BANS)
+    for pattern, lines in PLANTED.items():
+        for line in lines:
+            assert re.search(pattern, line), (pattern, line)
+            assert breaks(line, "wmdd/losses.py"), line
+    assert not breaks("torch.nn.parallel.DistributedDataParallel(x)", "wmdd/losses.py")
     assert not breaks("torch.load(f, weights_only=True)", "wmdd/models/weights.py")
 
 

@@ -16,7 +16,7 @@ from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
 from wmdd.distilled import load_distilled
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, StorageError
 from wmdd.labels import LabelBlock
 from wmdd.plan import plan_from, protocol_hash
 from wmdd.recipes import recipe, recipes
@@ -159,10 +159,12 @@ def test_run_that_was_moved_finds_its_store_beside_it_or_where_it_is_told(tiny_r
 def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_path):
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(tiny_run.run / "teacher.safetensors", teacher)
-    words = ("digits", *TINY, "--executor", "local", "--run", "made/loaded", "--pretrain.weights")
+    committee = ("--relabel.teachers", "convnet1_w8")
+    words = ("digits", *TINY, *committee, "--executor", "local", "--run", "made/loaded", "--pretrain.weights")
     made = run(tmp_path, "distill", *words, teacher)
     assert made.returncode == 0, made.stderr
     assert "teacher convnet2_w16, loaded" in made.stdout
+    assert re.search(r"labels too: convnet1_w8 +│ 1433 ", made.stdout)  # trained here, on all images
     teacher.rename(tmp_path / "same.safetensors")
     assert not any(to_run(tmp_path, *words, "same.safetensors").values())  # the same content at another place
     (tmp_path / "same.safetensors").unlink()
@@ -171,11 +173,24 @@ def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_
     assert rewrite(str(tmp_path / "moved/loaded")).metrics == metrics
 
 
-def test_store_that_cannot_be_read_is_looked_for_beside_the_run(tiny_run, tmp_path):
-    shutil.copytree(tiny_run.folder / "runs", tmp_path / "runs")
-    noted = tmp_path / "runs/digits/run.json"
-    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"store": "sftp://127.0.0.1:9/store"}))
-    assert rewrite(str(tmp_path / "runs/digits")).metrics
+def test_store_that_fails_where_it_was_is_looked_for_elsewhere_unless_it_was_named(tiny_run, tmp_path, monkeypatch):
+    run_url, asked, contains = str(tmp_path / "digits"), [], ArtifactStore.__contains__
+
+    def fails(self, ref):
+        asked.append(self.url)
+        if self.url == "/broken":
+            raise StorageError("/broken cannot be read")
+        return contains(self, ref)
+
+    shutil.copytree(tiny_run.run, run_url)
+    noted = tmp_path / "digits/run.json"
+    noted.write_text(json.dumps(json.loads(noted.read_text()) | {"store": "/broken"}))
+    monkeypatch.setattr(ArtifactStore, "__contains__", fails)
+    with pytest.raises(ConfigError, match=f"its store is not at {tmp_path}/store nor at /broken; give its place"):
+        rewrite(run_url)
+    assert asked == [f"{tmp_path}/store", "/broken"]
+    with pytest.raises(StorageError, match="/broken cannot be read"):
+        rewrite(run_url, "/broken")
 
 
 @pytest.mark.parametrize(

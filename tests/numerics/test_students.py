@@ -103,6 +103,27 @@ def test_average_is_that_of_all_weights_and_statistics_and_outlives_an_interrupt
         assert torch.equal(value, made.result.state_dict()[name])
 
 
+def test_average_is_updated_at_some_steps_only():
+    made, seen = trainer(ema=0.6, ema_every=4), []
+    update = made.averaged.update_parameters
+    made.averaged.update_parameters = lambda network: (seen.append(made.step), update(network))
+    list(made.run())
+    assert (made.step, seen) == (6, [0, 4])
+
+
+def test_either_mixture_comes_up_and_is_one_of_the_two():
+    images, labels = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 8).clone(), torch.arange(6)
+    mix, kinds = mixing(recipe("digits").pretrain.model_copy(update={"mix": "either"}), 6), set()
+    for seed in range(30):
+        with SeedTree(seed).scoped():
+            mixed, _ = mix(images, labels)
+        flat = mixed.flatten(1)
+        if (flat != images.flatten(1)).any():
+            # Whole images mixed stay even; a pasted box leaves two values.
+            kinds.add("mixup" if (flat.std(dim=1) < 1e-6).all() else "cutmix")
+    assert kinds == {"mixup", "cutmix"}
+
+
 def test_long_epochs_give_news_which_change_nothing(monkeypatch):
     quiet, telling = trainer(norm=True), trainer(norm=True)
     epochs = list(quiet.run())
@@ -273,6 +294,24 @@ def test_teacher_with_every_option_is_the_same_after_an_interruption(tmp_path, o
     files = [news.value.to_files() for news in (*whole, *run(snapshots[0])) if isinstance(news, Output)]
     assert len(files) == 2
     assert files[0] == files[1]
+
+
+def test_strength_of_the_changes_reaches_the_teachers_views(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "wmdd.stages.pretrain.augmentation",
+        lambda name, pixels, strength: (seen.append((name, strength)), lambda images: images)[1],
+    )
+    changes = {
+        "data.classes": ("0", "1"), "pretrain.model": "convnet1_w8", "pretrain.epochs": 1,
+        "pretrain.augment": "randaugment", "pretrain.augment_strength": 5,
+    }  # fmt: skip
+    config, store = override(recipe("digits"), changes), ArtifactStore(str(tmp_path))
+    index, ref = load_index(config, store, lambda done, total: None)
+    planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
+    unit = Unit(planned.ref.unit, planned.params, lambda name: index, None)
+    list(STAGES["pretrain"].run(config.pretrain, [unit], SeedTree(0), CPU))
+    assert seen == [("randaugment", 5)]
 
 
 def test_shared_statistics_need_others_and_gpus():

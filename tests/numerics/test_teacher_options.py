@@ -8,7 +8,8 @@ from wmdd.data.changes import _each
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model
 from wmdd.recipes import recipe
-from wmdd.sections import PretrainConfig
+from wmdd.sections import EvaluateConfig, PretrainConfig
+from wmdd.stages.evaluate import _schedule as _student_schedule
 from wmdd.stages.pretrain import _optimizer, _schedule
 from wmdd.training import Schedule, decay_groups
 
@@ -53,6 +54,7 @@ def test_steps_of_the_rate_begin_after_the_warm_up():
 def test_straight_line_of_a_student_ends_at_zero():
     line = Schedule(0.2, 10, line=True)
     assert [line.at(step) for step in (0, 5, 9)] == pytest.approx([0.2, 0.1, 0.02])
+    assert _student_schedule(EvaluateConfig(lr=0.2, schedule="linear"), 10) == line
 
 
 def test_norms_and_biases_decay_by_shares_of_their_own_and_no_parameter_is_lost():

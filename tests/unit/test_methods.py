@@ -175,6 +175,14 @@ def test_options_of_single_methods_are_named_in_every_table():
     assert " with " not in markdown(facts())
 
 
+def test_points_of_different_hashes_are_not_joined_in_the_plot():
+    joined = facts()
+    apart = facts()
+    apart["rows"] = [row | {"protocol": {"name": "wmdd", "hash": str(row["ipc"])}} for row in apart["rows"]]
+    assert plot_png(joined) == plot_png(facts())
+    assert plot_png(joined) != plot_png(apart)
+
+
 def test_averaged_students_have_lines_of_their_own():
     averaged = facts()
     for row in averaged["rows"]:
