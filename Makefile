@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 STAMP := .venv/.installed
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint gpu lock clean
 
 demo: $(STAMP)
 	.venv/bin/wmdd distill digits
@@ -15,6 +15,11 @@ lint: $(STAMP)
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# Proves the GPU path; TOY=1 rehearses the same steps on the CPU. A machine without a network brings its own packages.
+GPU_PYTHON := $(shell $(PYTHON) -c 'import torch, timm, pydantic, ot, tenacity, pytest' 2>/dev/null && echo $(PYTHON))
+gpu: $(if $(GPU_PYTHON),,$(STAMP))
+	$(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(GPU_OPTIONS)
 
 # The environment is made anew when the pinned packages or the project's metadata change.
 $(STAMP): requirements.lock pyproject.toml

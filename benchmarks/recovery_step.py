@@ -12,14 +12,10 @@ import time
 import torch
 
 from benchmarks.common import report
-from wmdd.models.probes import Probe
-from wmdd.models.registry import build_model
-from wmdd.moments import Moments
+from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.runtime import Runtime
 from wmdd.sections import RecoverConfig, RuntimeConfig
-from wmdd.seeding import SeedTree
-from wmdd.synthesis import Target, recover_images
-from wmdd.types import Barycenter, ClassStatistics, Teacher
+from wmdd.synthesis import recover_images
 
 CLASSES, IPC, STEPS = 10, 10, 12
 
@@ -42,24 +38,8 @@ def main() -> None:
 
 def _time(model: str, size: int, runtime: Runtime) -> float:
     runtime.enter()
-    with SeedTree(0).scoped():
-        network = build_model(model, CLASSES, size)
-    names = tuple(str(i) for i in range(CLASSES))
-    teacher = Teacher(model, "auto", dict(network.state_dict()), names, 0.1, size, 1.0, "half")
-    with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
-        _, features, inputs = probe.run(torch.randn(8, 3, size, size))
-    moments = tuple(Moments.of(layer) for layer in inputs)
-    weights = torch.full((IPC,), 1 / IPC)
-    support = torch.zeros(IPC, features.shape[1])
-    targets = [
-        Target(
-            ClassStatistics(c, features, moments),
-            Barycenter(c, support, weights, torch.arange(IPC), (1.0,), True, (0.0,) * 5),
-            SeedTree(0).child(c),
-            None,
-        )
-        for c in range(CLASSES)
-    ]
+    teacher = untrained_teacher(model, size, CLASSES)
+    targets = random_targets(teacher, IPC)
     section = RecoverConfig(iterations=STEPS)
     best = float("inf")
     for _ in range(3):

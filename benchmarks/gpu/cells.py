@@ -1,0 +1,88 @@
+"""Step: whole recipes from images to scores, with the time of each stage. What an earlier call finished is found."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.steps import Setting, Tell
+from wmdd.api import distill
+from wmdd.config import DistillConfig, override
+from wmdd.events import Event
+from wmdd.methods import with_method
+from wmdd.pipeline import LocalExecutor
+from wmdd.recipes import recipe
+from wmdd.report.scores import protocols_of_run, score_rows
+
+TOY: dict[str, Any] = {
+    "data.path": "builtin:digits",
+    "data.image_size": 16,
+    "data.per_class": 10,
+    "pretrain.model": "convnet1_w8",
+    "pretrain.epochs": 1,
+    "recover.iterations": 2,
+    "recover.roll_px": 1,
+    "relabel.epochs": 2,
+    "evaluate.students": ("convnet1_w8",),
+    "evaluate.seeds": 1,
+    "runtime.device": "cpu",
+    "runtime.train_threads": 1,
+}
+
+
+def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
+    """Run a recipe in this process; tell each stage's seconds and each student's score as they come."""
+    folder = Path(setting.work) / ("toy" if setting.toy else recipe_name) / f"{method}-ipc-{ipc}"
+    config = _config(setting, recipe_name, ipc, method)
+    watch = _Watch(tell)
+    begun = time.perf_counter()
+    result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)
+    wall_s = time.perf_counter() - begun
+    if method == "wmdd":
+        shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{recipe_name}-{ipc}.png")
+    tell(metrics=result.metrics, wall_s=round(wall_s, 1), result=f"{_scores(result.metrics)}\n{watch.stages()}")
+
+
+def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
+    data = setting.tiny if recipe_name.startswith("tiny") else setting.data
+    ipc = min(ipc, 2) if setting.toy else ipc
+    config = with_method(override(recipe(recipe_name), {"data.path": data, "barycenter.ipc": ipc}), method)
+    return override(config, TOY if setting.toy else {"runtime.device": "cuda"})
+
+
+class _Watch:
+    """Listens to a run: seconds of each stage's units, and the last score of each student."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._seconds: dict[str, float] = {}
+        self._units: dict[str, int] = {}
+        self._top1: dict[str, float] = {}
+        self._latest = ""
+
+    def __call__(self, event: Event) -> None:
+        """Note what an event says, and write it down."""
+        if event.kind == "unit":
+            self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + event.metrics["seconds"]
+            self._units[event.stage] = self._units.get(event.stage, 0) + 1
+        elif event.kind == "progress" and "top1" in event.metrics:
+            self._top1[event.unit] = round(event.metrics["top1"], 4)
+        elif event.kind != "progress":
+            return
+        self._latest = f"{event.stage} of {event.unit}: {event.text}" if event.kind == "progress" else ""
+        seconds = {stage: round(value, 2) for stage, value in self._seconds.items()}
+        lines = "\n".join(filter(None, (self.stages(), self._latest)))
+        self._tell(stage_s=seconds, units=self._units, top1=self._top1, result=lines)
+
+    def stages(self) -> str:
+        """Name the seconds of each stage that ran."""
+        shown = ", ".join(f"{stage} {value:.1f} s" for stage, value in self._seconds.items())
+        return shown or "all was in the store"
+
+
+def _scores(metrics: dict[str, Any]) -> str:
+    """Name every score: last epoch, mean and sample deviation over the students."""
+    rows = [f"{row.name} {row.last}" for row in score_rows(metrics)]
+    return f"{', '.join(rows)}; {protocols_of_run(metrics)}"

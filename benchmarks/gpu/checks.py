@@ -1,0 +1,46 @@
+"""Step: the tests marked ``gpu``, which run on the CPU too where there is no GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu.steps import Setting, Tell
+
+FOLDER = Path(__file__).parents[2] / "tests" / "gpu"
+SHOWN = 12  # lines of each failure
+OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "gpu")
+
+
+class _Counter:
+    """Counts the tests as they end."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._ended: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
+        self._failures: dict[str, list[str]] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Note a test's phase."""
+        name = report.nodeid.rpartition("/")[2]
+        self._seconds[name] = round(self._seconds.get(name, 0.0) + report.duration, 2)
+        if report.when == "call" or not report.passed:
+            self._ended[report.outcome] = self._ended.get(report.outcome, 0) + 1
+            if report.failed:
+                self._failures[name] = str(report.longrepr).splitlines()[-SHOWN:]
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in self._ended.items())
+            failed = "".join(f"\nfailed: {test}" for test in self._failures)
+            self._tell(tests=self._seconds, failures=self._failures, result=counts + failed)
+
+
+def run(setting: Setting, tell: Tell) -> None:
+    """Run the tests; a failure of one fails the step, when all have run."""
+    if setting.toy:
+        os.environ["WMDD_TEST_DEVICE"] = "cpu"
+    status = pytest.main([*OPTIONS, str(FOLDER)], plugins=[_Counter(tell)])
+    if status:
+        raise SystemExit(1)

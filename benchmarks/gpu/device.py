@@ -1,0 +1,106 @@
+"""The device under the benchmark: its ceiling, and the share of the time in which it works."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.gpu.steps import Setting
+from wmdd.runtime import Runtime
+from wmdd.sections import RuntimeConfig
+
+
+def open_runtime(setting: Setting, **changes: Any) -> Runtime:
+    """Open the runtime as a worker does."""
+    device = "cpu" if setting.toy else "cuda"
+    runtime = Runtime.create(RuntimeConfig(device=device, **changes))
+    runtime.enter()
+    return runtime
+
+
+def synchronize() -> None:
+    """Wait until the device has done all that was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def ceiling_tflops(setting: Setting, dtype: torch.dtype, size: int = 8192) -> float:
+    """Return the rate of a square matrix product of random numbers, mean of ten after three, TFLOP/s."""
+    size = 256 if setting.toy else size
+    device = "cpu" if setting.toy else "cuda"
+    generator = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    synchronize()
+    begun = time.perf_counter()
+    for _ in range(10):
+        left @ right
+    synchronize()
+    return 10 * 2 * size**3 / (time.perf_counter() - begun) / 1e12
+
+
+@contextlib.contextmanager
+def peak_memory(figures: dict[str, float]) -> Iterator[None]:
+    """Put the most memory that tensors held inside into ``figures["peak_gib"]``; nothing on a CPU."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats()
+    yield
+    figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+
+
+class Trace:
+    """A profile of what runs inside the ``with`` block, by `torch.profiler`.
+
+    Args:
+        operators: record the host's operators too, which slows the host down.
+    """
+
+    def __init__(self, *, operators: bool = False) -> None:
+        self._cuda = torch.cuda.is_available()
+        activities = [ProfilerActivity.CUDA] if self._cuda else []
+        activities += [ProfilerActivity.CPU] if operators or not self._cuda else []
+        self._profile = profile(activities=activities)
+
+    def __enter__(self) -> Trace:
+        synchronize()
+        self._profile.__enter__()
+        self._begun = time.perf_counter()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        synchronize()
+        self.seconds = time.perf_counter() - self._begun
+        self._profile.__exit__(*error)
+
+    def busy_share(self) -> float | None:
+        """Return the share of the time in which at least one kernel or copy ran; None on a CPU."""
+        if not self._cuda:
+            return None
+        spans = sorted(
+            (event.time_range.start, event.time_range.end)
+            for event in self._profile.events() or ()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        )
+        busy, until = 0.0, float("-inf")
+        for start, end in spans:
+            busy += max(0.0, end - max(start, until))
+            until = max(until, end)
+        return round(busy / 1e6 / self.seconds, 3)
+
+    def top(self, count: int = 10) -> list[dict[str, Any]]:
+        """Return the operators or kernels that take most time by themselves: name, share of all, calls."""
+        name = "self_device_time_total" if self._cuda else "self_cpu_time_total"
+        rows = self._profile.key_averages()
+        total = sum(getattr(row, name) for row in rows) or 1.0
+        rows = sorted(rows, key=lambda row: -getattr(row, name))[:count]
+        return [
+            {"name": row.key[:100], "share": round(getattr(row, name) / total, 3), "calls": row.count} for row in rows
+        ]

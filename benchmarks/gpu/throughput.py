@@ -1,0 +1,117 @@
+"""Step: images per second of every stage with a network but recovery, and the share of time in which the device works.
+
+The real images are made up: files of the wanted size, in folders, decoded as a user's are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.gpu.device import Trace, open_runtime
+from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.untrained import untrained_teacher
+from wmdd.config import DistillConfig, override
+from wmdd.data.index import DatasetIndex, build_index
+from wmdd.events import Output
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import STAGES, Unit
+from wmdd.types import DistilledClass, Teacher
+
+CLASSES, IPC = 10, 10
+
+
+def run(setting: Setting, tell: Tell, size: int) -> None:
+    """Time each stage once without and once with a profile, after a first run that chooses kernels."""
+    size = 16 if setting.toy else size
+    with tempfile.TemporaryDirectory() as folder:
+        index = _real_images(Path(folder), size, 4 if setting.toy else 40 if size > 100 else 200)
+        work = _Work("convnet1_w8" if setting.toy else "resnet18", size, index, setting)
+        stages = {"statistics": work.statistics, "relabel": work.relabel, "student": work.student}
+        figures: dict[str, dict[str, Any]] = {}
+        for name, stage in (stages | {"teacher": work.teacher_training}).items():
+            stage(1)
+            times = 1 if setting.toy else 3
+            begun = time.perf_counter()
+            images = stage(times)
+            seconds = time.perf_counter() - begun
+            with Trace() as trace:
+                stage(times)
+            figures[name] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
+            shown = ", ".join(f"{stage} {found['images_per_s']:g}" for stage, found in figures.items())
+            tell(stages=figures, result=f"images per second: {shown}")
+
+
+def _real_images(folder: Path, size: int, each: int) -> DatasetIndex:
+    """Write smooth random images, as JPEG of about the size that photographs have, or PNG where they are small."""
+    rng = SeedTree(0).child("real").numpy()
+    side = size if size < 100 else size * 8 // 7
+    for split, count in (("train", each), ("val", max(1, each // 4))):
+        for class_id in range(CLASSES):
+            target = folder / split / f"{class_id:02d}"
+            target.mkdir(parents=True)
+            for number in range(count):
+                coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+                suffix = "png" if size < 100 else "jpg"
+                coarse.resize((side, side), Image.Resampling.BICUBIC).save(target / f"{number:04d}.{suffix}")
+    return build_index(str(folder))
+
+
+class _Work:
+    """The stages on one network and one image size; each returns the images that it took."""
+
+    def __init__(self, model: str, size: int, index: DatasetIndex, setting: Setting) -> None:
+        self._model, self._size, self._index = model, size, index
+        self._teacher: Teacher = untrained_teacher(model, size, CLASSES)
+        self._runtime: Runtime = open_runtime(setting)
+        self._epochs = 2 if setting.toy else 20 if size > 100 else 60
+        self._geometry = {"image_size": size, "crop_ratio": 1.0, "normalization": "half"}
+        pixels = torch.randint(0, 256, (IPC, 3, size, size), dtype=torch.uint8)
+        masses = torch.full((IPC,), 1 / IPC)
+        self._images = [DistilledClass(class_id, pixels, masses) for class_id in range(CLASSES)]
+        self._labels: list[Any] = []
+
+    def statistics(self, times: int) -> int:
+        """Measure classes, image files and all."""
+        loaded = {"teacher": self._teacher, "index": self._index}
+        for class_id in range(CLASSES if times > 1 else 1):
+            self._run("statistics", {"class_id": class_id}, loaded, {})
+        return len(self._index.train)
+
+    def relabel(self, times: int) -> int:
+        """Label epochs of the distilled images."""
+        epochs = times * self._epochs
+        params = {"images": "distilled", "first_epoch": 0, "epochs": epochs}
+        loaded = {"teacher": self._teacher, "classes": self._images}
+        self._labels = self._run("relabel", params, loaded, {"relabel.epochs": epochs, "relabel.batch_size": 50})
+        return epochs * CLASSES * IPC
+
+    def student(self, times: int) -> int:
+        """Train a student on the labels that there are, and validate it once."""
+        params = {"student": self._model, "seed": 0, "images": "distilled", "geometry": self._geometry}
+        params |= {"protocol": "wmdd", "protocol_hash": "none"}
+        loaded = {"classes": self._images, "labels": self._labels, "index": self._index}
+        changes = {"evaluate.val_every": times * self._epochs}
+        self._run("evaluate", params, loaded, {"relabel.batch_size": 50, **changes})
+        return int(self._labels[0].meta["epochs"]) * CLASSES * IPC
+
+    def teacher_training(self, times: int) -> int:
+        """Train a teacher for some epochs, and validate it at the end."""
+        params = {"model": self._model, "stem": "auto", "weights": None, "geometry": self._geometry}
+        changes = {"pretrain.epochs": times, "pretrain.batch_size": 100, "pretrain.pad_px": 4}
+        self._run("pretrain", params, {"index": self._index}, changes)
+        return times * len(self._index.train)
+
+    def _run(self, name: str, params: dict[str, Any], loaded: dict[str, Any], changes: dict[str, Any]) -> list[Any]:
+        section = getattr(override(DistillConfig(), changes), STAGES[name].section)
+        load: Callable[[str], Any] = loaded.__getitem__
+        events = STAGES[name].run(section, [Unit("unit", params, load)], SeedTree(0), self._runtime)
+        return [event.value for event in events if isinstance(event, Output)]

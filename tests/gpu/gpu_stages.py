@@ -1,0 +1,160 @@
+"""What the tests of the device share: the device, and each stage on small inputs of its own."""
+
+import dataclasses
+import functools
+import os
+import warnings
+
+import torch
+from image_files import folder
+
+from benchmarks.untrained import random_targets, untrained_teacher
+from wmdd.config import DistillConfig, override
+from wmdd.data.index import build_index
+from wmdd.events import Output, Snapshot
+from wmdd.runtime import Runtime
+from wmdd.sections import RecoverConfig, RuntimeConfig
+from wmdd.seeding import SeedTree
+from wmdd.stages import STAGES, Unit
+from wmdd.synthesis import Recovered, recover_images
+from wmdd.types import DistilledClass
+
+# Where there is no GPU, and in the toy run of the benchmark, the CPU stands in for it.
+DEVICE = os.environ.get("WMDD_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = DEVICE == "cuda"
+# Network, image size and first layers: max-pooling is in the standard ones alone.
+NETWORKS = {"convnet": ("convnet2_w16", 16, "auto"), "resnet": ("resnet18", 64, "standard")}
+CLASSES, IPC = 4, 2
+SECTION = RecoverConfig(lr=0.1, roll_px=4, bn_weight=1.0)
+
+
+def open_runtime(device=None, precision="fp32", compile="off", memory_gib=2.0):
+    """One thread on a CPU, as a worker has it."""
+    config = RuntimeConfig(
+        device=device or DEVICE, precision=precision, compile=compile, train_threads=1, memory_gib=memory_gib
+    )
+    return Runtime.create(config)
+
+
+@functools.cache
+def classes_of(name):
+    """A teacher with random weights, and a target for each of its classes."""
+    model, size, stem = NETWORKS[name]
+    return model, size, stem, random_targets(untrained_teacher(model, size, CLASSES, stem), IPC)
+
+
+def recovered(name, runtime, *, places=range(CLASSES), first=0, until=None, steps=4, before=None):
+    """The images and losses of some classes of a network after some steps; the teacher is a new one each time."""
+    model, size, stem, targets = classes_of(name)
+    teacher = untrained_teacher(model, size, CLASSES, stem)
+    section = SECTION.model_copy(update={"iterations": steps})
+    chosen = [targets[place] for place in places]
+    if before is not None:
+        chosen = [dataclasses.replace(target, before=_kept(before, place)) for place, target in enumerate(chosen)]
+    runtime.enter()
+    events = recover_images(section, teacher, chosen, runtime, first=first, until=until)
+    return next(event for event in events if isinstance(event, Recovered))
+
+
+def _kept(found, place):
+    masses = torch.full((IPC,), 1 / IPC)
+    return DistilledClass(0, found.images[place], masses, losses=found.losses[place], state=found.state[place])
+
+
+@functools.cache
+def index_of(root, each=6):
+    """A set of two classes of small images."""
+    names = [f"{split}/{name}/{i}.png" for split, n in (("train", each), ("val", 4)) for name in "ab" for i in range(n)]
+    return build_index(folder(root, *names))
+
+
+CHANGES = {
+    "pretrain.epochs": 3,
+    "pretrain.batch_size": 4,
+    "pretrain.pad_px": 1,
+    "pretrain.lr": 0.01,
+    "statistics.batch_size": 5,
+    "recover.iterations": 3,
+    "recover.roll_px": 2,
+    "relabel.epochs": 3,
+    "relabel.batch_size": 3,
+    "evaluate.val_every": 1,
+}
+
+
+def teacher(name="convnet"):
+    """For the set of two classes."""
+    model, size, stem = NETWORKS[name]
+    return untrained_teacher(model, size, 2, stem)
+
+
+def geometry(name):
+    """How images are shown to a network."""
+    return {"image_size": NETWORKS[name][1], "crop_ratio": 1.0, "normalization": "half"}
+
+
+def images(name):
+    """Two images for each of two classes."""
+    made, size = [], NETWORKS[name][1]
+    for class_id in range(2):
+        noise = torch.rand(2, 3, size, size, generator=SeedTree(class_id).torch())
+        made.append(DistilledClass(class_id, (255 * noise).to(torch.uint8), torch.full((2,), 0.5)))
+    return made
+
+
+def run(stage, runtime, params, changes=(), resume=None, **inputs):
+    """All that a stage yields for one unit."""
+    section = getattr(override(DistillConfig(), CHANGES | dict(changes)), STAGES[stage].section)
+    unit = Unit("unit", params, inputs.__getitem__, resume)
+    return list(STAGES[stage].run(section, [unit], SeedTree(7), runtime))
+
+
+def value(events):
+    """The output among what a stage yields."""
+    return next(event.value for event in events if isinstance(event, Output))
+
+
+def snapshots(events):
+    """The snapshots among them, oldest first."""
+    return [event.data for event in events if isinstance(event, Snapshot)]
+
+
+def pretrain(root, runtime, name="convnet", **options):
+    """A teacher of the set of two classes."""
+    model, _, stem = NETWORKS[name]
+    params = {"model": model, "stem": stem, "weights": None, "geometry": geometry(name)}
+    return run("pretrain", runtime, params, index=index_of(root, options.pop("each", 6)), **options)
+
+
+def statistics(root, runtime, name="convnet"):
+    """Of one class."""
+    return run("statistics", runtime, {"class_id": 1}, index=index_of(root), teacher=teacher(name))
+
+
+def relabel(runtime, name="convnet", epochs=3, **options):
+    """Labels of the four images."""
+    params = {"images": "distilled", "first_epoch": 0, "epochs": epochs}
+    return run("relabel", runtime, params, teacher=teacher(name), classes=images(name), **options)
+
+
+def evaluate(root, runtime, name="convnet", labels=None, **options):
+    """A student that learns from labels made on the CPU."""
+    params = {"student": NETWORKS[name][0], "seed": 0, "images": "distilled", "geometry": geometry(name)}
+    params |= {"protocol": "wmdd", "protocol_hash": "none"}
+    labels = labels or [value(relabel(open_runtime("cpu"), name))]
+    return run("evaluate", runtime, params, index=index_of(root), classes=images(name), labels=labels, **options)
+
+
+def waits(call):
+    """How often the host waits for the device during a call, as torch counts it; 0 on a CPU."""
+    if not ON_GPU:
+        call()
+        return 0
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)

@@ -1,0 +1,74 @@
+"""On one kind of device two runs give equal bits, also where one was cut short, was compiled, or shared its card."""
+
+import multiprocessing
+
+import pytest
+import torch
+from gpu_stages import NETWORKS, evaluate, open_runtime, pretrain, recovered, relabel, snapshots, statistics, value
+
+pytestmark = pytest.mark.gpu
+WAYS = {"fp32": {}, "bf16": {"precision": "bf16"}, "compiled": {"precision": "bf16", "compile": "on"}}
+LOOPS = [(name, way) for name in NETWORKS for way in WAYS if (name, way) != ("resnet", "compiled")]
+
+
+@pytest.mark.parametrize(("name", "way"), LOOPS)
+def test_two_recoveries_give_equal_images(name, way):
+    first, second = (recovered(name, open_runtime(**WAYS[way])) for _ in range(2))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.losses, second.losses)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
+    runtime = open_runtime(**WAYS[way])
+    whole, half = recovered("convnet", runtime), recovered("convnet", runtime, until=2)
+    rest = recovered("convnet", runtime, first=2, before=half)
+    assert torch.equal(rest.images, whole.images)
+    assert torch.equal(rest.losses, whole.losses)
+    assert not torch.equal(half.images, whole.images)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("way", ["fp32", "bf16"])
+def test_resumed_teacher_is_that_of_an_undisturbed_training(name, way, tmp_path):
+    runtime = open_runtime(**WAYS[way])
+    events = pretrain(tmp_path, runtime, name)
+    resumed = pretrain(tmp_path, runtime, name, resume=snapshots(events)[0])
+    assert len(snapshots(events)) == 2
+    assert len(snapshots(resumed)) == 1
+    for layer, weights in value(events).weights.items():
+        assert torch.equal(value(resumed).weights[layer], weights), layer
+
+
+def test_resumed_student_is_that_of_an_undisturbed_training(tmp_path):
+    runtime, changes = open_runtime(precision="bf16"), {"evaluate.ema": 0.9}
+    events = evaluate(tmp_path, runtime, changes=changes)
+    resumed = evaluate(tmp_path, runtime, changes=changes, resume=snapshots(events)[0])
+    assert len(snapshots(resumed)) == 1
+    assert value(resumed) == value(events)
+
+
+def test_statistics_and_labels_are_equal_each_time(tmp_path):
+    runtime = open_runtime(precision="bf16")
+    first, second = (value(statistics(tmp_path, runtime, "resnet")) for _ in range(2))
+    assert torch.equal(first.features, second.features)
+    assert first.to_files() == second.to_files()
+    assert value(relabel(runtime, "resnet")).data == value(relabel(runtime, "resnet")).data
+
+
+def test_several_processes_on_one_card_give_the_images_of_one():
+    alone = recovered("convnet", open_runtime(precision="bf16")).images.numpy().tobytes()
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe(duplex=False) for _ in range(2)]
+    processes = [context.Process(target=send_images, args=(end,)) for _, end in ends]
+    for process in processes:
+        process.start()
+    found = [receiver.recv_bytes() if receiver.poll(120) else b"" for receiver, _ in ends]
+    for process in processes:
+        process.join(30)
+    assert found == [alone, alone]
+
+
+def send_images(end):
+    """Recover in a process of its own."""
+    end.send_bytes(recovered("convnet", open_runtime(precision="bf16")).images.numpy().tobytes())
