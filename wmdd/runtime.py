@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import logging
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,7 +19,10 @@ from torch import Tensor, nn
 from wmdd.errors import ConfigError
 from wmdd.sections import RuntimeConfig
 
+logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+MAX_COMPILATIONS = 1000
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,15 @@ class Runtime:
         Raises:
             ConfigError: if a GPU is asked for and there is none.
         """
-        cuda = torch.cuda.is_available()
+        # A worker on the CPU does not even look for a GPU.
+        cuda = config.device != "cpu" and torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise ConfigError("runtime.device=cuda: torch sees no GPU here; use auto or cpu")
-        device = torch.device("cuda" if config.device != "cpu" and cuda else "cpu")
+        device = torch.device("cuda" if cuda else "cpu")
         bf16 = config.precision == "bf16" or (config.precision == "auto" and _fast_bf16(device))
         compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
-        compiled = compiled and shutil.which("cc") is not None
+        if config.compile == "on" and (failure := compiler_failure(device)):
+            raise ConfigError(f"runtime.compile=on: torch cannot compile here ({failure}); use auto or off")
         memory = int(config.memory_gib * 2**30)
         return Runtime(device, bf16, compiled, config.threads, config.train_threads, memory, config.loaders)
 
@@ -66,8 +73,9 @@ class Runtime:
         # Benchmarking picks kernels by the clock, and a resumed run must give the images of an undisturbed one.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        # TF32 rounds to ten bits, finer than bf16's seven; who asks for fp32 gets fp32.
+        torch.backends.cuda.matmul.allow_tf32 = self.bf16
+        torch.backends.cudnn.allow_tf32 = self.bf16
 
     def place(self, model: M) -> M:
         """Move a network to the device, channels last (measured to pay on GPUs and on bf16 CPUs)."""
@@ -75,7 +83,39 @@ class Runtime:
 
     def images(self, images: Tensor) -> Tensor:
         """Move (n, 3, h, w) images to the device in the networks' memory format."""
-        return images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+        return self.send(images).contiguous(memory_format=torch.channels_last)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Copy a tensor to the device without waiting for what the device has still to do.
+
+        A copy from pageable memory waits for all that was queued before it, and so leaves the device idle while the
+        host prepares the next step. Pinned memory does not; torch keeps it until the copy is done.
+        """
+        if self.device.type != "cuda" or tensor.is_cuda:
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def ahead(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches while a thread prepares the next one, where a GPU computes meanwhile; order and values stay."""
+        if self.device.type != "cuda":
+            yield from batches
+            return
+        iterator = iter(batches)
+        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+            pending = thread.submit(next, iterator, None)
+            while (batch := pending.result()) is not None:
+                pending = thread.submit(next, iterator, None)
+                yield batch
+
+    def keep(self, images: Tensor) -> Tensor:
+        """Put images that are used again and again on the device, unless they would fill an eighth of its memory."""
+        if self.device.type != "cuda" or images.nbytes > torch.cuda.get_device_properties(self.device).total_memory / 8:
+            return images
+        return images.to(self.device)
+
+    def pick(self, images: Tensor, rows: Tensor) -> Tensor:
+        """Gather rows of images where these are, on the device or not."""
+        return images[self.send(rows) if images.is_cuda else rows]
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
@@ -84,8 +124,29 @@ class Runtime:
             yield
 
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile a function where that is wanted; otherwise give it back."""
-        return torch.compile(function) if self.compile else function
+        """Compile a function where that is wanted; otherwise return it.
+
+        Each shape is compiled for itself, by rules without a clock: kernels for any shape, or the fastest of several,
+        would depend on what this process ran before, and a resumed run must give the bits of an undisturbed one.
+        """
+        if not self.compile or compiler_failure(self.device):
+            return function
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        # Beyond its limit torch goes on without compilation and with other bits, for all functions of the process.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
+        dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
+        options: dict[str, Any] = {"deterministic": True} if hasattr(inductor, "deterministic") else {}
+        compiled = torch.compile(function, dynamic=False, options=options)
+
+        def run(*arguments: Any) -> Any:
+            try:
+                return compiled(*arguments)
+            except torch._dynamo.exc.TorchDynamoException as exc:
+                raise ConfigError(f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off") from exc
+
+        return run
 
     def describe(self) -> dict[str, Any]:
         """Say what was used, for the manifest."""
@@ -93,9 +154,39 @@ class Runtime:
         return {
             "device": name,
             "precision": "bf16" if self.bf16 else "fp32",
-            "compile": self.compile,
+            "compile": self.compile and not _compiler_failures.get(self.device.type),
             "threads": self.threads,
         }
+
+
+_compiler_failures: dict[str, str] = {}
+
+
+def compiler_failure(device: torch.device) -> str:
+    """Say why torch cannot compile for a device: no C compiler, no Python headers, a GPU that is too old; "" if it can.
+
+    Tried once in a process, when something is to be compiled, so that all functions are compiled or none.
+    """
+    import torch._dynamo
+
+    if device.type not in _compiler_failures:
+        failure = ""
+        try:
+            torch.compile(_next, dynamic=False)(torch.zeros(8, device=device))
+        except Exception as exc:  # compilers, drivers and torch each raise their own
+            failure = _line(exc)
+            logger.warning("recovery is not compiled, and so takes longer: torch cannot compile here (%s)", failure)
+        _compiler_failures[device.type] = failure
+    return _compiler_failures[device.type]
+
+
+def _next(values: Tensor) -> Tensor:
+    return values + 1
+
+
+def _line(exc: BaseException) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -110,14 +201,15 @@ def choose_gpu(device: torch.device) -> None:
 
 
 def free_memory() -> None:
-    """Give cached device memory back after a failed allocation."""
-    if torch.cuda.is_available():
+    """Return the device memory that nothing uses to the device after a failed allocation."""
+    if torch.cuda.is_initialized():
+        gc.collect()  # generators and errors that refer to each other hold tensors until then
         torch.cuda.empty_cache()
 
 
-def gpu_count() -> int:
-    """Count the GPUs that this process sees."""
-    return torch.cuda.device_count()
+def device_in_use() -> list[int]:
+    """Return the number of the GPU that this process computes on; empty if it has not touched any."""
+    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
 def _fast_bf16(device: torch.device) -> bool:

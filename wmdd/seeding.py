@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from wmdd.runtime import device_in_use
+
 
 @dataclass(frozen=True)
 class SeedTree:
@@ -43,7 +45,11 @@ class SeedTree:
 
     @contextlib.contextmanager
     def scoped(self) -> Iterator[None]:
-        """Seed torch's global generators inside the block (weight initialisation, dropout), then restore them."""
-        with torch.random.fork_rng():
+        """Seed torch's global generators inside the block (weight initialisation, dropout), then restore them.
+
+        Of GPUs only the one in use has its generator restored: to ask the others for theirs would make a context of
+        some hundred MiB on each of them, also in processes that compute on the CPU.
+        """
+        with torch.random.fork_rng(devices=device_in_use()):
             torch.manual_seed(self.seed())
             yield

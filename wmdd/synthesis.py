@@ -162,6 +162,8 @@ class _Objective:
     ) -> None:
         device = runtime.device
         self.section, self.probe, self.runtime = section, probe, runtime
+        # Compiled code is bound to the value of every number that it reads, and a search changes these weights.
+        self.is_weighed = {name: weight > 0 for name, weight in term_weights(section).items()}
         self.support = torch.stack([target.barycenter.support for target in targets]).to(device)
         self.weights = torch.stack([target.barycenter.weights for target in targets]).to(device)
         self.class_ids = torch.tensor([target.statistics.class_id for target in targets], device=device)
@@ -189,15 +191,15 @@ class _Objective:
         feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
         batch_norm = torch.zeros_like(feature)
         relative = self.section.bn_weight_scale == "relative"
-        if self.section.bn_weight:
+        if self.is_weighed["batch_norm"]:
             for layer, inputs in enumerate(bn_inputs):
                 factor = self.section.first_bn_multiplier if layer == 0 else 1.0
                 batch_norm = batch_norm + factor * batch_norm_loss(
                     inputs, self.means[layer], self.vars[layer], self.bn_weights, relative=relative
                 )
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
-        terms += [total_variation_loss(views.flatten(0, 1), ipc)] if self.section.tv_weight else []
-        terms += [l2_loss(views.flatten(0, 1), ipc)] if self.section.l2_weight else []
+        terms += [total_variation_loss(views.flatten(0, 1), ipc)] if "total_variation" in self.is_weighed else []
+        terms += [l2_loss(views.flatten(0, 1), ipc)] if "l2" in self.is_weighed else []
         return torch.stack(terms, dim=1)
 
 
