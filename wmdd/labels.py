@@ -58,9 +58,9 @@ class LabelBatch:
     augment_seed: int = 0
     brightness: Tensor = field(default_factory=lambda: torch.zeros(0))
 
-    def changed(self, pixels: Tensor) -> Tensor:
+    def changed(self, pixels: Tensor, runtime: Runtime) -> Tensor:
         """Pick this batch's images from (set, 3, h, w) uint8 ones, and change them."""
-        return augmented(pixels[self.images.to(pixels.device)], self.augment, self.augment_seed)
+        return augmented(runtime.pick(pixels, self.images), self.augment, self.augment_seed)
 
     def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
         """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device.
@@ -68,17 +68,17 @@ class LabelBatch:
         Raises:
             ArtifactError: if torchvision does not change the images as it did for the teacher.
         """
-        changed = self.changed(pixels)
+        changed = self.changed(pixels, runtime)
         if len(self.brightness) and (mean_pixels(changed) - self.brightness).abs().max() > 1:
             raise ArtifactError(
                 f"{self.augment} of this torchvision differs from that of the labels of epoch {self.epoch}; install "
                 "the version that made them, or make them anew"
             )
-        chosen = normalization.normalize(changed.to(runtime.device))
+        chosen = normalization.normalize(runtime.send(changed))
         size = (chosen.shape[-2], chosen.shape[-1])
-        rows, columns = view_matrices(self.views.to(runtime.device), size, size[0])
+        rows, columns = view_matrices(self.views.to(runtime), size, size[0])
         shown = apply_views(chosen, rows, columns)
-        return runtime.images(apply_mix(shown, self.partner.to(runtime.device), self.box, self.share))
+        return runtime.images(apply_mix(shown, runtime.send(self.partner), self.box, self.share))
 
 
 def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
@@ -188,7 +188,7 @@ class SoftLabels(Dataset[LabelBatch]):
         firsts = [block.meta["first_epoch"] + i for block in self._blocks for i in range(block.meta["epochs"])]
         if firsts != list(range(len(firsts))):
             raise ArtifactError(f"soft labels cover epochs {firsts[:3]}..., not each epoch once")
-        self.epochs = len(firsts)
+        self.epochs, self.augment = len(firsts), str(self._blocks[0].meta.get("augment", "none"))
         self.batches = int(self._blocks[0].meta["batches"])
 
     def epoch(self, epoch: int) -> list[LabelBatch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +32,19 @@ class Moments:
     @staticmethod
     def of(activations: Tensor) -> Moments:
         """Measure (n, channels, ...) activations."""
-        # float64: E[x^2] - E[x]^2 and long sums lose digits when a channel's mean is far from zero.
-        wide = activations.detach().double()
-        axes = [axis for axis in range(wide.ndim) if axis != 1]
-        var, mean = torch.var_mean(wide, dim=axes, correction=0)
-        return Moments(wide.numel() // wide.shape[1], mean.cpu(), var.cpu())
+        return Moments.of_layers([activations])[0]
+
+    @staticmethod
+    def of_layers(layers: Sequence[Tensor]) -> tuple[Moments, ...]:
+        """Measure the (n, channels, ...) activations of several layers, with one copy from the device for all."""
+        measured = [_mean_and_var(layer.detach()) for layer in layers]
+        flat = torch.cat([part for pair in measured for part in pair]).cpu()
+        parts = flat.split([len(part) for pair in measured for part in pair])
+        counts = [layer.numel() // layer.shape[1] for layer in layers]
+        return tuple(
+            Moments(count, mean.clone(), var.clone())
+            for count, mean, var in zip(counts, parts[::2], parts[1::2], strict=True)
+        )
 
     def merge(self, other: Moments) -> Moments:
         """Give the moments of the union: the variance between the parts is kept (Chan et al., 1979)."""
@@ -45,3 +54,17 @@ class Moments:
         mean = self.mean + delta * share
         var = self.var + (other.var - self.var) * share + delta.square() * (share * (1 - share))
         return Moments(count, mean, var)
+
+
+def _mean_and_var(activations: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance of each channel, (channels,) float64, on the device."""
+    axes = [axis for axis in range(activations.ndim) if axis != 1]
+    # float64: E[x^2] - E[x]^2 and long sums lose digits when a channel's mean is far from zero.
+    if activations.is_cpu:
+        var, mean = torch.var_mean(activations.double(), dim=axes, correction=0)
+        return mean, var
+    # GPUs for consumers do float64 at a 64th of their rate, and a float64 copy of a layer fills their memory: so the
+    # values of one image and channel are taken in float32, which loses nothing that counts, and images in float64.
+    spread, means = torch.var_mean(activations.float().flatten(2), dim=2, correction=0)
+    between, mean = torch.var_mean(means.double(), dim=0, correction=0)
+    return mean, spread.double().mean(dim=0) + between

@@ -103,7 +103,7 @@ def recover_images(
     last = steps if until is None else until
     images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
     images.requires_grad_(True)
-    views = _draw_views(section, targets, size).to(runtime.device)
+    views = _draw_views(section, targets, size).to(runtime)
     low, high = teacher.pixels.bounds(images)
     optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
     if first:

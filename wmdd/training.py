@@ -164,7 +164,7 @@ class Trainer:
             self.curve[-1]["top1_ema"] = self.validate(self.averaged.module)
         score = self.curve[-1].get("top1_ema", top1)
         if self.keep_best and (self.best is None or score > self.best[1]["top1"]):
-            weights = {name: value.detach().cpu().clone() for name, value in self.result.state_dict().items()}
+            weights = {name: value.detach().to("cpu", copy=True) for name, value in self.result.state_dict().items()}
             self.best = weights, {"epoch": self.epoch, "top1": score}
         return top1
 
@@ -229,8 +229,17 @@ class Trainer:
                 _, index, entry = name.split(".", 2)
                 packed["state"].setdefault(int(index), {})[entry] = value
         self.optimizer.load_state_dict(packed)
+        _lay_out_as_weights(self.optimizer)
         self.epoch, self.step, self.curve = place["epoch"], place["step"], place["curve"]
         self.best = (_below("best.", tensors), place["best"]) if "best" in place else None
+
+
+def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Give loaded state the memory format of its weights, as training does: other layouts run through other kernels."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = torch.empty_like(weight).copy_(value)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -280,12 +289,12 @@ def decay_groups(
 def answers(
     network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what a network names the images of (images, labels) batches, and their labels, on the device."""
+    """Yield what a network names the images of (images, labels) batches, and their labels, all on the device."""
     network.eval()
     for images, labels in batches:
         with runtime.autocast():
             logits = network(images)
-        yield logits.argmax(dim=1), labels.to(logits.device)
+        yield logits.argmax(dim=1), labels
 
 
 def top1_accuracy(

@@ -173,7 +173,7 @@ def test_replay_shows_views_of_the_named_images_and_pastes_finished_views():
 def augmented_block(**changes):
     section, pixels = RelabelConfig(batch_size=5, augment="randaugment"), pixels_of_a_set()
     drawn = [batch for epoch in range(2) for batch in draw(section, epoch)]
-    seen = [replace(batch, brightness=mean_pixels(batch.changed(pixels))) for batch in drawn]
+    seen = [replace(batch, brightness=mean_pixels(batch.changed(pixels, CPU))) for batch in drawn]
     meta = {"first_epoch": 0, "epochs": 2, "batches": 2, "classes": CLASSES}
     return seen, SoftLabels([LabelBlock.write([replace(batch, **changes) for batch in seen], meta)]), pixels
 

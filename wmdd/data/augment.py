@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wmdd.runtime import Runtime
+
 
 @dataclass(frozen=True)
 class Views:
@@ -35,9 +37,9 @@ class Views:
     def __len__(self) -> int:
         return len(self.box)
 
-    def to(self, device: torch.device) -> Views:
-        """Copy the numbers to a device, so that no later step has to wait for them."""
-        return Views(self.box.to(device), self.flip.to(device), self.roll.to(device))
+    def to(self, runtime: Runtime) -> Views:
+        """Copy the numbers to the device, so that no later step has to wait for them."""
+        return Views(runtime.send(self.box), runtime.send(self.flip), runtime.send(self.roll))
 
     @staticmethod
     def stack(parts: list[Views]) -> Views:

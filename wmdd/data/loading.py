@@ -52,14 +52,16 @@ def validation_batches(
     index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime, ranks: Ranks = ALONE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this process's validation images, all processes together each once: (normalised, on the device; labels)."""
-    labels = torch.from_numpy(index.val.label.astype(np.int64))
-    fits = len(labels) * 3 * geometry.image_size**2 <= runtime.memory_bytes
-    whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks) if fits else None
-    own = np.arange(len(labels))[ranks.part(range(len(labels)))]
-    for start in range(0, len(own), batch_size):
-        rows = own[start : start + batch_size]
-        chosen = whole[start : start + batch_size] if whole is not None else _evaluation_view(index, rows, geometry)
-        yield runtime.images(geometry.pixels.normalize(chosen.to(runtime.device))), labels[rows]
+    own = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
+    labels = runtime.send(torch.from_numpy(index.val.label[own].astype(np.int64)))
+    if len(index.val) * 3 * geometry.image_size**2 <= runtime.memory_bytes:
+        whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks, runtime)
+        shown: Iterator[Tensor] = iter(whole.split(batch_size))
+    else:
+        places = range(0, len(own), batch_size)
+        shown = runtime.ahead(_evaluation_view(index, own[at : at + batch_size], geometry) for at in places)
+    for images, names in zip(shown, labels.split(batch_size), strict=True):
+        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), names
 
 
 def training_batches(
@@ -85,8 +87,9 @@ def training_batches(
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
-    for images, labels in DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {}):
-        yield runtime.images(geometry.pixels.normalize(images.to(runtime.device))), labels.to(runtime.device)
+    loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
+    for images, labels in runtime.ahead(loader):
+        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
 
 
 def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
@@ -107,17 +110,18 @@ def _from_memory(
     runtime: Runtime,
     ranks: Ranks,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    images = _decoded_training(_Same(index, index.digest("train")))
-    labels = torch.from_numpy(index.train.label.astype(np.int64))
-    order = _repeated(rng.permutation(len(labels)), section.repeats)
-    views = _draw(rng, section, index.train, order)
+    images = _decoded_training(_Same(index, index.digest("train")), runtime)
+    order = _repeated(rng.permutation(len(images)), section.repeats)
+    # The whole epoch at once, so that no step waits for a copy.
+    views = _draw(rng, section, index.train, order).to(runtime)
+    labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
+    rows = torch.from_numpy(order).to(images.device)
     source = (images.shape[-2], images.shape[-1])
     for batch in batch_places(len(order), section.batch_size, ranks):
-        rows = ranks.part(batch)
-        chosen = torch.from_numpy(order[rows])
-        maps = view_matrices(views[rows].to(runtime.device), source, geometry.image_size)
-        shown = apply_views(geometry.pixels.normalize(images[chosen].to(runtime.device)), *maps)
-        yield runtime.images(shown), labels[chosen].to(runtime.device)
+        part = ranks.part(batch)
+        maps = view_matrices(views[part], source, geometry.image_size)
+        shown = apply_views(geometry.pixels.normalize(runtime.send(images[rows[part]])), *maps)
+        yield runtime.images(shown), labels[part]
 
 
 def _repeated(order: np.ndarray, times: int) -> np.ndarray:
@@ -153,14 +157,20 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=1)
-def _decoded_training(same: _Same) -> Tensor:
-    return load_native_uint8(same.index, "train", np.arange(len(same.index.train)))
+def _decoded_training(same: _Same, runtime: Runtime) -> Tensor:
+    return runtime.keep(load_native_uint8(same.index, "train", np.arange(len(same.index.train))))
 
 
 @functools.lru_cache(maxsize=1)
-def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks) -> Tensor:
+def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks, runtime: Runtime) -> Tensor:
     count = len(same.index.val)
-    return _evaluation_view(same.index, np.arange(count)[ranks.part(range(count))], geometry)
+    return runtime.keep(_evaluation_view(same.index, np.arange(count)[ranks.part(range(count))], geometry))
+
+
+def forget_decoded() -> None:
+    """Free the images that are kept decoded, for a device whose memory is full."""
+    _decoded_training.cache_clear()
+    _decoded_validation.cache_clear()
 
 
 def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:

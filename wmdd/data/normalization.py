@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +18,7 @@ class Normalization:
     std: tuple[float, float, float]
 
     def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, 3, 1, 1)
-        mean = torch.tensor(self.mean, device=like.device, dtype=torch.float32).view(shape)
-        std = torch.tensor(self.std, device=like.device, dtype=torch.float32).view(shape)
-        return mean, std
+        return _constants(self.mean, self.std, like.device)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn (n, 3, h, w) uint8 into normalised float32."""
@@ -36,6 +34,13 @@ class Normalization:
         """Give the normalised values of black and white, each (1, 3, 1, 1)."""
         mean, std = self._constants(like)
         return -mean / std, (1 - mean) / std
+
+
+@functools.lru_cache(maxsize=32)
+def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (1, 3, 1, 1) constants; kept, because a copy to a GPU for each batch makes the host wait for it."""
+    shape = (1, 3, 1, 1)
+    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
 
 
 NORMALIZATIONS = {

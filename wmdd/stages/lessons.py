@@ -38,21 +38,24 @@ class SoftLessons:
     def __init__(
         self, section: EvaluateConfig, unit: Unit, images: ImageSet, _seeds: SeedTree, runtime: Runtime
     ) -> None:
-        self._section, self._images, self._runtime = section, images, runtime
+        self._section, self._runtime = section, runtime
         self._labels = SoftLabels(unit.load("labels"))
+        changed = self._labels.augment != "none"  # by torchvision on the host
+        self._pixels = images.images if changed else runtime.keep(images.images)
         check_labels(self._labels, images)
         self._geometry = Geometry(**unit.params["geometry"])
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
         self._weights = (images.weights / images.weights.mean()).to(runtime.device)
+        self._names = images.labels.to(runtime.device)
         self.epochs, self.steps = self._labels.epochs, self._labels.batches
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views, the teacher's logits, the images' weights and their classes."""
-        device = self._runtime.device
+        send = self._runtime.send
         for batch in self._labels.epoch(epoch):
-            shown = batch.replay(self._images.images, self._geometry.pixels, self._runtime)
-            names = self._images.labels[batch.images].to(device)
-            yield shown, batch.logits.to(device), self._weights[batch.images.to(device)], names
+            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
+            rows = send(batch.images)
+            yield shown, send(batch.logits), self._weights[rows], self._names[rows]
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Divergence at temperature, or squared distance of logits; with a cross-entropy where it weighs something."""
@@ -72,7 +75,8 @@ class HardLessons:
     def __init__(
         self, section: EvaluateConfig, unit: Unit, images: ImageSet, seeds: SeedTree, runtime: Runtime
     ) -> None:
-        self._views, self._images = RelabelConfig.model_validate(unit.params["views"]), images
+        self._views = RelabelConfig.model_validate(unit.params["views"])
+        self._pixels, self._names = runtime.keep(images.images), images.labels.to(runtime.device)
         self._seeds, self._runtime = seeds.child("views"), runtime
         self._geometry = Geometry(**unit.params["geometry"])
         self._change = augmentation(section.augment, self._geometry.pixels)
@@ -81,9 +85,9 @@ class HardLessons:
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views and their classes."""
         size = self._geometry.image_size
-        for batch in draw_epoch(self._views, epoch, len(self._images), size, self._seeds):
-            shown = batch.replay(self._images.images, self._geometry.pixels, self._runtime)
-            yield self._change(shown), self._images.labels[batch.images].to(self._runtime.device)
+        for batch in draw_epoch(self._views, epoch, len(self._names), size, self._seeds):
+            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
+            yield self._change(shown), self._names[self._runtime.send(batch.images)]
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Cross-entropy."""

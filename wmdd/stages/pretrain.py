@@ -92,10 +92,10 @@ def hardly(num_classes: int) -> float:
 def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> np.ndarray:
     """Count the validation images of each class (rows) by what a network names them (columns)."""
     classes = len(index.class_names)
-    counts = torch.zeros(classes * classes, dtype=torch.int64, device=runtime.device)
-    for named, labels in answers(network, validation_batches(index, geometry, VALIDATION_BATCH, runtime), runtime):
-        counts += torch.bincount(labels * classes + named, minlength=classes * classes)
-    found: np.ndarray = counts.view(classes, classes).cpu().numpy()
+    # Counted on the host at the end: counting on a GPU waits for it at each batch, and holds a table of all pairs.
+    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
+    pairs = torch.cat([labels * classes + named for named, labels in answers(network, batches, runtime)])
+    found: np.ndarray = np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
     return found
 
 

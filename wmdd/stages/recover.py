@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from wmdd.data.loading import Geometry, class_images
+from wmdd.data.loading import Geometry, class_images, forget_decoded
 from wmdd.events import Failure, Output, Progress
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.sections import RecoverConfig
@@ -15,6 +15,8 @@ from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.synthesis import Recovered, Target, recover_images, term_weights
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
+
+NO_ROOM = "the images of one class do not fit into the device's memory; lower barycenter.ipc or data.image_size"
 
 
 def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -28,12 +30,18 @@ def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime:
     teacher: Teacher = units[0].load("teacher")
     pending = [units]
     while pending:
-        part = pending.pop(0)
+        part, is_full = pending.pop(0), False
         try:
             yield from _recover(section, part, teacher, seeds, runtime, joint=len(part) == len(units))
         except RuntimeError as exc:
-            if not is_out_of_memory(exc) or len(part) == 1:
+            if not is_out_of_memory(exc):
                 raise
+            if len(part) == 1:
+                raise torch.OutOfMemoryError(f"{NO_ROOM} ({exc})") from exc
+            is_full = True
+        if is_full:
+            # Outside the handler: until its end the error holds every tensor of the step that failed.
+            forget_decoded()
             free_memory()
             pending = [part[: len(part) // 2], part[len(part) // 2 :], *pending]
 

@@ -55,24 +55,30 @@ def _labelled(
     images: ImageSet,
     runtime: Runtime,
 ) -> list[LabelBatch]:
-    placed = [runtime.place(network) for network in networks]
+    placed, kept = [runtime.place(network) for network in networks], _kept(section, images, runtime)
     for network in placed:
         _norm_by_batch(network, section.bn == "batch")
     labelled = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
     for batch in drawn:
-        parts = cut((batch.replay(images.images, pixels, runtime),), count)
+        parts = cut((batch.replay(kept, pixels, runtime),), count)
         with runtime.autocast():
             voices = [torch.cat([network(part) for (part,) in parts]).float() for network in placed]
         logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
-        labelled.append(dataclasses.replace(batch, logits=logits.cpu().half()))
+        labelled.append(dataclasses.replace(batch, logits=logits.half()))
         if batch.augment != "none":
-            brightness = mean_pixels(batch.changed(images.images))
+            brightness = mean_pixels(batch.changed(kept, runtime))
             labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
     for network in placed:
         _norm_by_batch(network, False)
-    return labelled
+    # One wait for the device in an epoch, where a copy of each batch would be one wait each.
+    return [dataclasses.replace(batch, logits=batch.logits.cpu()) for batch in labelled]
+
+
+def _kept(section: RelabelConfig, images: ImageSet, runtime: Runtime) -> torch.Tensor:
+    """Return the images on the device, or on the host where torchvision changes them there first."""
+    return runtime.keep(images.images) if section.augment == "none" else images.images
 
 
 def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:

@@ -42,26 +42,25 @@ def _measure(
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     rows = np.arange(len(index.train.of_class(class_id)))
     features: list[torch.Tensor] = []
-    moments: list[Moments] = []
+    moments: tuple[Moments, ...] = ()
     pulse, size = Pulse(), (teacher.image_size, teacher.image_size)
     # Drawn for the whole class, so that batches change nothing.
     views = draw_resized_crops(seeds.numpy(), len(rows), size, section.crop_scale, flip=section.flip)
+    parts = [slice(start, start + section.batch_size) for start in range(0, len(rows), section.batch_size)]
+    batches = runtime.ahead(class_images(index, class_id, geometry, rows[part]) for part in parts)
     with Probe(network, teacher.num_classes) as probe:
-        for start in range(0, len(rows), section.batch_size):
-            part = slice(start, start + section.batch_size)
-            images = class_images(index, class_id, geometry, rows[part])
-            pixels = teacher.pixels.normalize(images.to(runtime.device))
+        for part, images in zip(parts, batches, strict=True):
+            pixels = teacher.pixels.normalize(runtime.send(images))
             if section.views == "random":
-                pixels = apply_views(pixels, *view_matrices(views[part].to(runtime.device), size, size[0]))
-            pixels = runtime.images(pixels)
+                pixels = apply_views(pixels, *view_matrices(views[part].to(runtime), size, size[0]))
             with runtime.autocast():
-                _, batch_features, bn_inputs = probe.run(pixels)
-            features.append(batch_features.float().cpu())
-            measured = [Moments.of(inputs) for inputs in bn_inputs]
-            moments = [old.merge(new) for old, new in zip(moments, measured, strict=True)] if moments else measured
+                _, batch_features, bn_inputs = probe.run(runtime.images(pixels))
+            features.append(batch_features.float())
+            measured = Moments.of_layers(bn_inputs)
+            moments = tuple(map(Moments.merge, moments, measured)) if moments else measured
             if pulse.is_due():
-                yield Progress(start, len(rows), "images")
-    return ClassStatistics(class_id, torch.cat(features), tuple(moments), index.class_names[class_id])
+                yield Progress(part.start, len(rows), "images")
+    return ClassStatistics(class_id, torch.cat(features).cpu(), moments, index.class_names[class_id])
 
 
 STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, statistics)
