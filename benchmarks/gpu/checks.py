@@ -12,7 +12,7 @@ from benchmarks.gpu.steps import Setting, Tell
 
 FOLDER = Path(__file__).parents[2] / "tests" / "gpu"
 SHOWN = 12  # lines of each failure
-OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider", "-m", "gpu")
+OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider")
 
 
 class _Counter:
@@ -41,6 +41,7 @@ def run(setting: Setting, tell: Tell) -> None:
     """Run the tests; a failure of one fails the step, when all have run."""
     if setting.toy:
         os.environ["WMDD_TEST_DEVICE"] = "cpu"
-    status = pytest.main([*OPTIONS, str(FOLDER)], plugins=[_Counter(tell)])
+    chosen = "gpu and not slow" if setting.toy else "gpu"
+    status = pytest.main([*OPTIONS, "-m", chosen, str(FOLDER)], plugins=[_Counter(tell)])
     if status:
         raise SystemExit(1)

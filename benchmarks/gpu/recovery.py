@@ -27,7 +27,7 @@ SECTION = RecoverConfig()  # the released weights and views, over 2,000 steps
 
 def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
-    case = _Case("convnet2_w16" if setting.toy else "resnet18", 16 if setting.toy else size, setting)
+    case = _Case("convnet1_w8" if setting.toy else "resnet18", 16 if setting.toy else size, setting)
     images, steps = (4, 3) if setting.toy else (100, 30)
     tell(model=case.model, size_px=case.size, images=images, compiles=case.runtime.compile)
     gflop = case.gflop_per_image()
@@ -42,7 +42,7 @@ def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     with peak_memory(memory):
         case.step_s(images, steps)
     tell(memory=memory)
-    count = 8 if setting.toy else more
+    count = images if setting.toy else more
     first_s, seconds = case.first_step_s(count), case.step_s(count, steps)
     rate = gflop * count / 1e3 / seconds
     more_images = {"images": count, "first_step_s": first_s, "ms": round(1e3 * seconds, 2)}

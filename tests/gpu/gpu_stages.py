@@ -5,6 +5,7 @@ import functools
 import os
 import warnings
 
+import pytest
 import torch
 from image_files import folder
 
@@ -24,6 +25,7 @@ DEVICE = os.environ.get("WMDD_TEST_DEVICE") or ("cuda" if torch.cuda.is_availabl
 ON_GPU = DEVICE == "cuda"
 # Network, image size and first layers: max-pooling is in the standard ones alone.
 NETWORKS = {"convnet": ("convnet2_w16", 16, "auto"), "resnet": ("resnet18", 64, "standard")}
+SLOWLY = ["convnet", pytest.param("resnet", marks=pytest.mark.slow)]
 CLASSES, IPC = 4, 2
 SECTION = RecoverConfig(lr=0.1, roll_px=4, bn_weight=1.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gpu_stages import NETWORKS, evaluate, open_runtime, pretrain, recovered, relabel, statistics, value
+from gpu_stages import NETWORKS, SLOWLY, evaluate, open_runtime, pretrain, recovered, relabel, statistics, value
 
 pytestmark = pytest.mark.gpu
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
@@ -13,7 +13,7 @@ def close(found, expected, **tolerance):
     np.testing.assert_allclose(found, expected, **(CLOSE | tolerance))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SLOWLY)
 def test_teacher_is_that_of_the_cpu(name, tmp_path):
     found, expected = (value(pretrain(tmp_path, open_runtime(device), name)) for device in (None, "cpu"))
     for layer, weights in expected.weights.items():
@@ -48,6 +48,7 @@ def test_images_in_bf16_are_near_those_in_fp32():
     close(found.losses[:, 0], expected.losses[:, 0], rtol=0.1, atol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_compiled_recovery_agrees_with_the_plain_one(precision):
     compiled = recovered("convnet", open_runtime(precision=precision, compile="on"))

@@ -4,7 +4,18 @@ import multiprocessing
 
 import pytest
 import torch
-from gpu_stages import NETWORKS, evaluate, open_runtime, pretrain, recovered, relabel, snapshots, statistics, value
+from gpu_stages import (
+    NETWORKS,
+    SLOWLY,
+    evaluate,
+    open_runtime,
+    pretrain,
+    recovered,
+    relabel,
+    snapshots,
+    statistics,
+    value,
+)
 
 pytestmark = pytest.mark.gpu
 WAYS = {"fp32": {}, "bf16": {"precision": "bf16"}, "compiled": {"precision": "bf16", "compile": "on"}}
@@ -28,7 +39,7 @@ def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
     assert not torch.equal(half.images, whole.images)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SLOWLY)
 @pytest.mark.parametrize("way", ["fp32", "bf16"])
 def test_resumed_teacher_is_that_of_an_undisturbed_training(name, way, tmp_path):
     runtime = open_runtime(**WAYS[way])
@@ -56,6 +67,7 @@ def test_statistics_and_labels_are_equal_each_time(tmp_path):
     assert value(relabel(runtime, "resnet")).data == value(relabel(runtime, "resnet")).data
 
 
+@pytest.mark.slow
 def test_several_processes_on_one_card_give_the_images_of_one():
     alone = recovered("convnet", open_runtime(precision="bf16")).images.numpy().tobytes()
     context = multiprocessing.get_context("spawn")
@@ -72,3 +84,16 @@ def test_several_processes_on_one_card_give_the_images_of_one():
 def send_images(end):
     """Recover in a process of its own."""
     end.send_bytes(recovered("convnet", open_runtime(precision="bf16")).images.numpy().tobytes())
+
+
+@pytest.mark.slow
+def test_compiled_images_do_not_depend_on_the_groups_before():
+    """A group that a resumed run begins with is compiled as it was in the middle of the undisturbed one."""
+    runtime = open_runtime(precision="bf16", compile="on")
+    torch._dynamo.reset()
+    alone = recovered("convnet", runtime, places=[3])
+    torch._dynamo.reset()
+    for places in ([0, 1], [2], [3]):
+        after = recovered("convnet", runtime, places=places)
+    assert torch.equal(alone.images, after.images)
+    assert torch.equal(alone.losses, after.losses)
