@@ -16,10 +16,12 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# Proves the GPU path; TOY=1 rehearses the same steps on the CPU. A machine without a network brings its own packages.
+# Proves the GPU path: make gpu DATA=CIFAR10 [TINY=TINY_IMAGENET] [MINUTES=7] [OUT=DIR] [WORK=DIR] [STEPS=NAME,...].
+# TOY=1 rehearses the same steps on the CPU. Where Python has the packages already, no environment is made.
 GPU_PYTHON := $(shell $(PYTHON) -c 'import torch, timm, pydantic, ot, tenacity, pytest' 2>/dev/null && echo $(PYTHON))
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	$(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(GPU_OPTIONS)
+	$(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(if $(DATA),--data $(DATA)) $(if $(TINY),--tiny $(TINY)) \
+	  $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out $(OUT)) $(if $(WORK),--work $(WORK)) $(if $(STEPS),--steps $(STEPS))
 
 # The environment is made anew when the pinned packages or the project's metadata change.
 $(STAMP): requirements.lock pyproject.toml

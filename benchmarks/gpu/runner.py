@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing.connection
 import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -134,6 +136,7 @@ def _row(line: Figures) -> str:
 def _run(step: Step, setting: Setting, told: str, log: str) -> None:
     """Run a step in its own process: a session of its own, so that what it started ends with it."""
     os.setsid()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "wb") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
@@ -150,6 +153,14 @@ def _run(step: Step, setting: Setting, told: str, log: str) -> None:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
+
+
+def _end_with_parent() -> None:
+    """End this step with all that it started when the process that watches it is gone, also by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.killpg(os.getpid(), signal.SIGKILL)
 
 
 def _end(process: BaseProcess) -> None:

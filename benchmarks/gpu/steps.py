@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+HERE = "benchmarks.gpu"
 NO_GPU = 2  # exit status of the first step where torch sees no GPU
 
 
@@ -43,7 +44,7 @@ class Step:
 
     Args:
         name: as ``--steps`` takes it.
-        function: ``module:function`` in this folder, called with the setting, a `Tell` and the arguments.
+        function: ``module:function``, called with the setting, a `Tell` and the arguments.
         limit_s: seconds at most, of those that are left.
         needs: names of the setting's folders that must be given; a toy brings its own.
     """
@@ -57,7 +58,7 @@ class Step:
     def load(self) -> Callable[..., None]:
         """Import the function."""
         module, name = self.function.split(":")
-        function: Callable[..., None] = getattr(importlib.import_module(f"benchmarks.gpu.{module}"), name)
+        function: Callable[..., None] = getattr(importlib.import_module(module), name)
         return function
 
     def skip(self, setting: Setting) -> str:
@@ -68,20 +69,20 @@ class Step:
 
 def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") -> Step:
     arguments = {"recipe_name": recipe, "ipc": ipc, "method": method}
-    return Step(name, "cells:run", math.inf, arguments, (needs,))
+    return Step(name, f"{HERE}.cells:run", math.inf, arguments, (needs,))
 
 
 _METHODS = ("random", "herding", "sre2l", "cda")
 STEPS = {
     step.name: step
     for step in (
-        Step("machine", "machine:run", 40),
-        Step("tests", "checks:run", 90),
-        Step("recovery-224", "recovery:run", 80, {"size": 224, "more": 200}),
-        Step("recovery-64", "recovery:run", 45, {"size": 64, "more": 400}),
-        Step("recovery-32", "recovery:run", 45, {"size": 32, "more": 1000}),
-        Step("throughput-224", "throughput:run", 30, {"size": 224}),
-        Step("throughput-32", "throughput:run", 30, {"size": 32}),
+        Step("machine", f"{HERE}.machine:run", 40),
+        Step("tests", f"{HERE}.checks:run", 90),
+        Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
+        Step("recovery-64", f"{HERE}.recovery:run", 45, {"size": 64, "more": 400}),
+        Step("recovery-32", f"{HERE}.recovery:run", 45, {"size": 32, "more": 1000}),
+        Step("throughput-224", f"{HERE}.throughput:run", 30, {"size": 224}),
+        Step("throughput-32", f"{HERE}.throughput:run", 30, {"size": 32}),
         _recipe("cifar10", "data", "cifar10", 10),
         _recipe("cifar10-50", "data", "cifar10", 50),
         _recipe("cifar10-1", "data", "cifar10", 1),
