@@ -189,9 +189,14 @@ def _line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
 
 
+# How libraries below torch say that a device is full: cuDNN finds no plan whose workspace fits, and tells no more.
+_OUT_OF_MEMORY = ("out of memory", "unable to find an engine to execute", "ALLOC_FAILED")
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a full device from other failures."""
-    return isinstance(error, torch.OutOfMemoryError)
+    """Whether an error says that the device is full."""
+    full = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+    return full or isinstance(error, torch.OutOfMemoryError)
 
 
 def choose_gpu(device: torch.device) -> None:

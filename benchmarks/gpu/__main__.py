@@ -3,7 +3,7 @@
     make gpu                                     # python -m benchmarks.gpu, seven minutes
     make gpu TOY=1                               # the same steps on the CPU, at toy size
     python -m benchmarks.gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
-    python -m benchmarks.gpu --steps cifar10 --work WORK     # goes on with the stages that an earlier call finished
+    python -m benchmarks.gpu --steps cifar10     # goes on where the time of an earlier call ended
 
 Needs neither Ray nor a network. Every step runs in a process of its own with a time limit, and its JSON line is written
 as soon as it ends; a step that fails or takes too long keeps what it measured until then, and the next one runs.
@@ -22,6 +22,7 @@ from benchmarks.gpu.steps import STEPS, Setting
 
 RESULTS = Path(__file__).parents[1] / "results"
 CIFAR10 = Path(__file__).parents[2] / ".gpu" / "cifar10"
+WORK = Path(__file__).parents[2] / "build" / "gpu"
 
 
 def main() -> int:
@@ -42,7 +43,7 @@ def main() -> int:
     context.set_forkserver_preload([PRELOAD])
     with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as made:
         out = args.out or (made if args.toy else str(RESULTS))
-        work = args.work or made
+        work = args.work or (made if args.toy else str(WORK))
         for folder in (out, work):
             Path(folder).mkdir(parents=True, exist_ok=True)
         session = Session(context, Setting(args.toy, data, args.tiny, work, out), args.minutes * 60)
@@ -57,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=7.0, help="for all steps together (default: 7)")
     parser.add_argument("--data", help="CIFAR-10, in any layout of wmdd (default: .gpu/cifar10, where it is there)")
     parser.add_argument("--tiny", help="Tiny-ImageNet, for a further recipe")
-    parser.add_argument("--work", help="folder of stores, kept, so that a second call goes on (default: temporary)")
+    parser.add_argument("--work", help="folder of stores, kept, so that a second call goes on (default: build/gpu)")
     parser.add_argument("--steps", help=f"only these, separated by commas: {','.join(STEPS)}")
     parser.add_argument("--toy", action="store_true", help="rehearse every step on the CPU, at toy size")
     return parser.parse_args()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,14 +26,13 @@ def open_runtime(setting: Setting, **changes: Any) -> Runtime:
 
 def synchronize() -> None:
     """Wait until the device has done all that was asked of it."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
-def ceiling_tflops(setting: Setting, dtype: torch.dtype, size: int = 8192) -> float:
+def ceiling_tflops(setting: Setting, dtype: torch.dtype) -> float:
     """Return the rate of a square matrix product of random numbers, mean of ten after three, TFLOP/s."""
-    size = 256 if setting.toy else size
-    device = "cpu" if setting.toy else "cuda"
+    size, device = (256, "cpu") if setting.toy else (8192, "cuda")
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     for _ in range(3):
@@ -46,28 +46,31 @@ def ceiling_tflops(setting: Setting, dtype: torch.dtype, size: int = 8192) -> fl
 
 
 @contextlib.contextmanager
-def peak_memory(figures: dict[str, float]) -> Iterator[None]:
+def peak_memory(runtime: Runtime, figures: dict[str, float]) -> Iterator[None]:
     """Put the most memory that tensors held inside into ``figures["peak_gib"]``; nothing on a CPU."""
-    if not torch.cuda.is_available():
+    if runtime.device.type != "cuda":
         yield
         return
+    gc.collect()
     torch.cuda.reset_peak_memory_stats()
     yield
     figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
 
 
 class Trace:
-    """A profile of what runs inside the ``with`` block, by `torch.profiler`.
+    """A profile of what runs inside the ``with`` block, by `torch.profiler`: of the device alone, where there is one.
 
-    Args:
-        operators: record the host's operators too, which slows the host down.
+    Holds every kernel and takes some 50 us for each afterwards, so let it see little.
     """
 
-    def __init__(self, *, operators: bool = False) -> None:
-        self._cuda = torch.cuda.is_available()
-        activities = [ProfilerActivity.CUDA] if self._cuda else []
-        activities += [ProfilerActivity.CPU] if operators or not self._cuda else []
-        self._profile = profile(activities=activities)
+    def __init__(self, runtime: Runtime) -> None:
+        self._cuda = runtime.device.type == "cuda"
+        activity = ProfilerActivity.CUDA if self._cuda else ProfilerActivity.CPU
+        if self._cuda:
+            with profile(activities=[activity]):  # the first one of a process delays its first kernels
+                torch.zeros(1, device=runtime.device).add_(1)
+                synchronize()
+        self._profile = profile(activities=[activity])
 
     def __enter__(self) -> Trace:
         synchronize()
@@ -81,9 +84,7 @@ class Trace:
         self._profile.__exit__(*error)
 
     def busy_share(self) -> float | None:
-        """Return the share of the time in which at least one kernel or copy ran; None on a CPU."""
-        if not self._cuda:
-            return None
+        """Return the share of the time in which at least one kernel or copy ran; None where none was seen."""
         spans = sorted(
             (event.time_range.start, event.time_range.end)
             for event in self._profile.events() or ()
@@ -93,7 +94,7 @@ class Trace:
         for start, end in spans:
             busy += max(0.0, end - max(start, until))
             until = max(until, end)
-        return round(busy / 1e6 / self.seconds, 3)
+        return round(busy / 1e6 / self.seconds, 3) if spans else None
 
     def top(self, count: int = 10) -> list[dict[str, Any]]:
         """Return the operators or kernels that take most time by themselves: name, share of all, calls."""

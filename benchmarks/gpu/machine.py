@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 import subprocess
 from importlib.metadata import version
 
@@ -12,6 +11,7 @@ import torch
 from benchmarks.gpu.device import ceiling_tflops, open_runtime
 from benchmarks.gpu.steps import NO_GPU, Setting, Tell
 from wmdd.pipeline import versions
+from wmdd.runtime import compiler_failure
 
 
 def run(setting: Setting, tell: Tell) -> None:
@@ -19,8 +19,7 @@ def run(setting: Setting, tell: Tell) -> None:
     if not setting.toy and not torch.cuda.is_available():
         raise SystemExit(NO_GPU)
     runtime = open_runtime(setting)
-    facts = runtime.describe()
-    tell(machine=facts, versions={**versions(), "cuda": torch.version.cuda, **_compilers()})
+    tell(machine=runtime.describe(), versions={**versions(), "cuda": torch.version.cuda, "triton": _triton()})
     if not setting.toy:
         card = torch.cuda.get_device_properties(0)
         tell(memory_gib=round(card.total_memory / 2**30, 1), multiprocessors=card.multi_processor_count)
@@ -29,7 +28,11 @@ def run(setting: Setting, tell: Tell) -> None:
     for name, dtype in (("bf16", torch.bfloat16), ("fp32 or TF32", torch.float32)):
         rates[name] = round(ceiling_tflops(setting, dtype), 3 if setting.toy else 1)
         tell(ceiling_tflops=rates)
-    shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items())
+    # Tried at last: nothing is known of the compilers of this machine, and what does not answer ends with the step.
+    failure = compiler_failure(runtime.device) if runtime.compile else ""
+    facts = runtime.describe()
+    shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f"{'; cannot compile' if failure else ''}"
+    tell(machine=facts, compiler_failure=failure)
     tell(result=f"{facts['device']}, torch {torch.__version__}; matrix product: {shown} TFLOP/s")
 
 
@@ -47,11 +50,8 @@ def _cpus() -> str:
     return f"{len(names)} x {names[0] if names else platform.machine()}"
 
 
-def _compilers() -> dict[str, str]:
-    found = {}
-    for name in ("triton",):
-        try:
-            found[name] = version(name)
-        except ImportError:
-            found[name] = "none"
-    return found | {"cc": shutil.which("cc") or "none"}
+def _triton() -> str:
+    try:
+        return version("triton")
+    except ImportError:
+        return "none"

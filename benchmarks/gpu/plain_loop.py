@@ -47,8 +47,8 @@ class PlainLoop:
 
     def seconds_per_step(self, steps: int) -> float:
         """Run so many steps; return the seconds that each took."""
-        before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self._tf32
+        torch.backends.cudnn.deterministic = False  # as torch has it; wmdd sets its own before each of its rounds
         norms = [module for module in self._network.modules() if isinstance(module, nn.BatchNorm2d)]
         hooks = [norm.register_forward_hook(self._look) for norm in norms]
         head = [module for module in self._network.modules() if isinstance(module, nn.Linear)][-1]
@@ -61,7 +61,6 @@ class PlainLoop:
         seconds = (time.perf_counter() - begun) / steps
         for hook in hooks:
             hook.remove()
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
         return seconds
 
     def _keep(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:

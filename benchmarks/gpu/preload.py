@@ -3,12 +3,18 @@
 Nothing here may touch CUDA, which cannot be used in a process that was forked after its first use.
 """
 
-import torch
-import torchvision.transforms.v2
+import os
 
-import wmdd.api
-import wmdd.report.folder
-import wmdd.stages
-import wmdd.transport
+# POT imports every array library that it finds, and some of them look for a GPU.
+for library in ("JAX", "CUPY", "TENSORFLOW"):
+    os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
+
+import torch  # noqa: E402
+import torchvision.transforms.v2  # noqa: E402
+
+import wmdd.api  # noqa: E402
+import wmdd.report.folder  # noqa: E402
+import wmdd.stages  # noqa: E402
+import wmdd.transport  # noqa: E402
 
 __all__ = ["torch", "torchvision", "wmdd"]

@@ -1,10 +1,11 @@
-"""Step: a recovery step of ResNet-18, against a plain loop and against the card's limit."""
+"""Steps: a recovery step of ResNet-18, against a plain loop and against the card's limit, and its compilation."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,58 +15,77 @@ from benchmarks.gpu.device import Trace, ceiling_tflops, open_runtime, peak_memo
 from benchmarks.gpu.plain_loop import PlainLoop
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import random_targets, untrained_teacher
+from wmdd.errors import ConfigError
 from wmdd.events import Progress
 from wmdd.models.registry import skeleton
 from wmdd.runtime import Runtime
 from wmdd.sections import RecoverConfig
-from wmdd.synthesis import Recovered, Target, recover_images
+from wmdd.synthesis import RECORDS, Target, recover_images
 from wmdd.types import Teacher
 
-ROUNDS, IPC = 3, 10
-SECTION = RecoverConfig()  # the released weights and views, over 2,000 steps
+ROUNDS, IPC, STEPS = 3, 10, 40
+IMAGES = 100
+NOT_COMPILED = "wmdd, not compiled"
+Ways = dict[str, Callable[[], float]]
+
+
+def warm(setting: Setting, tell: Tell, sizes: list[int]) -> None:
+    """Compile recovery at each size, beside another step, so that later steps find it in torch's cache on disk."""
+    figures: dict[str, dict[str, float]] = {}
+    for size in sizes:
+        case = _Case(setting, size, IMAGES)
+        begun = time.perf_counter()
+        next(case.events(case.runtime))
+        figures[f"{case.size} px"] = {"first_step_s": round(time.perf_counter() - begun, 1)}
+        shown = ", ".join(f"{name} {found['first_step_s']:g} s" for name, found in figures.items())
+        tell(compilation=figures, result=f"first step, compiled beside the tests: {shown}")
 
 
 def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
-    case = _Case("convnet1_w8" if setting.toy else "resnet18", 16 if setting.toy else size, setting)
-    images, steps = (4, 3) if setting.toy else (100, 30)
-    tell(model=case.model, size_px=case.size, images=images, compiles=case.runtime.compile)
-    gflop = case.gflop_per_image()
-    ceiling = ceiling_tflops(setting, torch.bfloat16, 4096)
-    tell(gflop_per_image=round(gflop, 3), ceiling_tflops=round(ceiling, 2))
-    tell(first_step_s=case.first_step_s(images))
-    ms = {name: 1e3 * min(times) for name, times in _alternate(case.ways(images), ROUNDS, steps).items()}
-    figures = _figures(ms, gflop * images / 1e3, ceiling)
-    tell(ways=figures, result=_result(figures, images))
-    tell(profile=case.profile(images, steps))
+    case = _Case(setting, size, IMAGES)
+    gflop, ceiling = case.gflop_per_image(), ceiling_tflops(setting, torch.bfloat16)
+    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(gflop, 3))
+    tell(ceiling_tflops=round(ceiling, 2))
+    tflop = gflop * case.images / 1e3
+    ways = case.ways()
+    # What cannot fail first: compilation may take all the time that is left, or not work here.
+    for ms in _alternate(ways, 1):
+        _tell(tell, ms, tflop, ceiling, case.images)
+    try:
+        tell(first_step_s=case.first_step_s())
+        ways = {"wmdd": case.timed(case.runtime), **ways}
+    except ConfigError as exc:
+        tell(compiler_failure=str(exc))
+    for ms in _alternate(ways, ROUNDS):
+        _tell(tell, ms, tflop, ceiling, case.images)
+    tell(profile=case.profile())
     memory: dict[str, float] = {}
-    with peak_memory(memory):
-        case.step_s(images, steps)
+    with peak_memory(case.runtime, memory):
+        case.timed(case.runtime)()
     tell(memory=memory)
     # Not compiled, as that would take longer than all else: the same way at both numbers tells whether 100 fill a GPU.
-    count = images if setting.toy else more
-    ms_more = 1e3 * case.step_s(count, steps, compiled=False)
-    tell(more_images={"images": count, **_figures({"wmdd, not compiled": ms_more}, gflop * count / 1e3, ceiling)})
+    larger = _Case(setting, size, more)
+    ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
+    figures = _figures(ms, gflop * larger.images / 1e3, ceiling)
+    tell(more_images={"images": larger.images, **figures[NOT_COMPILED]})
 
 
-@dataclasses.dataclass(eq=False)
 class _Case:
-    """A network, an image size, and the ways in which their recovery is timed."""
+    """A number of images of a network's size, and the ways in which their recovery is timed."""
 
-    model: str
-    size: int
-    setting: Setting
+    def __init__(self, setting: Setting, size: int, images: int) -> None:
+        self.runtime = open_runtime(setting, compile="on" if setting.toy else "auto")
+        self.model, self.size = ("convnet1_w8", 16) if setting.toy else ("resnet18", size)
+        ipc = 2 if setting.toy else IPC
+        self.images = 4 if setting.toy else images
+        self._steps = 5 if setting.toy else STEPS
+        self._teacher: Teacher = untrained_teacher(self.model, self.size, self.images // ipc)
+        self._targets: list[Target] = random_targets(self._teacher, ipc)
 
-    def __post_init__(self) -> None:
-        self.runtime = open_runtime(self.setting, compile="on" if self.setting.toy else "auto")
-        self._made: dict[int, tuple[Teacher, list[Target]]] = {}
-
-    def _inputs(self, images: int) -> tuple[Teacher, list[Target]]:
-        if images not in self._made:
-            ipc = 2 if self.setting.toy else IPC
-            teacher = untrained_teacher(self.model, self.size, images // ipc)
-            self._made[images] = teacher, random_targets(teacher, ipc)
-        return self._made[images]
+    def plainly(self) -> Runtime:
+        """Return the runtime without compilation."""
+        return dataclasses.replace(self.runtime, compile=False)
 
     def gflop_per_image(self) -> float:
         """Count forward pass and gradient of the pixels, 1e9 floating-point operations for one image."""
@@ -75,63 +95,70 @@ class _Case:
             network(pixels).sum().backward()
         return counter.get_total_flops() / 1e9
 
-    def first_step_s(self, images: int) -> dict[str, float]:
-        """Return the seconds until the first step is done, with its compilation and once more without."""
-        seconds = [self._timed(images, 2, self.runtime)[0] for _ in range(2)]
-        return {"first": round(seconds[0], 2), "again": round(seconds[1], 2)}
+    def events(self, runtime: Runtime) -> Iterator[Any]:
+        """Recover; the first event comes after the first step, each further one after `STEPS` more."""
+        iterations = self._steps * RECORDS // 5
+        assert 5 * math.ceil(iterations / RECORDS) == self._steps
+        runtime.enter()
+        section = RecoverConfig(iterations=iterations)
+        return (
+            event
+            for event in recover_images(section, self._teacher, self._targets, runtime)
+            if isinstance(event, Progress)
+        )
 
-    def step_s(self, images: int, steps: int, *, compiled: bool = True) -> float:
-        """Return the seconds of a step as a run has it, or not compiled."""
-        runtime = self.runtime if compiled else dataclasses.replace(self.runtime, compile=False)
-        return self._timed(images, steps, runtime)[1]
+    def first_step_s(self) -> dict[str, float]:
+        """Return the seconds until the first step is done: with its compilation, and once more without."""
+        seconds = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            next(self.events(self.runtime))
+            seconds.append(round(time.perf_counter() - begun, 2))
+        return {"first": seconds[0], "again": seconds[1]}
 
-    def _timed(self, images: int, steps: int, runtime: Runtime) -> tuple[float, float]:
-        """Return the seconds until the first step is done, and those of each further step."""
-        teacher, targets = self._inputs(images)
-        marks = [time.perf_counter()]
-        for event in recover_images(SECTION, teacher, targets, runtime, until=steps + 1):
-            if isinstance(event, Recovered) or (isinstance(event, Progress) and event.done == 0):
-                marks.append(time.perf_counter())  # both wait for the device
-        begun, first, end = marks
-        return first - begun, (end - first) / steps
+    def timed(self, runtime: Runtime) -> Callable[[], float]:
+        """Return what times a step: the mean of `STEPS`, between two looks at the loss, s."""
 
-    def ways(self, images: int) -> dict[str, Callable[[int], float]]:
-        """Return what is compared: from a number of steps to the seconds of each."""
-        as_run = self.runtime
+        def seconds() -> float:
+            events = self.events(runtime)
+            next(events)
+            begun = time.perf_counter()
+            next(events)
+            return (time.perf_counter() - begun) / self._steps
 
-        def ours(runtime: Runtime) -> Callable[[int], float]:
-            return lambda steps: self._timed(images, steps, runtime)[1]
+        return seconds
 
-        targets = self._inputs(images)[1]
-        teacher = untrained_teacher(self.model, self.size, len(targets))
-        loops = {tf32: PlainLoop(teacher, targets, as_run.device, tf32=tf32) for tf32 in (False, True)}
-        return {
-            "wmdd": ours(as_run),
-            "wmdd, not compiled": ours(dataclasses.replace(as_run, compile=False)),
-            "wmdd, fp32": ours(dataclasses.replace(as_run, compile=False, bf16=False)),
-            "plain, fp32": loops[False].seconds_per_step,
-            "plain, TF32": loops[True].seconds_per_step,
+    def ways(self) -> Ways:
+        """Return what needs no compiler: wmdd, also in fp32, and the plain loops."""
+        found: Ways = {
+            NOT_COMPILED: self.timed(self.plainly()),
+            "wmdd, fp32": self.timed(dataclasses.replace(self.plainly(), bf16=False)),
         }
+        for name, tf32 in (("plain, fp32", False), ("plain, TF32", True)):
+            teacher = untrained_teacher(self.model, self.size, len(self._targets))
+            loop = PlainLoop(teacher, self._targets, self.runtime.device, tf32=tf32)
+            loop.seconds_per_step(1)  # kernels are chosen and loaded at the first call
+            found[name] = lambda loop=loop: loop.seconds_per_step(self._steps)  # type: ignore[misc]
+        return found
 
-    def profile(self, images: int, steps: int) -> dict[str, Any]:
+    def profile(self) -> dict[str, Any]:
         """Return what the device did in some steps: the operators that took most, and the share of time without any."""
-        teacher, targets = self._inputs(images)
-        events = recover_images(SECTION, teacher, targets, self.runtime, until=steps + 1)
+        events = self.events(self.runtime)
         next(events)
-        with Trace() as trace:
-            list(events)
+        with Trace(self.runtime) as trace:
+            next(events)
         busy = trace.busy_share()
-        return {"steps": steps, "idle_share": None if busy is None else round(1 - busy, 3), "top": trace.top()}
+        idle = None if busy is None else round(1 - busy, 3)
+        return {"steps": self._steps, "idle_share": idle, "top": trace.top()}
 
 
-def _alternate(ways: dict[str, Callable[[int], float]], rounds: int, steps: int) -> dict[str, list[float]]:
-    for way in ways.values():
-        way(1)  # kernels are chosen and loaded at the first call
-    times: dict[str, list[float]] = {name: [] for name in ways}
+def _alternate(ways: Ways, rounds: int) -> Iterator[dict[str, float]]:
+    """Time one way after another; yield the least milliseconds of each so far, after each round."""
+    best: dict[str, float] = {}
     for _ in range(rounds):
         for name, way in ways.items():
-            times[name].append(way(steps))
-    return times
+            best[name] = min(best.get(name, math.inf), 1e3 * way())
+        yield best
 
 
 def _figures(ms: dict[str, float], tflop: float, ceiling: float) -> dict[str, dict[str, float]]:
@@ -145,10 +172,13 @@ def _figures(ms: dict[str, float], tflop: float, ceiling: float) -> dict[str, di
     return found
 
 
-def _result(figures: dict[str, dict[str, float]], images: int) -> str:
-    ours = figures["wmdd"]
-    return (
-        f"{images} images: {ours['ms']:g} ms a step, {ours['tflops']:g} TFLOP/s, {ours['share_of_ceiling']:.0%} of the "
-        f"ceiling; {ours['speed against plain, TF32']:g} times the plain loop with TF32, "
-        f"{ours['speed against plain, fp32']:g} times it in fp32"
+def _tell(tell: Tell, ms: dict[str, float], tflop: float, ceiling: float, images: int) -> None:
+    figures = _figures(ms, tflop, ceiling)
+    name = "wmdd" if "wmdd" in figures else NOT_COMPILED
+    ours = figures[name]
+    tell(
+        ways=figures,
+        result=f"{name}, {images} images: {ours['ms']:g} ms a step, {ours['tflops']:g} TFLOP/s, "
+        f"{ours['share_of_ceiling']:.0%} of the ceiling; {ours['speed against plain, TF32']:g} times the plain loop "
+        f"with TF32, {ours['speed against plain, fp32']:g} times it in fp32",
     )

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +29,16 @@ HEADER = f"{'step':<16} {'ended':<8} {'s':>6}  result"
 Figures = dict[str, Any]
 
 
+@dataclass(eq=False)
+class _Running:
+    """A step under way, since `begun` on the monotonic clock; no process where it was skipped."""
+
+    step: Step
+    limit_s: float
+    begun: float
+    process: BaseProcess | None = None
+
+
 class Session:
     """A run of some steps.
 
@@ -40,6 +51,7 @@ class Session:
         self._context, self._setting = context, setting
         self._deadline = time.monotonic() + seconds
         self._lines: list[Figures] = []
+        self._running: list[_Running] = []
         self._machine: Figures = {}
 
     def run(self, steps: Sequence[Step]) -> int:
@@ -49,54 +61,59 @@ class Session:
             0 if all ran; 1 if one failed; 2 without a GPU; 128 and the signal's number after SIGINT or SIGTERM.
         """
         _show(HEADER)
-        status = 0
-        with _stopped_by_signals():
-            try:
-                for step in steps:
-                    line = self._step(step)
-                    if line.get("exit") == NO_GPU:
-                        print("no GPU: torch sees none here; make gpu TOY=1 rehearses the steps", file=sys.stderr)
-                        return NO_GPU
-                    self._keep(line)
-                    cut_short = self._setting.toy and line["ended"] == "cut"
-                    status = max(status, int(line["ended"] == "failed" or cut_short))
-            except _StoppedError as stopped:
-                self._keep(stopped.line)
-                status = 128 + stopped.number
+        number = self._run_all(steps)
+        if any(line.get("exit") == NO_GPU for line in self._lines):
+            print("no GPU: torch sees none here; make gpu TOY=1 rehearses the steps", file=sys.stderr)
+            return NO_GPU
         _show(f"\nlines are in {self._path()}\n{HEADER}")
         for line in self._lines:
             _show(_row(line))
-        return status
+        failed = {"failed", "cut"} if self._setting.toy else {"failed"}
+        return 128 + number if number else int(any(line["ended"] in failed for line in self._lines))
 
-    def _step(self, step: Step) -> Figures:
-        limit, begun = min(step.limit_s, self._deadline - time.monotonic()), time.monotonic()
-        line: Figures = {"benchmark": "gpu", "step": step.name, "ended": "stopped", "seconds": 0.0}
-        line |= {"machine": self._machine}
+    def _run_all(self, steps: Sequence[Step]) -> int:
+        """Run the steps until a signal comes; return its number, or 0."""
+        with _stopped_by_signals():
+            try:
+                for step in steps:
+                    self._begin(step)
+                    if not step.beside:
+                        self._finish_all()
+                self._finish_all()
+            except _StoppedError as exc:
+                return exc.number
+            finally:
+                for running in list(self._running):
+                    self._keep(running, "stopped")
+        return 0
+
+    def _begin(self, step: Step) -> None:
+        limit = min(step.limit_s, self._deadline - time.monotonic())
+        running = _Running(step, limit, time.monotonic())
         missing = step.skip(self._setting) or ("no time is left" if limit < SHORTEST_S else "")
         if missing:
-            return line | {"ended": "skipped", "result": missing}
-        try:
-            ended, figures = self._in_process(step, limit)
-        except _StoppedError as stopped:
-            stopped.line = line | self._read(step) | {"seconds": round(time.monotonic() - begun, 1)}
-            raise
-        return line | {"ended": ended, "seconds": round(time.monotonic() - begun, 1)} | figures
-
-    def _in_process(self, step: Step, limit: float) -> tuple[str, Figures]:
+            self._keep(running, "skipped", {"result": missing})
+            return
         told, log = self._files(step)
-        process = self._context.Process(target=_run, args=(step, self._setting, str(told), str(log)))
-        process.start()
-        try:
-            process.join(limit)
-            late = process.is_alive()
-        finally:
-            _end(process)
-        figures = self._read(step)
-        if late:
-            return "cut", figures | {"limit_s": round(limit)}
-        if process.exitcode:
-            return "failed", figures | {"exit": process.exitcode, "log": _tail(log)}
-        return "done", figures
+        told.unlink(missing_ok=True)
+        running.process = self._context.Process(target=_run, args=(step, self._setting, str(told), str(log)))
+        self._running.append(running)
+        running.process.start()
+
+    def _finish_all(self) -> None:
+        """Wait for the step that was begun last, and then for what runs beside it."""
+        for running in reversed(self._running[:]):
+            process = running.process
+            assert process is not None
+            process.join(max(0.0, running.begun + running.limit_s - time.monotonic()))
+            if process.is_alive():
+                self._keep(running, "cut", {"limit_s": round(running.limit_s)})
+            elif process.exitcode:
+                self._keep(running, "failed", {"exit": process.exitcode})
+            else:
+                self._keep(running, "done")
+            if process.exitcode == NO_GPU:
+                raise _StoppedError(0)
 
     def _files(self, step: Step) -> tuple[Path, Path]:
         folder = Path(self._setting.work)
@@ -111,9 +128,20 @@ class Session:
                 figures |= json.loads(line)
         return figures
 
-    def _keep(self, line: Figures) -> None:
+    def _keep(self, running: _Running, ended: str, more: Figures | None = None) -> None:
+        """End a step's process with all that it started, and write its line."""
+        if running.process is not None:
+            _end(running.process)
+            self._running.remove(running)
+        line: Figures = {"benchmark": "gpu", "step": running.step.name, "ended": ended}
+        line |= {"seconds": round(time.monotonic() - running.begun, 1), "machine": self._machine}
+        line |= (self._read(running.step) if running.process is not None else {}) | (more or {})
+        if ended in ("failed", "cut", "stopped"):
+            line["log"] = _tail(self._files(running.step)[1])
         self._machine = line["machine"]
         self._lines.append(line)
+        if line.get("exit") == NO_GPU:
+            return
         with self._path().open("a") as file:
             file.write(json.dumps(line) + "\n")
         _show("\n".join([_row(line), *(f"    {text}" for text in line.get("log", []))]))
@@ -145,8 +173,10 @@ def _run(step: Step, setting: Setting, told: str, log: str) -> None:
         def tell(**figures: Any) -> None:
             file.write(json.dumps(figures) + "\n")
 
+        begun = time.monotonic()
         try:
             step.load()(setting, tell, **step.arguments)
+            tell(seconds=round(time.monotonic() - begun, 1))  # of a step beside another, less than until it was seen
         except Exception:
             traceback.print_exc()
             raise SystemExit(1) from None
@@ -177,12 +207,11 @@ def _tail(log: Path) -> list[str]:
 
 
 class _StoppedError(BaseException):
-    """SIGINT or SIGTERM came; `line` is what the step under way had measured."""
+    """No further step is to run: a signal came (its number), or there is no GPU (0)."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.number = number
-        self.line: Figures = {"benchmark": "gpu", "step": "", "ended": "stopped", "seconds": 0.0, "machine": {}}
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ class Step:
         function: ``module:function``, called with the setting, a `Tell` and the arguments.
         limit_s: seconds at most, of those that are left.
         needs: names of the setting's folders that must be given; a toy brings its own.
+        beside: runs while the next step does, which must not be one that is timed.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Step:
     limit_s: float
     arguments: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    beside: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the function."""
@@ -76,13 +78,14 @@ _METHODS = ("random", "herding", "sre2l", "cda")
 STEPS = {
     step.name: step
     for step in (
-        Step("machine", f"{HERE}.machine:run", 40),
-        Step("tests", f"{HERE}.checks:run", 90),
+        Step("machine", f"{HERE}.machine:run", 60),
+        Step("compilation", f"{HERE}.recovery:warm", 150, {"sizes": [224, 64, 32]}, beside=True),
+        Step("tests", f"{HERE}.checks:run", 150),
         Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
-        Step("recovery-64", f"{HERE}.recovery:run", 45, {"size": 64, "more": 400}),
-        Step("recovery-32", f"{HERE}.recovery:run", 45, {"size": 32, "more": 1000}),
-        Step("throughput-224", f"{HERE}.throughput:run", 30, {"size": 224}),
-        Step("throughput-32", f"{HERE}.throughput:run", 30, {"size": 32}),
+        Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
+        Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
+        Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
+        Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
         _recipe("cifar10", "data", "cifar10", 10),
         _recipe("cifar10-50", "data", "cifar10", 50),
         _recipe("cifar10-1", "data", "cifar10", 1),

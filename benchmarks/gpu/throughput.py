@@ -27,24 +27,25 @@ from wmdd.stages import STAGES, Unit
 from wmdd.types import DistilledClass, Teacher
 
 CLASSES, IPC = 10, 10
+Stage = Callable[[int], int]
 
 
 def run(setting: Setting, tell: Tell, size: int) -> None:
-    """Time each stage once without and once with a profile, after a first run that chooses kernels."""
-    size = 16 if setting.toy else size
+    """Time each stage without a profile and then, shorter, with one, after a first run that chooses kernels."""
+    size, each = (16, 4) if setting.toy else (size, 40 if size > 100 else 500)
+    epochs = 4 if setting.toy else 60 if size > 100 else 240
     with tempfile.TemporaryDirectory() as folder:
-        index = _real_images(Path(folder), size, 4 if setting.toy else 40 if size > 100 else 200)
-        work = _Work("convnet1_w8" if setting.toy else "resnet18", size, index, setting)
-        stages = {"statistics": work.statistics, "relabel": work.relabel, "student": work.student}
+        work = _Work("convnet1_w8" if setting.toy else "resnet18", size, Path(folder), each, setting)
+        stages: dict[str, Stage] = {"statistics": work.statistics, "labels": work.labels, "student": work.student}
         figures: dict[str, dict[str, Any]] = {}
-        for name, stage in (stages | {"teacher": work.teacher_training}).items():
-            stage(1)
-            times = 1 if setting.toy else 3
+        for name, stage in (stages | {"teacher": work.teacher}).items():
+            short = max(1, epochs // 12)
+            stage(short)
             begun = time.perf_counter()
-            images = stage(times)
+            images = stage(epochs)
             seconds = time.perf_counter() - begun
-            with Trace() as trace:
-                stage(times)
+            with Trace(work.runtime) as trace:
+                stage(short)
             figures[name] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
             shown = ", ".join(f"{stage} {found['images_per_s']:g}" for stage, found in figures.items())
             tell(stages=figures, result=f"images per second: {shown}")
@@ -66,52 +67,52 @@ def _real_images(folder: Path, size: int, each: int) -> DatasetIndex:
 
 
 class _Work:
-    """The stages on one network and one image size; each returns the images that it took."""
+    """The stages on one network and one image size; each takes a number of epochs and returns the images that it saw.
 
-    def __init__(self, model: str, size: int, index: DatasetIndex, setting: Setting) -> None:
-        self._model, self._size, self._index = model, size, index
+    Real images are seen once, whatever the number: statistics and a teacher's epoch are long enough.
+    """
+
+    def __init__(self, model: str, size: int, folder: Path, each: int, setting: Setting) -> None:
+        self._model, self._size, self._index = model, size, _real_images(folder, size, each)
+        self.runtime: Runtime = open_runtime(setting)
         self._teacher: Teacher = untrained_teacher(model, size, CLASSES)
-        self._runtime: Runtime = open_runtime(setting)
-        self._epochs = 2 if setting.toy else 20 if size > 100 else 60
         self._geometry = {"image_size": size, "crop_ratio": 1.0, "normalization": "half"}
         pixels = torch.randint(0, 256, (IPC, 3, size, size), dtype=torch.uint8)
         masses = torch.full((IPC,), 1 / IPC)
         self._images = [DistilledClass(class_id, pixels, masses) for class_id in range(CLASSES)]
-        self._labels: list[Any] = []
+        self._labelled: dict[int, list[Any]] = {}
 
-    def statistics(self, times: int) -> int:
-        """Measure classes, image files and all."""
-        loaded = {"teacher": self._teacher, "index": self._index}
-        for class_id in range(CLASSES if times > 1 else 1):
-            self._run("statistics", {"class_id": class_id}, loaded, {})
+    def statistics(self, _epochs: int) -> int:
+        """Measure every class, image files and all."""
+        for class_id in range(CLASSES):
+            self._run("statistics", {"class_id": class_id}, {"teacher": self._teacher, "index": self._index}, {})
         return len(self._index.train)
 
-    def relabel(self, times: int) -> int:
+    def labels(self, epochs: int) -> int:
         """Label epochs of the distilled images."""
-        epochs = times * self._epochs
         params = {"images": "distilled", "first_epoch": 0, "epochs": epochs}
         loaded = {"teacher": self._teacher, "classes": self._images}
-        self._labels = self._run("relabel", params, loaded, {"relabel.epochs": epochs, "relabel.batch_size": 50})
+        changes = {"relabel.epochs": epochs, "relabel.batch_size": 50}
+        self._labelled[epochs] = self._run("relabel", params, loaded, changes)
         return epochs * CLASSES * IPC
 
-    def student(self, times: int) -> int:
-        """Train a student on the labels that there are, and validate it once."""
+    def student(self, epochs: int) -> int:
+        """Train a student on as many epochs of labels, and validate it once at the end."""
         params = {"student": self._model, "seed": 0, "images": "distilled", "geometry": self._geometry}
         params |= {"protocol": "wmdd", "protocol_hash": "none"}
-        loaded = {"classes": self._images, "labels": self._labels, "index": self._index}
-        changes = {"evaluate.val_every": times * self._epochs}
-        self._run("evaluate", params, loaded, {"relabel.batch_size": 50, **changes})
-        return int(self._labels[0].meta["epochs"]) * CLASSES * IPC
+        loaded = {"classes": self._images, "labels": self._labelled[epochs], "index": self._index}
+        self._run("evaluate", params, loaded, {"evaluate.val_every": epochs})
+        return epochs * CLASSES * IPC
 
-    def teacher_training(self, times: int) -> int:
-        """Train a teacher for some epochs, and validate it at the end."""
+    def teacher(self, _epochs: int) -> int:
+        """Train a teacher for one epoch, and validate it."""
         params = {"model": self._model, "stem": "auto", "weights": None, "geometry": self._geometry}
-        changes = {"pretrain.epochs": times, "pretrain.batch_size": 100, "pretrain.pad_px": 4}
+        changes = {"pretrain.epochs": 1, "pretrain.batch_size": 100, "pretrain.pad_px": 4}
         self._run("pretrain", params, {"index": self._index}, changes)
-        return times * len(self._index.train)
+        return len(self._index.train)
 
     def _run(self, name: str, params: dict[str, Any], loaded: dict[str, Any], changes: dict[str, Any]) -> list[Any]:
         section = getattr(override(DistillConfig(), changes), STAGES[name].section)
         load: Callable[[str], Any] = loaded.__getitem__
-        events = STAGES[name].run(section, [Unit("unit", params, load)], SeedTree(0), self._runtime)
+        events = STAGES[name].run(section, [Unit("unit", params, load)], SeedTree(0), self.runtime)
         return [event.value for event in events if isinstance(event, Output)]

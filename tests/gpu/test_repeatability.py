@@ -73,9 +73,10 @@ def test_several_processes_on_one_card_give_the_images_of_one():
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe(duplex=False) for _ in range(2)]
     processes = [context.Process(target=send_images, args=(end,)) for _, end in ends]
-    for process in processes:
+    for process, (_, end) in zip(processes, ends, strict=True):
         process.start()
-    found = [receiver.recv_bytes() if receiver.poll(120) else b"" for receiver, _ in ends]
+        end.close()  # so that a process that dies ends the wait
+    found = [receiver.recv_bytes() if receiver.poll(90) else b"" for receiver, _ in ends]
     for process in processes:
         process.join(30)
     assert found == [alone, alone]

@@ -38,12 +38,21 @@ def inputs():
     return found
 
 
-def recover(inputs, class_ids, holds=1000):
+# As torch says it itself, and as the libraries below it do.
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory"),
+)
+
+
+def recover(inputs, class_ids, holds=1000, error=FULL[0]):
     """The values of a group, in the order in which they are finished, on a device that holds so many images."""
 
     def fill(_network, arguments):
         if len(arguments[0]) > holds:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
 
     units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in class_ids]
     hook = inputs[0]["teacher"].network.register_forward_pre_hook(fill)
@@ -69,6 +78,17 @@ def test_group_that_does_not_fit_is_run_in_parts_which_fit(inputs, holds, parts)
     apart = [value for part in parts for value in recover(inputs, part)]
     for found, expected in zip(values, apart, strict=True):
         assert torch.equal(found.images, expected.images)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_device_is_known_in_whatever_words(inputs, error):
+    values = recover(inputs, range(CLASSES), 6, error)
+    assert [value.notes["tensor_batch_classes"] for value in values] == [2, 2, 3, 3, 3]
+
+
+def test_other_errors_are_not_taken_for_a_full_device(inputs):
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        recover(inputs, range(CLASSES), 6, RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
 def test_images_of_a_class_in_parts_do_not_know_of_each_other(inputs):
@@ -100,5 +120,5 @@ def other_second(given):
 
 
 def test_class_that_does_not_fit_alone_is_an_error(inputs):
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match=r"one class do not fit .*; lower barycenter\.ipc"):
         recover(inputs, range(CLASSES), 1)

@@ -115,7 +115,8 @@ def _from_memory(
     # The whole epoch at once, so that no step waits for a copy.
     views = _draw(rng, section, index.train, order).to(runtime)
     labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
-    rows = torch.from_numpy(order).to(images.device)
+    rows = torch.from_numpy(order)
+    rows = runtime.send(rows) if images.is_cuda else rows
     source = (images.shape[-2], images.shape[-1])
     for batch in batch_places(len(order), section.batch_size, ranks):
         part = ranks.part(batch)

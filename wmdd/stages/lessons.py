@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wmdd.data.changes import augmentation
 from wmdd.data.loading import Geometry
-from wmdd.labels import SoftLabels, batch_sizes, check_labels, draw_epoch
+from wmdd.labels import LabelBatch, SoftLabels, batch_sizes, check_labels, draw_epoch
 from wmdd.losses import soft_label_loss
 from wmdd.runtime import Runtime
 from wmdd.sections import EvaluateConfig, RelabelConfig
@@ -48,14 +48,23 @@ class SoftLessons:
         self._weights = (images.weights / images.weights.mean()).to(runtime.device)
         self._names = images.labels.to(runtime.device)
         self.epochs, self.steps = self._labels.epochs, self._labels.batches
+        self._next = -1
+        self._epochs: Iterator[list[LabelBatch]] = iter(())
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views, the teacher's logits, the images' weights and their classes."""
         send = self._runtime.send
-        for batch in self._labels.epoch(epoch):
+        for batch in self._read(epoch):
             shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
             rows = send(batch.images)
             yield shown, send(batch.logits), self._weights[rows], self._names[rows]
+
+    def _read(self, epoch: int) -> list[LabelBatch]:
+        """Read an epoch's labels; where a GPU computes meanwhile, the next epoch's are read beside it."""
+        if epoch != self._next:
+            self._epochs = self._runtime.ahead(map(self._labels.epoch, range(epoch, self.epochs)))
+        self._next = epoch + 1
+        return next(self._epochs)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Divergence at temperature, or squared distance of logits; with a cross-entropy where it weighs something."""

@@ -26,7 +26,9 @@ def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime:
     for unit in units:
         teacher: Teacher = unit.load("teacher")
         networks = [teacher.network, *(other.network for other in (unit.load("others") if section.teachers else ()))]
-        images = ImageSet.of(unit.load("classes"))
+        images = ImageSet.of(unit.load("classes")).images
+        # On the device, unless torchvision changes them first, which it does on the host.
+        images = runtime.keep(images) if section.augment == "none" else images
         own = seeds.child("relabel", unit.params["images"])
         first, epochs = unit.params["first_epoch"], unit.params["epochs"]
         batches: list[LabelBatch] = []
@@ -52,33 +54,28 @@ def _labelled(
     drawn: Iterator[LabelBatch],
     networks: list[nn.Module],
     pixels: Normalization,
-    images: ImageSet,
+    images: torch.Tensor,
     runtime: Runtime,
 ) -> list[LabelBatch]:
-    placed, kept = [runtime.place(network) for network in networks], _kept(section, images, runtime)
+    placed = [runtime.place(network) for network in networks]
     for network in placed:
         _norm_by_batch(network, section.bn == "batch")
     labelled = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
     for batch in drawn:
-        parts = cut((batch.replay(kept, pixels, runtime),), count)
+        parts = cut((batch.replay(images, pixels, runtime),), count)
         with runtime.autocast():
             voices = [torch.cat([network(part) for (part,) in parts]).float() for network in placed]
         logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
         labelled.append(dataclasses.replace(batch, logits=logits.half()))
         if batch.augment != "none":
-            brightness = mean_pixels(batch.changed(kept, runtime))
+            brightness = mean_pixels(batch.changed(images, runtime))
             labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
     for network in placed:
         _norm_by_batch(network, False)
     # One wait for the device in an epoch, where a copy of each batch would be one wait each.
     return [dataclasses.replace(batch, logits=batch.logits.cpu()) for batch in labelled]
-
-
-def _kept(section: RelabelConfig, images: ImageSet, runtime: Runtime) -> torch.Tensor:
-    """Return the images on the device, or on the host where torchvision changes them there first."""
-    return runtime.keep(images.images) if section.augment == "none" else images.images
 
 
 def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
