@@ -1,7 +1,7 @@
-"""Prove the GPU path in a few minutes: tests, speed and whole recipes, in the order of their worth.
+"""Test and measure wmdd on this machine's GPU in a few minutes, most important first.
 
-    make gpu                                     # python -m benchmarks.gpu, seven minutes
-    make gpu TOY=1                               # the same steps on the CPU, at toy size
+    make gpu                                     # python -m benchmarks.gpu
+    make gpu TOY=1                               # a rehearsal on the CPU, at toy size
     python -m benchmarks.gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
     python -m benchmarks.gpu --steps cifar10     # goes on where the time of an earlier call ended
 
@@ -12,17 +12,23 @@ as soon as it ends; a step that fails or takes too long keeps what it measured u
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import multiprocessing
+import os
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 from benchmarks.gpu.runner import PRELOAD, Session
 from benchmarks.gpu.steps import STEPS, Setting
 
-RESULTS = Path(__file__).parents[1] / "results"
-CIFAR10 = Path(__file__).parents[2] / ".gpu" / "cifar10"
-WORK = Path(__file__).parents[2] / "build" / "gpu"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+CIFAR10 = ROOT / ".gpu" / "cifar10"
+WORK = ROOT / "build" / "gpu"
+MINUTES = 6.5  # with imports and an environment's start, seven
 
 
 def main() -> int:
@@ -32,36 +38,52 @@ def main() -> int:
     names = ["machine", *(name for name in names if name != "machine")]
     if unknown := [name for name in names if name not in STEPS]:
         return _refuse(f"--steps {unknown[0]}: there is no such step; choose from {','.join(STEPS)}")
-    if args.minutes <= 0:
-        return _refuse(f"--minutes {args.minutes:g}: must be above 0; seven are enough for most cards")
-    data = args.data or (str(CIFAR10) if CIFAR10.is_dir() else None)
-    for option, folder in (("--data", data), ("--tiny", args.tiny)):
-        if folder and not Path(folder).is_dir():
+    if not 0 < args.minutes < math.inf:
+        return _refuse(f"--minutes {args.minutes:g}: must be a number above 0, such as {MINUTES:g}")
+    for option, folder in (("--data", args.data), ("--tiny", args.tiny)):
+        if folder and ":" not in folder and not Path(folder).is_dir():
             return _refuse(f"{option} {folder}: there is no such folder")
-    # Its parent holds nothing of torch: the processes of the steps are forked from one that has imported it once.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOAD])
     with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as made:
-        out = args.out or (made if args.toy else str(RESULTS))
-        work = args.work or (made if args.toy else str(WORK))
-        for folder in (out, work):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        session = Session(context, Setting(args.toy, data, args.tiny, work, out), args.minutes * 60)
-        return session.run([STEPS[name] for name in names])
+        out, work = args.out or (made if args.toy else str(RESULTS)), args.work or (made if args.toy else str(WORK))
+        for option, folder in (("--out", out), ("--work", work)):
+            if reason := _unwritable(Path(folder)):
+                return _refuse(f"{option} {folder}: cannot be written ({reason}); give another folder")
+        data = args.data or (str(CIFAR10) if CIFAR10.is_dir() else None)
+        setting = Setting(args.toy, data, args.tiny, work, out, is_temporary=out == made)
+        # This process imports no torch; those of the steps are forked from one that has imported it once.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([PRELOAD])
+        return Session(context, setting, args.minutes * 60).run([STEPS[name] for name in names])
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="folder of gpu-<card>.jsonl and pictures (default: benchmarks/results)")
-    parser.add_argument("--minutes", type=float, default=7.0, help="for all steps together (default: 7)")
-    parser.add_argument("--data", help="CIFAR-10, in any layout of wmdd (default: .gpu/cifar10, where it is there)")
+    parser.add_argument("--out", help="folder of gpu-<card>.jsonl, its log, and pictures (default: benchmarks/results)")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for all steps together (default: {MINUTES:g})")
+    parser.add_argument("--data", help="CIFAR-10, as data.path takes it (default: .gpu/cifar10, if that is there)")
     parser.add_argument("--tiny", help="Tiny-ImageNet, for a further recipe")
     parser.add_argument("--work", help="folder of stores, kept, so that a second call goes on (default: build/gpu)")
-    parser.add_argument("--steps", help=f"only these, separated by commas: {','.join(STEPS)}")
-    parser.add_argument("--toy", action="store_true", help="rehearse every step on the CPU, at toy size")
-    return parser.parse_args()
+    parser.add_argument("--steps", metavar="NAME,...", help=f"only these of: {', '.join(STEPS)}")
+    parser.add_argument("--toy", action="store_true", help="rehearse the steps on the CPU, at toy size")
+    args = parser.parse_args()
+    for name in ("out", "data", "tiny", "work"):  # quoted by make, so not expanded by a shell
+        setattr(args, name, getattr(args, name) and os.path.expanduser(getattr(args, name)))
+    return args
+
+
+def _unwritable(folder: Path) -> str:
+    """Say why nothing can be written into a folder, new or old; "" if it can."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    with contextlib.suppress(OSError):
+        os.unlink(probe)
+    return ""
 
 
 def _refuse(line: str) -> int:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.gpu.steps import Setting, Tell
 
 FOLDER = Path(__file__).parents[2] / "tests" / "gpu"
-FILES = ("test_waits.py", "test_device_memory.py", "test_agreement.py", "test_repeatability.py")  # by worth
+FILES = ("test_waits.py", "test_device_memory.py", "test_repeatability.py", "test_agreement.py")  # most important first
 SHOWN = 12  # lines of each failure
 OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider")
 

@@ -30,19 +30,31 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def ceiling_tflops(setting: Setting, dtype: torch.dtype) -> float:
-    """Return the rate of a square matrix product of random numbers, mean of ten after three, TFLOP/s."""
-    size, device = (256, "cpu") if setting.toy else (8192, "cuda")
+def ceilings_tflops(setting: Setting) -> dict[str, float]:
+    """Return the rates of a square matrix product of random numbers, by precision, TFLOP/s."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    rates = {"bf16": _product_tflops(setting, torch.bfloat16)}
+    for name, tf32 in (("TF32", True), ("fp32", False)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        rates[name] = _product_tflops(setting, torch.float32)
+    torch.backends.cuda.matmul.allow_tf32 = before
+    return {name: round(rate, 3 if rate < 10 else 1) for name, rate in rates.items()}
+
+
+def _product_tflops(setting: Setting, dtype: torch.dtype) -> float:
+    """Multiply for half a second, after a start that chooses the kernel."""
+    size, device, seconds = (256, "cpu", 0.01) if setting.toy else (8192, "cuda", 0.5)
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
-    for _ in range(3):
-        left @ right
+    left @ right
     synchronize()
-    begun = time.perf_counter()
-    for _ in range(10):
-        left @ right
-    synchronize()
-    return 10 * 2 * size**3 / (time.perf_counter() - begun) / 1e12
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        for _ in range(5):
+            left @ right
+        synchronize()
+        count += 5
+    return count * 2 * size**3 / (time.perf_counter() - begun) / 1e12
 
 
 @contextlib.contextmanager

@@ -1,47 +1,72 @@
-"""Step: what is there, and the rate of a matrix product as the ceiling of all that follows."""
+"""Step: what is there, and the rates of matrix products as the ceilings of all that follows."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 
-from benchmarks.gpu.device import ceiling_tflops, open_runtime
-from benchmarks.gpu.steps import NO_GPU, Setting, Tell
+from benchmarks.gpu.device import ceilings_tflops, open_runtime
+from benchmarks.gpu.steps import Setting, Tell
+from wmdd.data.sources import list_files
+from wmdd.errors import WmddError
 from wmdd.pipeline import versions
 from wmdd.runtime import compiler_failure
 
 
 def run(setting: Setting, tell: Tell) -> None:
-    """Tell card, driver and versions, and the rate of matrix products."""
-    if not setting.toy and not torch.cuda.is_available():
-        raise SystemExit(NO_GPU)
+    """Tell card, driver and versions, and the rates of matrix products; refuse a machine or data that cannot serve."""
+    if refusal := _refusal(setting):
+        tell(refused=refusal)
+        raise SystemExit(2)
     runtime = open_runtime(setting)
-    tell(machine=runtime.describe(), versions={**versions(), "cuda": torch.version.cuda, "triton": _triton()})
+    machine = runtime.describe() | _facts(setting)
+    tell(machine=machine)
+    ceilings = ceilings_tflops(setting)
+    tell(ceilings_tflops=ceilings)
+    # Last, because nothing is known of this machine's compilers: one that hangs is ended with this step.
+    failure = compiler_failure(runtime.device) if runtime.compile else ""
+    tell(machine=machine | runtime.describe(), compiler_failure=failure)
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in ceilings.items())
+    can = f"; torch cannot compile here: {failure}" if failure else ""
+    tell(result=f"{machine['device']}, torch {torch.__version__}; matrix products, TFLOP/s: {rates}{can}")
+
+
+def _refusal(setting: Setting) -> str:
+    if setting.toy:
+        return ""
+    if not torch.cuda.is_available():
+        built = f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'no version'}"
+        return f"no GPU: {built}, sees none (driver: {_driver()}); make gpu TOY=1 rehearses the steps on the CPU"
+    for option, url in (("--data", setting.data), ("--tiny", setting.tiny)):
+        try:
+            if url and not url.startswith("torchvision:"):
+                list_files(url)
+        except WmddError as exc:
+            return f"{option} {str(exc).removeprefix('data.path=')}"
+    return ""
+
+
+def _facts(setting: Setting) -> dict[str, Any]:
+    """Return what every line carries beside the runtime's own description."""
+    facts: dict[str, Any] = {"versions": {**versions(), "cuda": torch.version.cuda, "triton": _triton()}}
+    facts |= {"cpus": _cpus(), "driver": _driver()}
     if not setting.toy:
         card = torch.cuda.get_device_properties(0)
-        tell(memory_gib=round(card.total_memory / 2**30, 1), multiprocessors=card.multi_processor_count)
-        tell(capability=f"{card.major}.{card.minor}", driver=_driver(), cpus=_cpus())
-    rates = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32 or TF32", torch.float32)):
-        rates[name] = round(ceiling_tflops(setting, dtype), 3 if setting.toy else 1)
-        tell(ceiling_tflops=rates)
-    # Tried at last: nothing is known of the compilers of this machine, and what does not answer ends with the step.
-    failure = compiler_failure(runtime.device) if runtime.compile else ""
-    facts = runtime.describe()
-    shown = ", ".join(f"{name} {rate:g}" for name, rate in rates.items()) + f"{'; cannot compile' if failure else ''}"
-    tell(machine=facts, compiler_failure=failure)
-    tell(result=f"{facts['device']}, torch {torch.__version__}; matrix product: {shown} TFLOP/s")
+        facts |= {"memory_gib": round(card.total_memory / 2**30, 1), "multiprocessors": card.multi_processor_count}
+        facts |= {"capability": f"{card.major}.{card.minor}"}
+    return facts
 
 
 def _driver() -> str:
     asked = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
     try:
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip() or "none"
     except (OSError, subprocess.TimeoutExpired):
-        return "not known"
+        return "none"
 
 
 def _cpus() -> str:
@@ -53,5 +78,5 @@ def _cpus() -> str:
 def _triton() -> str:
     try:
         return version("triton")
-    except ImportError:
+    except PackageNotFoundError:
         return "none"

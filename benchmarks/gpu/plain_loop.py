@@ -1,6 +1,7 @@
 """Recovery as a script would write it: fp32, and nothing that is not needed for one batch of classes.
 
-It does what the released code of "Dataset Distillation via the Wasserstein Metric" does at each step: one random view
+At each step it does what the released code of "Dataset Distillation via the Wasserstein Metric" does
+(recover/data_synthesis_new.py, with the options -w and -n): one random view
 for the whole batch by torchvision, forward hooks that reduce each batch-norm layer's input class by class (a mean, and
 a variance that takes the mean again), one norm of the features over the batch, a cross-entropy, Adam, the clamp of each
 channel, and a look at the loss, which makes the host wait for the device.
@@ -90,4 +91,4 @@ class PlainLoop:
         with torch.no_grad():
             for channel, (low, high) in enumerate(self._bounds):
                 self._images[:, channel].clamp_(low, high)
-        float(loss)
+        loss.item()

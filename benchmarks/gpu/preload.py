@@ -1,6 +1,7 @@
 """What the processes of the steps share: imported once, by the process that they are forked from.
 
-Nothing here may touch CUDA, which cannot be used in a process that was forked after its first use.
+Nothing here may touch CUDA, which cannot be used in a process that was forked after its first use: so not
+torch._inductor, which looks for a GPU when it is imported (torch 2.11).
 """
 
 import os
@@ -10,6 +11,7 @@ for library in ("JAX", "CUPY", "TENSORFLOW"):
     os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
 
 import torch  # noqa: E402
+import torch._dynamo  # noqa: E402
 import torchvision.transforms.v2  # noqa: E402
 
 import wmdd.api  # noqa: E402

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.device import Trace, ceiling_tflops, open_runtime, peak_memory
+from benchmarks.gpu.device import Trace, ceilings_tflops, open_runtime, peak_memory
 from benchmarks.gpu.plain_loop import PlainLoop
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.errors import ConfigError
 from wmdd.events import Progress
 from wmdd.models.registry import skeleton
-from wmdd.runtime import Runtime
+from wmdd.runtime import Runtime, compiler_failure
 from wmdd.sections import RecoverConfig
 from wmdd.synthesis import RECORDS, Target, recover_images
 from wmdd.types import Teacher
@@ -26,40 +29,48 @@ from wmdd.types import Teacher
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100
 NOT_COMPILED = "wmdd, not compiled"
+PLAIN = ("plain, fp32", "plain, TF32")
 Ways = dict[str, Callable[[], float]]
 
 
 def warm(setting: Setting, tell: Tell, sizes: list[int]) -> None:
     """Compile recovery at each size, beside another step, so that later steps find it in torch's cache on disk."""
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, float] = {}
+    cache = "warm" if any(Path(cache_dir()).glob("fxgraph/*")) else "cold"
+    tell(cache=cache)
     for size in sizes:
         case = _Case(setting, size, IMAGES)
+        next(case.events(case.plainly()))  # the device and its libraries are loaded before the clock runs
+        if failure := compiler_failure(case.runtime.device):
+            tell(compiler_failure=failure, result="torch cannot compile here")
+            return
         begun = time.perf_counter()
         next(case.events(case.runtime))
-        figures[f"{case.size} px"] = {"first_step_s": round(time.perf_counter() - begun, 1)}
-        shown = ", ".join(f"{name} {found['first_step_s']:g} s" for name, found in figures.items())
-        tell(compilation=figures, result=f"first step, compiled beside the tests: {shown}")
+        figures[f"{size} px"] = round(time.perf_counter() - begun, 1)
+        shown = ", ".join(f"{name} {seconds:g}" for name, seconds in figures.items())
+        tell(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
 
 
 def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
     case = _Case(setting, size, IMAGES)
-    gflop, ceiling = case.gflop_per_image(), ceiling_tflops(setting, torch.bfloat16)
-    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(gflop, 3))
-    tell(ceiling_tflops=round(ceiling, 2))
-    tflop = gflop * case.images / 1e3
+    rates = _Rates(case.gflop_per_image(), ceilings_tflops(setting), case.runtime.bf16)
+    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(rates.gflop, 3))
+    tell(ceilings_tflops=rates.ceilings)
     ways = case.ways()
-    # What cannot fail first: compilation may take all the time that is left, or not work here.
+    # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
-        _tell(tell, ms, tflop, ceiling, case.images)
-    try:
+        _tell(tell, rates, ms, case.images)
+    if failure := case.compile():
+        tell(compiler_failure=failure)
+        case.runtime = case.plainly()
+    else:
         tell(first_step_s=case.first_step_s())
         ways = {"wmdd": case.timed(case.runtime), **ways}
-    except ConfigError as exc:
-        tell(compiler_failure=str(exc))
     for ms in _alternate(ways, ROUNDS):
-        _tell(tell, ms, tflop, ceiling, case.images)
+        _tell(tell, rates, ms, case.images)
     tell(profile=case.profile())
+    ways.clear()  # their images and networks are none of a run's
     memory: dict[str, float] = {}
     with peak_memory(case.runtime, memory):
         case.timed(case.runtime)()
@@ -67,8 +78,7 @@ def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     # Not compiled, as that would take longer than all else: the same way at both numbers tells whether 100 fill a GPU.
     larger = _Case(setting, size, more)
     ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
-    figures = _figures(ms, gflop * larger.images / 1e3, ceiling)
-    tell(more_images={"images": larger.images, **figures[NOT_COMPILED]})
+    tell(more_images={"images": larger.images, **rates.figures(ms, larger.images)[NOT_COMPILED]})
 
 
 class _Case:
@@ -95,10 +105,10 @@ class _Case:
             network(pixels).sum().backward()
         return counter.get_total_flops() / 1e9
 
-    def events(self, runtime: Runtime) -> Iterator[Any]:
+    def events(self, runtime: Runtime) -> Iterator[Progress]:
         """Recover; the first event comes after the first step, each further one after `STEPS` more."""
+        # Recovery tells its progress at every fifth of RECORDS records: so many iterations make that every STEPS.
         iterations = self._steps * RECORDS // 5
-        assert 5 * math.ceil(iterations / RECORDS) == self._steps
         runtime.enter()
         section = RecoverConfig(iterations=iterations)
         return (
@@ -107,24 +117,31 @@ class _Case:
             if isinstance(event, Progress)
         )
 
-    def first_step_s(self) -> dict[str, float]:
-        """Return the seconds until the first step is done: with its compilation, and once more without."""
-        seconds = []
-        for _ in range(2):
-            begun = time.perf_counter()
+    def compile(self) -> str:
+        """Compile; say why that is not possible, "" if it is."""
+        failure = compiler_failure(self.runtime.device) if self.runtime.compile else "runtime.compile is off"
+        try:
+            self._first_step_s = time.perf_counter()
             next(self.events(self.runtime))
-            seconds.append(round(time.perf_counter() - begun, 2))
-        return {"first": seconds[0], "again": seconds[1]}
+            self._first_step_s = time.perf_counter() - self._first_step_s
+        except ConfigError as exc:
+            failure = str(exc)
+        return failure
+
+    def first_step_s(self) -> dict[str, float]:
+        """Return the seconds until the first step was done, with its compilation, and those of another start."""
+        begun = time.perf_counter()
+        next(self.events(self.runtime))
+        return {"first": round(self._first_step_s, 2), "again": round(time.perf_counter() - begun, 2)}
 
     def timed(self, runtime: Runtime) -> Callable[[], float]:
-        """Return what times a step: the mean of `STEPS`, between two looks at the loss, s."""
+        """Return what times a step: the mean of those between two events, s."""
 
         def seconds() -> float:
             events = self.events(runtime)
-            next(events)
-            begun = time.perf_counter()
-            next(events)
-            return (time.perf_counter() - begun) / self._steps
+            first, begun = next(events), time.perf_counter()
+            second = next(events)
+            return (time.perf_counter() - begun) / (second.done - first.done)
 
         return seconds
 
@@ -138,18 +155,18 @@ class _Case:
             teacher = untrained_teacher(self.model, self.size, len(self._targets))
             loop = PlainLoop(teacher, self._targets, self.runtime.device, tf32=tf32)
             loop.seconds_per_step(1)  # kernels are chosen and loaded at the first call
-            found[name] = lambda loop=loop: loop.seconds_per_step(self._steps)  # type: ignore[misc]
+            found[name] = functools.partial(loop.seconds_per_step, self._steps)
         return found
 
     def profile(self) -> dict[str, Any]:
         """Return what the device did in some steps: the operators that took most, and the share of time without any."""
         events = self.events(self.runtime)
-        next(events)
+        first = next(events)
         with Trace(self.runtime) as trace:
-            next(events)
+            second = next(events)
         busy = trace.busy_share()
         idle = None if busy is None else round(1 - busy, 3)
-        return {"steps": self._steps, "idle_share": idle, "top": trace.top()}
+        return {"steps": second.done - first.done, "idle_share": idle, "top": trace.top()}
 
 
 def _alternate(ways: Ways, rounds: int) -> Iterator[dict[str, float]]:
@@ -161,24 +178,44 @@ def _alternate(ways: Ways, rounds: int) -> Iterator[dict[str, float]]:
         yield best
 
 
-def _figures(ms: dict[str, float], tflop: float, ceiling: float) -> dict[str, dict[str, float]]:
-    """Return for each way its rate, and how many times as fast it is as each plain loop."""
-    found = {}
-    for name, value in ms.items():
-        rate = tflop / value * 1e3
-        found[name] = {"ms": round(value, 3), "tflops": round(rate, 3), "share_of_ceiling": round(rate / ceiling, 3)}
-        plain = {other: ms[other] for other in ms if other.startswith("plain")}
-        found[name] |= {f"speed against {other}": round(theirs / value, 2) for other, theirs in plain.items()}
-    return found
+@dataclasses.dataclass(frozen=True)
+class _Rates:
+    """From milliseconds to rates.
+
+    Args:
+        gflop: 1e9 floating-point operations of a step for one image.
+        ceilings: of matrix products by precision, TFLOP/s.
+        bf16: whether recovery runs in bf16 here.
+    """
+
+    gflop: float
+    ceilings: dict[str, float]
+    bf16: bool
+
+    def figures(self, ms: dict[str, float], images: int) -> dict[str, dict[str, Any]]:
+        """Return each way's rate, its share of the ceiling of its precision, and how it compares with the others."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, value in ms.items():
+            rate, precision = self.gflop * images / value, self._precision(name)
+            share = rate / self.ceilings[precision]
+            found[name] = {"ms": round(value, 3), "tflops": round(rate, 3), "precision": precision}
+            found[name] |= {"share_of_ceiling": round(share, 3)}
+            found[name] |= {f"times {other}": round(ms[other] / value, 2) for other in PLAIN if other in ms}
+        return found
+
+    def _precision(self, name: str) -> str:
+        precision = name.partition(", ")[2]
+        return precision if precision in self.ceilings else "bf16" if self.bf16 else "fp32"
 
 
-def _tell(tell: Tell, ms: dict[str, float], tflop: float, ceiling: float, images: int) -> None:
-    figures = _figures(ms, tflop, ceiling)
+def _tell(tell: Tell, rates: _Rates, ms: dict[str, float], images: int) -> None:
+    figures = rates.figures(ms, images)
     name = "wmdd" if "wmdd" in figures else NOT_COMPILED
-    ours = figures[name]
+    ours, like = figures[name], figures["wmdd, fp32"]
     tell(
         ways=figures,
-        result=f"{name}, {images} images: {ours['ms']:g} ms a step, {ours['tflops']:g} TFLOP/s, "
-        f"{ours['share_of_ceiling']:.0%} of the ceiling; {ours['speed against plain, TF32']:g} times the plain loop "
-        f"with TF32, {ours['speed against plain, fp32']:g} times it in fp32",
+        result=f"{images} images, {name} in {ours['precision']}: {ours['ms']:g} ms, {ours['tflops']:g} TFLOP/s, "
+        f"{ours['share_of_ceiling']:.0%} of the ceiling\n"
+        f"{ours['times plain, TF32']:g} times as fast as the plain loop in TF32, {ours['times plain, fp32']:g} as in "
+        f"fp32; both in fp32: {like['times plain, fp32']:g}",
     )

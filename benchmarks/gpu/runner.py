@@ -6,32 +6,35 @@ import contextlib
 import json
 import multiprocessing.connection
 import os
-import re
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.gpu.steps import NO_GPU, Setting, Step
+from benchmarks.gpu.steps import Setting, Step, card_slug
 
 PRELOAD = "benchmarks.gpu.preload"
-SHORTEST_S = 5.0  # what is left to a step below this is not worth its start
+SHORTEST_S = 5.0  # less time than this is not worth a start
 TAIL_LINES = 20
-HEADER = f"{'step':<16} {'ended':<8} {'s':>6}  result"
+LOG_BYTES = 200_000  # of a step's output in the common log
+BOTH_GIB = 24  # memory of a card that holds two steps at the same time
 Figures = dict[str, Any]
 
 
 @dataclass(eq=False)
 class _Running:
-    """A step under way, since `begun` on the monotonic clock; no process where it was skipped."""
+    """A step under way, since `begun` on the monotonic clock; no process if it was skipped."""
 
     step: Step
     limit_s: float
@@ -43,13 +46,15 @@ class Session:
     """A run of some steps.
 
     Args:
-        context: starts processes that have the slow imports behind them.
+        context: starts processes in which the slow imports are done.
         seconds: for all steps together.
     """
 
     def __init__(self, context: ForkServerContext, setting: Setting, seconds: float) -> None:
         self._context, self._setting = context, setting
         self._deadline = time.monotonic() + seconds
+        self._common = {"run": datetime.now(UTC).isoformat(timespec="seconds"), "commit": _commit()}
+        self._common |= {"toy": setting.toy, "minutes": round(seconds / 60, 2)}
         self._lines: list[Figures] = []
         self._running: list[_Running] = []
         self._machine: Figures = {}
@@ -58,107 +63,134 @@ class Session:
         """Run the steps; return the exit status.
 
         Returns:
-            0 if all ran; 1 if one failed; 2 without a GPU; 128 and the signal's number after SIGINT or SIGTERM.
+            0 if no step failed; 1 if one did (in a rehearsal also if one was cut); 2 if the machine or the data were
+            refused; 128 plus the signal's number after SIGINT or SIGTERM.
         """
-        _show(HEADER)
-        number = self._run_all(steps)
-        if any(line.get("exit") == NO_GPU for line in self._lines):
-            print("no GPU: torch sees none here; make gpu TOY=1 rehearses the steps", file=sys.stderr)
-            return NO_GPU
-        _show(f"\nlines are in {self._path()}\n{HEADER}")
-        for line in self._lines:
-            _show(_row(line))
+        with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as folder:
+            self._folder = Path(folder)
+            number = self._run_all(steps)
+        if refused := next((line["refused"] for line in self._lines if "refused" in line), ""):
+            print(refused, file=sys.stderr)
+            return 2
+        self._print_table()
         failed = {"failed", "cut"} if self._setting.toy else {"failed"}
         return 128 + number if number else int(any(line["ended"] in failed for line in self._lines))
 
     def _run_all(self, steps: Sequence[Step]) -> int:
-        """Run the steps until a signal comes; return its number, or 0."""
+        """Run the steps until one refuses or a signal comes; return the signal's number, or 0."""
         with _stopped_by_signals():
             try:
-                for step in steps:
+                for step, following in zip(steps, [*steps[1:], None], strict=True):
                     self._begin(step)
-                    if not step.beside:
+                    if following is None or not self._runs_beside(step, following):
                         self._finish_all()
+                    if any("refused" in line for line in self._lines):
+                        break
                 self._finish_all()
             except _StoppedError as exc:
                 return exc.number
             finally:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
                 for running in list(self._running):
-                    self._keep(running, "stopped")
+                    self._finish(running, "stopped")
         return 0
+
+    def _runs_beside(self, step: Step, following: Step) -> bool:
+        """Whether a step goes on while the following one runs: not on a card that may be too small for both."""
+        return step.beside == following.name and (self._setting.toy or self._machine.get("memory_gib", 0) >= BOTH_GIB)
 
     def _begin(self, step: Step) -> None:
         limit = min(step.limit_s, self._deadline - time.monotonic())
         running = _Running(step, limit, time.monotonic())
         missing = step.skip(self._setting) or ("no time is left" if limit < SHORTEST_S else "")
         if missing:
-            self._keep(running, "skipped", {"result": missing})
+            self._keep({**self._line(running, "skipped"), "result": missing})
             return
+        _show(f"{step.name:<16} begins  at most {limit:.0f} s")
         told, log = self._files(step)
-        told.unlink(missing_ok=True)
         running.process = self._context.Process(target=_run, args=(step, self._setting, str(told), str(log)))
         self._running.append(running)
         running.process.start()
 
     def _finish_all(self) -> None:
         """Wait for the step that was begun last, and then for what runs beside it."""
-        for running in reversed(self._running[:]):
+        for running in reversed(list(self._running)):
             process = running.process
             assert process is not None
             process.join(max(0.0, running.begun + running.limit_s - time.monotonic()))
-            if process.is_alive():
-                self._keep(running, "cut", {"limit_s": round(running.limit_s)})
-            elif process.exitcode:
-                self._keep(running, "failed", {"exit": process.exitcode})
-            else:
-                self._keep(running, "done")
-            if process.exitcode == NO_GPU:
-                raise _StoppedError(0)
+            self._finish(running, "cut" if process.is_alive() else "failed" if process.exitcode else "done")
 
-    def _files(self, step: Step) -> tuple[Path, Path]:
-        folder = Path(self._setting.work)
-        return folder / f"step-{step.name}.jsonl", folder / f"step-{step.name}.log"
-
-    def _read(self, step: Step) -> Figures:
-        """Merge what a step has told so far; a line that its end cut short is left out."""
-        figures: Figures = {}
-        told = self._files(step)[0]
-        for line in told.read_text().splitlines(keepends=True) if told.exists() else []:
-            if line.endswith("\n"):
-                figures |= json.loads(line)
-        return figures
-
-    def _keep(self, running: _Running, ended: str, more: Figures | None = None) -> None:
-        """End a step's process with all that it started, and write its line."""
-        if running.process is not None:
-            _end(running.process)
-            self._running.remove(running)
-        line: Figures = {"benchmark": "gpu", "step": running.step.name, "ended": ended}
-        line |= {"seconds": round(time.monotonic() - running.begun, 1), "machine": self._machine}
-        line |= (self._read(running.step) if running.process is not None else {}) | (more or {})
-        if ended in ("failed", "cut", "stopped"):
-            line["log"] = _tail(self._files(running.step)[1])
+    def _finish(self, running: _Running, ended: str) -> None:
+        """End a step's process with all that it started, and keep what it measured."""
+        assert running.process is not None
+        _end(running.process)
+        self._running.remove(running)
+        told, log = self._files(running.step)
+        line = self._line(running, ended) | _read(told)
+        if ended != "done":
+            line |= {"log": _tail(log), "limit_s": round(running.limit_s), "exit": running.process.exitcode}
         self._machine = line["machine"]
+        self._keep(line)
+        if "refused" not in line and log.exists():
+            with self._path().with_suffix(".log").open("ab") as file:
+                file.write(f"--- {running.step.name}, {ended}\n".encode() + log.read_bytes()[-LOG_BYTES:])
+
+    def _line(self, running: _Running, ended: str) -> Figures:
+        seconds = round(time.monotonic() - running.begun, 1)
+        line = {"benchmark": "gpu", "step": running.step.name, "ended": ended, "seconds": seconds}
+        return {**line, **self._common, "machine": self._machine}
+
+    def _keep(self, line: Figures) -> None:
+        """Write and show a step's line, unless it says that nothing can be measured here."""
         self._lines.append(line)
-        if line.get("exit") == NO_GPU:
+        if "refused" in line:
             return
         with self._path().open("a") as file:
             file.write(json.dumps(line) + "\n")
-        _show("\n".join([_row(line), *(f"    {text}" for text in line.get("log", []))]))
+        _show("\n".join([*_rows(line), *(f"    {text}" for text in line.get("log", []))]))
+
+    def _files(self, step: Step) -> tuple[Path, Path]:
+        return self._folder / f"{step.name}.jsonl", self._folder / f"{step.name}.log"
 
     def _path(self) -> Path:
-        slug = re.sub(r"[^a-z0-9]+", "-", str(self._machine.get("device", "unknown")).lower()).strip("-")
-        return Path(self._setting.out) / ("gpu-toy.jsonl" if self._setting.toy else f"gpu-{slug}.jsonl")
+        card = "toy" if self._setting.toy else card_slug(str(self._machine.get("device", "unknown")))
+        return Path(self._setting.out) / f"gpu-{card}.jsonl"
+
+    def _print_table(self) -> None:
+        counts = {ended: sum(line["ended"] == ended for line in self._lines) for ended in ENDS}
+        _show("\n" + ", ".join(f"{count} {ended}" for ended, count in counts.items() if count))
+        if self._setting.toy:
+            _show("a rehearsal on the CPU at toy size: no figure of it means anything")
+        _show(f"{'step':<16} {'ended':<8} {'s':>6}  result")
+        for line in self._lines:
+            _show(_rows(line)[0])
+        if not self._setting.is_temporary:
+            _show(f"lines are in {self._path()}")
+
+
+ENDS = ("done", "failed", "cut", "stopped", "skipped")
 
 
 def _show(text: str) -> None:
     print(text, flush=True)
 
 
-def _row(line: Figures) -> str:
-    results = str(line.get("result", "")).splitlines() or [""]
-    first = f"{line['step']:<16} {line['ended']:<8} {line['seconds']:>6.1f}  {results[0]}"
-    return "\n".join([first, *(f"{'':<32}  {more}" for more in results[1:])])
+def _rows(line: Figures) -> list[str]:
+    first, *others = str(line.get("result", "")).splitlines() or [""]
+    return [
+        f"{line['step']:<16} {line['ended']:<8} {line['seconds']:>6.1f}  {first}",
+        *(f"{'':<32}  {other}" for other in others),
+    ]
+
+
+def _commit() -> str:
+    """Return the checkout's commit, with a mark if files differ from it; "" outside a checkout."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 def _run(step: Step, setting: Setting, told: str, log: str) -> None:
@@ -176,7 +208,7 @@ def _run(step: Step, setting: Setting, told: str, log: str) -> None:
         begun = time.monotonic()
         try:
             step.load()(setting, tell, **step.arguments)
-            tell(seconds=round(time.monotonic() - begun, 1))  # of a step beside another, less than until it was seen
+            tell(seconds=round(time.monotonic() - begun, 1))  # a step beside another is seen to end later than it does
         except Exception:
             traceback.print_exc()
             raise SystemExit(1) from None
@@ -195,10 +227,21 @@ def _end_with_parent() -> None:
 
 def _end(process: BaseProcess) -> None:
     """End a step and all that it started, which is its session."""
+    if process.pid is None:  # the signal came before it was started
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(int(process.pid or 0), signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)
     process.kill()  # it may have no session yet
     process.join()
+
+
+def _read(told: Path) -> Figures:
+    """Merge what a step has told; a line that its end cut short is left out."""
+    figures: Figures = {}
+    for line in told.read_text().splitlines(keepends=True) if told.exists() else []:
+        if line.endswith("\n"):
+            figures |= json.loads(line)
+    return figures
 
 
 def _tail(log: Path) -> list[str]:
@@ -207,7 +250,7 @@ def _tail(log: Path) -> list[str]:
 
 
 class _StoppedError(BaseException):
-    """No further step is to run: a signal came (its number), or there is no GPU (0)."""
+    """A signal came."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

@@ -1,22 +1,30 @@
-"""The steps in the order of their worth, and what they share. Free of torch, which the starting process needs not."""
+"""The steps, most important first, and what they share. The process that starts them does not import torch."""
 
 from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 HERE = "benchmarks.gpu"
-NO_GPU = 2  # exit status of the first step where torch sees no GPU
+
+
+def card_slug(name: str) -> str:
+    """Return a card's name for file names: lower case, with dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 class Tell(Protocol):
-    """Writes figures down at once; later ones of the same name replace earlier ones."""
+    """Writes figures down at once; a later value of a name replaces the earlier one."""
 
     def __call__(self, **figures: Any) -> None:
-        """Tell figures; ``result`` is what the table shows, in a line or some."""
+        """Write figures; ``result`` is what the table shows, in one or more lines, the first of which matters most.
+
+        ``refused`` says why nothing can be measured on this machine, or with these data.
+        """
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,11 @@ class Setting:
 
     Args:
         toy: on the CPU, at a size that takes seconds.
-        data: CIFAR-10, or None.
-        tiny: Tiny-ImageNet, or None.
-        work: folder of stores and logs.
+        data: URL of CIFAR-10, or None.
+        tiny: URL of Tiny-ImageNet, or None.
+        work: folder of stores.
         out: folder of results.
+        is_temporary: whether `out` is removed at the end.
     """
 
     toy: bool
@@ -36,6 +45,7 @@ class Setting:
     tiny: str | None
     work: str
     out: str
+    is_temporary: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,8 @@ class Step:
         name: as ``--steps`` takes it.
         function: ``module:function``, called with the setting, a `Tell` and the arguments.
         limit_s: seconds at most, of those that are left.
-        needs: names of the setting's folders that must be given; a toy brings its own.
-        beside: runs while the next step does, which must not be one that is timed.
+        needs: names of the setting's images that must be given; a rehearsal has its own.
+        beside: name of the step, not one that is timed, beside which this one runs if that is the next.
     """
 
     name: str
@@ -55,7 +65,7 @@ class Step:
     limit_s: float
     arguments: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
-    beside: bool = False
+    beside: str = ""
 
     def load(self) -> Callable[..., None]:
         """Import the function."""
@@ -71,22 +81,22 @@ class Step:
 
 def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") -> Step:
     arguments = {"recipe_name": recipe, "ipc": ipc, "method": method}
-    return Step(name, f"{HERE}.cells:run", math.inf, arguments, (needs,))
+    return Step(name, f"{HERE}.recipes:run", math.inf, arguments, (needs,))
 
 
 _METHODS = ("random", "herding", "sre2l", "cda")
 STEPS = {
     step.name: step
     for step in (
-        Step("machine", f"{HERE}.machine:run", 60),
-        Step("compilation", f"{HERE}.recovery:warm", 150, {"sizes": [224, 64, 32]}, beside=True),
-        Step("tests", f"{HERE}.checks:run", 150),
+        Step("machine", f"{HERE}.machine:run", 90),
+        Step("compilation", f"{HERE}.recovery:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
+        Step("tests", f"{HERE}.checks:run", 200),
         Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
-        Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
         Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
         Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
         Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
         _recipe("cifar10", "data", "cifar10", 10),
+        Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
         _recipe("cifar10-50", "data", "cifar10", 50),
         _recipe("cifar10-1", "data", "cifar10", 1),
         *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),

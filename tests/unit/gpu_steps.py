@@ -31,5 +31,16 @@ def lasts(setting, tell, mark):
     time.sleep(600)
 
 
-def no_gpu(setting, tell):
+def refuses(setting, tell):
+    tell(refused="no GPU: torch sees none")
     raise SystemExit(2)
+
+
+def describes(setting, tell, memory_gib):
+    tell(machine={"device": "NVIDIA H100 80GB HBM3", "memory_gib": memory_gib})
+
+
+def notes_time(setting, tell, seconds=0):
+    tell(at=time.monotonic())
+    time.sleep(seconds)
+    tell(until=time.monotonic())

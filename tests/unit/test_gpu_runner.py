@@ -12,26 +12,27 @@ from pathlib import Path
 import psutil
 import pytest
 
+import wmdd.runtime
+from benchmarks.gpu import machine, recovery
 from benchmarks.gpu.runner import Session
 from benchmarks.gpu.steps import STEPS, Setting, Step
 
 ROOT = Path(__file__).parents[2]
 
 
-def step(name, limit_s=60, **arguments):
-    return Step(name, f"gpu_steps:{name}", limit_s, arguments)
+def step(name, limit_s=60, beside="", **arguments):
+    return Step(name, f"gpu_steps:{name}", limit_s, arguments, beside=beside)
 
 
-def session(folder, *steps, seconds=120):
+def session(folder, *steps, seconds=120, toy=True):
     """The exit status and the lines of some steps."""
-    setting = Setting(True, None, None, str(folder), str(folder))
+    setting = Setting(toy, None, None, str(folder), str(folder))
     status = Session(multiprocessing.get_context("forkserver"), setting, seconds).run(steps)
     return status, lines(folder)
 
 
 def lines(folder):
-    path = folder / "gpu-toy.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for path in folder.glob("gpu-*.jsonl") for line in path.read_text().splitlines()]
 
 
 def gone(pid):
@@ -48,9 +49,33 @@ def test_steps_run_one_by_one_and_leave_a_line_each(tmp_path, capsys):
     assert status == 0
     assert (first["ended"], first["value"], second["value"]) == ("done", 1, 2)
     assert first["result"] == "whole"
+    assert first["toy"] is True
+    assert first["run"] == second["run"]
+    assert first["commit"]
     shown = capsys.readouterr().out
-    assert shown.count("works") == 4  # as it ends, and in the table
+    assert shown.count("works") == 6  # as each begins, as it ends, and in the table
     assert "not shown" not in shown
+    assert (tmp_path / "gpu-toy.log").read_text().count("not shown") == 2
+
+
+def test_lines_carry_the_card_of_the_first_and_are_named_after_it(tmp_path):
+    _, (first, second) = session(tmp_path, step("describes", memory_gib=80), step("works"), toy=False)
+    assert first["machine"] == second["machine"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "gpu-nvidia-h100-80gb-hbm3.jsonl",
+        "gpu-nvidia-h100-80gb-hbm3.log",
+    }
+
+
+@pytest.mark.parametrize(("memory_gib", "together"), [(80, True), (8, False)])
+def test_a_step_runs_beside_another_where_the_card_holds_both(tmp_path, memory_gib, together):
+    aside = step("notes_time", beside="works", seconds=2)
+    _, found = session(tmp_path, step("describes", memory_gib=memory_gib), aside, step("works"), toy=False)
+    ended = [line["step"] for line in found]
+    assert ended == ["describes", *(("works", "notes_time") if together else ("notes_time", "works"))]
+    (tmp_path / "alone").mkdir()
+    _, found = session(tmp_path / "alone", aside, step("fails"))
+    assert [line["step"] for line in found] == ["notes_time", "fails"]  # only beside the step that it names
 
 
 @pytest.mark.parametrize(("name", "measured"), [("fails", 3), ("dies", 4)])
@@ -78,10 +103,10 @@ def test_without_time_or_data_steps_are_skipped_and_say_so(tmp_path):
     assert STEPS["tests"].skip(on_gpu) == ""
 
 
-def test_without_a_gpu_nothing_is_written(tmp_path, capsys):
-    status, found = session(tmp_path, step("no_gpu"), step("works"))
-    assert (status, found) == (2, [])
-    assert "make gpu TOY=1" in capsys.readouterr().err
+def test_a_refused_machine_is_one_line_and_nothing_is_written(tmp_path, capsys):
+    status, _ = session(tmp_path, step("refuses"), step("works"))
+    assert (status, list(tmp_path.iterdir())) == (2, [])
+    assert capsys.readouterr().err == "no GPU: torch sees none\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -107,6 +132,51 @@ def test_a_stopped_run_leaves_its_line_and_no_process(tmp_path, number):
         assert gone(line["child"])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_has_started_ends_this_run_alone(tmp_path, number):
+    """The process that steps are forked from imports for seconds, in which no step has a process yet."""
+    (tmp_path / "slow_import.py").write_text("import time; time.sleep(5)")
+    code = (
+        "import multiprocessing, sys; from test_gpu_runner import session, step; from pathlib import Path;"
+        "multiprocessing.set_forkserver_preload(['slow_import']);"
+        f"print('begun', flush=True); sys.exit(session(Path({str(tmp_path)!r}), step('works'))[0])"
+    )
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent), str(tmp_path)])
+    shell = f'{sys.executable} -c "{code}" & echo $!; wait $!; echo ended $?'
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        ["bash", "-c", shell],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    pid = int(process.stdout.readline())
+    while "begins" not in process.stdout.readline():
+        pass
+    time.sleep(0.5)
+    os.kill(pid, number)
+    assert process.communicate(timeout=60)[0].splitlines()[-1] == f"ended {128 + number}"
+
+
+def test_a_folder_without_images_is_refused_before_any_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    refusal = machine._refusal(Setting(False, str(tmp_path), None, "", ""))
+    assert refusal.startswith(f"--data {tmp_path}: holds no images; expected")
+    assert machine._refusal(Setting(False, "torchvision:CIFAR10", None, "", "")) == ""
+
+
+def test_recovery_is_measured_where_nothing_can_be_compiled(monkeypatch):
+    monkeypatch.setattr(wmdd.runtime, "_compiler_failures", {"cpu": ""})
+    monkeypatch.setattr(recovery, "compiler_failure", lambda device: "no C compiler")
+    told = {}
+    recovery.run(Setting(True, None, None, "", ""), lambda **figures: told.update(figures), 32, 1000)
+    assert told["compiler_failure"] == "no C compiler"
+    assert set(told["ways"]) == {"wmdd, not compiled", "wmdd, fp32", "plain, fp32", "plain, TF32"}
+    assert {"profile", "memory", "more_images"} <= set(told)
+    assert told["result"].startswith("4 images, wmdd, not compiled in ")
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_names_a_function(name):
     assert callable(STEPS[name].load())
@@ -116,7 +186,10 @@ def test_every_step_names_a_function(name):
     ("words", "line"),
     [
         (["--steps", "speed"], "--steps speed: there is no such step; choose from machine,"),
-        (["--minutes", "0"], "--minutes 0: must be above 0"),
+        (["--minutes", "0"], "--minutes 0: must be a number above 0"),
+        (["--minutes", "nan"], "--minutes nan: must be a number above 0"),
+        (["--toy", "--out", "/dev/null"], "--out /dev/null: cannot be written (File exists); give another folder"),
+        (["--toy", "--work", "/dev/null/x"], "--work /dev/null/x: cannot be written (Not a directory)"),
         (["--data", "nowhere"], "--data nowhere: there is no such folder"),
         (["--tiny", "nowhere", "--toy"], "--tiny nowhere: there is no such folder"),
     ],

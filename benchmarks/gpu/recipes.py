@@ -7,14 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.gpu.steps import Setting, Tell, card_slug
 from wmdd.api import distill
 from wmdd.config import DistillConfig, override
 from wmdd.events import Event
 from wmdd.methods import with_method
-from wmdd.pipeline import LocalExecutor
+from wmdd.pipeline import LocalExecutor, versions
 from wmdd.recipes import recipe
 from wmdd.report.scores import protocols_of_run, score_rows
+from wmdd.runtime import Runtime
 
 TOY: dict[str, Any] = {
     "data.path": "builtin:digits",
@@ -34,15 +35,18 @@ TOY: dict[str, Any] = {
 
 def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
     """Run a recipe in this process; tell each stage's seconds and each student's score as they come."""
-    folder = Path(setting.work) / ("toy" if setting.toy else recipe_name) / f"{method}-ipc-{ipc}"
     config = _config(setting, recipe_name, ipc, method)
+    # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
+    card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
+    folder = Path(setting.work) / f"{card}-torch-{versions()['torch']}" / recipe_name / f"{method}-ipc-{ipc}"
     watch = _Watch(tell)
     begun = time.perf_counter()
     result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)
     wall_s = time.perf_counter() - begun
     if method == "wmdd":
-        shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{recipe_name}-{ipc}.png")
-    tell(metrics=result.metrics, wall_s=round(wall_s, 1), result=f"{_scores(result.metrics)}\n{watch.stages()}")
+        shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{card}-{recipe_name}-{ipc}.png")
+    tell(metrics=result.metrics, wall_s=round(wall_s, 1))
+    tell(result=f"{_scores(result.metrics)}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
 
 
 def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
@@ -59,14 +63,18 @@ class _Watch:
         self._tell = tell
         self._seconds: dict[str, float] = {}
         self._units: dict[str, int] = {}
+        self._found: dict[str, int] = {}
         self._top1: dict[str, float] = {}
         self._latest = ""
 
     def __call__(self, event: Event) -> None:
         """Note what an event says, and write it down."""
         if event.kind == "unit":
-            self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + event.metrics["seconds"]
+            seconds = event.metrics.get("seconds", 0.0)  # none of a unit that another process saved meanwhile
+            self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + seconds
             self._units[event.stage] = self._units.get(event.stage, 0) + 1
+        elif event.kind == "stage" and event.done:
+            self._found[event.stage] = event.done
         elif event.kind == "progress" and "top1" in event.metrics:
             self._top1[event.unit] = round(event.metrics["top1"], 4)
         elif event.kind != "progress":
@@ -74,15 +82,15 @@ class _Watch:
         self._latest = f"{event.stage} of {event.unit}: {event.text}" if event.kind == "progress" else ""
         seconds = {stage: round(value, 2) for stage, value in self._seconds.items()}
         lines = "\n".join(filter(None, (self.stages(), self._latest)))
-        self._tell(stage_s=seconds, units=self._units, top1=self._top1, result=lines)
+        self._tell(stage_s=seconds, units=self._units, units_found=self._found, top1=self._top1, result=lines)
 
     def stages(self) -> str:
-        """Name the seconds of each stage that ran."""
-        shown = ", ".join(f"{stage} {value:.1f} s" for stage, value in self._seconds.items())
-        return shown or "all was in the store"
+        """Name the seconds of each stage that ran, and how many units were in the store."""
+        ran = ", ".join(f"{stage} {value:.1f} s" for stage, value in self._seconds.items())
+        found = ", ".join(f"{count} of {stage}" for stage, count in self._found.items())
+        return "; ".join(filter(None, (ran, found and f"found in the store: {found}")))
 
 
 def _scores(metrics: dict[str, Any]) -> str:
     """Name every score: last epoch, mean and sample deviation over the students."""
-    rows = [f"{row.name} {row.last}" for row in score_rows(metrics)]
-    return f"{', '.join(rows)}; {protocols_of_run(metrics)}"
+    return " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(metrics))
