@@ -38,17 +38,3 @@ def test_batches_of_a_students_epoch_do_not_wait(tmp_path):
     runtime = open_runtime(precision="bf16")
     labels = {size: [value(relabel(open_runtime("cpu"), changes={"relabel.batch_size": size}))] for size in (4, 2)}
     assert grows(lambda size: evaluate(tmp_path, runtime, labels=labels[size]), 4, 2) == 0
-
-
-def test_batches_that_are_decoded_meanwhile_come_whole_and_in_order():
-    runtime = open_runtime()
-    assert list(runtime.ahead(iter(range(20)))) == list(range(20))
-
-    def broken():
-        yield 1
-        raise ValueError("broken")
-
-    batches = runtime.ahead(broken())
-    assert next(batches) == 1
-    with pytest.raises(ValueError, match="broken"):
-        next(batches)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from wmdd.moments import Moments
+from wmdd.moments import Moments, mean_and_var_by_image
 from wmdd.seeding import SeedTree
 
 
@@ -52,6 +52,27 @@ def test_moments_of_unequal_batches_merge_to_those_of_all(sizes, offset, seed):
     values = normal(sum(sizes), 3, 2, 2, seed=seed, offset=offset)
     merged = functools.reduce(Moments.merge, map(Moments.of, values.split(sizes)))
     close(merged, Moments.of(values), 1e-9 if offset == 1e6 else 1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (7, 3, 1, 1), (5, 4, 9, 7), (3, 2, 112, 112)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_moments_by_image_are_those_of_float64(shape, dtype, offset):
+    """Of a GPU, whose values here lie on the CPU; images differ in brightness, so that variance is between them too."""
+    values = (normal(*shape, offset=offset) + normal(shape[0], 1, 1, 1, seed=1)).to(dtype)
+    mean, var = mean_and_var_by_image(values)
+    exact = Moments.of(values)
+    assert mean.dtype == var.dtype == torch.float64
+    torch.testing.assert_close(mean, exact.mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var, exact.var, rtol=1e-4 if offset else 1e-5, atol=1e-6)
+
+
+def test_layers_are_measured_together_as_one_by_one():
+    layers = [normal(4, channels, 3, 3, seed=channels).float() for channels in (2, 5, 1)]
+    for found, expected in zip(Moments.of_layers(layers), map(Moments.of, layers), strict=True):
+        assert found.count == expected.count
+        assert torch.equal(found.mean, expected.mean)
+        assert torch.equal(found.var, expected.var)
 
 
 def test_merging_is_associative_and_commutative():

@@ -74,6 +74,17 @@ def test_scoped_block_restores_the_global_generator_after_an_error():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_scoped_block_asks_no_gpu_that_this_process_has_not_touched(monkeypatch):
+    """To ask a GPU for its generator makes a context on it, of some hundred MiB; a node has eight."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", asked.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
+    with SeedTree(3).scoped():
+        torch.rand(4)
+    assert asked == []
+
+
 def test_seeds_are_the_same_in_every_release():
     # A change here changes every artifact's bytes without changing its key.
     assert SeedTree(0).child("recover", 3, "views").seed() == 6274417580735122865
