@@ -61,12 +61,12 @@ def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
         _tell(tell, rates, ms, case.images)
-    if failure := case.compile():
-        tell(compiler_failure=failure)
-        case.runtime = case.plainly()
-    else:
-        tell(first_step_s=case.first_step_s())
+    try:
+        tell(first_step_s=case.compile())
         ways = {"wmdd": case.timed(case.runtime), **ways}
+    except ConfigError as exc:
+        tell(compiler_failure=str(exc))
+        case.runtime = case.plainly()
     for ms in _alternate(ways, ROUNDS):
         _tell(tell, rates, ms, case.images)
     tell(profile=case.profile())
@@ -117,22 +117,20 @@ class _Case:
             if isinstance(event, Progress)
         )
 
-    def compile(self) -> str:
-        """Compile; say why that is not possible, "" if it is."""
-        failure = compiler_failure(self.runtime.device) if self.runtime.compile else "runtime.compile is off"
-        try:
-            self._first_step_s = time.perf_counter()
-            next(self.events(self.runtime))
-            self._first_step_s = time.perf_counter() - self._first_step_s
-        except ConfigError as exc:
-            failure = str(exc)
-        return failure
+    def compile(self) -> dict[str, float]:
+        """Compile; return the seconds until the first step is done, and those of another start.
 
-    def first_step_s(self) -> dict[str, float]:
-        """Return the seconds until the first step was done, with its compilation, and those of another start."""
-        begun = time.perf_counter()
-        next(self.events(self.runtime))
-        return {"first": round(self._first_step_s, 2), "again": round(time.perf_counter() - begun, 2)}
+        Raises:
+            ConfigError: if torch cannot compile, here or this network.
+        """
+        if failure := compiler_failure(self.runtime.device) if self.runtime.compile else "runtime.compile is off":
+            raise ConfigError(failure)
+        seconds = []
+        for _ in range(2):
+            begun = time.perf_counter()
+            next(self.events(self.runtime))
+            seconds.append(round(time.perf_counter() - begun, 2))
+        return {"first": seconds[0], "again": seconds[1]}
 
     def timed(self, runtime: Runtime) -> Callable[[], float]:
         """Return what times a step: the mean of those between two events, s."""

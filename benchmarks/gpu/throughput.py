@@ -1,6 +1,7 @@
 """Step: images per second of every stage with a network but recovery, and the share of time in which the device works.
 
-The real images are made up: files of the wanted size, in folders, decoded as a user's are.
+The real images are made up: smooth files of the wanted size, in folders, decoded as a user's are, but faster than
+photographs.
 """
 
 from __future__ import annotations
@@ -47,8 +48,13 @@ def run(setting: Setting, tell: Tell, size: int) -> None:
             with Trace(work.runtime) as trace:
                 stage(short)
             figures[name] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
-            shown = ", ".join(f"{stage} {found['images_per_s']:g}" for stage, found in figures.items())
-            tell(stages=figures, result=f"images per second: {shown}")
+            tell(stages=figures, result=f"images per second: {', '.join(map(_shown, figures.items()))}")
+
+
+def _shown(item: tuple[str, dict[str, Any]]) -> str:
+    name, figures = item
+    busy = figures["busy_share"]
+    return f"{name} {figures['images_per_s']:g}" + ("" if busy is None else f" (device busy {busy:.0%})")
 
 
 def _real_images(folder: Path, size: int, each: int) -> DatasetIndex:

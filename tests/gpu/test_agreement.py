@@ -53,7 +53,7 @@ def test_images_in_bf16_are_near_those_in_fp32():
 def test_compiled_recovery_agrees_with_the_plain_one(precision):
     compiled = recovered("convnet", open_runtime(precision=precision, compile="on"))
     plain = recovered("convnet", open_runtime(precision=precision))
-    close(compiled.losses[:, 0], plain.losses[:, 0], rtol=1e-2 if precision == "bf16" else 1e-4)
+    close(compiled.losses[:, 0], plain.losses[:, 0], rtol=3e-2 if precision == "bf16" else 1e-4)
     if precision == "fp32":
         assert nearly_equal(compiled.images, plain.images)
 
