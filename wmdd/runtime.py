@@ -53,7 +53,7 @@ class Runtime:
         Raises:
             ConfigError: if a GPU is asked for and there is none.
         """
-        # A worker on the CPU does not even look for a GPU.
+        # Looking for GPUs loads the driver, which a CPU worker does not need.
         cuda = config.device != "cpu" and torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise ConfigError("runtime.device=cuda: torch sees no GPU here; use auto or cpu")
@@ -73,7 +73,7 @@ class Runtime:
         # Benchmarking picks kernels by the clock, and a resumed run must give the images of an undisturbed one.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        # TF32 rounds to ten bits, finer than bf16's seven; who asks for fp32 gets fp32.
+        # TF32 has ten bits of mantissa, bf16 seven; a run in fp32 must not be rounded to either.
         torch.backends.cuda.matmul.allow_tf32 = self.bf16
         torch.backends.cudnn.allow_tf32 = self.bf16
 
@@ -86,7 +86,7 @@ class Runtime:
         return self.send(images).contiguous(memory_format=torch.channels_last)
 
     def send(self, tensor: Tensor) -> Tensor:
-        """Copy a tensor to the device without waiting for what the device has still to do.
+        """Copy a tensor to the device without waiting for work that is queued there.
 
         A copy from pageable memory waits for all that was queued before it, and so leaves the device idle while the
         host prepares the next step. Pinned memory does not; torch keeps it until the copy is done.
@@ -96,7 +96,7 @@ class Runtime:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def ahead(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches while a thread prepares the next one, where a GPU computes meanwhile; order and values stay."""
+        """Yield batches in order; if the device is a GPU, a thread prepares the next one meanwhile."""
         if self.device.type != "cuda":
             yield from batches
             return
@@ -108,13 +108,13 @@ class Runtime:
                 yield batch
 
     def keep(self, images: Tensor) -> Tensor:
-        """Put images that are used again and again on the device, unless they would fill an eighth of its memory."""
+        """Move images that are used repeatedly to the device, unless they take more than an eighth of its memory."""
         if self.device.type != "cuda" or images.nbytes > torch.cuda.get_device_properties(self.device).total_memory / 8:
             return images
         return images.to(self.device)
 
     def pick(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Gather rows of images where these are, on the device or not."""
+        """Return rows of images, gathered on the device that holds the images."""
         return images[self.send(rows) if images.is_cuda else rows]
 
     @contextlib.contextmanager
@@ -126,19 +126,19 @@ class Runtime:
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Compile a function where that is wanted; otherwise return it.
 
-        Each shape is compiled for itself, by rules without a clock: kernels for any shape, or the fastest of several,
-        would depend on what this process ran before, and a resumed run must give the bits of an undisturbed one.
+        Each shape is compiled separately and nothing is chosen by timing. Kernels for dynamic shapes, or the fastest of
+        several, would depend on what this process ran before, and a resumed run must reproduce an undisturbed one.
         """
         if not self.compile or compiler_failure(self.device):
             return function
         import torch._dynamo.config as dynamo
         import torch._inductor.config as inductor
 
-        # Beyond its limit torch goes on without compilation and with other bits, for all functions of the process.
+        # Beyond its limit torch stops compiling, for all functions of the process, and the bits of results change.
         dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
         dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
         options: dict[str, Any] = {"deterministic": True} if hasattr(inductor, "deterministic") else {}
-        options["triton.autotune_pointwise"] = False  # the one choice by the clock that "deterministic" leaves
+        options["triton.autotune_pointwise"] = False  # the one choice by timing that "deterministic" leaves
         compiled = torch.compile(function, dynamic=False, options=options)
 
         def run(*arguments: Any) -> Any:
@@ -164,9 +164,9 @@ _compiler_failures: dict[str, str] = {}
 
 
 def compiler_failure(device: torch.device) -> str:
-    """Say why torch cannot compile for a device: no C compiler, no Python headers, a GPU that is too old; "" if it can.
+    """Return why torch cannot compile for a device, "" if it can: no C compiler, no Python headers, or an old GPU.
 
-    Tried once in a process, when something is to be compiled, so that all functions are compiled or none.
+    Tried once per process, before the first compilation, so that either all functions are compiled or none.
     """
     import torch._dynamo
 
@@ -190,7 +190,7 @@ def _line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
 
 
-# How libraries below torch say that a device is full: cuDNN finds no plan whose workspace fits, and tells no more.
+# Messages of libraries below torch for a full device; the second is cuDNN's if no workspace fits.
 _OUT_OF_MEMORY = ("out of memory", "unable to find an engine to execute", "ALLOC_FAILED")
 
 

@@ -235,7 +235,7 @@ class Trainer:
 
 
 def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:
-    """Give loaded state the memory format of its weights, as training does: other layouts run through other kernels."""
+    """Convert loaded state to the memory format of its weights: another layout would run through other kernels."""
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == weight.shape:

@@ -5,8 +5,8 @@
     python -m benchmarks.gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
     python -m benchmarks.gpu --steps cifar10     # goes on where the time of an earlier call ended
 
-Needs neither Ray nor a network. Every step runs in a process of its own with a time limit, and its JSON line is written
-as soon as it ends; a step that fails or takes too long keeps what it measured until then, and the next one runs.
+Needs neither Ray nor a network. Each step runs in a separate process with a time limit, and its JSON line is written as
+soon as it ends; a step that fails or takes too long keeps what it measured until then, and the next one runs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _unwritable(folder: Path) -> str:
-    """Say why nothing can be written into a folder, new or old; "" if it can."""
+    """Return why nothing can be written into a folder, new or old; "" if it can."""
     probe = folder / f".probe-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ class _Counter:
         self._failures: dict[str, list[str]] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Note a test's phase."""
+        """Record a phase of a test."""
         name = report.nodeid.rpartition("/")[2]
         self._seconds[name] = round(self._seconds.get(name, 0.0) + report.duration, 2)
         if report.when == "call" or not report.passed:

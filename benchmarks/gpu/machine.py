@@ -18,7 +18,7 @@ from wmdd.runtime import compiler_failure
 
 
 def run(setting: Setting, tell: Tell) -> None:
-    """Tell card, driver and versions, and the rates of matrix products; refuse a machine or data that cannot serve."""
+    """Write card, driver, versions and rates of matrix products; refuse a machine without a GPU, or unusable data."""
     if refusal := _refusal(setting):
         tell(refused=refusal)
         raise SystemExit(2)

@@ -47,7 +47,7 @@ class PlainLoop:
         self._features = torch.zeros(0)
 
     def seconds_per_step(self, steps: int) -> float:
-        """Run so many steps; return the seconds that each took."""
+        """Run `steps` steps; return the mean seconds of one."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self._tf32
         torch.backends.cudnn.deterministic = False  # as torch has it; wmdd sets its own before each of its rounds
         norms = [module for module in self._network.modules() if isinstance(module, nn.BatchNorm2d)]

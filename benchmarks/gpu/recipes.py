@@ -34,7 +34,7 @@ TOY: dict[str, Any] = {
 
 
 def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
-    """Run a recipe in this process; tell each stage's seconds and each student's score as they come."""
+    """Run a recipe in this process; write each stage's seconds and each student's score at once."""
     config = _config(setting, recipe_name, ipc, method)
     # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
     card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
@@ -68,7 +68,7 @@ class _Watch:
         self._latest = ""
 
     def __call__(self, event: Event) -> None:
-        """Note what an event says, and write it down."""
+        """Record an event, and write the figures."""
         if event.kind == "unit":
             seconds = event.metrics.get("seconds", 0.0)  # none of a unit that another process saved meanwhile
             self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + seconds
@@ -85,12 +85,12 @@ class _Watch:
         self._tell(stage_s=seconds, units=self._units, units_found=self._found, top1=self._top1, result=lines)
 
     def stages(self) -> str:
-        """Name the seconds of each stage that ran, and how many units were in the store."""
+        """Return the seconds of each stage that ran, and how many units were in the store."""
         ran = ", ".join(f"{stage} {value:.1f} s" for stage, value in self._seconds.items())
         found = ", ".join(f"{count} of {stage}" for stage, count in self._found.items())
         return "; ".join(filter(None, (ran, found and f"found in the store: {found}")))
 
 
 def _scores(metrics: dict[str, Any]) -> str:
-    """Name every score: last epoch, mean and sample deviation over the students."""
+    """Return every score: last epoch, mean and sample standard deviation over the students."""
     return " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(metrics))

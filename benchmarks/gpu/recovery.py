@@ -98,7 +98,7 @@ class _Case:
         return dataclasses.replace(self.runtime, compile=False)
 
     def gflop_per_image(self) -> float:
-        """Count forward pass and gradient of the pixels, 1e9 floating-point operations for one image."""
+        """Return the operations of a forward pass and of the gradient of the pixels of one image, 1e9."""
         network = skeleton(self.model, 10, self.size).eval().requires_grad_(False)
         pixels = torch.empty(1, 3, self.size, self.size, device=next(network.parameters()).device, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
@@ -107,7 +107,7 @@ class _Case:
 
     def events(self, runtime: Runtime) -> Iterator[Progress]:
         """Recover; the first event comes after the first step, each further one after `STEPS` more."""
-        # Recovery tells its progress at every fifth of RECORDS records: so many iterations make that every STEPS.
+        # Recovery reports progress at every fifth of its RECORDS records: with these iterations, every STEPS steps.
         iterations = self._steps * RECORDS // 5
         runtime.enter()
         section = RecoverConfig(iterations=iterations)

@@ -1,4 +1,4 @@
-"""Run steps one after the other, each in a process of its own with a time limit, and keep what each has measured."""
+"""Run steps one after the other, each in a separate process with a time limit, and keep what each measured."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def _commit() -> str:
 
 
 def _run(step: Step, setting: Setting, told: str, log: str) -> None:
-    """Run a step in its own process: a session of its own, so that what it started ends with it."""
+    """Run a step in this process, which becomes the leader of a session so that its children end with it."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "wb") as out:
@@ -226,7 +226,7 @@ def _end_with_parent() -> None:
 
 
 def _end(process: BaseProcess) -> None:
-    """End a step and all that it started, which is its session."""
+    """Kill a step and its children, which are its session."""
     if process.pid is None:  # the signal came before it was started
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -74,7 +74,7 @@ class Step:
         return function
 
     def skip(self, setting: Setting) -> str:
-        """Say what is missing; "" if nothing is."""
+        """Return what is missing; "" if nothing is."""
         absent = [] if setting.toy else [need for need in self.needs if getattr(setting, need) is None]
         return f"give --{absent[0]}" if absent else ""
 

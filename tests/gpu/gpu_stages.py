@@ -1,4 +1,4 @@
-"""What the tests of the device share: the device, and each stage on small inputs of its own."""
+"""What the tests of the device share: the device, and each stage on small inputs."""
 
 import dataclasses
 import functools

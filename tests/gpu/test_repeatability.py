@@ -88,7 +88,7 @@ def test_several_processes_on_one_card_give_the_images_of_one():
 
 
 def send_images(end):
-    """Recover in a process of its own."""
+    """Recover in a separate process."""
     end.send_bytes(recovered("convnet", open_runtime(**TOGETHER)).images.numpy().tobytes())
 
 

@@ -32,7 +32,7 @@ def without_inductor(monkeypatch):
 
 
 def recovered(classes, *, seed=0, **changes):
-    """Images of so many classes of a new teacher, and how many graphs were compiled by then."""
+    """Images of the first classes of a new teacher, and the number of graphs compiled until then."""
     teacher = untrained_teacher("convnet2_w16", 16, 4)
     section = RecoverConfig(**({"iterations": 2, "roll_px": 2} | changes))
     runtime = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="on"))

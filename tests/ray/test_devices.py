@@ -1,4 +1,4 @@
-"""Which GPUs a worker on Ray sees: a Ray that is told of two, where there are none."""
+"""Which GPUs a worker on Ray sees, on a cluster that claims two GPUs and has none."""
 
 import json
 import subprocess
@@ -38,5 +38,5 @@ def test_a_worker_sees_the_gpu_that_it_shares_and_cpu_workers_compute_on_the_cpu
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    # Ray hides no GPU from a worker that asked for none: it is told to compute on the CPU, and looks for none.
+    # Ray hides no GPU from a worker that asked for none; its runtime is set to the CPU, and does not look for one.
     assert json.loads(done.stdout.splitlines()[-1]) == [["0", "auto"], [None, "cpu"]]

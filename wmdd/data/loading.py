@@ -169,7 +169,7 @@ def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks, runtime: 
 
 
 def forget_decoded() -> None:
-    """Free the images that are kept decoded, for a device whose memory is full."""
+    """Free the decoded images that are kept, because the device's memory is full."""
     _decoded_training.cache_clear()
     _decoded_validation.cache_clear()
 

@@ -40,7 +40,7 @@ def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime:
                 raise torch.OutOfMemoryError(f"{NO_ROOM} ({exc})") from exc
             is_full = True
         if is_full:
-            # Outside the handler: until its end the error holds every tensor of the step that failed.
+            # After the handler, because until its end the error references every tensor of the failed step.
             forget_decoded()
             free_memory()
             pending = [part[: len(part) // 2], part[len(part) // 2 :], *pending]
