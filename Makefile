@@ -26,10 +26,12 @@ GPU_PYTHON := $(shell $(PYTHON) -c 'import sys, importlib.util as u; \
   sys.version_info >= (3, 11) and all(map(u.find_spec, sys.argv[1:])) and print(sys.executable)' $(GPU_NEEDS))
 endif
 endif
+# Many clusters set WORK or DATA for other ends: these count on the command line alone.
+given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(if $(DATA),--data '$(DATA)') \
-	  $(if $(TINY),--tiny '$(TINY)') $(if $(MINUTES),--minutes $(MINUTES)) $(if $(OUT),--out '$(OUT)') \
-	  $(if $(WORK),--work '$(WORK)') $(if $(STEPS),--steps $(STEPS)))
+	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') \
+	  $(call given,DATA,data) $(call given,TINY,tiny) $(call given,MINUTES,minutes) $(call given,WORK,work) \
+	  $(call given,STEPS,steps))
 
 # The environment is made anew when the pinned packages or the project's metadata change.
 $(STAMP): requirements.lock pyproject.toml

@@ -201,3 +201,13 @@ def test_wrong_options_are_one_line(words, line):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(line)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_make_passes_options_and_takes_no_clusters_variables_for_them():
+    environment = os.environ | {"WORK": "/scratch/me", "DATA": "/data", "OUT": "results"}
+    asked = ["make", "-n", "gpu", "TOY=1", "DATA=my images", "STEPS=tests,tiny"]
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].endswith(
+        "-m benchmarks.gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"
+    )
