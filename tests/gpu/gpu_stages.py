@@ -13,7 +13,7 @@ from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config import DistillConfig, override
 from wmdd.data.index import build_index
 from wmdd.events import Output, Snapshot
-from wmdd.runtime import Runtime
+from wmdd.runtime import Runtime, compiler_failure
 from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
@@ -32,6 +32,8 @@ SECTION = RecoverConfig(lr=0.1, roll_px=4, bn_weight=1.0)
 
 def open_runtime(device=None, precision="fp32", compile="off", memory_gib=2.0):
     """One thread on a CPU, as a worker has it."""
+    if compile == "on" and not ON_GPU and (failure := compiler_failure(torch.device("cpu"))):
+        pytest.skip(f"torch cannot compile for this CPU: {failure}")
     config = RuntimeConfig(
         device=device or DEVICE, precision=precision, compile=compile, train_threads=1, memory_gib=memory_gib
     )
