@@ -63,6 +63,22 @@ def test_more_compilations_than_torch_allows_by_itself_are_compiled_all():
     assert counts == list(range(counts[0], counts[0] + 4))
 
 
+def test_nothing_is_chosen_by_timing(monkeypatch):
+    """What these options leave to a clock would differ between two runs; torch itself refuses unknown ones."""
+    given = []
+
+    def spy(function, **options):
+        given.append(options)
+        return compile_for_real(function, **options) if "options" in options else function
+
+    monkeypatch.setattr(torch, "compile", spy)
+    Runtime(CPU, bf16=False, compile=True, threads=1).maybe_compile(torch.neg)
+    assert given[-1] == {
+        "dynamic": False,
+        "options": {"deterministic": True, "triton.autotune_pointwise": False},
+    }
+
+
 def no_compiler(function, **options):
     def fail(*arguments):
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")

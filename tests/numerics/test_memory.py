@@ -1,6 +1,7 @@
 """A group that does not fit into the device's memory is recovered in smaller tensor batches, and its classes say so."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from wmdd.runtime import Runtime
 from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
+from wmdd.stages import recover as stage
 from wmdd.types import Barycenter, ClassStatistics, Teacher
 
 SIZE, CLASSES, IPC = 16, 5, 2
@@ -84,6 +86,26 @@ def test_group_that_does_not_fit_is_run_in_parts_which_fit(inputs, holds, parts)
 def test_a_full_device_is_known_in_whatever_words(inputs, error):
     values = recover(inputs, range(CLASSES), 6, error)
     assert [value.notes["tensor_batch_classes"] for value in values] == [2, 2, 3, 3, 3]
+
+
+def test_memory_is_freed_when_nothing_holds_the_tensors_of_the_step_that_failed(inputs, monkeypatch):
+    """An error holds the frames that it came through, and so all their tensors, until its handler ends."""
+    network, seen, freed = inputs[0]["teacher"].network, [], []
+
+    def fill(_network, arguments):
+        seen.append(weakref.ref(arguments[0]))
+        if len(arguments[0]) > CLASSES // 2 * IPC:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(stage, "forget_decoded", lambda: freed.append("decoded"))
+    monkeypatch.setattr(stage, "free_memory", lambda: freed.append(seen[-1]() is None))
+    units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in range(CLASSES - 1)]
+    hook = network.register_forward_pre_hook(fill)
+    try:
+        list(STAGES["recover"].run(FEW, units, SeedTree(7), CPU))
+    finally:
+        hook.remove()
+    assert freed == ["decoded", True]
 
 
 def test_other_errors_are_not_taken_for_a_full_device(inputs):

@@ -1,4 +1,4 @@
-"""Schedules, normalisation, and compiled recovery against eager."""
+"""Schedules, normalisation, compiled recovery against eager, and the layout of resumed state."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from wmdd.runtime import Runtime
 from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.synthesis import Target, recover_images
-from wmdd.training import Schedule
+from wmdd.training import Schedule, Trainer
 from wmdd.types import Barycenter, ClassStatistics, Teacher
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
@@ -79,3 +79,35 @@ def test_normalization_and_back_changes_no_pixel(name):
     low, high = constants.bounds(torch.zeros(1))
     assert constants.normalize(pixels).amin(dim=(0, 2, 3)).tolist() == pytest.approx(low.flatten().tolist())
     assert constants.normalize(pixels).amax(dim=(0, 2, 3)).tolist() == pytest.approx(high.flatten().tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+def test_resumed_optimiser_state_has_the_memory_format_of_its_weights(optimizer):
+    """Snapshots are contiguous; on a GPU another layout than in training runs through other kernels."""
+
+    def trainer():
+        with SeedTree(0).scoped():
+            network = CPU.place(build_model("convnet2_w16", 4, 16))
+        options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+        images = torch.randn(4, 3, 16, 16, generator=SeedTree(1).torch())
+        return Trainer(
+            network=network,
+            optimizer=optimizer(network.parameters(), lr=0.1, **options),
+            schedule=Schedule(0.1, 2),
+            batches=lambda epoch: [(CPU.images(images), torch.arange(4))],
+            loss=torch.nn.functional.cross_entropy,
+            validate=lambda network: 0.5,
+            epochs=2,
+            runtime=CPU,
+            seeds=SeedTree(2),
+        )
+
+    first, resumed = trainer(), trainer()
+    next(first.run())
+    resumed.resume(first.snapshot())
+    weights = list(zip(resumed.network.parameters(), first.network.parameters(), strict=True))
+    assert any(weight.ndim == 4 and not weight.is_contiguous() for weight, _ in weights)
+    for weight, before in weights:
+        for name, value in resumed.optimizer.state[weight].items():
+            assert torch.equal(value, first.optimizer.state[before][name])
+            assert value.shape != weight.shape or value.stride() == weight.stride()
