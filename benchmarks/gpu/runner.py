@@ -107,7 +107,7 @@ class Session:
         if missing:
             self._keep({**self._line(running, "skipped"), "result": missing})
             return
-        _show(f"{step.name:<16} begins  at most {limit:.0f} s")
+        _show(f"{step.name:<23} begins  at most {limit:.0f} s")
         told, log = self._files(step)
         running.process = self._context.Process(target=_run, args=(step, self._setting, str(told), str(log)))
         self._running.append(running)
@@ -162,7 +162,7 @@ class Session:
         _show("\n" + ", ".join(f"{count} {ended}" for ended, count in counts.items() if count))
         if self._setting.toy:
             _show("a rehearsal on the CPU at toy size: no figure of it means anything")
-        _show(f"{'step':<16} {'ended':<8} {'s':>6}  result")
+        _show(f"{'step':<23} {'ended':<8} {'s':>6}  result")
         for line in self._lines:
             _show(_rows(line)[0])
         if not self._setting.is_temporary:
@@ -179,8 +179,8 @@ def _show(text: str) -> None:
 def _rows(line: Figures) -> list[str]:
     first, *others = str(line.get("result", "")).splitlines() or [""]
     return [
-        f"{line['step']:<16} {line['ended']:<8} {line['seconds']:>6.1f}  {first}",
-        *(f"{'':<32}  {other}" for other in others),
+        f"{line['step']:<23} {line['ended']:<8} {line['seconds']:>6.1f}  {first}",
+        *(f"{'':<39}  {other}" for other in others),
     ]
 
 

@@ -84,7 +84,7 @@ def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") 
     return Step(name, f"{HERE}.recipes:run", math.inf, arguments, (needs,))
 
 
-_METHODS = ("random", "herding", "sre2l", "cda")
+_METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
 STEPS = {
     step.name: step
     for step in (
