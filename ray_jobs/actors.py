@@ -58,14 +58,15 @@ class StageActor:
         runtime: values of the configuration's runtime section.
         gpu: whether Ray gave this worker a GPU (a worker without one may still see it).
         probe: name of a note that the driver left in the store.
+        cpus: that this worker may use while it trains a teacher; nothing else takes more than ``runtime.threads``.
     """
 
-    def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str) -> None:
+    def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str, cpus: int) -> None:
         end_with_raylet()
         config = RuntimeConfig.model_validate(runtime)
         self._config = config if gpu else config.model_copy(update={"device": "cpu"})
         self._store = ArtifactStore(store_url)
-        self._probe = probe
+        self._probe, self._cpus = probe, cpus
 
     def hello(self) -> tuple[str, int]:
         """Get ready; give the id of the node that this worker is on, and that of its process.
@@ -74,7 +75,7 @@ class StageActor:
             ConfigError: if the store here is not the driver's, or the device is not to be had.
         """
         place = greet(self._store, self._probe)
-        self._runtime = Runtime.create(self._config)
+        self._runtime = Runtime.create(self._config, self._cpus)
         return place
 
     def run(self, task: StageTask) -> Iterator[Event]:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
@@ -37,7 +38,8 @@ def connect(address: str | None) -> bool:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with _own_sigterm():
         if not found:
-            ray.init(address="local", include_dashboard=False, **options)
+            # Ray counts the CPUs of the machine, also where this process may use a few of them.
+            ray.init(address="local", include_dashboard=False, num_cpus=usable_cpus(), **options)
             return True
         try:
             if found != "auto":

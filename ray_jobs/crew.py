@@ -16,6 +16,7 @@ from wmdd.errors import ConfigError, StageError, StorageError, WmddError
 from wmdd.plan import StageTask
 
 NODES_EVERY_S = 1.0
+GIVEN_BACK_S = 1.0
 # The pool restarts and retries: Ray's own restarts would hold a call on an actor that cannot be placed.
 NO_RETRIES: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
 
@@ -37,15 +38,18 @@ class RayCrew:
     Args:
         store_url: of the store that all workers share.
         probe: name of a note in that store, by which a worker tells that it sees the same store.
+        cpus: that a worker may use while it trains a teacher and no other is there; 0 for those that it reserved.
     """
 
-    def __init__(self, config: DistillConfig, shares: Shares, store_url: str, probe: str) -> None:
+    def __init__(self, config: DistillConfig, shares: Shares, store_url: str, probe: str, cpus: int = 0) -> None:
         self._config, self._shares, self._store_url, self._probe = config, shares, store_url, probe
+        self._cpus = cpus
         self._hands: dict[int, _Hand] = {}
         self._by_call: dict[Any, int] = {}
         self._numbers = itertools.count()
         self._nodes: dict[str, tuple[str, Node]] = {}
         self._trained = False
+        self._dismissed = -GIVEN_BACK_S
         self._looked = -NODES_EVERY_S
 
     def now(self) -> float:
@@ -54,7 +58,7 @@ class RayCrew:
 
     def room(self, lane: str) -> int:
         """Count the workers of a lane that the nodes there are can hold; the teacher's trainers come alone."""
-        return 1 if lane == "train" else self._shares.room(lane, self._resources())
+        return 1 if lane in ("train", "alone") else self._shares.room(lane, self._resources())
 
     def describe(self) -> str:
         """Say what a worker asks for and what there is."""
@@ -71,10 +75,25 @@ class RayCrew:
     def _stage_actor(self, lane: str) -> Any:
         import ray
 
-        share, runtime = self._shares.of_lane(lane), self._config.runtime.model_dump(mode="json")
+        share = self._shares.of_trainer(self._left_by_others()) if lane == "alone" else self._shares.of_lane(lane)
+        runtime = self._config.runtime.model_dump(mode="json")
+        cpus = 0 if share.gpus else self._cpus
         options = {**NO_RETRIES, "num_cpus": share.cpus, "num_gpus": share.gpus}
         actor = ray.remote(StageActor).options(**options)
-        return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe)
+        return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe, cpus or max(1, int(share.cpus)))
+
+    def _left_by_others(self) -> list[tuple[Node, float]]:
+        """Return the resources of each node, and the CPUs of it that are reserved while this run has no worker."""
+        from ray._private.state import available_resources_per_node
+
+        # Ray's head hears with some delay what the actors that were killed for this one give back.
+        time.sleep(max(0.0, self._dismissed + GIVEN_BACK_S - time.monotonic()))
+        self._resources()
+        available = available_resources_per_node()
+        return [
+            (node, node.get("CPU", 0.0) - available.get(node_id, {}).get("CPU", 0.0))
+            for node_id, (_, node) in self._nodes.items()
+        ]
 
     def _trainer(self) -> Any:
         import ray
@@ -101,6 +120,7 @@ class RayCrew:
         if hand is not None:
             self._by_call.pop(hand.call, None)
             ray.kill(hand.actor)
+            self._dismissed = time.monotonic()
             if hand.trains:
                 self._free_places()
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 
 from wmdd.config import DistillConfig
+from wmdd.cpus import compute_cpus
 from wmdd.pipeline import Listener, is_joint
 from wmdd.plan import StageTask
 from wmdd.schedule import Board
@@ -53,9 +54,10 @@ class RayExecutor:
             check_fit(self._config.ray, shares, nodes, trainers)  # no node will ever join
         probe = f"probe-{uuid.uuid4().hex}"
         store.write_note(probe, b"")
-        crew = RayCrew(self._config, shares, store.url, probe)
+        crew = RayCrew(self._config, shares, store.url, probe, compute_cpus() if self._owns_ray else 0)
         limits = {"main": self._config.ray.actors}
-        solo = {"alone": "main", "train": "train"}
+        # On a Ray of this run alone, a worker that trains a teacher may use what nobody else does.
+        solo = {"alone": "main" if self._owns_ray else "alone", "train": "train"}
         two_lanes = shares.two_lanes(nodes)
         board = Board(tasks, missing, lambda task: self._lane(task, shares.gpu_per_worker > 0, two_lanes))
         with contextlib.ExitStack() as stack:
@@ -78,7 +80,7 @@ class RayExecutor:
         if is_joint(task):
             return "train"
         if task.stage == "pretrain" and not task.units[0].params["weights"]:
-            # On CPUs a teacher's training uses every core that it finds: beside it all would be slower.
+            # On CPUs a teacher's training uses as many cores as pay: beside it all would be slower.
             return "main" if gpu else "alone"
         return "cpu" if two_lanes and task.stage in CPU_STAGES else "main"
 

@@ -39,6 +39,7 @@ class Training:
 
     Args:
         probe: name of a note by which a worker tells that it sees the driver's store.
+        cpus: that each of them reserved.
         news: queue of events, and of the error that no other try can mend.
     """
 
@@ -46,6 +47,7 @@ class Training:
     store_url: str
     probe: str
     runtime: RuntimeConfig
+    cpus: int
     news: Any
 
 
@@ -57,7 +59,7 @@ def train(config: dict[str, Training]) -> None:
     try:
         greet(store, job.probe)
         choose_gpu(get_device())
-        for event in run_stage(job.task, store, Runtime.create(job.runtime)):
+        for event in run_stage(job.task, store, Runtime.create(job.runtime, job.cpus)):
             if first:
                 job.news.put(event)
     except (StageError, ConfigError) as exc:
@@ -91,10 +93,8 @@ class TrainActor:
         self, store_url: str, runtime: dict[str, Any], probe: str, config: RayConfig, workers: int, share: Share
     ) -> None:
         end_with_raylet()
-        # Each worker gets the CPUs that it reserved, else all would take every core of their node.
-        device, cores = ("cuda" if share.gpus else "cpu"), max(1, int(share.cpus))
-        asked = RuntimeConfig.model_validate(runtime)
-        self._runtime = asked.model_copy(update={"device": device, "train_threads": asked.train_threads or cores})
+        device = "cuda" if share.gpus else "cpu"
+        self._runtime = RuntimeConfig.model_validate(runtime).model_copy(update={"device": device})
         self._store, self._probe, self._config = ArtifactStore(store_url), probe, config
         self._workers, self._share = workers, share
         # Ray Train hands these on to its controller, which reads them only there.
@@ -138,7 +138,7 @@ class TrainActor:
         needs = {"CPU": self._share.cpus} | ({"GPU": self._share.gpus} if self._share.gpus else {})
         return TorchTrainer(
             train,
-            train_loop_config={"training": Training(task, self._store.url, self._probe, self._runtime, news)},
+            train_loop_config={"training": self._training(task, news)},
             scaling_config=ScalingConfig(
                 num_workers=self._workers, use_gpu=self._share.gpus > 0, resources_per_worker=needs
             ),
@@ -150,6 +150,9 @@ class TrainActor:
                 callbacks=[Restarts(task, news)],
             ),
         )
+
+    def _training(self, task: StageTask, news: Any) -> Training:
+        return Training(task, self._store.url, self._probe, self._runtime, max(1, int(self._share.cpus)), news)
 
     def _told(self, task: StageTask, error: BaseException) -> Exception:
         cause = getattr(error, "controller_failure", None)

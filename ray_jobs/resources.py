@@ -60,6 +60,15 @@ class Shares:
             return Share(self.cpus_per_worker, float(math.ceil(self.gpu_per_worker)))
         return Share(self.cpus_per_worker, self.gpu_per_worker if lane == "main" else 0.0)
 
+    def of_trainer(self, nodes: Iterable[tuple[Node, float]]) -> Share:
+        """Return what a worker reserves that trains a teacher alone on CPUs: all that one node has left.
+
+        Args:
+            nodes: resources of each, and the CPUs of it that others have.
+        """
+        left = max((int(node.get("CPU", 0) - others + 1e-9) for node, others in nodes), default=0)
+        return Share(max(self.cpus_per_worker, float(left)), 0.0)
+
     def room(self, lane: str, nodes: Iterable[Node]) -> int:
         """Count how many workers of a lane fit the nodes; CPU workers take what the main ones leave."""
         main = self.of_lane("main")

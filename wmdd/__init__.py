@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from wmdd.cpus import wait_passively
+
 if TYPE_CHECKING:
     from wmdd.api import RunResult, distill, rewrite
     from wmdd.config import DistillConfig, override
@@ -34,5 +36,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: the command's help should not wait seconds for torch."""
     for home, names in _HOMES.items():
         if name in names:
+            if home == "wmdd.api":  # it is about to compute; a result can be loaded without
+                wait_passively()
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'wmdd' has no attribute {name!r}")

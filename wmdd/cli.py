@@ -21,6 +21,7 @@ from wmdd.cli_rank import rank
 from wmdd.cli_released import answer
 from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import override
+from wmdd.cpus import wait_passively
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.methods import methods
 from wmdd.protocols import protocols
@@ -170,6 +171,7 @@ def _table(metrics: dict[str, Any]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit 2 with one line for bad input, 1 for a failed run, 130 when interrupted."""
+    wait_passively()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     sys.exit(_run(arguments))
 

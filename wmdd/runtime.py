@@ -6,7 +6,6 @@ import contextlib
 import functools
 import gc
 import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
+from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError
 from wmdd.sections import RuntimeConfig
 
@@ -33,7 +33,9 @@ class Runtime:
         device: where tensors live.
         bf16: run networks under bf16 autocast (losses and moments stay fp32).
         compile: `torch.compile` long loops.
-        threads: CPU threads of the process; `train_threads` while it trains a teacher (0: all cores).
+        threads: CPU threads of the process.
+        train_threads: those of a teacher's training; 0 for as many as pay and are free (`wmdd.stages.threads`).
+        cpus: CPUs that this process may use for it; 0 for all of this machine that it may use.
         memory_bytes: real images are kept decoded when they fit in this.
         loaders: processes that decode images that do not fit.
     """
@@ -45,10 +47,14 @@ class Runtime:
     train_threads: int = 0
     memory_bytes: int = 0
     loaders: int = 0
+    cpus: int = 0
 
     @staticmethod
-    def create(config: RuntimeConfig) -> Runtime:
+    def create(config: RuntimeConfig, cpus: int = 0) -> Runtime:
         """Resolve `auto` for this process.
+
+        Args:
+            cpus: those that it may use, if it was given a share of its machine.
 
         Raises:
             ConfigError: if a GPU is asked for and there is none.
@@ -63,19 +69,22 @@ class Runtime:
         if config.compile == "on" and (failure := compiler_failure(device)):
             raise ConfigError(f"runtime.compile=on: torch cannot compile here ({failure}); use auto or off")
         memory = int(config.memory_gib * 2**30)
-        return Runtime(device, bf16, compiled, config.threads, config.train_threads, memory, config.loaders)
+        return Runtime(device, bf16, compiled, config.threads, config.train_threads, memory, config.loaders, cpus)
 
-    def enter(self, *, training: bool = False) -> None:
-        """Set the process's thread count, for the training of a teacher or for any other stage, and kernel choices."""
-        threads = (self.train_threads or os.cpu_count() or 1) if training else self.threads
-        threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn, whose sums depend on it too
-        torch.set_num_threads(threads)
+    def enter(self) -> None:
+        """Set the process's thread count and kernel choices."""
+        self.use_threads(self.threads)
         # Benchmarking picks kernels by the clock, and a resumed run must give the images of an undisturbed one.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         # TF32 has ten bits of mantissa, bf16 seven; a run in fp32 must not be rounded to either.
         torch.backends.cuda.matmul.allow_tf32 = self.bf16
         torch.backends.cudnn.allow_tf32 = self.bf16
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many CPU threads from now on, on which the rounding of sums depends."""
+        threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn
+        torch.set_num_threads(threads)
 
     def place(self, model: M) -> M:
         """Move a network to the device, channels last (measured to pay on GPUs and on bf16 CPUs)."""
@@ -150,13 +159,13 @@ class Runtime:
         return run
 
     def describe(self) -> dict[str, Any]:
-        """Say what was used, for the manifest."""
+        """Return what is used at the moment, for the manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
         return {
             "device": name,
             "precision": "bf16" if self.bf16 else "fp32",
             "compile": self.compile and not _compiler_failures.get(self.device.type),
-            "threads": self.threads,
+            "threads": torch.get_num_threads(),
         }
 
 
@@ -237,5 +246,5 @@ def _cpu_name() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpuinfo:
         for line in cpuinfo:
             if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {os.cpu_count()} cores"
-    return f"CPU, {os.cpu_count()} cores"
+                return f"{line.partition(':')[2].strip()}, {usable_cpus()} cores"
+    return f"CPU, {usable_cpus()} cores"

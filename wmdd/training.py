@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -85,6 +87,24 @@ class Steps:
         return f"step {self.done} of {self.total} of the epoch, loss {self.loss:.3f}"
 
 
+@dataclass
+class Cost:
+    """What the steps so far took of this process, without the making of their batches: seconds of CPUs, and elapsed."""
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    steps: int = 0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count what runs inside as one step."""
+        cpu, wall = time.process_time(), time.monotonic()
+        yield
+        self.cpu_s += time.process_time() - cpu
+        self.wall_s += time.monotonic() - wall
+        self.steps += 1
+
+
 @dataclass(eq=False)
 class Trainer:
     """Trains a network, alone or with other processes; everything random comes in with the batches.
@@ -129,6 +149,7 @@ class Trainer:
     curve: list[dict[str, float]] = field(default_factory=list, init=False)
     best: tuple[dict[str, Tensor], dict[str, float]] | None = field(default=None, init=False)
     averaged: AveragedModel | None = field(default=None, init=False)
+    cost: Cost = field(default_factory=Cost, init=False)
 
     def __post_init__(self) -> None:
         if self.ema:
@@ -172,23 +193,28 @@ class Trainer:
         self.network.train()
         total, count, pulse = torch.zeros((), device=self.runtime.device), 0, Pulse()
         for batch in self.batches(self.epoch):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.schedule.at(self.step)
-            self.optimizer.zero_grad(set_to_none=True)
-            for part in cut(batch, self.accumulate):
-                # Summed on the device: reading each loss would make the host wait at every step.
-                total += self._backward(part, len(part[0]) / len(batch[0]), count)
-            self.ranks.average_gradients(self.network)
-            if self.clip_norm:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
-            self.optimizer.step()
-            if self.averaged is not None and self.step % self.ema_every == 0:
-                self.averaged.update_parameters(self.network)
+            with self.cost.counted():
+                self._train_step(batch, count, total)
             count += 1
             self.step += 1
             if pulse.is_due():
                 yield Steps(count, self.schedule.steps // self.epochs, float(total) / count)
         return float(self.ranks.sum(total)) / (self.ranks.size * max(1, count))
+
+    def _train_step(self, batch: Batch, count: int, total: Tensor) -> None:
+        """Update the weights with an epoch's batch of this number, and add its loss to the total."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in cut(batch, self.accumulate):
+            # Summed on the device: reading each loss would make the host wait at every step.
+            total += self._backward(part, len(part[0]) / len(batch[0]), count)
+        self.ranks.average_gradients(self.network)
+        if self.clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        self.optimizer.step()
+        if self.averaged is not None and self.step % self.ema_every == 0:
+            self.averaged.update_parameters(self.network)
 
     def _backward(self, part: Batch, share: float, count: int) -> Tensor:
         images, *rest = part
@@ -211,7 +237,7 @@ class Trainer:
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         if self.averaged is not None:
             tensors |= {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        place = {"epoch": self.epoch, "step": self.step, "curve": self.curve}
+        place = {"epoch": self.epoch, "step": self.step, "curve": self.curve, "threads": torch.get_num_threads()}
         if self.best is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best[0].items()}
             place["best"] = self.best[1]
@@ -232,6 +258,11 @@ class Trainer:
         _lay_out_as_weights(self.optimizer)
         self.epoch, self.step, self.curve = place["epoch"], place["step"], place["curve"]
         self.best = (_below("best.", tensors), place["best"]) if "best" in place else None
+
+
+def threads_of(snapshot: bytes) -> int | None:
+    """Return the number of CPU threads of the training that wrote a snapshot; None in snapshots of older versions."""
+    return unpack(snapshot)[1].get("threads")
 
 
 def _lay_out_as_weights(optimizer: torch.optim.Optimizer) -> None:

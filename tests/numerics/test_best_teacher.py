@@ -55,6 +55,6 @@ def test_best_is_the_highest_of_the_validated_epochs_and_last_is_the_last(train)
 def test_best_outlives_an_interruption(train):
     whole = train("best")
     snapshots = [news.data for news in whole if isinstance(news, Snapshot)]
-    assert len(snapshots) == HOT["pretrain.epochs"] - 1
+    assert len(snapshots) == HOT["pretrain.epochs"], "one before the first step, and one after each epoch but the last"
     for snapshot in snapshots:
         assert teacher(train("best", snapshot)).to_files() == teacher(whole).to_files()

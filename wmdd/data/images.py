@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,14 @@ from pyarrow.parquet import ParquetFile
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wmdd.cpus import usable_cpus
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
 from wmdd.errors import DataError, StorageError
 from wmdd.files import explain, read
 
-_THREADS = min(8, os.cpu_count() or 1)
+_THREADS = min(8, usable_cpus())
 _FILES_AT_ONCE = 64
 
 

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from wmdd.cpus import usable_cpus
 from wmdd.data.sources import (
     Listing,
     builtin_images,
@@ -191,7 +191,7 @@ def build_index(
     """
     listing = listing or list_files(url)
     scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
-    with ThreadPoolExecutor(workers or min(32, 4 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
         names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent)
     _refuse_bad(url, bad)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))

@@ -18,7 +18,9 @@ class RuntimeConfig(Section):
     )
     compile: Literal["auto", "on", "off"] = Field("auto", description="torch.compile of long loops (auto: on GPUs)")
     threads: Count = Field(1, description="CPU threads of one worker; fixed, because it changes rounding")
-    train_threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads of the teacher's training (0: all)")
+    train_threads: Annotated[int, Field(ge=0)] = Field(
+        0, description="CPU threads of the teacher's training (0: as many as its work keeps busy and are free)"
+    )
     memory_gib: NonNegative = Field(2.0, description="real images are kept decoded when they fit in this, GiB")
     loaders: Annotated[int, Field(ge=0)] = Field(
         0, description="processes that decode images that do not fit (0: none)"

@@ -58,5 +58,5 @@ class Stage:
 
     def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""
-        runtime.enter(training=self.name == "pretrain")
+        runtime.enter()
         yield from self.function(section, units, seeds, runtime)

@@ -22,7 +22,8 @@ from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training import Schedule, Steps, Trainer, answers, decay_groups, top1_accuracy, weight_groups
+from wmdd.stages.threads import Batches, CostWatch, choose_threads, resumed_threads
+from wmdd.training import Schedule, Steps, Trainer, answers, decay_groups, threads_of, top1_accuracy, weight_groups
 from wmdd.types import Teacher
 
 VALIDATION_BATCH = 250
@@ -43,44 +44,103 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             name, stem = unit.params["model"], unit.params["stem"]
             network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
         if unit.params["weights"]:
-            load_weights(network, unit.params["weights"], name)
-            runtime.place(network)
-            yield Progress(0, 1, "measures the loaded teacher")
-            counts = _confusion(network, index, geometry, runtime)
-            check_order(unit.params["weights"], counts, index.class_names)
-            teacher = _teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
-            _check_score(unit.params["weights"], teacher)
-            yield Output(unit.name, teacher)
+            yield from _load(section, unit, index, geometry, network, runtime)
+        else:
+            yield from _train(section, unit, index, geometry, network, own, runtime)
+
+
+def _load(
+    section: PretrainConfig,
+    unit: Unit,
+    index: DatasetIndex,
+    geometry: Geometry,
+    network: nn.Module,
+    runtime: Runtime,
+) -> Iterator[Yielded]:
+    load_weights(network, unit.params["weights"], unit.params["model"])
+    runtime.use_threads(choose_threads(network, _batches(section, geometry), runtime, ALONE)[0])
+    runtime.place(network)
+    yield Progress(0, 1, "measures the loaded teacher")
+    counts = _confusion(network, index, geometry, runtime)
+    check_order(unit.params["weights"], counts, index.class_names)
+    teacher = _teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
+    _check_score(unit.params["weights"], teacher)
+    yield Output(unit.name, teacher)
+
+
+def _train(
+    section: PretrainConfig,
+    unit: Unit,
+    index: DatasetIndex,
+    geometry: Geometry,
+    network: nn.Module,
+    own: SeedTree,
+    runtime: Runtime,
+) -> Iterator[Yielded]:
+    ranks, batches = _ranks(section, index, runtime), _batches(section, geometry)
+    snapshot = ranks.from_first(unit.resume, runtime.device)
+    threads, note = _threads(network, batches, snapshot, runtime, ranks)
+    runtime.use_threads(threads)
+    if note and ranks.is_first:
+        yield Note(f"{unit.name} {note}")
+    watch = CostWatch.begin(unit.name, network, batches, threads, runtime, own.child("cost"))
+    trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
+    if snapshot:
+        trainer.resume(snapshot)
+    elif ranks.is_first:
+        yield Snapshot(trainer.snapshot())  # keeps the number of threads, also of a run that ends in its first epoch
+    for epoch in trainer.run():
+        yield from watch.look(trainer)
+        if isinstance(epoch, Steps):
+            yield Progress(trainer.epoch, section.epochs, str(epoch))
             continue
-        ranks = _ranks(section, index, runtime)
-        trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
-        snapshot = ranks.from_first(unit.resume, runtime.device)
-        if snapshot:
-            trainer.resume(snapshot)
-        for epoch in trainer.run():
-            if isinstance(epoch, Steps):
-                yield Progress(trainer.epoch, section.epochs, str(epoch))
-                continue
-            note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
-            yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
-            if epoch.epoch < section.epochs and ranks.is_first:
-                yield Snapshot(trainer.snapshot())
-        network = trainer.result
-        if trainer.best is not None:
-            network.load_state_dict(trainer.best[0])
-        if section.sync_bn:
-            network = _plain(network, unit, index, geometry, runtime)
-        batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
-        top1 = top1_accuracy(network, batches, runtime, ranks)
-        teacher = _teacher(unit, index, geometry, network, top1, trainer.curve)
-        if ranks.is_first:
-            if teacher.top1 < hardly(teacher.num_classes):
-                yield Note(
-                    f"{unit.name} names {teacher.top1:.1%} of the validation images right, and chance "
-                    f"{1 / teacher.num_classes:.1%}: images and labels made with it teach little; train it longer "
-                    "(pretrain.epochs), or look at the set's labels"
-                )
-            yield Output(unit.name, teacher)
+        note = f"loss {epoch.loss:.3f}" + (f", validation top-1 {epoch.top1:.1%}" if epoch.top1 is not None else "")
+        yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
+        if epoch.epoch < section.epochs and ranks.is_first:
+            yield Snapshot(trainer.snapshot())
+    yield from _finished(section, unit, index, geometry, trainer, runtime, ranks)
+
+
+def _threads(
+    network: nn.Module, batches: Batches, snapshot: bytes | None, runtime: Runtime, ranks: Ranks
+) -> tuple[int, str]:
+    """Return the number of threads, the same for all ranks, and a note; a resumed training keeps what it began with."""
+    written = threads_of(snapshot) if snapshot else None
+    threads, note = resumed_threads(written, runtime) if written else choose_threads(network, batches, runtime, ranks)
+    shared = ranks.from_first(str(threads).encode(), runtime.device)
+    return int(shared or threads), note
+
+
+def _finished(
+    section: PretrainConfig,
+    unit: Unit,
+    index: DatasetIndex,
+    geometry: Geometry,
+    trainer: Trainer,
+    runtime: Runtime,
+    ranks: Ranks,
+) -> Iterator[Yielded]:
+    network = trainer.result
+    if trainer.best is not None:
+        network.load_state_dict(trainer.best[0])
+    if section.sync_bn:
+        network = _plain(network, unit, index, geometry, runtime)
+    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
+    top1 = top1_accuracy(network, batches, runtime, ranks)
+    teacher = _teacher(unit, index, geometry, network, top1, trainer.curve)
+    if not ranks.is_first:
+        return
+    if teacher.top1 < hardly(teacher.num_classes):
+        yield Note(
+            f"{unit.name} names {teacher.top1:.1%} of the validation images right, and chance "
+            f"{1 / teacher.num_classes:.1%}: images and labels made with it teach little; train it longer "
+            "(pretrain.epochs), or look at the set's labels"
+        )
+    yield Output(unit.name, teacher)
+
+
+def _batches(section: PretrainConfig, geometry: Geometry) -> Batches:
+    return Batches(section.batch_size, geometry.image_size)
 
 
 def hardly(num_classes: int) -> float:

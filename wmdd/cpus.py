@@ -1,0 +1,116 @@
+"""The CPUs that this process may use, and how many of them are free."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+SAMPLE_S = 0.4
+SAMPLES = 5
+
+
+def wait_passively() -> None:
+    """Make OpenMP's threads sleep while they wait; call it before torch is imported.
+
+    By default they spin. On a machine with other work a thread that spins keeps the CPU from the one that it waits for.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def usable_cpus(root: Path = Path("/")) -> int:
+    """Return how many CPUs this process may use: at least 1.
+
+    That is the least of its affinity and the CPU quotas of its control groups (containers, Slurm, systemd), neither of
+    which `os.cpu_count` knows; `joblib.cpu_count` knows no quota of a nested group.
+
+    Args:
+        root: below which ``proc`` and ``sys`` are mounted.
+    """
+    limits = [len(_affinity()), *(math.ceil(quota) for quota in _quotas(root))]
+    return max(1, min(limits))
+
+
+def compute_cpus() -> int:
+    """Return on how many CPUs this process may compute: `usable_cpus`, or fewer if ``OMP_NUM_THREADS`` says so."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(usable_cpus(), int(first)) if first.isdecimal() and int(first) else usable_cpus()
+
+
+def free_cpus(usable: int, root: Path = Path("/")) -> int:
+    """Return how many of the usable CPUs are free of other work: at least 1.
+
+    The most that were idle at a time, in a few short samples: what starts beside this process, as a Ray does, is busy
+    for a moment only. On an idle machine the first sample decides.
+    """
+    free = 1
+    for _ in range(SAMPLES if usable > 1 else 0):
+        before = _idle_ticks(root)
+        if not before:
+            return usable
+        time.sleep(SAMPLE_S)
+        free = max(free, min(usable, _idle_between(before, _idle_ticks(root))))
+        if free == usable:
+            break
+    return free
+
+
+def _idle_between(before: dict[int, tuple[int, int]], after: dict[int, tuple[int, int]]) -> int:
+    shares = [
+        (after[cpu][0] - idle) / max(1, after[cpu][1] - total) for cpu, (idle, total) in before.items() if cpu in after
+    ]
+    return math.floor(sum(shares) + 0.5)
+
+
+def _affinity() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quotas of this process's control groups, from its own up to the outermost that it sees."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one tree, version 1 one for each set of controllers.
+        mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified") if not controllers else ("sys/fs/cgroup/cpu",)
+        for mount in (*mounts, f"sys/fs/cgroup/{controllers}"):
+            base = root / mount
+            group = base / path.lstrip("/")
+            # In a container the path is often the host's, of which only the mount point is there.
+            for folder in (group, *group.parents):
+                if not folder.is_relative_to(base):
+                    break
+                yield from _quota(folder)
+
+
+def _quota(group: Path) -> Iterator[float]:
+    numbers = [word for line in _lines(group / "cpu.max") for word in line.split()]
+    numbers = numbers or [*_lines(group / "cpu.cfs_quota_us"), *_lines(group / "cpu.cfs_period_us")]
+    with contextlib.suppress(ValueError):  # "max", or a file that is no quota
+        quota, period = map(int, numbers)
+        if quota > 0 and period > 0:
+            yield quota / period
+
+
+def _idle_ticks(root: Path) -> dict[int, tuple[int, int]]:
+    """Return the ticks of each CPU of the affinity that it was idle, and in all; empty where the system counts none."""
+    allowed, ticks = _affinity(), {}
+    for line in _lines(root / "proc/stat"):
+        name, *counts = line.split()
+        number = name.removeprefix("cpu")
+        if name.startswith("cpu") and number.isdecimal() and int(number) in allowed:
+            values = [int(count) for count in counts[:8]]  # what follows, guests, is part of the user's
+            ticks[int(number)] = (sum(values[3:5]), sum(values))
+    return ticks
+
+
+def _lines(path: Path) -> list[str]:
+    with contextlib.suppress(OSError, UnicodeError):
+        return path.read_text().splitlines()
+    return []
