@@ -10,6 +10,8 @@ from conftest import STAGES, contents
 from ray_cluster import is_alive
 from striking import process_of, ray_run, raylet_pid, runs, store_without, wait, workers
 
+from ray_jobs.crew import RayCrew
+from ray_jobs.resources import Shares
 from wmdd.config import override, read_config
 from wmdd.errors import ConfigError, StageError
 
@@ -112,6 +114,25 @@ def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(c
     # Groups of five classes: the one without class 3 is recovered.
     assert [unit for stage, unit in done if stage == "recover"] == [f"class-{number:05d}" for number in range(5, 10)]
     wait(lambda: not workers())
+
+
+def test_teacher_alone_takes_the_cpus_that_no_other_program_reserved(cluster, config, tmp_path):
+    class Other:
+        def up(self):
+            return True
+
+    def reserve():
+        actor = ray.remote(Other).options(num_cpus=1, scheduling_strategy="SPREAD").remote()
+        return ray.get(actor.up.remote()) and actor
+
+    crew = RayCrew(config, Shares(1.0, 0.0), str(tmp_path), "probe")
+    share = lambda: crew._shares.of_trainer(crew._left_by_others()).cpus  # noqa: E731
+    wait(lambda: share() == 2)
+    others = [reserve(), reserve()]
+    wait(lambda: share() == 1)
+    for actor in others:
+        ray.kill(actor)
+    wait(lambda: share() == 2)
 
 
 def test_resources_that_no_node_has_are_an_error_and_not_an_endless_wait(cluster, config, tmp_path):

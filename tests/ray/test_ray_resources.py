@@ -52,6 +52,13 @@ def test_run_that_insists_on_gpus_asks_for_them_where_there_are_none_yet():
     assert asked.room("main", [{"CPU": 4}]) == 0
 
 
+def test_teacher_alone_on_cpus_reserves_what_others_leave_of_the_best_node():
+    found = shares({"CPU": 64}, cpus_per_actor=2)
+    assert found.of_trainer([({"CPU": 64.0}, 60.0), ({"CPU": 16.0}, 1.5), ({}, 0.0)]) == Share(14.0, 0.0)
+    assert found.of_trainer([({"CPU": 4.0}, 4.0)]) == Share(2.0, 0.0), "it waits for its own share"
+    assert found.of_trainer([]) == Share(2.0, 0.0)
+
+
 def test_work_without_networks_leaves_the_gpus_and_their_cpus_alone():
     nodes = [{"CPU": 10, "GPU": 2}, {"CPU": 3}]
     found = shares(*nodes, cpus_per_actor=2)
