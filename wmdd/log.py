@@ -50,8 +50,7 @@ class ConsoleListener:
     def _plain(self, event: Event) -> None:
         if event.kind == "end":
             stage = self._run.stages[event.stage]
-            seconds = clock(self._run.clock() - stage.begun)
-            ended = f"done in {seconds}" if event.done == event.total else f"ended short after {seconds}"
+            ended = stage.outcome(self._run.clock())
             words = [ended, *(f"{n} {what}" for n, what in ((stage.retried, "retried"), (stage.failed, "failed")) if n)]
             self._print(f"{event.stage:<11}{event.done}/{event.total} {', '.join(words)}")
         elif event.kind == "workers":
@@ -78,8 +77,10 @@ class ConsoleListener:
             bar = ProgressBar(max(1, stage.total), stage.done if stage.total else 1, width=20)
             steps = f"step {stage.steps[0]}/{stage.steps[1]}" if stage.running and stage.steps[1] else ""
             note = ", ".join(part for part in (stage.describe(now), steps, stage.note if stage.running else "") if part)
-            state = note if not over else note or ("done" if stage.done == stage.total else "ended short")
-            cells = (name, bar, f"{stage.done}/{stage.total}", clock(until - stage.begun))
+            found = over and stage.was_there
+            ended = "found in the store" if found else "done" if stage.done == stage.total else "ended short"
+            state = note if not over else note or ended
+            cells = (name, bar, f"{stage.done}/{stage.total}", "" if found else clock(until - stage.begun))
             table.add_row(*cells, Text(state, overflow="ellipsis", no_wrap=True))
         if self._run.workers:
             table.add_row("", "", "", "", Text(self._run.describe_workers(), style="dim", overflow="ellipsis"))

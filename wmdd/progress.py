@@ -67,6 +67,20 @@ class StageProgress:
             return left * (worked + since) / self._finished()
         return max(0.0, left * worked / self._finished() - since)
 
+    @property
+    def was_there(self) -> bool:
+        """Whether all of its units were in the store before this session."""
+        return self.first == self.total
+
+    def outcome(self, now: float) -> str:
+        """Return how the stage ended: found, done with its duration, or cut short."""
+        seconds = clock((now if self.ended is None else self.ended) - self.begun)
+        if self.done < self.total:
+            return f"ended short after {seconds}"
+        if self.was_there:
+            return "found in the store"
+        return f"done in {seconds}" + (f", {self.first} found in the store" if self.first else "")
+
     def _finished(self) -> float:
         parts = sum(part * self.running.get(unit, 1) for unit, part in self._parts.items())
         return min(self.done - self.first + parts, self.total - self.first)
@@ -104,7 +118,7 @@ class RunProgress:
         elif event.kind == "stage":
             self.stages[event.stage] = StageProgress(event.done, event.total, self.clock(), event.done)
         elif event.kind == "end":
-            self.stages[event.stage].ended = self.clock()
+            self.stages[event.stage].done, self.stages[event.stage].ended = event.done, self.clock()
         elif event.stage in self.stages:
             self.stages[event.stage].see(event, self.clock())
 

@@ -53,6 +53,27 @@ def test_log_has_lines_and_nothing_that_moves_a_cursor():
     assert text.splitlines()[-1].endswith(", 1 retried")
 
 
+def test_stage_that_was_in_the_store_took_no_time():
+    news = [Event("stage", "recover", done=10, total=10), Event("end", "recover", done=10, total=10)]
+    assert shown(news, terminal=False) == "recover    10/10 found in the store\n"
+    row = shown(news, terminal=True).splitlines()[-1]
+    assert "found in the store" in row
+    assert "0.0 s" not in row
+
+
+@pytest.mark.parametrize(
+    ("first", "done", "words"),
+    [(0, 10, "done in 7.0 s"), (4, 10, "done in 7.0 s, 4 found in the store"), (4, 9, "ended short after 7.0 s")],
+)
+def test_end_of_a_stage_says_what_was_done_in_which_time(first, done, words):
+    now = [0.0]
+    run = RunProgress(lambda: now[0])
+    run(Event("stage", "recover", done=first, total=10))
+    now[0] = 7.0
+    run(Event("end", "recover", done=done, total=10))
+    assert run.stages["recover"].outcome(50.0) == words
+
+
 def test_rate_and_time_left_count_the_parts_of_what_runs():
     now = [0.0]
     run = RunProgress(lambda: now[0])
