@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+SHOWN = 5  # units, or causes, in one line
+
 
 class WmddError(Exception):
     """Base of every error whose message is written for a user."""
@@ -43,3 +47,14 @@ class StageError(WmddError):
 
     def __str__(self) -> str:
         return f"{self.stage} of {self.unit} failed: {self.cause}"
+
+    @staticmethod
+    def of(failures: Sequence[StageError]) -> StageError:
+        """Return one error for the failures of a task: it names the first units and their causes."""
+        if len(failures) == 1:
+            return failures[0]
+        units = ", ".join(error.unit for error in failures[:SHOWN])
+        units += f" and {len(failures) - SHOWN} more" if len(failures) > SHOWN else ""
+        causes = list(dict.fromkeys(error.cause for error in failures))
+        cause = "; ".join(causes[:SHOWN]) + ("; ..." if len(causes) > SHOWN else "")
+        return StageError(failures[0].stage, units, cause, any(error.passing for error in failures))

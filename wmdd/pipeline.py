@@ -57,16 +57,35 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
         a ``unit`` event for each saved unit, and ``progress`` events between.
 
     Raises:
-        StageError: naming the unit; what was finished before is saved.
+        StageError: naming the unit, or the joint task, that failed; all its other units are saved.
     """
     stage = STAGES[task.stage]
-    missing = {unit.ref.unit: unit for unit in task.units if unit.ref not in store}
+    missing = [unit for unit in task.units if unit.ref not in store]
     if not missing:
         return
-    planned = list(task.units) if stage.joint else list(missing.values())
+    failures, parts = list[StageError](), [missing] if stage.joint else [[unit] for unit in missing]
+    for place, units in enumerate(parts):
+        # Each unit by itself, so that the one at work is known, and its failure leaves the others alone.
+        try:
+            yield from _compute(task, units, store, runtime)
+        except StageError as exc:
+            failures.append(exc)
+            if isinstance(exc.__cause__, StorageError):  # what cannot be stored need not be computed
+                left = (task.prefix + unit.ref.unit for rest in parts[place + 1 :] for unit in rest)
+                failures += [StageError(task.stage, unit, exc.cause, exc.passing) for unit in left]
+                break
+    if failures:
+        raise StageError.of(failures) from failures[0].__cause__
+
+
+def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, runtime: Runtime) -> Iterator[Event]:
+    """Make one missing unit, or those of a joint task together, from the last snapshot on if there is one."""
+    stage = STAGES[task.stage]
+    planned = list(task.units) if stage.joint else missing
+    at_work = task.name if stage.joint else task.prefix + missing[0].ref.unit
+    left = {unit.ref.unit: unit.ref for unit in missing}
     section = type(getattr(DistillConfig(), stage.section)).model_validate(task.section)
-    begun, share = time.perf_counter(), len(planned) if stage.joint else 1
-    current, failures = task.name, dict[str, str]()
+    failures, begun = list[StageError](), time.perf_counter()
     try:
         units = [_open(unit, store) for unit in planned]
         for news in stage.run(section, units, SeedTree(task.seed), runtime):
@@ -77,23 +96,23 @@ def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterat
             elif isinstance(news, Snapshot):
                 store.write_note(_resume_note(planned[0].ref), news.data)
             elif isinstance(news, Failure):
-                failures[task.prefix + news.unit] = news.cause
-            elif news.unit in missing:
-                current = task.prefix + news.unit
-                ref = missing[news.unit].ref
-                seconds = (time.perf_counter() - begun) / share
-                store.save(ref, news.value, {"seconds": seconds, **runtime.describe(), "versions": versions()})
-                if stage.snapshots:
-                    store.drop_note(_resume_note(ref))
-                begun = begun if stage.joint else time.perf_counter()
-                yield Event("unit", task.stage, current, metrics={"seconds": seconds})
+                failures.append(StageError(task.stage, task.prefix + news.unit, news.cause))
+            elif news.unit in left:
+                seconds = (time.perf_counter() - begun) / len(planned)
+                facts = {"seconds": seconds, **runtime.describe(), "versions": versions()}
+                store.save(left.pop(news.unit), news.value, facts)
+                if stage.snapshots and not left:
+                    store.drop_note(_resume_note(planned[0].ref))
+                yield Event("unit", task.stage, task.prefix + news.unit, metrics={"seconds": seconds})
+        if stage.snapshots and failures:
+            store.drop_note(_resume_note(planned[0].ref))
     except WmddError as exc:
-        raise StageError(task.stage, current, str(exc), passing=isinstance(exc, StorageError)) from exc
+        raise StageError(task.stage, at_work, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
-        logger.debug("%s of %s failed", task.stage, current, exc_info=True)
-        raise StageError(task.stage, current, _explain(exc), passing=True) from exc
+        logger.debug("%s of %s failed", task.stage, at_work, exc_info=True)
+        raise StageError(task.stage, at_work, _explain(exc), passing=True) from exc
     if failures:
-        raise StageError(task.stage, ", ".join(failures), next(iter(failures.values())))
+        raise StageError.of(failures)
 
 
 def _explain(exc: Exception) -> str:
@@ -284,5 +303,7 @@ def _raise_failures(board: Board, class_names: Sequence[str]) -> None:
         cause += f" (failed too: {shown}{', ...' if len(others) > 5 else ''})"
     if board.blocked:
         stages = ", ".join(dict.fromkeys(task.stage for task in board.blocked))
-        cause += f"; all else is finished, but {len(board.blocked)} tasks of {stages} need what is missing"
+        finished = len(board.tasks) - len(board.failures) - len(board.blocked)
+        cause += "; all else is finished, but" if finished else ";"
+        cause += f" {len(board.blocked)} tasks of {stages} need what is missing"
     raise StageError(first.stage, named(first.unit), cause) from first
