@@ -27,6 +27,30 @@ class Pulse:
         return due
 
 
+SNAPSHOT_S = 30.0
+SNAPSHOT_SHARE = 0.01
+
+
+class SnapshotClock:
+    """When work of many steps leaves its next snapshot: so seldom that writing takes under a percent of the time."""
+
+    def __init__(self) -> None:
+        self._begun, self._next = 0.0, time.monotonic() + SNAPSHOT_S
+
+    def is_due(self) -> bool:
+        """Whether the next snapshot is to be taken."""
+        return time.monotonic() >= self._next
+
+    def begin(self) -> None:
+        """Start to measure what a snapshot costs."""
+        self._begun = time.monotonic()
+
+    def end(self) -> None:
+        """Set the time of the next snapshot by what this one cost."""
+        now = time.monotonic()
+        self._next = now + max(SNAPSHOT_S, (now - self._begun) / SNAPSHOT_SHARE)
+
+
 @dataclass(frozen=True)
 class Output:
     """A finished unit: saved as soon as it is yielded."""
@@ -62,9 +86,14 @@ class Note:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the unit could go on after a crash; replaces the snapshot before it."""
+    """Where the unit, or the group that is one computation, could go on after a crash; replaces the one before it.
+
+    Args:
+        optional: work goes on if it cannot be written: it is many times the size of the result, which may still fit.
+    """
 
     data: bytes
+    optional: bool = False
 
 
 @dataclass(frozen=True)

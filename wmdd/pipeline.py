@@ -6,9 +6,8 @@ import functools
 import logging
 import platform
 import re
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +24,7 @@ from wmdd.runtime import Runtime
 from wmdd.schedule import Board
 from wmdd.sections import PretrainConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
+from wmdd.snapshots import ResumeNote
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.pretrain import check_alone
 from wmdd.store import ArtifactRef, ArtifactStore
@@ -85,27 +85,31 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
     at_work = task.name if stage.joint else task.prefix + missing[0].ref.unit
     left = {unit.ref.unit: unit.ref for unit in missing}
     section = type(getattr(DistillConfig(), stage.section)).model_validate(task.section)
-    failures, begun = list[StageError](), time.perf_counter()
+    resume = ResumeNote(store, [unit.ref for unit in planned], list(left.values()))
+    failures = list[StageError]()
     try:
-        units = [_open(unit, store) for unit in planned]
+        units = [_open(unit, store, saved=unit.ref.unit not in left) for unit in planned]
+        if stage.snapshots:
+            units[0] = yield from _resumed(units[0], resume, task, at_work)
         for news in stage.run(section, units, SeedTree(task.seed), runtime):
             if isinstance(news, Progress):
                 yield Event("progress", task.stage, task.name, news.done, news.total, news.note, news.metrics)
             elif isinstance(news, Note):
                 yield Event("note", task.stage, task.name, text=news.text)
             elif isinstance(news, Snapshot):
-                store.write_note(_resume_note(planned[0].ref), news.data)
+                if told := resume.write(news):
+                    yield Event("note", task.stage, task.name, text=f"{at_work} {told}")
             elif isinstance(news, Failure):
                 failures.append(StageError(task.stage, task.prefix + news.unit, news.cause))
             elif news.unit in left:
-                seconds = (time.perf_counter() - begun) / len(planned)
+                seconds = resume.seconds / len(planned)
                 facts = {"seconds": seconds, **runtime.describe(), "versions": versions()}
                 store.save(left.pop(news.unit), news.value, facts)
                 if stage.snapshots and not left:
-                    store.drop_note(_resume_note(planned[0].ref))
+                    resume.drop()
                 yield Event("unit", task.stage, task.prefix + news.unit, metrics={"seconds": seconds})
         if stage.snapshots and failures:
-            store.drop_note(_resume_note(planned[0].ref))
+            resume.drop()
     except WmddError as exc:
         raise StageError(task.stage, at_work, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
@@ -115,19 +119,27 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
         raise StageError.of(failures)
 
 
+def _resumed(unit: Unit, resume: ResumeNote, task: StageTask, at_work: str) -> Generator[Event, None, Unit]:
+    try:
+        return replace(unit, resume=resume.read())
+    except ValueError as exc:
+        text = f"the snapshot of {at_work} is ignored ({exc}): it begins at its first step"
+        yield Event("note", task.stage, task.name, text=text)
+        return unit
+
+
 def _explain(exc: Exception) -> str:
     frames = traceback.extract_tb(exc.__traceback__)
     place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(exc).__name__}: {' '.join(str(exc).split())}{place}"
 
 
-def _open(unit: PlannedUnit, store: ArtifactStore) -> Unit:
+def _open(unit: PlannedUnit, store: ArtifactStore, *, saved: bool) -> Unit:
     def load(name: str) -> Any:
         refs = unit.inputs[name]
         return load_value(refs, store) if isinstance(refs, ArtifactRef) else [load_value(ref, store) for ref in refs]
 
-    resume = store.read_note(_resume_note(unit.ref)) if STAGES[unit.ref.stage].snapshots else None
-    return Unit(unit.ref.unit, unit.params, load, resume)
+    return Unit(unit.ref.unit, unit.params, load, saved=saved)
 
 
 def load_value(ref: ArtifactRef, store: ArtifactStore) -> Any:
@@ -136,10 +148,6 @@ def load_value(ref: ArtifactRef, store: ArtifactStore) -> Any:
         return store.load(ref, DatasetIndex, keep=True)
     # The one that every class needs; networks that label beside it must not push it out.
     return store.load(ref, STAGES[ref.stage].kind, keep=ref.unit == TEACHER)
-
-
-def _resume_note(ref: ArtifactRef) -> str:
-    return f"resume-{ref.stage}-{ref.key}"
 
 
 @functools.cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wmdd.data.augment import Views, apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
-from wmdd.events import Progress, Pulse
+from wmdd.events import Progress, Pulse, SnapshotClock
 from wmdd.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
@@ -31,20 +31,33 @@ def term_weights(section: RecoverConfig) -> dict[str, float]:
     return weights | {name: weight for name, weight in priors.items() if weight}
 
 
+def record_every(steps: int) -> int:
+    """Return the number of steps between two records of the losses."""
+    return max(1, math.ceil(steps / RECORDS))
+
+
+@dataclass(frozen=True, eq=False)
+class Before:
+    """Losses (records, terms) and state of one class in an optimisation that was cut short."""
+
+    losses: Tensor
+    state: dict[str, Tensor]
+
+
 @dataclass(frozen=True, eq=False)
 class Target:
     """What the images of one class are to match, and where they start.
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
-        before: images, losses and state of an optimisation that was cut short, to go on from.
+        before: losses and state of an optimisation that was cut short, to go on from.
     """
 
     statistics: ClassStatistics
     barycenter: Barycenter
     seeds: SeedTree
     start: Tensor | None
-    before: DistilledClass | None = None
+    before: DistilledClass | Before | None = None
 
     def part(self, places: slice, number: int) -> Target:
         """Give some of its images as a target of their own, with seeds of their own."""
@@ -57,6 +70,29 @@ class Target:
             None if self.start is None else self.start[places],
             before and replace(before, state={name: tensor[places] for name, tensor in before.state.items()}),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Paused:
+    """Where an optimisation can go on, bit for bit.
+
+    Args:
+        step: steps that are done.
+        losses: (classes, records so far, terms) float32.
+        diverged, state: as for `Recovered`.
+    """
+
+    step: int
+    losses: Tensor
+    diverged: dict[int, str]
+    state: list[dict[str, Tensor]]
+
+    def resume(self, targets: list[Target]) -> list[Target]:
+        """Return the targets with what is behind them."""
+        return [
+            replace(target, before=Before(losses, state))
+            for target, losses, state in zip(targets, self.losses, self.state, strict=True)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +118,8 @@ def recover_images(
     *,
     first: int = 0,
     until: int | None = None,
-) -> Iterator[Progress | Recovered]:
+    diverged: Mapping[int, str] | None = None,
+) -> Iterator[Progress | Paused | Recovered]:
     """Optimise the images of several classes as one tensor batch (method: stage "recover").
 
     Every random number of a class comes from its own seeds and is drawn before the first step, so neither the other
@@ -92,9 +129,10 @@ def recover_images(
     Args:
         first: steps that every target's `before` has behind it.
         until: stop after so many steps of the whole optimisation, whose learning rate it follows.
+        diverged: targets that had diverged in these steps, as in `Paused`.
 
     Yields:
-        progress now and then, and at the end one `Recovered`.
+        progress and, more seldom, where it could go on (`Paused`); at the end one `Recovered`.
 
     Raises:
         DivergedError: if the loss of every class became non-finite; names the step.
@@ -102,6 +140,7 @@ def recover_images(
     size, steps = teacher.image_size, section.iterations
     last = steps if until is None else until
     images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
+    by_class = images.unflatten(0, (len(targets), -1))  # the same memory, outside of the gradients
     images.requires_grad_(True)
     views = _draw_views(section, targets, size).to(runtime)
     low, high = teacher.pixels.bounds(images)
@@ -109,12 +148,12 @@ def recover_images(
     if first:
         optimizer.load_state_dict(_adam_state(optimizer, targets, first))
     network = runtime.place(teacher.network)
-    every = max(1, math.ceil(steps / RECORDS))
+    every = record_every(steps)
     names = tuple(term_weights(section))
     record = torch.zeros(len(range(0, last, every)), len(targets), len(names), device=runtime.device)
     for place, target in enumerate(targets if first else ()):
         record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
-    diverged, pulse = dict[int, str](), Pulse()
+    diverged, pulse, snapshots = dict(diverged or {}), Pulse(), SnapshotClock()
     with Probe(network, teacher.num_classes) as probe:
         objective = _Objective(section, targets, probe, size, runtime)
         loss_terms = runtime.maybe_compile(objective)
@@ -130,7 +169,14 @@ def recover_images(
                     record[step // every] = terms.detach()
             if step % (every * 5) == 0 or pulse.is_due():
                 yield _progress(record[step // every], names, step, steps, diverged)
-    _look(images.detach().unflatten(0, (len(targets), -1)), "the images are", "after the last step", diverged)
+            if step + 1 < last and snapshots.is_due():
+                # Waits for the steps that are queued on a device, which is no cost of the snapshot.
+                _look(by_class, "the images are", f"after step {step}", diverged)
+                snapshots.begin()
+                losses = record[: len(range(0, step + 1, every))].cpu().transpose(0, 1).clone()
+                yield Paused(step + 1, losses, dict(diverged), _state(images, optimizer, len(targets)))
+                snapshots.end()
+    _look(by_class, "the images are", "after the last step", diverged)
     pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()
     state = _state(images, optimizer, len(targets)) if 0 < last < steps else [{} for _ in targets]
     yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1), diverged, state)
@@ -139,7 +185,7 @@ def recover_images(
 def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> list[dict[str, Tensor]]:
     adam = optimizer.state[images]
     whole = {"images": images.detach(), "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
-    parts = {name: tensor.cpu().unflatten(0, (classes, -1)) for name, tensor in whole.items()}
+    parts = {name: tensor.to("cpu", copy=True).unflatten(0, (classes, -1)) for name, tensor in whole.items()}
     return [{name: part[place].contiguous() for name, part in parts.items()} for place in range(classes)]
 
 
@@ -149,7 +195,7 @@ def _adam_state(optimizer: torch.optim.Adam, targets: list[Target], first: int) 
     return optimizer.state_dict() | {"state": {0: {"step": torch.tensor(float(first)), **averages}}}
 
 
-def _before(target: Target) -> DistilledClass:
+def _before(target: Target) -> DistilledClass | Before:
     assert target.before is not None
     return target.before
 

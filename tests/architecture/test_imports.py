@@ -34,6 +34,7 @@ FLOORS = (
     ("wmdd.stages",),
     (
         "wmdd.store",
+        "wmdd.snapshots",
         "wmdd.recipes",
         "wmdd.methods",
         "wmdd.protocols",

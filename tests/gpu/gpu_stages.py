@@ -17,7 +17,7 @@ from wmdd.runtime import Runtime, compiler_failure
 from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.synthesis import Recovered, recover_images
+from wmdd.synthesis import Paused, Recovered, recover_images
 from wmdd.types import DistilledClass
 
 # Where there is no GPU, and in the toy run of the benchmark, the CPU stands in for it.
@@ -47,17 +47,28 @@ def classes_of(name):
     return model, size, stem, random_targets(untrained_teacher(model, size, CLASSES, stem), IPC)
 
 
-def recovered(name, runtime, *, places=range(CLASSES), first=0, until=None, steps=4, before=None):
+def recovered(name, runtime, **options):
     """The images and losses of some classes of a network after some steps; the teacher is a new one each time."""
+    return next(event for event in recovery(name, runtime, **options) if isinstance(event, Recovered))
+
+
+def recovery(name, runtime, *, places=range(CLASSES), first=0, until=None, steps=4, before=None, paused=None):
+    """All that an optimisation yields, from its first step on or from where another was paused."""
     model, size, stem, targets = classes_of(name)
     teacher = untrained_teacher(model, size, CLASSES, stem)
     section = SECTION.model_copy(update={"iterations": steps})
     chosen = [targets[place] for place in places]
     if before is not None:
         chosen = [dataclasses.replace(target, before=_kept(before, place)) for place, target in enumerate(chosen)]
+    if paused is not None:
+        chosen, first = paused.resume(chosen), paused.step
     runtime.enter()
-    events = recover_images(section, teacher, chosen, runtime, first=first, until=until)
-    return next(event for event in events if isinstance(event, Recovered))
+    return list(recover_images(section, teacher, chosen, runtime, first=first, until=until))
+
+
+def pauses(events):
+    """Where an optimisation could go on, by the steps that are done."""
+    return {event.step: event for event in events if isinstance(event, Paused)}
 
 
 def _kept(found, place):

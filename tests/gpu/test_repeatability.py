@@ -10,8 +10,10 @@ from gpu_stages import (
     SLOWLY,
     evaluate,
     open_runtime,
+    pauses,
     pretrain,
     recovered,
+    recovery,
     relabel,
     snapshots,
     statistics,
@@ -42,6 +44,19 @@ def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
     assert torch.equal(rest.images, whole.images)
     assert torch.equal(rest.losses, whole.losses)
     assert not torch.equal(half.images, whole.images)
+
+
+@pytest.mark.parametrize("way", ALL_WAYS)
+def test_recovery_goes_on_from_each_snapshot_as_if_undisturbed(way, monkeypatch):
+    runtime = open_runtime(**WAYS[way])
+    whole = recovered("convnet", runtime)
+    monkeypatch.setattr("wmdd.events.SnapshotClock.is_due", lambda clock: True)
+    found = pauses(recovery("convnet", runtime))
+    assert [*found] == [1, 2, 3]
+    for step in (2,) if way == "compiled" else found:  # each is compiled
+        rest = recovered("convnet", runtime, paused=found[step])
+        assert torch.equal(rest.images, whole.images)
+        assert torch.equal(rest.losses, whole.losses)
 
 
 @pytest.mark.parametrize("name", SLOWLY)

@@ -23,13 +23,15 @@ class Unit:
         name: such as ``class-0003``; unique within the stage.
         params: plain facts that belong to the unit and to its key.
         load: gives a named input; loaded when asked for, so that memory holds one unit's inputs at a time.
-        resume: the last `Snapshot` of a run that was interrupted, if any.
+        resume: the last `Snapshot` of a run that was interrupted, if any; the first unit has that of a joint task.
+        saved: it is in the store, and computed again only because others of a joint task are missing.
     """
 
     name: str
     params: dict[str, Any]
     load: Callable[[str], Any]
     resume: bytes | None = field(default=None)
+    saved: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class Stage:
         kind: what one unit yields.
         function: (section, units, seeds, runtime) -> outputs and progress, in any order.
         joint: the units of a task are one computation, so that all are run when any is missing.
-        snapshots: its units leave snapshots to go on from.
+        snapshots: its units, or its joint tasks, leave snapshots to go on from.
         unkeyed: fields of the section that change no unit's output (or are among its params), left out of keys.
     """
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 from wmdd.data.loading import Geometry, class_images, forget_decoded
-from wmdd.events import Failure, Output, Progress
+from wmdd.errors import WmddError
+from wmdd.events import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.sections import RecoverConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.synthesis import Recovered, Target, recover_images, term_weights
+from wmdd.stages.interim import Interim
+from wmdd.synthesis import Paused, Recovered, Target, record_every, recover_images, term_weights
 from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 
 NO_ROOM = "the images of one class do not fit into the device's memory; lower barycenter.ipc or data.image_size"
@@ -28,11 +31,27 @@ def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime:
     When the group does not fit into the device's memory, its halves are run one after the other.
     """
     teacher: Teacher = units[0].load("teacher")
-    pending = [units]
-    while pending:
-        part, is_full = pending.pop(0), False
+    layout, place, interim = [units], 0, None
+    try:
+        interim = _interim(section, units, teacher)
+    except ValueError as exc:
+        yield Note(f"the snapshot of {units[0].name} and its group is ignored ({exc}): they begin at their first step")
+    if interim is not None:
+        rest = iter(units)
+        layout = [list(itertools.islice(rest, len(names))) for names in interim.layout]
+    while place < len(layout):
+        part, is_full = layout[place], False
+        if all(unit.saved for unit in part):
+            place += 1
+            continue
         try:
-            yield from _recover(section, part, teacher, seeds, runtime, joint=len(part) == len(units))
+            begun = interim if interim is not None and interim.place == place else None
+            for news in _recover(section, part, teacher, seeds, runtime, joint=len(part) == len(units), begun=begun):
+                if isinstance(news, Interim):
+                    names = [[unit.name for unit in batch] for batch in layout]
+                    yield Snapshot(replace(news, layout=names, place=place).write(), optional=True)
+                else:
+                    yield news
         except RuntimeError as exc:
             if not is_out_of_memory(exc):
                 raise
@@ -43,24 +62,65 @@ def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime:
             # After the handler, because until its end the error references every tensor of the failed step.
             forget_decoded()
             free_memory()
-            pending = [part[: len(part) // 2], part[len(part) // 2 :], *pending]
+            layout[place : place + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+            interim = None
+        else:
+            place += 1
+
+
+def _interim(section: RecoverConfig, units: list[Unit], teacher: Teacher) -> Interim | None:
+    """Return how far the group was, unless its images go on from a later step anyway.
+
+    Raises:
+        ValueError: if its snapshot cannot be used.
+    """
+    if units[0].resume is None:
+        return None
+    interim = Interim.read(units[0].resume, [unit.name for unit in units])
+    barycenter: Barycenter = units[0].load("barycenter")
+    ipc, step, params = len(barycenter.support), interim.running.step, units[0].params
+    interim.check(
+        records=len(range(0, step, record_every(section.iterations))),
+        terms=len(term_weights(section)),
+        images=ipc,
+        size=teacher.image_size,
+        at_once=min(ipc, params.get("images_at_once") or ipc),
+    )
+    if step >= params.get("until", section.iterations):
+        raise ValueError("it is of a longer optimisation")
+    return interim if step > params.get("first", 0) else None
 
 
 def _recover(
-    section: RecoverConfig, units: list[Unit], teacher: Teacher, seeds: SeedTree, runtime: Runtime, *, joint: bool
-) -> Iterator[Yielded]:
+    section: RecoverConfig,
+    units: list[Unit],
+    teacher: Teacher,
+    seeds: SeedTree,
+    runtime: Runtime,
+    *,
+    joint: bool,
+    begun: Interim | None = None,
+) -> Iterator[Yielded | Interim]:
     targets, sources = [], []
     for unit in units:
-        target, rows = _target(section, unit, teacher, seeds)
+        try:
+            target, rows = _target(section, unit, teacher, seeds)
+        except WmddError as exc:
+            raise type(exc)(f"{unit.name}: {exc}") from exc
         targets.append(target)
         sources.append(rows)
-    whole: list[Recovered] = []
+    whole = list(begun.finished) if begun else []
     parts = _parts(targets, units[0].params.get("images_at_once"))
-    first, until = units[0].params.get("first", 0), units[0].params.get("until")
-    for number, part in enumerate(parts):
-        for news in recover_images(section, teacher, part, runtime, first=first, until=until):
+    until = units[0].params.get("until")
+    for number, part in list(enumerate(parts))[len(whole) :]:
+        paused = begun.running if begun and number == len(begun.finished) else None
+        first = paused.step if paused else units[0].params.get("first", 0)
+        own, diverged = (paused.resume(part), paused.diverged) if paused else (part, {})
+        for news in recover_images(section, teacher, own, runtime, first=first, until=until, diverged=diverged):
             if isinstance(news, Progress):
                 yield replace(news, done=number * news.total + news.done, total=len(parts) * news.total)
+            elif isinstance(news, Paused):
+                yield Interim([], 0, news, list(whole))
             else:
                 whole.append(news)
     found = _joined(whole)
@@ -122,4 +182,4 @@ def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTre
     return Target(statistics, barycenter, own, start), tuple(rows.tolist())
 
 
-RECOVER = Stage("recover", 1, "recover", DistilledClass, recover, joint=True)
+RECOVER = Stage("recover", 1, "recover", DistilledClass, recover, joint=True, snapshots=True)
