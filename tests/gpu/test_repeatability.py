@@ -79,6 +79,17 @@ def test_resumed_student_is_that_of_an_undisturbed_training(tmp_path):
     assert value(resumed) == value(events)
 
 
+def test_student_that_is_seldom_validated_leaves_snapshots_by_time(tmp_path, monkeypatch):
+    runtime, changes = open_runtime(), {"evaluate.val_every": 3}
+    whole = evaluate(tmp_path, runtime, changes=changes)
+    assert snapshots(whole) == []
+    monkeypatch.setattr("wmdd.events.SnapshotClock.is_due", lambda clock: True)
+    found = snapshots(evaluate(tmp_path, runtime, changes=changes))
+    assert len(found) == 2
+    for snapshot in found:
+        assert value(evaluate(tmp_path, runtime, changes=changes, resume=snapshot)) == value(whole)
+
+
 def test_statistics_and_labels_are_equal_each_time(tmp_path):
     runtime = open_runtime(precision="bf16")
     first, second = (value(statistics(tmp_path, runtime, "resnet")) for _ in range(2))

@@ -10,7 +10,7 @@ import torch
 
 from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, validation_batches
-from wmdd.events import Output, Progress, Pulse, Snapshot
+from wmdd.events import Output, Progress, Pulse, Snapshot, SnapshotClock
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 from wmdd.sections import EvaluateConfig
@@ -34,14 +34,18 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
         trainer = _trainer(section, unit, seeds.child("student", params["student"], params["seed"]), runtime)
         if unit.resume:
             trainer.resume(unit.resume)
-        pulse = Pulse()
+        pulse, snapshots = Pulse(), SnapshotClock()
         for epoch in trainer.run():
             if isinstance(epoch, Steps) or (epoch.top1 is None and pulse.is_due()):
                 yield Progress(trainer.epoch, trainer.epochs, str(epoch) if isinstance(epoch, Steps) else "")
             elif isinstance(epoch, Epoch) and epoch.top1 is not None:
                 yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
-                if epoch.epoch < trainer.epochs:
-                    yield Snapshot(trainer.snapshot())
+            if isinstance(epoch, Steps) or epoch.epoch == trainer.epochs:
+                continue
+            if epoch.top1 is not None or snapshots.is_due():  # epochs that are not validated may be many and long
+                snapshots.begin()
+                yield Snapshot(trainer.snapshot())
+                snapshots.end()
         curve = [point for point in trainer.curve if "top1" in point]
         result = StudentResult(
             student=params["student"],
