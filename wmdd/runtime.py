@@ -88,6 +88,10 @@ class Runtime:
 
     def place(self, model: M) -> M:
         """Move a network to the device, channels last (measured to pay on GPUs and on bf16 CPUs)."""
+        if self.bf16 and self.device.type == "cpu":
+            for module in model.modules():
+                if type(module) is nn.Conv2d and max(module.stride) > 1:
+                    module.__class__ = _StridedConv2d
         return model.to(device=self.device).to(memory_format=torch.channels_last)
 
     def images(self, images: Tensor) -> Tensor:
@@ -167,6 +171,22 @@ class Runtime:
             "compile": self.compile and not _compiler_failures.get(self.device.type),
             "threads": torch.get_num_threads(),
         }
+
+
+class _StridedConv2d(nn.Conv2d):
+    """A convolution whose weight gradient is computed in fp32 where its stride is longer than its input.
+
+    Taps that see nothing but padding then keep whatever was in memory in oneDNN's bf16 kernels for CPUs with AMX (seen
+    with torch 2.11 and 2.15), up to 1e37 or NaN in place of 0.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Convolve (n, channels, h, w) images."""
+        trains = self.weight.requires_grad and torch.is_grad_enabled()
+        if not trains or all(size >= step for size, step in zip(images.shape[-2:], self.stride, strict=True)):
+            return super().forward(images)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(images.float())
 
 
 _compiler_failures: dict[str, str] = {}
