@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
+from wmdd.models.published import check_published, known_classes
 from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
-from wmdd.models.weights import check_card, check_published, is_file, load_weights
+from wmdd.models.weight_files import is_file, read_weights
+from wmdd.models.weights import check_card, load_weights
+from wmdd.sections import Stem
 
 
 def check(config: DistillConfig, index: DatasetIndex) -> None:
@@ -39,10 +44,6 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         )
     if teacher.weights and is_file(teacher.weights):
         check_card(teacher.weights, index.class_names, size, config.data.normalization)
-        network = build_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
-        load_weights(network, teacher.weights, teacher.model)
-    elif teacher.weights:
-        check_published(teacher.model, teacher.weights, num_classes, config.data.normalization)
     if config.relabel.teachers and config.evaluate.labels == "hard":
         names = ",".join(config.relabel.teachers)
         raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
@@ -52,17 +53,58 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
 
+def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool = True) -> None:
+    """Refuse weights of the teachers that cannot be read, cannot be fetched or do not fit.
+
+    Args:
+        num_classes: of the data; None where its files do not say without being read.
+        fetch: also look whether published weights are there, which downloads them.
+
+    Raises:
+        ConfigError: one line with the remedy.
+    """
+    teacher, data = config.pretrain, config.data
+    if teacher.weights is None:
+        return
+    if is_file(teacher.weights):
+        if num_classes is None:
+            read_weights(teacher.weights)
+        else:
+            network = build_model(
+                teacher.model, num_classes, data.image_size, stem=teacher.stem, option="pretrain.model"
+            )
+            load_weights(network, teacher.weights, teacher.model)
+        return
+    check_published(teacher.model, teacher.weights, num_classes, data.normalization)
+    beside = config.relabel.teachers if config.evaluate.labels == "soft" else ()
+    for name in beside:
+        _check_published_beside(config, name, num_classes)
+    for name, source in ((teacher.model, teacher.weights), *((name, "default") for name in beside)) if fetch else ():
+        _fit_published(name, source, teacher.stem, data.image_size)
+
+
+@functools.cache
+def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
+    """Load published weights once in a process, as the stage will."""
+    num_classes = known_classes(name, source)
+    if num_classes is not None:
+        network = build_model(name, num_classes, image_size, stem=stem, option="pretrain.model")
+        load_weights(network, source, name, image_size)
+
+
 def _check_beside(config: DistillConfig, name: str, num_classes: int) -> None:
     """Refuse what cannot label beside the teacher."""
-    teacher, data = config.pretrain, config.data
+    teacher = config.pretrain
     if name == teacher.model:
         raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
-    check_model(name, num_classes, data.image_size, stem=teacher.stem, option="relabel.teachers")
-    if teacher.weights and not is_file(teacher.weights):
-        try:
-            check_published(name, "default", num_classes, data.normalization)
-        except ConfigError as exc:
-            raise ConfigError(
-                f"relabel.teachers={name}: its published weights do not fit, and the teacher's are published; choose "
-                f"another network, or train the teacher ({exc})"
-            ) from exc
+    check_model(name, num_classes, config.data.image_size, stem=teacher.stem, option="relabel.teachers")
+
+
+def _check_published_beside(config: DistillConfig, name: str, num_classes: int | None) -> None:
+    try:
+        check_published(name, "default", num_classes, config.data.normalization)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"relabel.teachers={name}: its published weights do not fit, and the teacher's are published; choose "
+            f"another network, or train the teacher ({exc})"
+        ) from exc

@@ -7,7 +7,7 @@ from typing import Any
 
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
-from wmdd.data.sources import list_files
+from wmdd.data.sources import all_class_names, list_files
 from wmdd.data.subsets import refuse_whole, subset_classes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError
@@ -15,9 +15,17 @@ from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
 
 
 def load_index(
-    config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None]
+    config: DistillConfig,
+    store: ArtifactStore,
+    on_progress: Callable[[int, int], None],
+    before: Callable[[int | None], None] = lambda num_classes: None,
 ) -> tuple[DatasetIndex, ArtifactRef]:
-    """Read the set's index from the store, or make it when the set's files have changed."""
+    """Read the set's index from the store, or make it when the set's files have changed.
+
+    Args:
+        before: called with the number of classes, None if that is not known yet, before all images are read: it
+            refuses what then need not be waited for.
+    """
     if config.data.path is None:
         raise ConfigError(
             f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
@@ -40,6 +48,8 @@ def load_index(
     ref = ArtifactRef("index", "index", content_key(parts))
     if ref not in store:
         store.check_writable()
+        if config.pretrain.weights is not None:
+            before(len(classes or all_class_names(url, listing)) or None)
         index = build_index(
             url,
             classes=classes,

@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from wmdd.checks import check
+from wmdd.checks import check, check_weights
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.errors import ConfigError
 from wmdd.fidelity import WHOLE, Fidelity
-from wmdd.files import open_fs, read
 from wmdd.indexing import load_index
-from wmdd.models.weights import is_file
+from wmdd.models.weight_files import is_file, read_bytes
 from wmdd.sections import EvaluateConfig, Section
 from wmdd.stages import STAGES
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
@@ -90,10 +88,16 @@ def make_plan(
     Raises:
         ConfigError, DataError: one line, before anything runs.
     """
-    index, ref = load_index(config, store, on_progress)
+    # A store with a teacher may hold this run's, whose weights need not be fetched again.
+    is_new = not store.entries(store.path("pretrain"))
+    index, ref = load_index(
+        config, store, on_progress, lambda num_classes: check_weights(config, num_classes, fetch=is_new)
+    )
     plan = plan_from(config, index, ref)
-    if store.absent(ref for stage in plan.tasks for ref in plan.refs(stage)):
+    if absent := store.absent(ref for stage in plan.tasks for ref in plan.refs(stage)):
         check(config, index)
+        if absent & set(plan.refs("pretrain")):
+            check_weights(config, len(index.class_names))
         store.check_writable()
     return plan
 
@@ -349,9 +353,4 @@ def _keys(refs: ArtifactRef | tuple[ArtifactRef, ...]) -> str | list[str]:
 
 
 def _file_digest(url: str) -> str:
-    try:
-        return hashlib.blake2b(read(*open_fs(url)), digest_size=16).hexdigest()
-    except FileNotFoundError as exc:
-        raise ConfigError(f"pretrain.weights={url}: there is no such file; give a .safetensors or .pth file") from exc
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"pretrain.weights={url}: cannot be read; give a .safetensors or .pth file") from exc
+    return hashlib.blake2b(read_bytes(url), digest_size=16).hexdigest()

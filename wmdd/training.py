@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wmdd.errors import DivergedError
 from wmdd.events import Pulse
+from wmdd.models.registry import load_state
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -246,9 +247,9 @@ class Trainer:
     def resume(self, data: bytes) -> None:
         """Go on where a snapshot was taken."""
         tensors, place = unpack(data)
-        self.network.load_state_dict(_below("network.", tensors))
+        load_state(self.network, _below("network.", tensors))
         if self.averaged is not None:
-            self.averaged.load_state_dict(_below("ema.", tensors))
+            load_state(self.averaged, _below("ema.", tensors))
         packed = self.optimizer.state_dict()
         for name, value in tensors.items():
             if name.startswith("optimizer."):

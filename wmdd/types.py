@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, Self
 
 import safetensors.torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.errors import ArtifactError
-from wmdd.models.registry import build_model
+from wmdd.models.registry import build_model, load_state
 from wmdd.moments import Moments
 from wmdd.sections import Stem
 
@@ -63,6 +63,7 @@ class Teacher:
         crop_ratio: of the evaluation transform.
         normalization: name of the channel constants.
         curve: top-1 per epoch of training (empty for loaded weights).
+        transform_input: torchvision's Inception and GoogLeNet shift the channels of their input if it is set.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Teacher:
     crop_ratio: float
     normalization: str
     curve: tuple[dict[str, float], ...] = ()
+    transform_input: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.top1 <= 1:
@@ -93,7 +95,7 @@ class Teacher:
     def network(self) -> nn.Module:
         """The network in evaluation mode, without gradients for its weights."""
         network = build_model(self.model, self.num_classes, self.image_size, stem=self.stem)
-        network.load_state_dict(self.weights, strict=True)
+        load_state(network, self.weights, transform_input=self.transform_input)
         return network.eval().requires_grad_(False)
 
     def to_files(self) -> dict[str, bytes]:
@@ -109,7 +111,7 @@ class Teacher:
         return cls(weights=weights, **card)
 
 
-_CARD = ("model", "stem", "class_names", "top1", "image_size", "crop_ratio", "normalization", "curve")
+_CARD = tuple(item.name for item in fields(Teacher) if item.name != "weights")
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wmdd.checks import _check_beside, check
+from wmdd.checks import check, check_weights
 from wmdd.config import override
 from wmdd.data.index import build_index
 from wmdd.errors import ConfigError
@@ -110,7 +110,7 @@ def test_published_teachers_label_beside_published_ones_alone(planned):
 def test_published_network_that_saw_other_pixels_cannot_label(planned):
     config = override(recipe("imagenet-1k"), {"data.path": "x", "relabel.teachers": ("timm/resnetv2_50x1_bit",)})
     with pytest.raises(ConfigError, match=r"teachers=timm/resnetv2_50x1_bit: its published weights do not fit"):
-        _check_beside(config, "timm/resnetv2_50x1_bit", 1000)
+        check_weights(config, 1000, fetch=False)
 
 
 def test_hard_labels_take_no_committee(planned):

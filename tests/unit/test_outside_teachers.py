@@ -12,8 +12,10 @@ import torch
 from wmdd.config import override
 from wmdd.errors import ConfigError
 from wmdd.indexing import load_index
+from wmdd.models.published import check_published
 from wmdd.models.registry import build_model
-from wmdd.models.weights import card_in, check_card, check_published, is_file, load_weights, translated
+from wmdd.models.weight_files import card_in, is_file
+from wmdd.models.weights import check_card, load_weights, translated
 from wmdd.pipeline import run_stage
 from wmdd.plan import plan_from
 from wmdd.recipes import recipe
@@ -76,6 +78,8 @@ def test_files_are_told_from_published_names(source, file):
 def test_published_weights_that_there_are_not_are_listed():
     with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
         load_weights(network(0), "IMAGENET1K_V9", "resnet18")
+    with pytest.raises(ConfigError, match=r"ResNet50_Weights\.DEFAULT: no published weights of resnet18"):
+        check_published("resnet18", "ResNet50_Weights.DEFAULT", 1000, "imagenet")
     with pytest.raises(ConfigError, match="no such file; resnet10t has its weights by default"):
         check_published("resnet10t", "IMAGENET1K_V1", 1000, "imagenet")
     for source in ("default", "IMAGENET1K_V1"):
@@ -87,14 +91,14 @@ def test_published_weights_that_there_are_not_are_listed():
 def test_published_weights_are_found_by_their_name(monkeypatch, source):
     import torchvision.models as zoo
 
-    theirs, asked = network(3, "resnet50", 1000), []
+    theirs, asked = build_model("resnet50", 1000, 224), []
 
     def given(self, **options):
         asked.append(str(self))
         return theirs.state_dict()
 
     monkeypatch.setattr(zoo.WeightsEnum, "get_state_dict", given)
-    ours = network(4, "resnet50", 1000)
+    ours = build_model("resnet50", 1000, 224)
     load_weights(ours, source, "resnet50")
     assert asked == ["ResNet50_Weights.IMAGENET1K_V1"]
     assert torch.equal(ours.fc.weight, theirs.fc.weight)

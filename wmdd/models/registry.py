@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
@@ -66,6 +68,22 @@ def skeleton(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto
 def has_batch_norm(model: nn.Module) -> bool:
     """Tell whether a network has batch-norm layers, which the batch-norm term needs."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], *, transform_input: bool = False) -> None:
+    """Load a whole state dict of a network's own version.
+
+    A plain dict carries no versions, which some networks (MNASNet) ask for and refuse to load without.
+
+    Args:
+        transform_input: let torchvision's Inception or GoogLeNet shift the channels of its input, as the published
+            weights want it.
+    """
+    whole = OrderedDict(state)
+    whole._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(whole, strict=True)
+    if transform_input:
+        network.transform_input = True  # type: ignore[assignment]
 
 
 def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:

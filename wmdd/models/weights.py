@@ -1,39 +1,70 @@
-"""Load a user's weights strictly: nothing is left random in silence, nothing is unpickled."""
+"""Load a teacher's weights strictly: nothing is left random in silence, nothing is unpickled."""
 
 from __future__ import annotations
 
-import argparse
-import io
-import json
 import re
-from collections.abc import Sequence
-from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.errors import ConfigError
-from wmdd.files import open_fs, read
+from wmdd.models.published import build_published, is_published_file
+from wmdd.models.registry import load_state
+from wmdd.models.weight_files import State, card_in, is_file, read_weights
+
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training alone, which our networks leave out
+WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
-def load_weights(network: nn.Module, source: str, name: str) -> None:
+def load_weights(network: nn.Module, source: str, name: str, image_size: int | None = None) -> tuple[str, ...]:
     """Load weights into a network.
+
+    A file follows torch's own rules: an absent count of batches is 0, and old names of DenseNet's and the vision
+    transformer's layers are known. All else must fit.
 
     Args:
         source: URL of a ``.safetensors`` file, of a PyTorch checkpoint of plain tensors (bare, or below ``model``,
-            ``state_dict``, ``model_state_dict`` or ``net``; keys of the released WMDD, SRe2L and FADRM networks are
-            translated), ``default`` for the published weights of torchvision or timm, or the name of one of
-            torchvision's, such as ``IMAGENET1K_V1`` (both download).
+            ``state_dict``, ``model_state_dict``, ``net`` or another name; keys of the released WMDD, SRe2L and FADRM
+            networks are translated), ``default`` for the published weights of torchvision or timm, or the name of one
+            of torchvision's, such as ``IMAGENET1K_V1`` (both download, and load as their library loads them).
         name: of the network, for `default` and messages.
+        image_size: of the network's input, px, for `default` of timm.
+
+    Returns:
+        Notes about the file, each a line.
 
     Raises:
         ConfigError: if the file is missing or does not fit; names the first keys that differ.
     """
-    state = _read(source) if is_file(source) else _published(name, source)
+    origin, notes = "", tuple[str, ...]()
+    if is_file(source):
+        loaded = read_weights(source)
+        state, origin, notes = loaded.state, loaded.origin, loaded.notes
+        shifts = bool(loaded.card.get("transform_input")) or is_published_file(name, source)
+    else:
+        theirs = build_published(name, source, image_size)
+        state, shifts = dict(theirs.state_dict()), bool(getattr(theirs, "transform_input", False))
     own = network.state_dict()
-    state = translated(state, set(own))
+    state = _completed(translated(state, set(own)), own, name)
+    _check_fit(own, state, source, name, origin)
+    load_state(network, state, transform_input=shifts)
+    return notes
+
+
+def _completed(state: State, own: State, name: str) -> State:
+    """Do as torch does with files of older versions, and leave out what training alone needs."""
+    heads = AUXILIARY if name.removeprefix("timm/") in WITH_AUXILIARY else ()
+    extra = {"n_averaged"}  # torch counts the updates of an average beside it
+    state = {key: value for key, value in state.items() if key in own or not (key in extra or key.startswith(heads))}
+    for key, value in own.items():
+        if key not in state and key.rpartition(".")[2] == "num_batches_tracked":
+            state[key] = torch.zeros_like(value)
+        elif key in state and value.ndim == 0 and tuple(state[key].shape) == (1,):
+            state[key] = state[key][0]
+    return state
+
+
+def _check_fit(own: State, state: State, source: str, name: str, origin: str) -> None:
     found = _misfits(own, state)
     if found:
         count = sum(map(len, found.values()))
@@ -43,14 +74,27 @@ def load_weights(network: nn.Module, source: str, name: str) -> None:
         )
         told = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
         keys = "1 key" if count == 1 else f"{count} keys"
+        remedy = f"it is of {origin}: convert it to torch" if origin else "check pretrain.model, pretrain.stem and"
+        remedy += "" if origin else " the number of classes"
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {told}); check "
-            "pretrain.model, pretrain.stem and the number of classes"
+            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {told}); {remedy}"
         )
-    network.load_state_dict(state, strict=True)
+    for key, value in own.items():
+        if not value.is_floating_point():
+            continue
+        if state[key].is_quantized or not state[key].is_floating_point():
+            raise ConfigError(
+                f"pretrain.weights={source}: holds {key} as {str(state[key].dtype).removeprefix('torch.')}; save the "
+                "weights before they are quantised"
+            )
+        if not torch.isfinite(state[key]).all():
+            raise ConfigError(
+                f"pretrain.weights={source}: holds NaN or infinite values (first in {key}); its training diverged, so "
+                "take an earlier checkpoint"
+            )
 
 
-def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list[str]]:
+def _misfits(own: State, state: State) -> dict[str, list[str]]:
     """List the keys that a file lacks, adds, or has in another shape, in the order of the layers."""
     shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state]
     found = {
@@ -59,28 +103,6 @@ def _misfits(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list
         "has": [f"{key} of shape {theirs}, here {ours}" for key, theirs, ours in shapes if theirs != ours],
     }
     return {what: keys for what, keys in found.items() if keys}
-
-
-def _bytes(source: str) -> bytes:
-    try:
-        return read(*open_fs(source))
-    except ConfigError as exc:
-        raise ConfigError(f"pretrain.weights={exc}") from exc
-    except OSError as exc:
-        raise ConfigError(f"pretrain.weights={source}: cannot be read: {exc}") from exc
-
-
-def card_in(source: str) -> dict[str, Any]:
-    """Give the card that wmdd writes into a teacher's file; an empty one for other files."""
-    if not is_file(source) or not source.endswith(".safetensors"):
-        return {}
-    data = _bytes(source)
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        card: dict[str, Any] = json.loads(header["__metadata__"]["wmdd"])
-        return card if "class_names" in card else {}
-    except (ValueError, KeyError, TypeError):  # another program's file, or none: loading it tells
-        return {}
 
 
 def check_card(source: str, class_names: tuple[str, ...], image_size: int, normalization: str) -> None:
@@ -110,40 +132,15 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
         )
 
 
-def _read(source: str) -> dict[str, Tensor]:
-    data = _bytes(source)
-    try:
-        if source.endswith(".safetensors"):
-            return dict(safetensors.torch.load(data))
-        # The released checkpoints keep their command line beside the weights: plain values, once this class is known.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
-        told = " ".join(str(exc).split())[:100] or "it is empty"
-        raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({told}); fetch it again") from exc
-    except Exception as exc:  # the safe unpickler's refusals share no type
-        raise ConfigError(f"pretrain.weights={source}: not a file of plain tensors; save the state dict alone") from exc
-    for wrapper in ("model", "state_dict", "model_state_dict", "net"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ConfigError(f"pretrain.weights={source}: holds no state dict")
-    return loaded
-
-
-def is_file(source: str) -> bool:
-    """Tell a file of weights from the name of published ones."""
-    return ("/" in source or "." in source) and not re.fullmatch(r"\w+_Weights\.\w+", source)
-
-
 def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     """Give weights the names that torchvision's and our networks have, where the file has others.
 
     A name is changed only when the network has the new one and not the old one, so nothing that fits is touched.
     """
+    shared = _shared_prefix(state, wanted)
     found = {}
     for key, value in state.items():
-        name = key
+        name = key.removeprefix(shared)
         for pattern, replacement in _NAMES:
             if name in wanted:
                 break
@@ -152,90 +149,28 @@ def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     return found
 
 
-# Of wrappers, of the released WMDD network's down-sampling, and of the CIFAR networks that SRe2L and FADRM train.
+def _shared_prefix(state: dict[str, Tensor], wanted: set[str]) -> str:
+    """Return what precedes all names of a file, such as "backbone.", if the network has the names behind it."""
+    keys = [key for key in state if key != "n_averaged"]
+    first = min(keys, default="").split(".")
+    for count in range(len(first) - 1, 0, -1):
+        prefix = ".".join(first[:count]) + "."
+        if all(key.startswith(prefix) and key not in wanted for key in keys):
+            return prefix if any(key.removeprefix(prefix) in wanted for key in keys) else ""
+    return ""
+
+
+# Of wrappers, of the released WMDD network's down-sampling, of the CIFAR networks that SRe2L and FADRM train, and of
+# torchvision's DenseNet and vision transformer as they were saved at first.
 _NAMES = (
-    (r"^(module|_orig_mod|model|net|network)\.", ""),
-    (r"^(module|_orig_mod|model|net|network)\.", ""),
+    (r"^(module|_orig_mod|model|net|network|backbone)\.", ""),
+    (r"^(module|_orig_mod|model|net|network|backbone)\.", ""),
     (r"downsample\.conv\.", "downsample.0."),
     (r"downsample\.norm\.", "downsample.1."),
     (r"(^|\.)shortcut\.(\d)\.", r"\1downsample.\2."),
     (r"^linear\.", "fc."),
     (r"^classifier\.", "head."),
+    (r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2."),
+    (r"\.mlp\.linear_1\.", ".mlp.0."),
+    (r"\.mlp\.linear_2\.", ".mlp.3."),
 )
-
-
-def check_published(name: str, source: str, num_classes: int, normalization: str) -> None:
-    """Refuse published weights that there are not, that know another number of classes, or that saw pixels of another
-    mean and deviation, before any download.
-
-    Raises:
-        ConfigError: with those that there are, or with what they know and what was asked for.
-    """
-    known, mean, std = _facts(name, source)
-    if known is not None and known != num_classes:
-        raise ConfigError(
-            f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
-            "(--pretrain.weights none), or give a file of one for these classes"
-        )
-    if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
-        fitting = next((own.name for own in NORMALIZATIONS.values() if _near(own, mean, std)), None)
-        remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
-        raise ConfigError(
-            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
-            f"data.normalization={normalization} does not make; {remedy}"
-        )
-
-
-def _near(own: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:
-    return all(abs(a - b) < 0.005 for a, b in zip((*own.mean, *own.std), (*mean, *std), strict=True))
-
-
-def _shown(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def _facts(name: str, source: str) -> tuple[int | None, Sequence[float], Sequence[float]]:
-    """Give published weights' number of classes, and the mean and deviation of the pixels that they saw."""
-    found = _torchvision(name, source)
-    if found is not None:
-        shown = found.transforms()
-        return len(found.meta["categories"]), shown.mean, shown.std
-    import timm
-
-    config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
-    return (None, (), ()) if config is None else (int(config.num_classes), config.mean, config.std)
-
-
-def _torchvision(name: str, source: str) -> Any:
-    """Find torchvision's published weights; None where the network is another library's, and `source` its default."""
-    import torchvision.models as zoo
-
-    if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
-        kind = zoo.get_model_weights(name)
-        wanted = "DEFAULT" if source == "default" else source.rpartition(".")[2]
-        if wanted not in kind.__members__:
-            raise ConfigError(
-                f"pretrain.weights={source}: no published weights of {name}; choose from "
-                f"{', '.join(['default', *kind.__members__])}, or give a file"
-            )
-        return kind[wanted]
-    import timm
-
-    if not timm.is_model_pretrained(name.removeprefix("timm/")):
-        raise ConfigError(
-            f"pretrain.weights={source}: {name} has no published weights; leave it out to train one, or give a file"
-        )
-    if source != "default":
-        raise ConfigError(f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file")
-    return None
-
-
-def _published(name: str, source: str) -> dict[str, Tensor]:
-    found = _torchvision(name, source)
-    if found is not None:
-        state: dict[str, Tensor] = found.get_state_dict(progress=False)
-        return state
-    import timm
-
-    model: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=True)
-    return dict(model.state_dict())

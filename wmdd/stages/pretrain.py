@@ -15,7 +15,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
 from wmdd.errors import ConfigError
 from wmdd.events import Note, Output, Progress, Snapshot
-from wmdd.models.registry import build_model
+from wmdd.models.registry import build_model, load_state
 from wmdd.models.weights import load_weights
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
@@ -57,7 +57,8 @@ def _load(
     network: nn.Module,
     runtime: Runtime,
 ) -> Iterator[Yielded]:
-    load_weights(network, unit.params["weights"], unit.params["model"])
+    for line in load_weights(network, unit.params["weights"], unit.params["model"], geometry.image_size):
+        yield Note(line)
     runtime.use_threads(choose_threads(network, _batches(section, geometry), runtime, ALONE)[0])
     runtime.place(network)
     yield Progress(0, 1, "measures the loaded teacher")
@@ -122,7 +123,7 @@ def _finished(
 ) -> Iterator[Yielded]:
     network = trainer.result
     if trainer.best is not None:
-        network.load_state_dict(trainer.best[0])
+        load_state(network, trainer.best[0])
     if section.sync_bn:
         network = _plain(network, unit, index, geometry, runtime)
     batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
@@ -332,6 +333,7 @@ def _teacher(
         crop_ratio=geometry.crop_ratio,
         normalization=geometry.normalization,
         curve=tuple(curve),
+        transform_input=bool(getattr(network, "transform_input", False)),
     )
 
 

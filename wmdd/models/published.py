@@ -1,0 +1,209 @@
+"""Published weights: what they know, and how torchvision's and timm's own builders load them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from wmdd.data.normalization import NORMALIZATIONS, Normalization
+from wmdd.errors import ConfigError
+from wmdd.models.weight_files import read_bytes
+
+PATIENCE_S = 30
+
+
+def check_published(name: str, source: str, num_classes: int | None, normalization: str) -> None:
+    """Refuse published weights that there are not, that know another number of classes, or that saw pixels of another
+    mean and deviation, before any download.
+
+    Args:
+        num_classes: of the data; None if they are not counted yet.
+
+    Raises:
+        ConfigError: with those that there are, or with what they know and what was asked for.
+    """
+    known, mean, std = _facts(name, source)
+    if None not in (known, num_classes) and known != num_classes:
+        raise ConfigError(
+            f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
+            "(--pretrain.weights none), or give a file of one for these classes"
+        )
+    if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
+        fitting = next((own.name for own in NORMALIZATIONS.values() if _near(own, mean, std)), None)
+        remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
+        raise ConfigError(
+            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
+            f"data.normalization={normalization} does not make; {remedy}"
+        )
+
+
+def known_classes(name: str, source: str) -> int | None:
+    """Return the number of classes that published weights know; None if the library does not say."""
+    return _facts(name, source)[0]
+
+
+def build_published(name: str, source: str, image_size: int | None = None) -> nn.Module:
+    """Build a network with its published weights as its library does, which knows the old forms of its own files.
+
+    Args:
+        image_size: for networks of timm that are built for one size, px; their library fits the weights to it.
+
+    Raises:
+        ConfigError: if there are none, they cannot be fetched, or the file of them is damaged.
+    """
+    found = published(name, source)
+    if found is None:
+        return _from_timm(name.removeprefix("timm/"), source, image_size)
+    import torchvision.models as zoo
+
+    file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(found.url))
+    try:
+        with _fetching():
+            network: nn.Module = zoo.get_model(name, weights=found, progress=False)
+    except Exception as exc:  # of sockets, disks, archives and torch
+        if os.path.exists(file):
+            raise ConfigError(
+                f"pretrain.weights={source}: {file} does not load ({_line(exc)}); remove it, and it is fetched again"
+            ) from exc
+        raise ConfigError(
+            f"pretrain.weights={source}: cannot be fetched ({_line(exc)}); put {found.url} into "
+            f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.weights FILE"
+        ) from exc
+    for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
+        if getattr(network, head, None) is not None:
+            setattr(network, head, None)
+    return network
+
+
+def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
+    import timm
+
+    try:
+        with _fetching():
+            overlay = _cached(timm.get_pretrained_cfg(name))
+            options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+            if image_size is not None:
+                with contextlib.suppress(TypeError):  # convolutional networks take no img_size
+                    network: nn.Module = timm.create_model(name, img_size=image_size, **options)
+                    return network
+            network = timm.create_model(name, **options)
+            return network
+    except Exception as exc:  # of sockets, the hub's client, archives and torch
+        raise ConfigError(
+            f"pretrain.weights={source}: timm cannot load its {name} ({_line(exc)}); fetch it where there is a network "
+            "(timm keeps it below HF_HOME or TORCH_HOME), or give its file: --pretrain.weights FILE"
+        ) from exc
+
+
+def _cached(config: Any) -> dict[str, str]:
+    """Return where the hub's client has a file already; if it has none, see in one try whether the hub answers.
+
+    The client asks the hub five times over, for most of a minute, where there is no network.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    if config is None or not config.hf_hub_id or config.file:
+        return {}
+    for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+        path = huggingface_hub.try_to_load_from_cache(config.hf_hub_id, file) if file else None
+        if isinstance(path, str):
+            return {"file": path}
+    if not constants.HF_HUB_OFFLINE:
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if only a refusal
+            urllib.request.urlopen(
+                urllib.request.Request(f"{constants.ENDPOINT}/{config.hf_hub_id}", method="HEAD"), timeout=PATIENCE_S
+            ).close()
+    return {}
+
+
+@contextlib.contextmanager
+def _fetching() -> Iterator[None]:
+    """Load plain tensors alone, and give up on a server that does not answer."""
+    before, patience = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD"), socket.getdefaulttimeout()
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    socket.setdefaulttimeout(PATIENCE_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(patience)
+        if before is None:
+            del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
+        else:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
+
+
+def _line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())[:160] or type(exc).__name__
+
+
+def _near(own: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:
+    return all(abs(a - b) < 0.005 for a, b in zip((*own.mean, *own.std), (*mean, *std), strict=True))
+
+
+def _shown(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _facts(name: str, source: str) -> tuple[int | None, Sequence[float], Sequence[float]]:
+    """Return published weights' number of classes, and the mean and deviation of the pixels that they saw."""
+    found = published(name, source)
+    if found is not None:
+        shown = found.transforms()
+        return len(found.meta["categories"]), shown.mean, shown.std
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
+    return (None, (), ()) if config is None else (int(config.num_classes), config.mean, config.std)
+
+
+def published(name: str, source: str) -> Any:
+    """Find torchvision's published weights; None where the network is another library's, and `source` its default."""
+    import torchvision.models as zoo
+
+    if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
+        kind = zoo.get_model_weights(name)
+        theirs, _, wanted = source.rpartition(".")
+        wanted = "DEFAULT" if source == "default" else wanted
+        if wanted not in kind.__members__ or theirs not in ("", kind.__name__):
+            raise ConfigError(
+                f"pretrain.weights={source}: no published weights of {name}; choose from "
+                f"{', '.join(['default', *kind.__members__])}, or give a file{_here(source)}"
+            )
+        return kind[wanted]
+    import timm
+
+    if not timm.is_model_pretrained(name.removeprefix("timm/")):
+        raise ConfigError(
+            f"pretrain.weights={source}: {name} has no published weights; leave it out to train one, or give a file"
+            f"{_here(source)}"
+        )
+    if source != "default":
+        raise ConfigError(
+            f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file{_here(source)}"
+        )
+    return None
+
+
+def _here(source: str) -> str:
+    return f" (the one here is ./{source})" if os.path.exists(source) else ""
+
+
+def is_published_file(name: str, source: str) -> bool:
+    """Whether a user's file is the published one of a network that shifts its input when it is built with it.
+
+    The state dict does not tell that, but the name of the published file ends with the first digits of its SHA-256.
+    """
+    if name not in ("googlenet", "inception_v3"):
+        return False
+    digits = os.path.basename(published(name, "default").url).removesuffix(".pth").rpartition("-")[2]
+    return hashlib.sha256(read_bytes(source)).hexdigest().startswith(digits)
