@@ -98,7 +98,7 @@ class CostWatch:
         work_s = 0.0
         if threads > 1 and runtime.device.type == "cpu":
             with seeds.scoped():
-                work_s = _step_s(copy.deepcopy(network), batches, runtime)
+                work_s = _step_s(runtime.place(copy.deepcopy(network)), batches, runtime)
             runtime.use_threads(threads)
         return CostWatch(unit, threads, work_s)
 
