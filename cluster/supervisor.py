@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.state import TrialCluster, TrialNode
+from wmdd.interruptions import accept
 
 STORE_BYTES = 100 * 2**20
 
@@ -68,4 +69,5 @@ def _reap(nodes: list[Any]) -> None:
 
 
 if __name__ == "__main__":
+    accept()
     supervise(Size(**json.loads(sys.argv[1])))

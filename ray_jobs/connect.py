@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from wmdd import interruptions
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
 
@@ -36,7 +37,8 @@ def connect(address: str | None) -> bool:
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with _own_sigterm():
+    # A Ray that is half started cannot be stopped in an orderly way.
+    with _own_sigterm(), interruptions.at_once():
         if not found:
             # Ray counts the CPUs of the machine, also where this process may use a few of them.
             ray.init(address="local", include_dashboard=False, num_cpus=usable_cpus(), **options)
@@ -149,11 +151,13 @@ def _refused(address: str, cause: Exception, version: str) -> str:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the process's handler of SIGTERM, which Ray replaces by one that exits with status 15."""
+    """Keep the process's handler of SIGTERM, which Ray replaces by one that aborts with a stack trace."""
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def import_ray(*, alone: bool) -> Any:

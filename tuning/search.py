@@ -283,6 +283,7 @@ def _spoken(config: DistillConfig, space: dict[str, Domain]) -> str:
 
 
 if __name__ == "__main__":
-    from wmdd.cli import main
+    from wmdd.__main__ import main
 
-    main(["tune", *sys.argv[1:]])
+    sys.argv.insert(1, "tune")
+    main()

@@ -1,5 +1,15 @@
 """`python -m wmdd` is the command `wmdd`."""
 
-from wmdd.cli import main
+from wmdd import interruptions
 
-main()
+
+def main() -> None:
+    """Run the command; signals are handled from the start, because its imports take a second."""
+    with interruptions.handled():
+        from wmdd.cli import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from wmdd import interruptions
 from wmdd.cli_cluster import cluster
 from wmdd.cli_compare import compare
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
@@ -169,22 +170,33 @@ def _table(metrics: dict[str, Any]) -> Table:
     return table
 
 
+_KEPT = ". What was finished is kept: the same command goes on from there"
+_LEFT = {  # by a command that cannot go on
+    "cluster": ". What it had started has ended: the same command starts anew",
+    "export": ". The folder of --to holds a part of the images: remove it before the same command",
+    "report": ". The same command writes all files again",
+    "submit": "; wmdd jobs lists what was submitted",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exit 2 with one line for bad input, 1 for a failed run, 130 when interrupted."""
+    """Run the command; exit 2 with one line for bad input, 1 for a failed run, 128 plus the signal if interrupted."""
     wait_passively()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    sys.exit(_run(arguments))
+    if arguments is not None:
+        sys.exit(_run(arguments))
+    with interruptions.handled():
+        sys.exit(_run(None))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
     command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
-    kept = (
-        ". What was finished is kept: the same command goes on from there"
-        if command in ("distill", "plan", "tune", "compare", "rank")
-        else ""
-    )
+    kept = _KEPT if command in ("distill", "plan", "tune", "compare", "rank") else ""
+    interrupted = f"wmdd: interrupted{kept or _LEFT.get(command, '')}"
+    interruptions.announce(interrupted)
     try:
-        cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
+        with interruptions.before_errors():
+            cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())
         return 2
@@ -196,7 +208,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except WmddError as exc:
         return _say(f"{exc}{kept}", 1)
     except (KeyboardInterrupt, click.Abort):
-        return _say(f"interrupted{kept}", 130)
+        interruptions.tell(interrupted)
+        return interruptions.status()
     return 0
 
 

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
+from wmdd import interruptions
 from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
 
@@ -89,12 +90,13 @@ def submit(
         note.print(hints)
         click.echo(job)
         return
+    interruptions.announce(f"wmdd: the job goes on; {hints}")
     try:
         jobs.follow(job, _write)
         status, reason = jobs.exit_status(job)
     except KeyboardInterrupt:
-        note.print(f"the job goes on; {hints}")
-        sys.exit(130)
+        interruptions.tell(f"wmdd: the job goes on; {hints}")
+        sys.exit(interruptions.status())
     except WmddError as exc:
         raise WmddError(f"{exc}; the job may go on; {hints}") from exc
     if status:
@@ -204,10 +206,13 @@ def logs(address: str | None, follow: bool, job: str) -> None:
     if not follow:
         _write(jobs.log(job))
         return
+    going_on = f"wmdd: follows no more; wmdd stop {job} would end the job"
+    interruptions.announce(going_on)
     try:
         jobs.follow(job, _write)
     except KeyboardInterrupt:
-        sys.exit(130)
+        interruptions.tell(going_on)
+        sys.exit(interruptions.status())
 
 
 @click.command()

@@ -16,6 +16,7 @@ FLOORS = (
     (
         "wmdd.errors",
         "wmdd.cpus",
+        "wmdd.interruptions",
         "wmdd.sections",
         "wmdd.config",
         "wmdd.fidelity",

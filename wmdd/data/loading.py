@@ -17,6 +17,7 @@ from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, wind
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.data.pixels import to_tensor
+from wmdd.interruptions import accept
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
@@ -85,6 +86,7 @@ def training_batches(
     order = _repeated(window_shuffle(index, "train", rng), section.repeats)
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
+    options["worker_init_fn"] = accept
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
     loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})

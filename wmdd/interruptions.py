@@ -1,0 +1,231 @@
+"""SIGTERM, SIGHUP and Ctrl-C in a command: an orderly end, or one at once if it takes long or is asked for twice.
+
+Only the command installs this. A program that calls wmdd from Python keeps its own signal handlers.
+
+Ray's core installs a handler of SIGTERM, below Python and for good, which prints a stack trace and aborts, and while it
+does so Python cannot run. So SIGTERM and SIGHUP are blocked in all threads but for one that waits for them, and no
+handler runs. That thread interrupts the main one as Ctrl-C does, and ends the process where the main thread does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+GRACE_S = 8.0  # for the orderly end: a Ray takes two seconds, more on a busy machine
+SAME_S = 0.3  # make, Slurm and others pass on a signal that their whole group has received
+GONE_S = 2.0  # within which processes that were killed have ended
+
+
+class _Watch:
+    """Hears the signals of this process."""
+
+    def __init__(self) -> None:
+        # What was ignored at the start stays so: SIGHUP under nohup, Ctrl-C in a shell's background.
+        names = (signal.SIGTERM, signal.SIGHUP)
+        self._stops = {number for number in names if signal.getsignal(number) != signal.SIG_IGN}
+        self._ignores_int = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        self._main = threading.get_ident()
+        self.number = 0
+        self.line = "wmdd: interrupted"
+        self.at_once = self._is_told = self._is_raised = False
+        self._telling, self._leaving = threading.Lock(), threading.Lock()
+        self._family: list[Any] = []
+        self._heard, self._bell = os.pipe()
+
+    def start(self) -> None:
+        """Begin to hear; all threads that start after this one have the signals blocked."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._stops)
+        os.register_at_fork(after_in_child=self._forked)
+        os.set_blocking(self._bell, False)
+        signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, self._interrupt)
+        threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
+        threading.Thread(target=self._watch, daemon=True, name="interruptions").start()
+
+    def _forked(self) -> None:
+        """Let a child be ended with SIGTERM; not called for programs that subprocess starts without preexec_fn."""
+        signal.set_wakeup_fd(-1)
+        accept()
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if (self.number or not self._ignores_int) and not self._is_raised:
+            self._is_raised = True  # another one would cut the orderly end short, with a traceback
+            raise KeyboardInterrupt
+
+    def _wait(self) -> None:
+        while self._stops:
+            os.write(self._bell, bytes([signal.sigwait(self._stops)]))
+
+    def _watch(self) -> None:
+        while not self.number:
+            self._first(os.read(self._heard, 1)[0])
+        begun = time.monotonic()
+        while (left := begun + GRACE_S - time.monotonic()) > 0:
+            if select.select([self._heard], [], [], left)[0]:
+                again = self._counts(os.read(self._heard, 1)[0])
+                if again and time.monotonic() > begun + SAME_S:
+                    break
+        self.end()
+
+    def _counts(self, number: int) -> bool:
+        """Whether a signal asks for the end; Python rings for others that have handlers, too."""
+        return number in self._stops or (number == signal.SIGINT and not self._ignores_int)
+
+    def _first(self, number: int) -> None:
+        if not self._counts(number):
+            return
+        self.number = number
+        if self.at_once:
+            self.end()
+        # Listed before any of them ends, because the children of one that has ended are nobody's.
+        self._family = _family()
+        if number != signal.SIGINT:  # that one has reached the main thread already
+            signal.pthread_kill(self._main, signal.SIGINT)
+
+    def tell(self, line: str) -> None:
+        """Write the last line of the command, once."""
+        with self._telling:
+            if not self._is_told:
+                self._is_told = True
+                with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                    sys.stderr.write(f"{line}\n")
+                    sys.stderr.flush()
+
+    def end(self) -> NoReturn:
+        """End this process and all that it has started, at once."""
+        with self._leaving:
+            _kill([*self._family, *_family()])
+            with contextlib.suppress(OSError):
+                if not self._is_told:
+                    for stream in (1, 2):
+                        if os.isatty(stream):
+                            os.write(stream, b"\x1b[?25h\n")  # the live view hides the cursor
+                    # Below Python's own buffer, whose lock the main thread may hold.
+                    os.write(2, f"{self.line}\n".encode(errors="replace"))
+            os._exit(128 + self.number)
+
+    def leave(self, status: int) -> NoReturn:
+        """End the process after the orderly end, without what would run at the exit of a half-imported library."""
+        with self._leaving:
+            _kill([*self._family, *_family()])
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            os._exit(status)
+
+
+_watch: _Watch | None = None
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """Handle the signals of this process, whose whole work is inside."""
+    global _watch
+    if _watch is None and hasattr(signal, "sigwait"):
+        _watch = _Watch()
+        _watch.start()
+    try:
+        yield
+    except BaseException as exc:
+        if _watch is None or not (_watch.number or isinstance(exc, KeyboardInterrupt)):
+            raise
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if isinstance(exc, SystemExit) and not exc.code:
+            _watch.leave(0)  # all was done before the signal took effect
+        _watch.tell(_watch.line)
+        _watch.leave(status())
+    finally:
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the work is over: no traceback out of Python's own end
+
+
+@contextlib.contextmanager
+def before_errors() -> Iterator[None]:
+    """Raise KeyboardInterrupt for an error inside that follows a signal: workers may have received it, too."""
+    try:
+        yield
+    except Exception:
+        if _watch and _watch.number:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def status() -> int:
+    """Return the exit status of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + (_watch.number if _watch and _watch.number else signal.SIGINT)
+
+
+def announce(line: str) -> None:
+    """Set the line that an interruption ends the command with."""
+    if _watch:
+        _watch.line = line
+
+
+def tell(line: str) -> None:
+    """Write the line that the interrupted command ends with; a second one is not written."""
+    if _watch:
+        _watch.tell(line)
+    else:
+        sys.stderr.write(f"{line}\n")
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Let a signal end the process at once while inside is begun what cannot be left half done, such as a Ray."""
+    if _watch is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    missed = []
+    before = signal.signal(signal.SIGINT, lambda *_: missed.append(True))
+    _watch.at_once = True
+    try:
+        yield
+    finally:
+        _watch.at_once = False
+        signal.signal(signal.SIGINT, before)
+    if missed:
+        raise KeyboardInterrupt
+
+
+def accept(*_: Any) -> None:
+    """Let this process be ended with SIGTERM and SIGHUP, which one that a command has started finds blocked."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+
+
+def _family() -> list[Any]:
+    """List all processes that descend from this one, but for Python's own that clears shared memory after it."""
+    try:
+        import psutil
+    except ImportError:  # comes with Ray; without it there are loaders at most
+        multiprocessing = sys.modules.get("multiprocessing")
+        return multiprocessing.active_children() if multiprocessing else []
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    found = []
+    with contextlib.suppress(psutil.Error):
+        found = psutil.Process().children(recursive=True)
+    return [process for process in found if process.pid != getattr(tracker, "_pid", None)]
+
+
+def _kill(processes: list[Any]) -> None:
+    for process in processes:
+        with contextlib.suppress(Exception):  # it has ended
+            process.kill()
+    limit = time.monotonic() + GONE_S
+    while any(map(_is_alive, processes)) and time.monotonic() < limit:
+        time.sleep(0.02)
+
+
+def _is_alive(process: Any) -> bool:
+    with contextlib.suppress(Exception):  # it has ended
+        alive = getattr(process, "is_alive", None)
+        return bool(alive() if alive else process.is_running() and process.status() != "zombie")
+    return False
