@@ -48,12 +48,16 @@ class _Watch:
         os.set_blocking(self._bell, False)
         signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._interrupt)
+        for number in self._stops:  # multiprocessing unblocks SIGTERM; then this rings the bell
+            signal.signal(number, _ignore)
         threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
         threading.Thread(target=self._watch, daemon=True, name="interruptions").start()
 
     def _forked(self) -> None:
         """Let a child be ended with SIGTERM; not called for programs that subprocess starts without preexec_fn."""
         signal.set_wakeup_fd(-1)
+        for number in self._stops:
+            signal.signal(number, signal.SIG_DFL)
         accept()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -194,6 +198,10 @@ def at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if missed:
         raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    pass
 
 
 def accept(*_: Any) -> None:

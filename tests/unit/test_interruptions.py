@@ -1,0 +1,183 @@
+"""Signals that end a command, sent to small programs that handle them as the command does."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+PROGRAM = """
+import multiprocessing, os, signal, subprocess, sys, time
+from wmdd import interruptions
+
+def wait():
+    print("ready", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    with interruptions.handled():
+        interruptions.announce("wmdd: kept")
+        {body}
+"""
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """Start a program whose body is given, and wait until it says "ready"; return it, and what it said before."""
+    begun = []
+
+    def begin(body, *, ignored=None):
+        path = tmp_path / "program.py"
+        path.write_text(PROGRAM.format(body=body.strip().replace("\n", "\n        ")))
+        ignore = f"import signal, os, sys; signal.signal({int(ignored or 0)}, signal.SIG_IGN);"
+        words = ["-c", f"{ignore} os.execv(sys.executable, [sys.executable, {str(path)!r}])"] if ignored else [path]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        process = subprocess.Popen([sys.executable, *words], **pipes)
+        begun.append(process)
+        said = []
+        while (line := process.stdout.readline()) not in ("ready\n", ""):
+            said.append(line.strip())
+        return process, said
+
+    yield begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", list(STATUS))
+def test_signal_ends_the_command_with_one_line_and_its_status(begin, number):
+    process, _ = begin("wait()")
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == STATUS[number]
+
+
+def test_handlers_and_aborts_that_a_library_installs_do_not_count(begin):
+    """Ray sets handlers in Python and below it; here the one below is faulthandler's, which ends the process, too."""
+    process, _ = begin(
+        "import faulthandler\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(15))\n"
+        "faulthandler.register(signal.SIGTERM, chain=True)\n"
+        "wait()"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == 143
+
+
+@pytest.mark.parametrize("number", list(STATUS))
+def test_second_signal_ends_at_once_and_leaves_no_process(begin, number):
+    process, said = begin(
+        "print(subprocess.Popen(['sleep', '60']).pid)\n"
+        "try:\n"
+        "    wait()\n"
+        "except KeyboardInterrupt:\n"
+        "    print('ends', flush=True)\n"
+        "    while True:\n"
+        "        time.sleep(60)"
+    )
+    child = psutil.Process(int(said[0]))
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "ends\n"
+    while process.poll() is None:  # those that come very soon after the first are taken for the same one
+        process.send_signal(number)
+    assert process.stderr.read() == "wmdd: kept\n"
+    assert process.returncode == 143
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_main_thread_that_does_not_end_is_ended(begin):
+    process, said = begin(
+        "interruptions.GRACE_S = 0.2\n"
+        "print(subprocess.Popen(['sleep', '60']).pid)\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass"
+    )
+    child = psutil.Process(int(said[0]))
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == 143
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_what_cannot_be_left_half_started_is_ended_at_once(begin):
+    body = "with interruptions.at_once():\n    try:\n        wait()\n    finally:\n        print('unwound', flush=True)"
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process, _ = begin(body)
+        process.send_signal(number)
+        assert process.communicate(timeout=30) == ("", "wmdd: kept\n")
+        assert process.returncode == STATUS[number]
+
+
+@pytest.mark.parametrize("number", list(STATUS))
+def test_signal_that_was_ignored_at_the_start_stays_so(begin, number):
+    """SIGHUP under nohup, and Ctrl-C in the background of a shell."""
+    process, _ = begin("wait()", ignored=number)
+    process.send_signal(number)
+    other = signal.SIGHUP if number == signal.SIGTERM else signal.SIGTERM
+    process.send_signal(other)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == STATUS[other]
+
+
+def test_children_can_be_ended_with_sigterm(begin):
+    """Those that Ray starts, and loaders, which say so themselves."""
+    process, said = begin(
+        "print(subprocess.Popen(['sleep', '60'], preexec_fn=lambda: None).pid)\n"
+        "loader = multiprocessing.get_context('spawn').Process(target=interruptions.accept)\n"
+        "loader.start(); loader.join(); print(loader.exitcode)\n"
+        "wait()"
+    )
+    assert said[1] == "0"
+    os.kill(int(said[0]), signal.SIGTERM)
+    child = psutil.Process(int(said[0]))
+    while child.status() != psutil.STATUS_ZOMBIE:
+        pass
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+
+
+def test_error_that_follows_a_signal_is_the_interruption(begin):
+    process, _ = begin(
+        "with interruptions.before_errors():\n"
+        "    try:\n"
+        "        wait()\n"
+        "    except KeyboardInterrupt:\n"
+        "        raise RuntimeError('a worker has gone')"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == 143
+
+
+def test_program_that_calls_wmdd_keeps_its_handlers():
+    from ray_jobs.connect import _own_sigterm
+
+    for own in (lambda *_: None, signal.SIG_DFL, signal.SIG_IGN):
+        before = signal.signal(signal.SIGTERM, own)
+        try:
+            with _own_sigterm():
+                signal.signal(signal.SIGTERM, lambda *_: os._exit(15))
+            assert signal.getsignal(signal.SIGTERM) == own
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def test_command_is_interrupted_while_it_imports():
+    process = subprocess.Popen([sys.executable, "-X", "importtime", "-m", "wmdd", "recipes"], stderr=subprocess.PIPE)
+    while b"wmdd.interruptions" not in process.stderr.readline():
+        assert process.poll() is None
+    process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1].decode().splitlines()
+    assert [line for line in said if not line.startswith("import time:")][-1:] == ["wmdd: interrupted"]
+    assert process.returncode == 143
