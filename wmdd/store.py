@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from wmdd.data.own_folders import STORE_MARK
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.files import entries, explain, is_local, open_fs, read, remove, write
 from wmdd.types import Artifact
@@ -198,13 +199,15 @@ class ArtifactStore:
         self.put(self.path("notes", name), data)
 
     def check_writable(self) -> None:
-        """Write a note and remove it, before work whose result would have no place.
+        """Mark the store as one, write a note and remove it, before work whose result would have no place.
 
         Raises:
             ConfigError: if nothing can be written here.
         """
         name = f"probe-{uuid.uuid4().hex}"
         try:
+            if self.get(self.path(STORE_MARK)) is None:  # who lists images here leaves them out
+                self.put(self.path(STORE_MARK), b"")
             self.write_note(name, b"")
             self.drop_note(name)
         except StorageError as exc:

@@ -13,6 +13,8 @@ from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs,
 from wmdd.config import override
 from wmdd.data.images import load_native_uint8, read_encoded
 from wmdd.data.index import build_index, limit, listing_signature
+from wmdd.data.sources import list_files
+from wmdd.errors import DataError
 from wmdd.files import open_fs
 from wmdd.indexing import load_index
 from wmdd.recipes import recipe
@@ -29,6 +31,78 @@ def test_linked_class_folder_is_read_like_a_real_one(tmp_path):
     assert index.class_names == ("a", "b")
     assert sorted(index.train.files) == ["train/a/0.png", "train/b/1.png", "train/b/deep/0.png"]
     assert load_native_uint8(index, "train", np.arange(3)).shape == (3, 3, 6, 8)
+
+
+def leave(root, *paths):
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(png(9))
+
+
+# What wmdd leaves behind in a folder, by what wrote it; none of it has the mark of a newer store.
+OWN = {
+    "run": ("run.json", "config.yaml", "metrics.jsonl", "images/train-00000-of-00001.parquet", "images.png"),
+    "begun run": ("run.json", "config.yaml"),
+    "comparison": ("config.yaml", "compare.json", "compare.png", "wmdd-ipc-1/run.json", "wmdd-ipc-1/config.yaml"),
+    "begun ranking": ("config.yaml", "metrics.jsonl"),
+    "ranking": ("config.yaml", "metrics.jsonl", "ranking.json", "ranking.md"),
+    "search": ("config.yaml", "tune.json", "trials.parquet", "ray/trials/a/result.png"),
+    "store": (f"select/{'0a' * 16}/commit.json", f"select/{'0a' * 16}/5f/images.png", "notes/a.parquet"),
+    "new store": (".wmdd-store", f"index/{'0a' * 16}/5f/train.parquet"),
+}
+
+
+@pytest.mark.parametrize("what", OWN)
+@pytest.mark.parametrize("place", ["runs/a", "out", "train/out", "train/a/deep"])
+def test_folders_that_wmdd_wrote_are_no_part_of_the_set(tmp_path, what, place):
+    plain = folder(
+        tmp_path / "plain", *(f"train/{c}/{i}.png" for c in "ab" for i in range(3)), "val/a/0.png", "val/b/0.png"
+    )
+    url = folder(
+        tmp_path / "set", *(f"train/{c}/{i}.png" for c in "ab" for i in range(3)), "val/a/0.png", "val/b/0.png"
+    )
+    leave(tmp_path / "set" / place, *OWN[what])
+    index, expected = build_index(url), build_index(plain)
+    assert (index.kind, index.class_names) == ("folder", ("a", "b"))
+    assert (index.train.files, index.val.files) == (expected.train.files, expected.val.files)
+
+
+@pytest.mark.parametrize("what", OWN)
+def test_folder_of_classes_with_what_wmdd_wrote_keeps_its_classes(tmp_path, what):
+    url = folder(tmp_path / "set", *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
+    leave(tmp_path / "set/runs/x", *OWN[what])
+    (tmp_path / "set/runs/store/notes").mkdir(parents=True)
+    assert build_index(url).class_names == ("a", "b")
+    for name in (what, "a"):  # the set may be what a run made, or be called anything
+        assert list_files(folder(tmp_path / name / "set", "a/0.png", "b/0.png")).files["train"] == (
+            "a/0.png",
+            "b/0.png",
+        )
+
+
+def test_first_run_below_a_set_leaves_its_own_new_folders_out(tmp_path, monkeypatch):
+    folder(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
+    monkeypatch.chdir(tmp_path)
+    config = override(recipe("cifar10"), {"data.path": "."})
+    first, ref = load_index(config, ArtifactStore("runs/store"), lambda done, total: None)
+    assert first.class_names == ("a", "b")
+    (tmp_path / "runs/x").mkdir()
+    leave(tmp_path / "runs/x", *OWN["run"])
+    assert load_index(config, ArtifactStore("runs/store"), lambda done, total: None)[1] == ref
+
+
+def test_empty_class_folder_is_still_named(tmp_path):
+    url = folder(tmp_path / "set", *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
+    (tmp_path / "set/c").mkdir()
+    with pytest.raises(DataError, match="class c has no train images"):
+        build_index(url)
+
+
+def test_parquet_that_a_run_made_can_be_a_set(tmp_path):
+    (tmp_path / "run/images").mkdir(parents=True)
+    parquet(tmp_path / "run/images", "train-00000-of-00001.parquet", count=12)
+    leave(tmp_path / "run", "run.json", "config.yaml")
+    assert build_index(str(tmp_path / "run/images")).kind == "parquet"
 
 
 def test_archive_is_read_like_its_folder(tmp_path):

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wmdd.data.own_folders import own_folders, without_own
 from wmdd.data.pixels import png
 from wmdd.errors import ConfigError, DataError
 from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, read, tree
@@ -80,7 +81,7 @@ def list_files(url: str) -> Listing:
         ) from exc
     except (OSError, EOFError) as exc:
         raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
-    found = {path: info for path, info in found.items() if not _hidden(path)}
+    found = {path: info for path, info in without_own(found).items() if not _hidden(path)}
     annotated = _annotations(url, found)
     if annotated:
         found = {path: info for path, info in found.items() if _of_tiny_imagenet(path, annotated)}
@@ -232,7 +233,17 @@ def class_folders(url: str, listing: Listing) -> set[str]:
         raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
     folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
     names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
-    return {name for name in names if not name.startswith(".")} | {class_of(path) for path in listing.files["train"]}
+    full = {class_of(path) for path in listing.files["train"]}
+    return {name for name in names - full if not name.startswith(".") and not _is_own(fs, base, name)} | full
+
+
+def _is_own(fs: Any, base: str, name: str) -> bool:
+    """Whether a folder without images is, or holds, a store or run folder: it is no class that lost its images."""
+    try:
+        files = tree(fs, posixpath.join(base, name))
+    except (OSError, EOFError):  # whatever it is: a class without images is refused by its name
+        return False
+    return bool(own_folders(path.removeprefix(base.rstrip("/") + "/") for path in files))
 
 
 def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:

@@ -1,0 +1,56 @@
+"""Which folders below a data set wmdd wrote itself: stores and run folders, whose files are no images of the set."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+STORE_MARK = ".wmdd-store"  # an empty file in a store's root
+# A folder that holds all files of a line is one that wmdd distill, compare, rank or tune wrote, or writes to.
+_RUNS = (
+    {"config.yaml", "run.json"},
+    {"config.yaml", "metrics.jsonl"},
+    {"config.yaml", "manifest.json"},
+    {"config.yaml", "compare.json"},
+    {"ranking.json", "ranking.md"},
+    {"config.yaml", "tune.json"},
+)
+_NAMES = frozenset[str]().union(*_RUNS)
+_ARTIFACT = re.compile(
+    r"(.*?)/?(?:index|pretrain|statistics|barycenter|recover|select|relabel|evaluate)/[0-9a-f]{32}/commit\.json"
+)
+
+
+def own_folders(paths: Iterable[str]) -> set[str]:
+    """Return the stores and run folders among files, by what they hold.
+
+    Args:
+        paths: of all files below a root, hidden ones too, relative to it with ``/`` between names. The root itself is
+            never returned: it was asked for.
+    """
+    found, names = set[str](), dict[str, set[str]]()
+    for path in paths:
+        folder, name = posixpath.split(path)
+        if name in _NAMES:
+            names.setdefault(folder, set()).add(name)
+        elif name == STORE_MARK:
+            found.add(folder)
+        elif name == "commit.json" and (artifact := _ARTIFACT.fullmatch(path)):
+            found.add(artifact[1])
+    found |= {folder for folder, held in names.items() if any(run <= held for run in _RUNS)}
+    return found - {""}
+
+
+def without_own(files: Mapping[str, T]) -> dict[str, T]:
+    """Return the files of a set, by their relative paths, without those in stores and run folders below its root."""
+    own = own_folders(files)
+    return {path: facts for path, facts in files.items() if not own or not own.intersection(_above(path))}
+
+
+def _above(path: str) -> Iterable[str]:
+    while path := posixpath.dirname(path):
+        yield path
