@@ -52,7 +52,8 @@ def run(folder, *words, **options):
 
 
 def distill(folder, *words, recipe="digits", executor="local"):
-    return run(folder, "distill", recipe, *TINY, "--executor", executor, *words)
+    place = ("--run", f"runs/{recipe}")  # the default folder's name would say what TINY changes
+    return run(folder, "distill", recipe, *TINY, *place, "--executor", executor, *words)
 
 
 def news(folder):

@@ -17,7 +17,7 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
 from tuning.trials import Trial, table
-from wmdd.api import beside, distill, named, open_folder, open_run
+from wmdd.api import beside, distill, open_folder, open_run
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
 from wmdd.events import Event
@@ -25,6 +25,8 @@ from wmdd.files import is_local
 from wmdd.pipeline import Listener, run_plan
 from wmdd.plan import make_plan
 from wmdd.report.scores import ScoreRow, protocol_line, protocol_of, score_rows
+from wmdd.run_folder import default_run, forget_other
+from wmdd.run_names import contrast, located
 from wmdd.store import ArtifactStore
 
 # Tune's own words to the terminal, beside ours.
@@ -85,8 +87,9 @@ def search(
     from ray_jobs.executor import RayExecutor
     from tuning.report import write_page
 
+    config = located(config)
     space = check_space(config, tune)
-    url = (run or f"runs/{named(config)}-tune").rstrip("/")
+    url = (run or default_run(config, "tune")).rstrip("/")
     folder, artifacts = open_run(url, "tune.json"), open_folder("--store", store or beside(url))
     shared = search_config(config, tune)
     plan = make_plan(shared, artifacts, status)
@@ -105,6 +108,7 @@ def search(
         write_page(outcome, objective, space, folder)  # what is known, whatever becomes of the rest
         for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
             listener(Event("note", "", text=f"{name}: all data, with {_spoken(chosen, space)}"))
+            forget_other(ArtifactStore(f"{url}/{name}"), chosen)
             outcome.final[name] = distill(chosen, run=f"{url}/{name}", store=artifacts.url, listener=listener).metrics
         write_page(outcome, objective, space, folder)
         return outcome
@@ -134,11 +138,12 @@ def _note_search(folder: ArtifactStore, config: DistillConfig, tune: TuneConfig,
     own = tune.model_dump(mode="json")
     if folder.get(folder.path("tune.json")) is not None:
         before, known, _ = read_search(folder.url)
-        changed = [f"--tune.{name}" for name, value in known.model_dump(mode="json").items() if own[name] != value]
-        changed += ["the recipe's options"] if _yaml(before) != _yaml(config) else []
+        asked = known.model_dump(mode="json")
+        changed = [f"--tune.{name} differs" for name, value in asked.items() if own[name] != value]
+        changed += [other] if (other := contrast(before, config)) else []
         if changed:
             raise ConfigError(
-                f"--run {folder.url}: holds another search ({changed[0]} differs); give another folder, or wmdd tune "
+                f"--run {folder.url}: holds another search ({changed[0]}); give another folder, or wmdd tune "
                 f"--resume {folder.url}"
             )
     folder.put(folder.path("config.yaml"), to_yaml(config).encode())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.config import DistillConfig, from_yaml, to_yaml
+from wmdd.config import DistillConfig, from_yaml
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.events import Event
@@ -19,6 +19,8 @@ from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
 from wmdd.recipes import recipe
 from wmdd.report.folder import write_run
+from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, replaced
+from wmdd.run_names import located, portable_yaml
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def distill(
 
     Args:
         config: a configuration, or a recipe's name.
-        run: URL of the run folder; default ``runs/RECIPE``, with protocol and method in its name where not wmdd.
+        run: URL of the run folder; default ``runs/RECIPE``, with what differs from the recipe in its name.
         store: URL of the artifact store; default ``store`` beside the run folder.
         executor: ``ray``, ``local``, or an executor of your own, which you close yourself.
         listener: told every event.
@@ -55,21 +57,22 @@ def distill(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved.
     """
-    config = recipe(config) if isinstance(config, str) else config
-    url = (run or default_run(config)).rstrip("/")
-    artifacts = open_folder("--store", store or beside(url))
-    open_run(url, "run.json")
+    config = located(recipe(config) if isinstance(config, str) else config)
+    url, artifacts = open_places(run, store, config, "distill", listener)
     plan = make_plan(config, artifacts, status)
-    note_start(url, plan, artifacts)
-    workers = open_executor(executor, config) if isinstance(executor, str) else executor
-    metrics = MetricsFile(url)
-    try:
-        run_plan(plan, artifacts, workers, both(listener, metrics))
-    finally:
-        if isinstance(executor, str):
-            workers.close()
-        metrics.close()
-    return RunResult(url, write_run(url, plan, artifacts))
+    with hold(url):
+        if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
+            listener(Event("note", "", text=note))
+        note_start(url, plan, artifacts)
+        workers = open_executor(executor, config) if isinstance(executor, str) else executor
+        metrics = MetricsFile(url)
+        try:
+            run_plan(plan, artifacts, workers, both(listener, metrics))
+        finally:
+            if isinstance(executor, str):
+                workers.close()
+            metrics.close()
+        return RunResult(url, write_run(url, plan, artifacts))
 
 
 def rewrite(url: str, store: str | None = None) -> RunResult:
@@ -134,21 +137,32 @@ def _find_store(url: str, places: list[str], index: ArtifactRef) -> ArtifactStor
     raise ConfigError(f"RUN {url}: its store is not at {shown}; give its place, --store URL")
 
 
-def default_run(config: DistillConfig) -> str:
-    """Name the run folder of a configuration: one for each recipe, protocol and method."""
-    return f"runs/{named(config)}" + ("" if config.method == "wmdd" else f"-{config.method}")
+def open_places(
+    run: str | None,
+    store: str | None,
+    config: DistillConfig,
+    command: str,
+    listener: Listener,
+    *,
+    cases: Mapping[str, DistillConfig] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> tuple[str, ArtifactStore]:
+    """Choose a command's run folder and open its store; the listener is told where a default folder was taken.
 
+    Args:
+        cases, more: as for `wmdd.run_folder.choose_run`.
 
-def named(config: DistillConfig) -> str:
-    """Name a recipe under a protocol, for folders."""
-    protocol = config.evaluate.protocol
-    return config.recipe + ("" if protocol == "wmdd" else f"-protocol-{protocol}")
-
-
-def beside(run: str) -> str:
-    """Give the store that belongs to a run folder by default: runs in one folder share what they can."""
-    folder, slash, _ = run.rstrip("/").rpartition("/")
-    return f"{folder}{slash}store"
+    Raises:
+        ConfigError: if one of them cannot be reached, or the folder holds what would be mixed with this run.
+    """
+    if run:
+        open_run(run, _MARKS[command])
+    url, note = choose_run(run, config, command, cases=cases, more=more)
+    artifacts = open_folder("--store", store or beside(url))
+    open_run(url, _MARKS[command])
+    if note:
+        listener(Event("note", "", text=note))
+    return url, artifacts
 
 
 def open_folder(option: str, url: str) -> ArtifactStore:
@@ -181,6 +195,9 @@ _HOLDS = {
 }
 
 
+_MARKS = {"distill": "run.json", "compare": "compare.json", "rank": "ranking.json", "tune": "tune.json"}
+
+
 def open_run(url: str, mark: str) -> ArtifactStore:
     """Open a run folder for one command; `mark` is the file that tells its folders from those of others.
 
@@ -202,15 +219,19 @@ def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
 
 
-def note_config(url: str, config: DistillConfig) -> None:
+def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> None:
     """Write a run folder's configuration before its work.
+
+    Args:
+        skip: options that several runs of the folder have differently.
 
     Raises:
         ConfigError: if nothing can be written there.
     """
     folder = open_folder("--run", url)
     try:
-        folder.put(folder.path("config.yaml"), to_yaml(config).encode())
+        forget_other(folder, config, skip)
+        folder.put(folder.path("config.yaml"), portable_yaml(config).encode())
     except StorageError as exc:
         raise ConfigError(f"--run {url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 
@@ -231,4 +252,4 @@ def open_executor(choice: str, config: DistillConfig) -> Executor:
     raise ConfigError(f"executor={choice}: choose ray or local")
 
 
-__all__ = ["Event", "RunResult", "distill", "rewrite"]
+__all__ = ["Event", "RunResult", "beside", "default_run", "distill", "rewrite"]

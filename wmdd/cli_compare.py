@@ -60,7 +60,7 @@ def compare(
         raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
-    changes = _changes(settings, config)
+    changes = read_changes(settings, config)
     _refuse_dropped(config, recipe(params["recipe_name"]), chosen, changes)
     if executor == "ray":
         check_address(config)
@@ -112,7 +112,12 @@ def _refuse_dropped(
                 )
 
 
-def _changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
+def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
+    """Read the options of single methods.
+
+    Raises:
+        ConfigError: naming the one that cannot be.
+    """
     found: dict[str, dict[str, Any]] = {}
     for text in settings:
         method, colon, rest = text.partition(":")

@@ -142,7 +142,7 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
         sizes = numbers(params["ipc"]) if name == "compare" else []
         config = configure(params | {"ipc": sizes[0] if sizes else None} if name == "compare" else params)
         if here and places["--run"] is None:
-            places["--run"] = _default(name, config)
+            places["--run"] = _default(name, config, params)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
         _check_file(params["file"])
     needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
@@ -163,11 +163,20 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
     return words
 
 
-def _default(command: str, config: DistillConfig) -> str:
+def _default(command: str, config: DistillConfig, params: dict[str, Any]) -> str:
     """Name the run folder that a command takes without --run."""
-    from wmdd.api import default_run, named
+    from wmdd.cli_compare import read_changes
+    from wmdd.cli_rank import read_rates
+    from wmdd.ranking import own_options
+    from wmdd.run_folder import choose_run, default_run
+    from wmdd.run_names import located
 
-    return default_run(config) if command in ("distill", "plan") else f"runs/{named(config)}-{command}"
+    if command in ("distill", "plan"):
+        return choose_run(None, located(config))[0]
+    more: dict[str, Any] = read_changes(params["settings"], config) if command == "compare" else {}
+    if command == "rank":
+        more = own_options(read_rates(params["rates"]), params["weight"])
+    return default_run(located(config), command, more)
 
 
 def _stays(place: str) -> bool:

@@ -44,10 +44,7 @@ def rank(
     from wmdd.ranking import rank as run
 
     config = configure(params)
-    try:
-        chosen = [float(part) for part in rates.split(",")]
-    except ValueError as exc:
-        raise ConfigError(f"--rates {rates}: not numbers; give some such as 0.001,0.01") from exc
+    chosen = read_rates(rates)
     if executor == "ray":
         check_address(config)
     console = Console(soft_wrap=False)
@@ -71,3 +68,15 @@ def rank(
             table.add_row(*row)
         console.print(table)
     console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True, highlight=False)
+
+
+def read_rates(text: str) -> list[float]:
+    """Read learning rates.
+
+    Raises:
+        ConfigError: if they are no numbers.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as exc:
+        raise ConfigError(f"--rates {text}: not numbers; give some such as 0.001,0.01") from exc

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, named, note_start, open_executor, open_folder, open_run
+from wmdd.api import note_config, note_start, open_executor, open_places
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -20,6 +20,8 @@ from wmdd.plan import Plan, make_plan
 from wmdd.protocols import with_protocol
 from wmdd.report.comparison import write_comparison
 from wmdd.report.folder import write_run
+from wmdd.run_folder import SIZES, hold
+from wmdd.run_names import located
 from wmdd.sections.base import refuse_twice
 from wmdd.store import ArtifactStore
 
@@ -114,24 +116,30 @@ def compare(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved, and the cases that need it not are written.
     """
-    url = (run or f"runs/{named(config)}-compare").rstrip("/")
-    artifacts, made = open_folder("--store", store or beside(url)), cases(config, methods, ipcs, changes or {})
-    lost = _lost(open_run(url, "compare.json"), set(made))
-    plans = {f"{name}-ipc-{ipc}": make_plan(case, artifacts, status) for (name, ipc), case in made.items()}
-    for name, plan in plans.items():
-        note_start(f"{url}/{name}", plan, artifacts)
-    if lost:
-        text = f"{url} held a comparison with {lost} more: its table is replaced; name them again to have them in it"
-        listener(Event("note", "", text=f"{text} (the store has their results)"))
-    written = _Written(url, plans, artifacts, listener)
-    workers, metrics = open_executor(executor, config), MetricsFile(url)
-    try:
-        run_plans(plans, artifacts, workers, both(listener, metrics, written))
-    finally:
-        workers.close()
-        metrics.close()
-    results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
-    return Comparison(url, write_comparison(url, config, results, changes or {}))
+    config = located(config)
+    made = cases(config, methods, ipcs, changes or {})
+    named = {f"{name}-ipc-{ipc}": case for (name, ipc), case in made.items()}
+    url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)
+    lost = _lost(ArtifactStore(url), set(made))
+    plans = {name: make_plan(case, artifacts, status) for name, case in named.items()}
+    with hold(url):
+        note_config(url, config, SIZES)
+        for name, plan in plans.items():
+            note_start(f"{url}/{name}", plan, artifacts)
+        if lost:
+            text = (
+                f"{url} held a comparison with {lost} more: its table is replaced; name them again to have them in it "
+            )
+            listener(Event("note", "", text=f"{text}(the store has their results)"))
+        written = _Written(url, plans, artifacts, listener)
+        workers, metrics = open_executor(executor, config), MetricsFile(url)
+        try:
+            run_plans(plans, artifacts, workers, both(listener, metrics, written))
+        finally:
+            workers.close()
+            metrics.close()
+        results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
+        return Comparison(url, write_comparison(url, config, results, changes or {}))
 
 
 def _lost(folder: ArtifactStore, made: set[tuple[str, int]]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import beside, named, note_config, open_executor, open_folder, open_run
+from wmdd.api import note_config, open_executor, open_places
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -24,9 +24,12 @@ from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
 from wmdd.report.scores import collect_metrics, committee, scored_on
+from wmdd.run_folder import hold
+from wmdd.run_names import located, set_title
 from wmdd.store import ArtifactStore
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
+WEIGHT = 0.5
 _PLAIN: dict[str, Any] = {
     "relabel.crop_scale": (1.0, 1.0),
     "relabel.flip": False,
@@ -98,7 +101,7 @@ def rank(
     config: DistillConfig,
     *,
     rates: Sequence[float] = RATES,
-    weight: float = 0.5,
+    weight: float = WEIGHT,
     run: str | None = None,
     store: str | None = None,
     executor: str = "ray",
@@ -124,27 +127,50 @@ def rank(
         )
     if not config.evaluate.full_data:
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
-    url = (run or f"runs/{named(config)}-rank").rstrip("/")
-    artifacts = open_folder("--store", store or beside(url))
-    open_run(url, "ranking.json")
+    config = located(config)
+    url, artifacts = open_places(run, store, config, "rank", listener, more=own_options(rates, weight))
+    _refuse_other(ArtifactStore(url), rates, weight)
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
-    note_config(url, config)
-    workers, metrics = open_executor(executor, config), MetricsFile(url)
+    with hold(url):
+        note_config(url, config)
+        workers, metrics = open_executor(executor, config), MetricsFile(url)
+        try:
+            by_name = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
+            run_plans(by_name, artifacts, workers, both(listener, metrics))
+        finally:
+            workers.close()
+            metrics.close()
+        found = dict[str, dict[float, dict[str, Any]]]()
+        for (purpose, rate), plan in plans.items():
+            found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
+        facts = _facts(config, found, weight) | {"rates": list(rates)}
+        folder = ArtifactStore(url)
+        folder.put(folder.path("ranking.json"), json.dumps(facts, indent=1).encode())
+        folder.put(folder.path("ranking.md"), markdown(facts).encode())
+        return Ranking(url, facts)
+
+
+def own_options(rates: Sequence[float], weight: float) -> dict[str, Any]:
+    """Return the options of a ranking that are not the default ones."""
+    found: dict[str, Any] = {} if tuple(rates) == RATES else {"rates": list(rates)}
+    return found if weight == WEIGHT else {**found, "weight": weight}
+
+
+def _refuse_other(folder: ArtifactStore, rates: Sequence[float], weight: float) -> None:
+    """Refuse a folder whose ranking was made with other options of its own."""
     try:
-        by_name = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
-        run_plans(by_name, artifacts, workers, both(listener, metrics))
-    finally:
-        workers.close()
-        metrics.close()
-    found = dict[str, dict[float, dict[str, Any]]]()
-    for (purpose, rate), plan in plans.items():
-        found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
-    facts = _facts(config, found, weight)
-    folder = ArtifactStore(url)
-    folder.put(folder.path("ranking.json"), json.dumps(facts, indent=1).encode())
-    folder.put(folder.path("ranking.md"), markdown(facts).encode())
-    return Ranking(url, facts)
+        facts = json.loads(folder.get(folder.path("ranking.json")) or b"{}")
+        before = {name: facts.get(name) for name in ("rates", "weight")}
+    except (ValueError, AttributeError):
+        return
+    for name, value in {"rates": list(rates), "weight": weight}.items():
+        if before[name] not in (None, value):
+            shown = ",".join(f"{rate:g}" for rate in before[name]) if name == "rates" else f"{before[name]:g}"
+            raise ConfigError(
+                f"--run {folder.url}: holds a ranking with --{name} {shown}, and is left alone; give another --run, or "
+                "delete that folder (its artifacts stay in the store)"
+            )
 
 
 def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]], weight: float) -> dict[str, Any]:
@@ -163,6 +189,7 @@ def _facts(config: DistillConfig, found: dict[str, dict[float, dict[str, Any]]],
     return {
         "schema": 2,
         "recipe": config.recipe,
+        "set": set_title(config),
         "method": config.method,
         "seed": config.seed,
         "ipc": config.barycenter.ipc,
@@ -238,7 +265,7 @@ def caption(facts: dict[str, Any]) -> str:
     images, seeds, teacher = facts["ipc"], facts["seeds"], facts["teacher"]
     over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
     return (
-        f"{facts['recipe']}, {facts['method']}, {images} image{'' if images == 1 else 's'} per class: top-1 in % on "
+        f"{facts['set']}, {facts['method']}, {images} image{'' if images == 1 else 's'} per class: top-1 in % on "
         f"{scored_on(facts)}, last epoch, {over}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
         f"{committee(facts)}; "
         f"the first part of each score weighs {facts['weight']:g}"

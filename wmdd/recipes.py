@@ -107,6 +107,18 @@ _IMAGENET: dict[str, Any] = {
     "evaluate.full_data": False,
 }
 
+# Over any recipe, to see that all of it runs.
+DEBUG: dict[str, Any] = {
+    "data.per_class": 50,
+    "barycenter.ipc": 2,
+    "pretrain.epochs": 2,
+    "recover.iterations": 2,
+    "relabel.epochs": 2,
+    "relabel.epochs_per_block": 1,
+    "evaluate.seeds": 2,
+    "evaluate.val_every": 1,
+}
+
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("scikit-learn's handwritten digits, in seconds; needs no data", _DIGITS),
     "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),

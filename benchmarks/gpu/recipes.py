@@ -15,6 +15,7 @@ from wmdd.methods import with_method
 from wmdd.pipeline import LocalExecutor, versions
 from wmdd.recipes import recipe
 from wmdd.report.scores import protocols_of_run, score_rows
+from wmdd.run_names import digest
 from wmdd.runtime import Runtime
 
 TOY: dict[str, Any] = {
@@ -38,7 +39,8 @@ def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = 
     config = _config(setting, recipe_name, ipc, method)
     # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
     card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
-    folder = Path(setting.work) / f"{card}-torch-{versions()['torch']}" / recipe_name / f"{method}-ipc-{ipc}"
+    name = f"{method}-ipc-{ipc}-{digest(config)}"
+    folder = Path(setting.work) / f"{card}-torch-{versions()['torch']}" / recipe_name / name
     watch = _Watch(tell)
     begun = time.perf_counter()
     result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)

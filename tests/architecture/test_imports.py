@@ -39,6 +39,8 @@ FLOORS = (
         "wmdd.recipes",
         "wmdd.methods",
         "wmdd.protocols",
+        "wmdd.run_names",
+        "wmdd.run_folder",
         "wmdd.indexing",
         "wmdd.checks",
         "wmdd.plan",

@@ -7,11 +7,12 @@ import shutil
 import pytest
 from conftest import TINY, UNSEEDED, commits, run
 
-from wmdd.cli_compare import _changes
+from wmdd.cli_compare import read_changes
 from wmdd.recipes import recipe
 
 pytestmark = pytest.mark.slow
-WORDS = ("compare", "digits", *UNSEEDED, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
+PLACE = ("--run", "runs/digits-compare")
+WORDS = ("compare", "digits", *UNSEEDED, *PLACE, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
 
 
 def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
@@ -63,9 +64,9 @@ def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
 
 def test_options_of_a_method_are_read_together_over_what_the_method_sets():
     base = recipe("digits")
-    assert _changes(("cda:recover.curriculum_share=0.5",), base) == {"cda": {"recover.curriculum_share": "0.5"}}
+    assert read_changes(("cda:recover.curriculum_share=0.5",), base) == {"cda": {"recover.curriculum_share": "0.5"}}
     pair = ("wmdd:recover.curriculum=step", "wmdd:recover.curriculum_share=0.5")
-    assert set(_changes(pair, base)["wmdd"]) == {"recover.curriculum", "recover.curriculum_share"}
+    assert set(read_changes(pair, base)["wmdd"]) == {"recover.curriculum", "recover.curriculum_share"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 def interrupt(folder, stage, *, after=1, how=signal.SIGKILL):
     """Start the run, strike when `stage` has told of `after` units or steps, and give what ends it."""
     told = len(news(folder / "runs/digits"))
-    process = start(folder, "distill", "digits", *TINY, "--executor", "local")
+    process = start(folder, "distill", "digits", *TINY, "--run", "runs/digits", "--executor", "local")
     try:
         while process.poll() is None:
             fresh = news(folder / "runs/digits")[told:]

@@ -77,6 +77,8 @@ def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
         "0.001,0.01",
         "--store",
         "store",
+        "--run",
+        "runs/digits-rank",
         "--seeds",
         1,
     )

@@ -69,7 +69,17 @@ def test_node_that_freezes_is_given_up(cluster, config, tiny_run, tmp_path):
 
 
 def test_killed_driver_leaves_no_worker_and_the_same_command_goes_on(cluster, tiny_run, tmp_path):
-    command = ("distill", "digits", *TINY, "--ray.address", cluster.address, "--ray.actors", "1")
+    command = (
+        "distill",
+        "digits",
+        *TINY,
+        "--run",
+        "runs/digits",
+        "--ray.address",
+        cluster.address,
+        "--ray.actors",
+        "1",
+    )
     options = {"env": environment(RAY_AUTH_MODE="disabled", RAY_TMPDIR=os.environ["RAY_TMPDIR"])}
     options["env"]["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     store_without(tiny_run, tmp_path / "runs", "barycenter")

@@ -34,7 +34,7 @@ class Watched:
 
     def __init__(self, folder, tmpdir, *words, **settings):
         self.folder, self.family, self.listening = folder, {}, set()
-        command = ("distill", "digits", *TINY, "--executor", "ray", "--ray.cpus_per_actor", "0.5", *words)
+        command = ("distill", "digits", *TINY, "--run", "runs/digits", "--ray.cpus_per_actor", "0.5", *words)
         out, err = open(folder / "out", "w"), open(folder / "err", "w")  # noqa: SIM115
         with out, err:
             self.process = start(

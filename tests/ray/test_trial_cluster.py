@@ -96,7 +96,7 @@ def test_a_stranger_is_told_about_the_token(trial, tmp_path):
 
 def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
     store_without(tiny_run, trial.folder / "job/runs", "recover", "evaluate")
-    done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--ray.actors", "1")
+    done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--run", "runs/digits", "--ray.actors", "1")
     assert done.returncode == 0, done.stderr + done.stdout
     assert contents(trial.folder / "job/runs/store") == contents(tiny_run.store)
     assert (trial.folder / "job/runs/digits/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()

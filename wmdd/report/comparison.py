@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wmdd.config import DistillConfig, to_yaml
+from wmdd.config import DistillConfig
 from wmdd.report.pictures import as_percent, figure
 from wmdd.report.scores import committee, scored_on
+from wmdd.run_names import portable_yaml, set_title
 from wmdd.store import ArtifactStore
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -29,7 +30,7 @@ def write_comparison(
     for kind, data in (("md", markdown(facts)), ("tex", latex(facts)), ("json", json.dumps(facts, indent=1))):
         folder.put(folder.path(f"compare.{kind}"), data.encode())
     folder.put(folder.path("compare.png"), plot_png(facts))
-    folder.put(folder.path("config.yaml"), to_yaml(config).encode())
+    folder.put(folder.path("config.yaml"), portable_yaml(config).encode())
     return facts
 
 
@@ -44,6 +45,7 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
     return {
         "schema": 1,
         "recipe": config.recipe,
+        "set": set_title(config),
         "seed": config.seed,
         "methods": list(dict.fromkeys(method for method, _ in results)),
         "ipc": list(dict.fromkeys(ipc for _, ipc in results)),
@@ -137,7 +139,7 @@ def _caption(facts: dict[str, Any]) -> str:
     over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
     teacher = facts["teacher"]
     return (
-        f"{facts['recipe']}: top-1 in % on {scored_on(facts)}, last epoch, {over}; "
+        f"{facts['set']}: top-1 in % on {scored_on(facts)}, last epoch, {over}; "
         f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
         + (" (loaded)" if teacher["loaded"] else "")
         + committee(facts)
@@ -161,7 +163,7 @@ def latex(facts: dict[str, Any]) -> str:
     columns = "ll" + "r" * len(facts["ipc"])
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
     return (
-        f"% {facts['recipe']}\n\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
+        f"% {facts['set']}\n\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
         f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
     )
 
@@ -183,7 +185,7 @@ def plot_png(facts: dict[str, Any]) -> bytes:
             full = facts["full_data"][student]
             if full:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
-            axes.set(title=f"{facts['recipe']}, {student}", xlabel="images per class", ylabel="top-1", xscale="log")
+            axes.set(title=f"{facts['set']}, {student}", xlabel="images per class", ylabel="top-1", xscale="log")
             axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
             axes.minorticks_off()
             as_percent(axes)

@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wmdd.config import to_yaml
 from wmdd.distilled import images_table
 from wmdd.pipeline import load_value, versions
 from wmdd.plan import Plan
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
+from wmdd.run_names import portable_yaml
 from wmdd.store import ArtifactStore
 from wmdd.types import Barycenter, DistilledClass
 
@@ -35,7 +35,7 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
 
     metrics = collect_metrics(plan, store)
     manifest = _manifest(plan, store, metrics)
-    put("config.yaml", to_yaml(plan.config).encode())
+    put("config.yaml", portable_yaml(plan.config).encode())
     put("teacher.safetensors", store.files(plan.units("pretrain")[0].ref).read("teacher.safetensors"))
     _write_images(folder, plan, store)
     _write_labels(folder, plan, store)
