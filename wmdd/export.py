@@ -13,6 +13,7 @@ import yaml
 
 from wmdd.api import open_folder
 from wmdd.config import DistillConfig, from_yaml
+from wmdd.data.own_folders import EXPORT_MARK
 from wmdd.data.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
 from wmdd.errors import ArtifactError, ConfigError
@@ -76,6 +77,7 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
     if kind == "folder":
         if dataset:
             raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
+        folder.put(folder.path(EXPORT_MARK), b"")  # in a folder of real images, these are not among them
         names = _safe(images.class_names)
         paths = _write_images(folder, "", images, names)
         told = f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"

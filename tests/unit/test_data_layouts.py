@@ -48,6 +48,7 @@ OWN = {
     "ranking": ("config.yaml", "metrics.jsonl", "ranking.json", "ranking.md"),
     "search": ("config.yaml", "tune.json", "trials.parquet", "ray/trials/a/result.png"),
     "store": (f"select/{'0a' * 16}/commit.json", f"select/{'0a' * 16}/5f/images.png", "notes/a.parquet"),
+    "export": (".wmdd-export", "a/00000.png", "b/00000.png"),
     "new store": (".wmdd-store", f"index/{'0a' * 16}/5f/train.parquet"),
 }
 

@@ -1,4 +1,4 @@
-"""Which folders below a data set wmdd wrote itself: stores and run folders, whose files are no images of the set."""
+"""Which folders below a data set wmdd wrote itself: stores, run folders, exports; they hold no images of the set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-STORE_MARK = ".wmdd-store"  # an empty file in a store's root
+STORE_MARK, EXPORT_MARK = ".wmdd-store", ".wmdd-export"  # empty files in the root of each
 # A folder that holds all files of a line is one that wmdd distill, compare, rank or tune wrote, or writes to.
 _RUNS = (
     {"config.yaml", "run.json"},
@@ -26,7 +26,7 @@ _ARTIFACT = re.compile(
 
 
 def own_folders(paths: Iterable[str]) -> set[str]:
-    """Return the stores and run folders among files, by what they hold.
+    """Return the stores, run folders and exports among files, by what they hold.
 
     Args:
         paths: of all files below a root, hidden ones too, relative to it with ``/`` between names. The root itself is
@@ -37,7 +37,7 @@ def own_folders(paths: Iterable[str]) -> set[str]:
         folder, name = posixpath.split(path)
         if name in _NAMES:
             names.setdefault(folder, set()).add(name)
-        elif name == STORE_MARK:
+        elif name in (STORE_MARK, EXPORT_MARK):
             found.add(folder)
         elif name == "commit.json" and (artifact := _ARTIFACT.fullmatch(path)):
             found.add(artifact[1])
@@ -46,7 +46,7 @@ def own_folders(paths: Iterable[str]) -> set[str]:
 
 
 def without_own(files: Mapping[str, T]) -> dict[str, T]:
-    """Return the files of a set, by their relative paths, without those in stores and run folders below its root."""
+    """Return the files of a set, by their relative paths, without those in `own_folders` below its root."""
     own = own_folders(files)
     return {path: facts for path, facts in files.items() if not own or not own.intersection(_above(path))}
 
