@@ -17,6 +17,7 @@ from wmdd.config import to_yaml
 from wmdd.pipeline import load_value
 from wmdd.progress import clock
 from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
+from wmdd.run_names import subject
 from wmdd.store import ArtifactStore
 from wmdd.types import DistilledClass
 
@@ -41,6 +42,7 @@ def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
     spent, grid = sum(trial.cost_s for trial in trials), _grid_cost(trials, whole)
     return template.render(
         outcome=outcome,
+        subject=subject(outcome.best),
         space=space,
         trials=sorted(enumerate(trials), key=lambda item: (-len(item[1].scores), -item[1].score)),
         front=pareto(trials),

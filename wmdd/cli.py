@@ -163,7 +163,7 @@ def _held_out(held_out: bool) -> str:
 def _table(metrics: dict[str, Any]) -> Table:
     from wmdd.report.scores import protocols_of_run, score_rows, scored_on
 
-    title = f"{protocols_of_run(metrics)}, {scored_on(metrics)}"
+    title = f"{metrics['subject']}; {protocols_of_run(metrics)}, {scored_on(metrics)}"
     table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)

@@ -137,7 +137,7 @@ def _table(facts: dict[str, Any]) -> Table:
     from wmdd.report.comparison import cells, changed, protocols_of
     from wmdd.report.scores import scored_on
 
-    title = f"top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}{changed(facts)}"
+    title = f"{facts['set']}: top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}{changed(facts)}"
     names = (Column(name, no_wrap=True) for name in ("method", "student"))
     table = Table(*names, *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
     for row in cells(facts):

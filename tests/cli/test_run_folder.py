@@ -127,6 +127,14 @@ def test_report_needs_nothing_beside_it(tiny_run):
     assert "NaN" not in page
 
 
+def test_report_and_table_are_titled_by_set_and_size(tiny_run):
+    page = (tiny_run.run / "report.html").read_text()
+    assert "<title>wmdd: digits, 2 images per class</title>" in page
+    assert "<h1>digits: 10 classes, 2 distilled images per class</h1>" in page
+    assert "digits, 2 images per class; protocol wmdd" in tiny_run.result.stdout
+    assert json.loads((tiny_run.run / "metrics.json").read_text())["subject"] == "digits, 2 images per class"
+
+
 def test_report_written_again_is_the_same_page(tiny_run):
     page = tiny_run.run / "report.html"
     before, made = page.read_text(), commits(tiny_run.store)

@@ -12,6 +12,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.pipeline import load_value
 from wmdd.plan import BESIDE, Plan, protocol_hash
 from wmdd.protocols import is_exact
+from wmdd.run_names import set_title, subject
 from wmdd.store import ArtifactStore
 from wmdd.types import StudentResult, Teacher
 
@@ -36,6 +37,8 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     return {
         "schema": 1,
         "recipe": plan.config.recipe,
+        "set": set_title(plan.config),
+        "subject": subject(plan.config),
         "method": plan.config.method,
         "seed": plan.config.seed,
         "ipc": plan.config.barycenter.ipc,
