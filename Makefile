@@ -51,5 +51,6 @@ lock:
 	uv pip compile pyproject.toml --extra ray --extra tune --extra sftp --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-header --quiet --output-file requirements.lock
 
+# What wmdd distilled stays, and its store with it: rm -r runs removes all results and all that they were made from.
 clean:
-	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

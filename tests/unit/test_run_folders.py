@@ -263,6 +263,14 @@ def test_lock_ends_with_its_process_though_a_forked_child_lives_on(monkeypatch):
             os.kill(child, signal.SIGKILL)
 
 
+def test_make_clean_keeps_what_was_distilled():
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of make test
+    root = Path(__file__).parents[2]
+    told = subprocess.run(["make", "-n", "clean"], cwd=root, env=outside, capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("rm -rf ")
+    assert not {"runs", "store"} & set(told.stdout.split())
+
+
 def test_configuration_that_is_written_means_the_same_everywhere(place):
     config = changed(data__path="set", pretrain__weights="t.pth", ray__address="auto")
     written = from_yaml(portable_yaml(located(config)))
