@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -86,7 +85,7 @@ def plan(run_url: str | None, store: str | None, **params: Any) -> None:
 
 
 @cli.command(cls=ConfigCommand)
-@functools.partial(common, recipe_needed=False)
+@common
 @ADDRESS
 @tune_options
 @click.option("--resume", metavar="URL", help="Go on with the search in this run folder, in place of RECIPE.")
@@ -97,7 +96,9 @@ def tune(run_url: str | None, store: str | None, resume: str | None, words: tupl
     Students are scored on a part of the training images, which the search trains on nowhere. Started again with the
     same words, or with --resume RUN, it goes on where it was.
     """
-    if resume is None and params["recipe_name"] is None:
+    if params["recipe_name"] and params["file"] and "=" in params["recipe_name"]:
+        words, params["recipe_name"] = (params["recipe_name"], *words), None  # the file names the recipe
+    if resume is None and params["recipe_name"] is None and params["file"] is None:
         raise ConfigError("tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
     if resume is not None:
         address = params["address"]

@@ -9,12 +9,11 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, status
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure, status
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
 from wmdd.methods import own_options, with_method
-from wmdd.recipes import recipe
 
 
 @click.command(cls=ConfigCommand)
@@ -61,7 +60,7 @@ def compare(
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
-    _refuse_dropped(config, recipe(params["recipe_name"]), chosen, changes)
+    _refuse_dropped(config, base_of(params | {"method": None}), chosen, changes)
     if executor == "ray":
         check_address(config)
     console = Console(soft_wrap=False)

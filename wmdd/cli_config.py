@@ -6,17 +6,17 @@ import os
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import click
 from rich.console import Console
 
-from wmdd.config import DistillConfig, override, read_config, section_names
+from wmdd.config import DistillConfig, NamedIn, names_in, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
 from wmdd.protocols import protocols, with_protocol
-from wmdd.recipes import recipe, recipes
+from wmdd.recipes import DEBUG, recipe, recipes
 from wmdd.sections import Section
 
 
@@ -94,18 +94,6 @@ def _parsed(label: str, text: str) -> Any:
     return text
 
 
-_DEBUG: dict[str, Any] = {
-    "data.per_class": 50,
-    "barycenter.ipc": 2,
-    "pretrain.epochs": 2,
-    "recover.iterations": 2,
-    "relabel.epochs": 2,
-    "relabel.epochs_per_block": 1,
-    "evaluate.seeds": 2,
-    "evaluate.val_every": 1,
-}
-
-
 def configure(params: dict[str, Any]) -> DistillConfig:
     """Build the configuration that a command line names.
 
@@ -117,15 +105,53 @@ def configure(params: dict[str, Any]) -> DistillConfig:
     """
     if params.get("evaluate__protocol"):
         raise ConfigError("--evaluate.protocol: names how students are trained and sets nothing; use --protocol")
-    config = with_method(recipe(params["recipe_name"]), params.get("method") or "wmdd")
-    if params.get("protocol"):
+    named = names_in(params["file"]) if params["file"] else NamedIn()
+    config = base_of(params, named)
+    protocol = _agreed("protocol", params, named.protocol, protocols())
+    if protocol and not (named.whole and not params.get("protocol")):
         # What it sets depends on the set, the students and the images per class, wherever these are given.
-        asked = _laid_over(with_protocol(config, params["protocol"]), params)
+        asked = _laid_over(with_protocol(config, protocol), params)
         students = config.evaluate.model_copy(update={"students": asked.evaluate.students})
         parts = {"recipe": asked.recipe, "data": asked.data, "barycenter": asked.barycenter, "evaluate": students}
-        made = with_protocol(config.model_copy(update=parts), params["protocol"])
+        made = with_protocol(config.model_copy(update=parts), protocol)
         config = config.model_copy(update={"relabel": made.relabel, "evaluate": made.evaluate})
     return _laid_over(config, params)
+
+
+def base_of(params: dict[str, Any], named: NamedIn | None = None) -> DistillConfig:
+    """Return the recipe, under a method, that a command line or its configuration file names.
+
+    Raises:
+        ConfigError: if neither names one, or both name one and differ.
+    """
+    file, given = params["file"], params["recipe_name"]
+    named = named or (names_in(file) if file else NamedIn())
+    noted = (named.recipe or "").removesuffix("-debug")
+    if given and noted in recipes() and noted != given:
+        raise ConfigError(f"--config {file}: is of recipe {noted}, not {given}; leave RECIPE {given} out, or the file")
+    if given or noted in recipes():
+        config = recipe(given or noted)
+    elif named.recipe and named.whole:  # from Python, or under a name of its own: it has every option
+        config = DistillConfig(recipe=named.recipe)
+    elif named.recipe:
+        raise ConfigError(
+            f"--config {file}: recipe {named.recipe} is none of {', '.join(recipes())}; give a RECIPE too"
+        )
+    elif file:
+        raise ConfigError(f"--config {file}: names no recipe; give a RECIPE ({', '.join(recipes())})")
+    else:
+        raise ConfigError(f"RECIPE: give one ({', '.join(recipes())}), or --config with the config.yaml of a run")
+    return with_method(config, _agreed("method", params, named.method, methods()) or "wmdd")
+
+
+def _agreed(option: str, params: dict[str, Any], noted: str | None, known: Container[str]) -> str | None:
+    """Return what the command line or its file names; a file's unknown name is refused where the file is read."""
+    given: str | None = params.get(option)
+    if given and noted and given != noted:
+        raise ConfigError(
+            f"--{option} {given}: --config {params['file']} is of {option} {noted}, and has its options; leave one out"
+        )
+    return given or (noted if noted in known else None)
 
 
 def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
@@ -133,7 +159,7 @@ def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
     if params["file"]:
         config = read_config(params["file"], config)
     if params.get("debug"):
-        config = override(config, {"recipe": f"{config.recipe}-debug", **_DEBUG})
+        config = override(config, {"recipe": f"{config.recipe.removesuffix('-debug')}-debug", **DEBUG})
     given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
     changes = {label: _parsed(label, text) for label, text in given.items()}
     for label, name in _SHORT.items():
@@ -154,9 +180,7 @@ SEEDS = click.option(
 )
 
 
-def common(
-    command: Callable[..., None], *, recipe_needed: bool = True, several_ipc: bool = False
-) -> Callable[..., None]:
+def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callable[..., None]:
     """Add the options that name what is run, and where."""
     for decorate in (
         click.option(
@@ -169,7 +193,9 @@ def common(
         click.option(
             "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
         ),
-        click.option("--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE...]."),
+        click.option(
+            "--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE, with what differs from it]."
+        ),
         click.option(
             "--method",
             type=click.Choice(list(methods())),
@@ -184,8 +210,13 @@ def common(
             is_flag=True,
             help="Two steps, epochs and images per class, on 50 real images of each, to see that all of it runs.",
         ),
-        click.option("--config", "file", metavar="FILE", help="YAML laid over the recipe; options are laid over it."),
-        click.argument("recipe_name", metavar="RECIPE", required=recipe_needed),
+        click.option(
+            "--config",
+            "file",
+            metavar="FILE",
+            help="YAML laid over the recipe, or a run's config.yaml, which names it; options are laid over it.",
+        ),
+        click.argument("recipe_name", metavar="[RECIPE]", required=False),
     ):
         command = decorate(command)
     return command

@@ -85,5 +85,5 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
     for name, rows in outcome.final_rows().items():
         for row in rows:
             say(f"        {name}, {row.name}: {row.last} on the validation images")
-    say(f"config  {outcome.url}/best.yaml   (wmdd distill {config.recipe} --config {outcome.url}/best.yaml)")
+    say(f"config  {outcome.url}/best.yaml   (wmdd distill --config {outcome.url}/best.yaml)")
     say(f"report  {outcome.url}/tune.html   table {outcome.url}/trials.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,48 @@ def read_config(path: str, base: DistillConfig | None = None) -> DistillConfig:
     Raises:
         ConfigError: if the file is missing, no YAML, or holds unknown keys; names the file.
     """
+    text = _text_of(path)
     try:
-        return from_yaml(Path(path).read_text(), base)
-    except OSError as exc:
-        raise ConfigError(f"--config {path}: {exc.strerror}") from exc
+        return from_yaml(text, base)
+    except ConfigError as exc:
+        raise ConfigError(f"--config {path}: {exc}") from exc
+
+
+def _text_of(path: str) -> str:
+    from wmdd.files import explain, open_fs, read  # fsspec is slow to import, and most commands read no file
+
+    try:
+        return read(*open_fs(path)).decode() if "://" in path else Path(path).read_text(encoding="utf-8")
+    except (OSError, EOFError) as exc:
+        reason = explain(exc) if "://" in path else getattr(exc, "strerror", exc)
+        raise ConfigError(f"--config {path}: {reason}") from exc
     except (ConfigError, UnicodeDecodeError) as exc:
         raise ConfigError(f"--config {path}: {exc}") from exc
+
+
+@dataclass(frozen=True)
+class NamedIn:
+    """What a YAML file names, None where it does not; `whole` if it has every section, as a run's own file has."""
+
+    recipe: str | None = None
+    method: str | None = None
+    protocol: str | None = None
+    whole: bool = False
+
+
+def names_in(path: str) -> NamedIn:
+    """Return what a YAML file names before its options are read over that; a damaged one names nothing.
+
+    Raises:
+        ConfigError: if the file cannot be read.
+    """
+    try:
+        values = yaml.safe_load(_text_of(path))
+    except yaml.YAMLError:
+        return NamedIn()
+    if not isinstance(values, dict):
+        return NamedIn()
+    evaluate = values.get("evaluate")
+    protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
+    found = [name if isinstance(name, str) else None for name in (values.get("recipe"), values.get("method"), protocol)]
+    return NamedIn(found[0], found[1], found[2], all(section in values for section in section_names()))

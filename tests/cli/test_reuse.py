@@ -11,7 +11,7 @@ from wmdd.distilled import load_distilled
 
 
 def test_configuration_of_a_run_leaves_nothing_to_run(tiny_run):
-    assert set(to_run(tiny_run.folder, "cifar10", "--config", "runs/digits/config.yaml").values()) == {0}
+    assert set(to_run(tiny_run.folder, "--config", "runs/digits/config.yaml").values()) == {0}
 
 
 def test_images_load_with_datasets_and_as_a_torch_dataset(tiny_run, tmp_path, monkeypatch):

@@ -276,7 +276,8 @@ def test_plan_reruns_what_a_change_touches_and_no_more(tiny_run, change):
 
 def test_second_run_tells_of_no_unit(tiny_run):
     before, told = commits(tiny_run.store), len(news(tiny_run.run))
-    result = run(tiny_run.folder, "distill", "digits", "--config", "runs/digits/config.yaml", "--executor", "local")
+    words = ("--config", "runs/digits/config.yaml", "--run", "runs/digits", "--executor", "local")
+    result = run(tiny_run.folder, "distill", *words)
     assert result.returncode == 0, result.stderr
     fresh = news(tiny_run.run)[told:]
     assert [item["stage"] for item in fresh if item["kind"] == "end"] == list(STAGES)
