@@ -15,10 +15,18 @@ import click
     show_default=True,
     help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",
 )
-@click.option("--to", "target", required=True, metavar="URL", help="Folder to write, new or empty.")
+@click.option(
+    "--to",
+    "target",
+    metavar="URL",
+    help="Folder to write, new or empty [default: RUN/export, or RUN/export-ddranking].",
+)
 @click.option("--dataset", metavar="NAME", help="DD-Ranking's name of the real set [default: by the recipe].")
-def export(run_url: str, kind: str, target: str, dataset: str | None) -> None:
-    """Write RUN's images for other programs."""
+def export(run_url: str, kind: str, target: str | None, dataset: str | None) -> None:
+    """Write RUN's images for other programs.
+
+    Labels stay: sorted folder names are in the order of class ids, and classes.json has id, name and folder of each.
+    """
     from wmdd.export import export as write
 
-    click.echo(write(run_url, kind, target.rstrip("/"), dataset))
+    click.echo(write(run_url, kind, target.rstrip("/") if target else None, dataset))

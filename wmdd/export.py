@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import copy
+import csv
+import hashlib
 import io
 import json
+import os
 import posixpath
+import re
+import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,11 +23,17 @@ from wmdd.data.own_folders import EXPORT_MARK
 from wmdd.data.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
 from wmdd.errors import ArtifactError, ConfigError
-from wmdd.files import open_fs, read
+from wmdd.files import open_fs, read, tree
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
 
-FORMATS = ("folder", "ddranking")
+FORMATS = {"folder": "export", "ddranking": "export-ddranking"}  # and the folder of the run that each goes to
+_CLASSES_FILE, _WEIGHTS_FILE = "classes.json", "weights.csv"
+_LONGEST = 255  # bytes in the name of a folder, on most file systems
+_FORBIDDEN = re.compile(r"[/\0]")
+_FORBIDDEN_ON_WINDOWS = re.compile(
+    r"""[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)""", re.IGNORECASE
+)
 _DATA_SETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -49,15 +61,16 @@ LabelRobustScoreSoft(config).compute_metrics(image_path=str(here / "{name}" / "I
 _NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
 
 
-def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
-    """Write a finished run's images in another layout.
+def export(run: str, kind: str, target: str | None = None, dataset: str | None = None) -> str:
+    """Write a run's images in another layout.
 
     Args:
         run: URL of the run folder.
         kind: ``folder``: ``CLASS/00000.png`` and so on, and ``weights.csv`` where they weigh differently.
             ``ddranking``: what ddranking 0.2.0 reads: images by class number, the teacher as ``ckpt_best.pt``, a YAML
-            file, and ``score.py``, which runs it on these.
-        target: URL of a folder that is new or empty: other images in it would be taken for this set's.
+            file, and ``score.py``, which runs it on these. Both have ``classes.json``: class id, name and folder.
+        target: URL of a folder that is new, empty, or holds this very export, of which only what is missing is
+            written; default: ``export`` or ``export-ddranking`` in the run folder.
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
 
     Returns:
@@ -65,44 +78,114 @@ def export(run: str, kind: str, target: str, dataset: str | None = None) -> str:
 
     Raises:
         ConfigError: if the run or the format cannot be written so; says why.
-        ArtifactError: if the run is not finished.
+        ArtifactError: if the run has no images.
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
-    images, folder = load_distilled(run), open_folder("--to", target)
-    if folder.entries(folder.root):
-        raise ConfigError(
-            f"--to {target}: is not empty, and what lies there would be mixed with this set; give another"
-        )
-    if kind == "folder":
-        if dataset:
-            raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
-        folder.put(folder.path(EXPORT_MARK), b"")  # in a folder of real images, these are not among them
-        names = _safe(images.class_names)
-        paths = _write_images(folder, "", images, names)
-        told = f"{len(images)} images in {target}/CLASS/; torchvision.datasets.ImageFolder reads it"
-        if len(set(images.weights.tolist())) == 1:
-            return told
-        lines = [f"{path},{weight:.9g}" for path, weight in zip(paths, images.weights.tolist(), strict=True)]
-        folder.put(folder.path("weights.csv"), "\n".join(["path,weight", *lines, ""]).encode())
-        return f"{told}; weights.csv has the weight of each in its class, which is not the same for all"
-    return _ddranking(run, folder, images, dataset)
+    images = load_distilled(run)
+    folder = open_folder("--to", target or f"{run.rstrip('/')}/{FORMATS[kind]}")
+    if kind == "ddranking":
+        return _ddranking(run, folder, images, dataset)
+    if dataset:
+        raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
+    return _as_folders(folder, images)
 
 
-def _safe(names: tuple[str, ...]) -> list[str]:
-    """Make class names fit for folders, and keep them apart."""
-    plain = ["".join(c if c.isalnum() or c in " ._-" else "_" for c in name).strip(" .") or "_" for name in names]
-    return plain if len(set(plain)) == len(plain) else [f"{i:05d} {name}" for i, name in enumerate(plain)]
+def _as_folders(folder: ArtifactStore, images: DistilledImages) -> str:
+    names = class_folders(images.class_names)
+    written = _Export(folder, images, names)
+    paths = written.put_images("", images, names)
+    told = f"{len(images)} images in {folder.url}/CLASS/; torchvision.datasets.ImageFolder reads it"
+    renamed = [name for name, own in zip(names, images.class_names, strict=True) if name != own]
+    if renamed:
+        told += f"; classes.json has the class of each folder, such as {renamed[-1]!r}"
+    unfit = [name for name in names if _FORBIDDEN_ON_WINDOWS.search(name)]
+    if unfit:
+        told += f"; Windows allows no folder such as {unfit[0]!r}"
+    if len(set(images.weights.tolist())) == 1:
+        return told
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(("path", "weight"))
+    rows.writerows((path, f"{weight:.9g}") for path, weight in zip(paths, images.weights.tolist(), strict=True))
+    written.put(_WEIGHTS_FILE, out.getvalue().encode("utf-8", "surrogateescape"))
+    return f"{told}; weights.csv has the weight of each in its class, which is not the same for all"
 
 
-def _write_images(folder: ArtifactStore, below: str, images: DistilledImages, names: list[str]) -> list[str]:
-    """Write PNG files by class, and give their paths below the folder, in the order of the images."""
-    seen, paths = dict[int, int](), list[str]()
-    for image, label in zip(images.images, images.labels.tolist(), strict=True):
-        place = seen[label] = seen.get(label, -1) + 1
-        paths.append(posixpath.join(below, names[label], f"{place:05d}.png"))
-        folder.put(folder.path(paths[-1]), png(to_image(image)))
-    return paths
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """Return a folder name for each class, so that sorted folder names are in the order of class ids.
+
+    Programs that read image folders number the classes by the sorted names. Where the classes' own names would give
+    another order, mix two classes or be passed over, the class id comes before each.
+    """
+    names = [_allowed(name) for name in class_names]
+    # Two names that differ in case or in the encoding of an accent are one folder on macOS and Windows.
+    distinct = {unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in names}
+    distinct -= {_CLASSES_FILE, _WEIGHTS_FILE}
+    passed_over = any(name.startswith((".", "__")) for name in names)  # by Keras, by Hugging Face
+    if names == sorted(names) and len(distinct) == len(names) and not passed_over:
+        return names
+    digits = max(5, len(str(len(names) - 1)))
+    return [_shortened(f"{class_id:0{digits}d} {name}") for class_id, name in enumerate(names)]
+
+
+def _allowed(name: str) -> str:
+    """Replace what file systems forbid in the name of a folder; all else stays."""
+    forbidden = _FORBIDDEN_ON_WINDOWS if os.name == "nt" else _FORBIDDEN
+    return _shortened(forbidden.sub("_", _FORBIDDEN.sub("_", name)) or "_")
+
+
+def _shortened(name: str) -> str:
+    while len(name.encode("utf-8", "surrogatepass")) > _LONGEST:
+        name = name[:-1]
+    return name
+
+
+class _Export:
+    """A folder that holds one export and nothing else; what is there already is not written again.
+
+    Args:
+        names: the folder of each class.
+        about: what else the export depends on.
+
+    Raises:
+        ConfigError: if the folder holds anything else.
+    """
+
+    def __init__(self, folder: ArtifactStore, images: DistilledImages, names: list[str], about: str = "") -> None:
+        self._folder = folder
+        digest = hashlib.blake2b(about.encode(), digest_size=16)
+        for part in (images.images, images.labels, images.weights):
+            digest.update(part.contiguous().numpy().data)
+        classes = [
+            {"class_id": class_id, "name": name, "folder": own}
+            for class_id, (name, own) in enumerate(zip(images.class_names, names, strict=True))
+        ]
+        card = json.dumps({"schema": 1, "digest": digest.hexdigest(), "classes": classes}, indent=1).encode()
+        self._present = frozenset(tree(folder.fs, folder.root)) if folder.entries(folder.root) else frozenset()
+        before = folder.get(folder.path(_CLASSES_FILE)) if self._present else None
+        if self._present and before != card:
+            held = "is not empty" if before is None else "holds an export of other images"
+            raise ConfigError(
+                f"--to {folder.url}: {held}, and what lies there would be mixed with this set; give another with --to"
+            )
+        self.put(_CLASSES_FILE, card)
+        self.put(EXPORT_MARK, b"")  # in a folder of real images, these are not among them
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file that is not there."""
+        path = self._folder.path(name)
+        if path not in self._present:
+            self._folder.put(path, data)
+
+    def put_images(self, below: str, images: DistilledImages, names: list[str]) -> list[str]:
+        """Write PNG files by class; return their paths below the folder, in the order of the images."""
+        counts, paths = dict[int, int](), list[str]()
+        for image, label in zip(images.images, images.labels.tolist(), strict=True):
+            number = counts[label] = counts.get(label, -1) + 1
+            paths.append(posixpath.join(below, names[label], f"{number:05d}.png"))
+            self.put(paths[-1], png(to_image(image)))
+        return paths
 
 
 def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset: str | None) -> str:
@@ -141,15 +224,16 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
             "cosines to 0 and to half alone; export a run of stretch 1 or 2"
         )
     ipc = len(images) // len(images.class_names)
-    _write_images(folder, f"{name}/IPC{ipc}", images, [f"{i:05d}" for i in range(len(images.class_names))])
+    settings = yaml.safe_dump(_settings(config, teacher, name, network, ipc), sort_keys=False)
+    numbers = [f"{class_id:05d}" for class_id in range(len(images.class_names))]
+    written = _Export(folder, images, numbers, settings)
+    written.put_images(f"{name}/IPC{ipc}", images, numbers)
     out = io.BytesIO()
     torch.save(teacher.weights, out)
-    folder.put(folder.path("teachers", name, network, "ckpt_best.pt"), out.getvalue())
-    settings = _settings(config, teacher, name, network, ipc)
-    folder.put(folder.path("ddranking.yaml"), yaml.safe_dump(settings, sort_keys=False).encode())
+    written.put(f"teachers/{name}/{network}/ckpt_best.pt", out.getvalue())
+    written.put("ddranking.yaml", settings.encode())
     score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=student.lr)
-    folder.put(folder.path("score.py"), score.encode())
-    folder.put(folder.path("classes.json"), json.dumps(list(images.class_names)).encode())
+    written.put("score.py", score.encode())
     return (
         f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
         f"python {folder.url}/score.py FOLDER_OF_THE_REAL_SET"
