@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from wmdd.errors import ConfigError
 from wmdd.sections import (
@@ -41,6 +42,11 @@ class DistillConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     ray: RayConfig = RayConfig()
 
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return the dotted name of one of its fields: its own name."""
+        return name
+
 
 def parse_config(values: dict[str, Any]) -> DistillConfig:
     """Build a configuration from nested plain values.
@@ -48,33 +54,18 @@ def parse_config(values: dict[str, Any]) -> DistillConfig:
     Raises:
         ConfigError: one line per mistake, naming option, value and what is allowed.
     """
-    try:
-        return DistillConfig.model_validate(values)
-    except ValidationError as exc:
-        raise ConfigError("; ".join(_explain(error) for error in exc.errors())) from exc
-
-
-def _explain(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{path}: no such option; {_known(error['loc'][:-1])}"
-    value = error["input"]
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
-    return f"{path}={shown}: {message[0].lower()}{message[1:]}"
-
-
-def _known(path: tuple[str | int, ...]) -> str:
-    model: Any = DistillConfig
-    for part in path:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, Section) else None
-        model = field.annotation if field is not None else None
-    names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
-    return f"the options here are {', '.join(names)}"
+    return DistillConfig.checked(values)
 
 
 def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
-    """Give a copy with dotted options changed, such as ``{"recover.lr": 0.1, "seed": 3}``; checked anew."""
+    """Return a copy with options changed, such as ``{"recover.lr": 0.1, "seed": 3}``.
+
+    Args:
+        changes: by dotted name, or by section: ``{"recover": {"lr": 0.1}}`` leaves the section's other values.
+
+    Raises:
+        ConfigError: one line for all mistakes, naming option, value and what is allowed.
+    """
     values = config.model_dump(mode="python")
     for dotted, value in changes.items():
         *sections, name = dotted.split(".")
@@ -84,7 +75,8 @@ def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
             if not isinstance(inner, dict):
                 raise ConfigError(f"{dotted}: no such option; the sections are {', '.join(section_names())}")
             target = inner
-        target[name] = value
+        before = target.get(name)
+        target[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
     return parse_config(values)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from wmdd.config import DistillConfig, override, section_names, to_yaml
 from wmdd.errors import ConfigError
 from wmdd.methods import with_method
-from wmdd.models.weights import is_file
+from wmdd.models.weight_files import is_file
 from wmdd.protocols import with_protocol
 from wmdd.recipes import DEBUG, recipe, recipes
 from wmdd.store import absolute_url, content_key

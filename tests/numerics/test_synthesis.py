@@ -254,8 +254,9 @@ def test_curriculum_falls_from_whole_images_to_the_least_area(kind):
 
 
 def test_curriculum_changes_the_sizes_of_views_alone(teacher):
-    plain, curriculum = (recover(teacher, [0], FEW.model_copy(update=c))[0][0] for c in ({}, {"curriculum": "step"}))
+    step = {"curriculum": "step", "curriculum_share": 0.5}
+    plain, curriculum = (recover(teacher, [0], FEW.model_copy(update=change))[0][0] for change in ({}, step))
     assert not torch.equal(plain, curriculum)
     whole = FEW.model_copy(update={"crop_scale": (1.0, 1.0)})
-    same = whole.model_copy(update={"curriculum": "step"})
+    same = whole.model_copy(update=step)
     assert torch.equal(recover(teacher, [0], whole)[0][0], recover(teacher, [0], same)[0][0])

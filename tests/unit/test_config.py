@@ -1,11 +1,12 @@
 """The configuration: what goes in comes out, what cannot work is refused in words that help."""
 
+import copy
 import operator
+import re
 import types
 import typing
 
 import hypothesis.strategies as st
-import pydantic
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -109,11 +110,48 @@ def test_override_leaves_the_original_alone():
 
 
 @pytest.mark.parametrize("section", sections())
-def test_section_cannot_be_changed_in_place(section):
-    value = getattr(DistillConfig(), section)
+def test_section_cannot_be_changed_in_place_and_names_override(section):
+    config = DistillConfig()
+    value = getattr(config, section)
     name = next(iter(type(value).model_fields))
-    with pytest.raises(pydantic.ValidationError, match="frozen"):
+    line = re.escape(f"{section}.{name}: a configuration does not change in place; write config = override(config, ")
+    with pytest.raises(ConfigError, match=line) as told:
         setattr(value, name, getattr(value, name))
+    changes = re.search(r"override\((.*)\)$", str(told.value))[0]
+    assert eval(changes, {"config": config, "override": override}) == config
+    with pytest.raises(ConfigError, match=line):
+        delattr(value, name)
+    with pytest.raises(ConfigError, match=rf"{section}\.typo: no such option; the options here are {name}"):
+        value.typo = 1
+    with pytest.raises(ConfigError, match=rf"^{section}: .* override\(config, {{'{section}': \.\.\.}}\)$"):
+        setattr(config, section, value)
+
+
+def test_copy_is_checked_like_override():
+    config = recipe("digits")
+    changed = config.model_copy(update={"seed": 3, "pretrain": {"epochs": 3}})
+    assert changed == override(config, {"seed": 3, "pretrain.epochs": 3})
+    assert config.pretrain.model_copy(update={"epochs": 3}) == changed.pretrain
+    assert config.model_copy() == config.model_copy(deep=True) == copy.copy(config) == config
+    for update, message in (
+        ({"epocs": 3}, r"pretrain\.epocs: no such option; the options here are model, stem"),
+        ({"epochs": 0}, r"pretrain\.epochs=0: input should be greater than or equal to 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            config.pretrain.model_copy(update=update)
+        with pytest.raises(ConfigError, match=message):
+            config.model_copy(update={"pretrain": update})
+    with pytest.raises(ConfigError, match=r"epocs: no such option; the options here are recipe"):
+        config.model_copy(update={"epocs": 3})
+    with pytest.raises(ConfigError, match=r"override\(config, {'pretrain\.epochs': 3}\)"):
+        config.model_copy(update={"pretrain.epochs": 3})
+
+
+def test_override_of_a_part_of_a_section_leaves_the_others():
+    config = recipe("digits")
+    assert override(config, {"pretrain": {"epochs": 3}}) == override(config, {"pretrain.epochs": 3})
+    with pytest.raises(ConfigError, match=r"pretrain\.epocs: no such option"):
+        override(config, {"pretrain": {"epocs": 3}})
 
 
 def test_configuration_is_hashable_by_value():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
-from typing import Annotated, Any, Literal
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from wmdd.errors import ConfigError
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -64,6 +66,57 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return the dotted name of one of its fields, such as ``pretrain.epochs``."""
+        return f"{cls.__name__.removesuffix('Config').lower()}.{name}"
+
+    @classmethod
+    def checked(cls, values: dict[str, Any]) -> Self:
+        """Build it from plain values.
+
+        Raises:
+            ConfigError: one line for all mistakes, naming option, value and what is allowed.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as exc:
+            raise ConfigError("; ".join(_explain(error, cls) for error in exc.errors())) from exc
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with fields changed, checked as `wmdd.override` checks them.
+
+        Raises:
+            ConfigError: for a name that is no field, and for a value that is not allowed.
+        """
+        if not update:
+            return super().model_copy(deep=deep)
+        values = dict(self)
+        for name, value in update.items():
+            if name.partition(".")[0] in values and "." in name:
+                raise ConfigError(f"{name}: is inside a section; config = override(config, {{{name!r}: {value!r}}})")
+            inner = values.get(name)
+            if isinstance(inner, Section) and isinstance(value, Mapping):
+                value = inner.model_copy(update=value)
+            values[name] = value
+        return self.checked(values)
+
+    if not TYPE_CHECKING:  # a type checker that sees these would let every assignment pass
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse every change in place, and name the way."""
+            shown = "..." if isinstance(value, BaseModel) else repr(value)
+            self._refuse(name, f"config = override(config, {{{self.option(name)!r}: {shown}}})")
+
+        def __delattr__(self, name: str) -> None:
+            """Refuse every change in place, and name the way."""
+            self._refuse(name, f"config = override(config, {{{self.option(name)!r}: ...}})")
+
+    def _refuse(self, name: str, remedy: str) -> None:
+        if name not in type(self).model_fields:
+            raise ConfigError(f"{self.option(name)}: no such option; {_known(type(self), ())}")
+        raise ConfigError(f"{self.option(name)}: a configuration does not change in place; write {remedy}")
+
     def for_key(self, exclude: Container[str] = ()) -> dict[str, Any]:
         """Give the plain values that belong to keys of the store."""
         return {
@@ -75,3 +128,22 @@ class Section(BaseModel):
     def _is_silent(self, name: str) -> bool:
         field = type(self).model_fields[name]
         return field.json_schema_extra == _LATER and getattr(self, name) == field.default
+
+
+def _explain(error: Any, root: type[Section]) -> str:
+    path = root.option(".".join(str(part) for part in error["loc"]))
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: no such option; {_known(root, error['loc'][:-1])}"
+    value = error["input"]
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
+    return f"{path}={shown}: {message[0].lower()}{message[1:]}"
+
+
+def _known(root: type[Section], path: tuple[str | int, ...]) -> str:
+    model: Any = root
+    for part in path:
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, Section) else None
+        model = field.annotation if field is not None else None
+    names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
+    return f"the options here are {', '.join(names)}"
