@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +14,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.events import Event
 from wmdd.files import explain, kind, open_fs, read
-from wmdd.log import both
+from wmdd.log import both, progress_view
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
@@ -40,8 +41,9 @@ def distill(
     run: str | None = None,
     store: str | None = None,
     executor: str | Executor = "ray",
-    listener: Listener = lambda event: None,
-    status: Callable[[int, int], None] = lambda done, total: None,
+    listener: Listener | None = None,
+    status: Callable[[int, int], None] | None = None,
+    progress: bool | None = None,
 ) -> RunResult:
     """Distil a data set and write the run folder; what the store holds already is not computed again.
 
@@ -52,27 +54,34 @@ def distill(
         executor: ``ray``, ``local``, or an executor of your own, which you close yourself.
         listener: told every event.
         status: told images indexed and their total.
+        progress: show the progress; default: on a terminal and in a notebook, unless there is a listener.
 
     Raises:
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved.
     """
     config = located(recipe(config) if isinstance(config, str) else config)
-    url, artifacts = open_places(run, store, config, "distill", listener)
-    plan = make_plan(config, artifacts, status)
-    with hold(url):
-        if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
-            listener(Event("note", "", text=note))
-        note_start(url, plan, artifacts)
-        workers = open_executor(executor, config) if isinstance(executor, str) else executor
-        metrics = MetricsFile(url)
-        try:
-            run_plan(plan, artifacts, workers, both(listener, metrics))
-        finally:
-            if isinstance(executor, str):
-                workers.close()
-            metrics.close()
+    with contextlib.ExitStack() as stack:
+        with progress_view(progress, listener, status) as (told, counted):
+            url, artifacts = open_places(run, store, config, "distill", told)
+            plan = make_plan(config, artifacts, counted)
+            stack.enter_context(hold(url))
+            if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
+                told(Event("note", "", text=note))
+            _run(plan, url, artifacts, executor, told)
         return RunResult(url, write_run(url, plan, artifacts))
+
+
+def _run(plan: Plan, url: str, artifacts: ArtifactStore, executor: str | Executor, told: Listener) -> None:
+    note_start(url, plan, artifacts)
+    workers = open_executor(executor, plan.config) if isinstance(executor, str) else executor
+    metrics = MetricsFile(url)
+    try:
+        run_plan(plan, artifacts, workers, both(told, metrics))
+    finally:
+        if isinstance(executor, str):
+            workers.close()
+        metrics.close()
 
 
 def rewrite(url: str, store: str | None = None) -> RunResult:

@@ -14,7 +14,7 @@ from rich.table import Table
 from wmdd import interruptions
 from wmdd.cli_cluster import cluster
 from wmdd.cli_compare import compare
-from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, status
+from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure
 from wmdd.cli_export import export
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.cli_rank import rank
@@ -23,6 +23,7 @@ from wmdd.cli_tune import read_options, read_search, run_search, tune_options
 from wmdd.config import override
 from wmdd.cpus import wait_passively
 from wmdd.errors import ConfigError, DataError, WmddError
+from wmdd.log import show_index
 from wmdd.methods import methods
 from wmdd.protocols import protocols
 from wmdd.recipes import recipe, recipes
@@ -53,7 +54,7 @@ def distill(run_url: str | None, store: str | None, executor: str, **params: Any
         check_address(config)
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
-        result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=status(console))
+        result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=show_index(console))
     console.print(_table(result.metrics))
     console.print(f"images  {result.url}/images/   picture {result.url}/images.png", soft_wrap=True, highlight=False)
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
@@ -70,7 +71,7 @@ def plan(run_url: str | None, store: str | None, **params: Any) -> None:
 
     config = configure(params)
     console, artifacts = Console(), ArtifactStore(store or beside(run_url or default_run(config)))
-    made = make_plan(config, artifacts, status(console))
+    made = make_plan(config, artifacts, show_index(console))
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(
         f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}", highlight=False
@@ -108,7 +109,7 @@ def tune(run_url: str | None, store: str | None, resume: str | None, words: tupl
         options = read_options(params, words)
         config = configure(params)
     check_address(config)
-    run_search(config, options, resume or run_url, store, status)
+    run_search(config, options, resume or run_url, store)
 
 
 @cli.command("recipes")

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure, status
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
@@ -50,7 +50,7 @@ def compare(
     Started again after a crash, or with more methods, it computes only what is missing.
     """
     from wmdd.compare import compare as run
-    from wmdd.log import ConsoleListener
+    from wmdd.log import ConsoleListener, show_index
 
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
@@ -74,7 +74,7 @@ def compare(
             store=store,
             executor=executor,
             listener=listener,
-            status=status(console),
+            status=show_index(console),
         )
     console.print(_table(result.facts))
     names = ", ".join(f"compare.{kind}" for kind in ("json", "md", "tex", "png"))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Container
 from typing import Any
 
 import click
-from rich.console import Console
 
 from wmdd.config import DistillConfig, NamedIn, names_in, override, read_config, section_names
 from wmdd.errors import ConfigError
@@ -234,13 +233,3 @@ def check_address(config: DistillConfig) -> None:
     from ray_jobs.connect import find_address
 
     find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
-
-
-def status(console: Console) -> Callable[[int, int], None]:
-    """Show how far the index is, on a terminal."""
-
-    def tell(done: int, total: int) -> None:
-        if console.is_terminal:
-            console.print(f"indexing   {done}/{total} images", end="\r", highlight=False)
-
-    return tell

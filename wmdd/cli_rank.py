@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, status
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure
 from wmdd.errors import ConfigError
 
 
@@ -39,7 +39,7 @@ def rank(
 
     Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
     """
-    from wmdd.log import ConsoleListener
+    from wmdd.log import ConsoleListener, show_index
     from wmdd.ranking import HEAD, TRAINING_HEAD, caption, cells, training_cells
     from wmdd.ranking import rank as run
 
@@ -57,7 +57,7 @@ def rank(
             store=store,
             executor=executor,
             listener=listener,
-            status=status(console),
+            status=show_index(console),
         )
     for head, rows, title in (
         (HEAD, cells(result.facts), caption(result.facts)),

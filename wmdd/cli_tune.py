@@ -66,18 +66,18 @@ def read_search(url: str) -> Any:
     return read(url)
 
 
-def run_search(config: Any, options: Any, run_url: str | None, store: str | None, status: Any) -> None:
+def run_search(config: Any, options: Any, run_url: str | None, store: str | None) -> None:
     """Search, and print the winner."""
     try:
         from tuning.search import search
     except ImportError as exc:
         raise WmddError(f"Ray Tune or Optuna is not installed ({exc}); pip install 'wmdd[tune]'") from exc
-    from wmdd.log import ConsoleListener
+    from wmdd.log import ConsoleListener, show_index
 
     console = Console(soft_wrap=False)
     say = functools.partial(console.print, soft_wrap=True, highlight=False)
     with ConsoleListener(console) as listener:
-        outcome = search(config, options, run=run_url, store=store, listener=listener, status=status(console))
+        outcome = search(config, options, run=run_url, store=store, listener=listener, status=show_index(console))
     winner = outcome.winner
     shown = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
     say(f"winner  {shown}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")

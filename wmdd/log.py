@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Self
 
@@ -27,15 +29,19 @@ class ConsoleListener:
         self._run = RunProgress()
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
         self._told, self._workers_told = 0.0, ""
+        # A notebook shows a table that changes by means of ipywidgets, and lines without.
+        self._is_live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_live and self._console.is_jupyter:
+            self._live.refresh()  # rich shows the last state on terminals alone
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
@@ -44,7 +50,7 @@ class ConsoleListener:
         if event.kind in ("retry", "failed", "note") and event.text:
             name = f"{event.stage}: " if event.stage else ""
             self._print(f"{name}{event.text}", "red" if event.kind == "failed" else "yellow")
-        elif not self._console.is_terminal:
+        elif not self._is_live:
             self._plain(event)
 
     def _plain(self, event: Event) -> None:
@@ -101,3 +107,40 @@ def both(*listeners: Callable[[Event], None]) -> Callable[[Event], None]:
             listener(event)
 
     return tell
+
+
+def show_index(console: Console) -> Callable[[int, int], None]:
+    """Return a function that shows how far the index of the images is."""
+    shown_at = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown_at
+        text = f"indexing   {done}/{total} images"
+        if console.is_terminal:
+            console.print(text, end="\r", highlight=False)
+        elif time.monotonic() - shown_at > PLAIN_EVERY_S:
+            shown_at = time.monotonic()
+            console.print(text, soft_wrap=True, highlight=False)
+
+    return show
+
+
+@contextlib.contextmanager
+def progress_view(
+    progress: bool | None, listener: Callable[[Event], None] | None, status: Callable[[int, int], None] | None
+) -> Iterator[tuple[Callable[[Event], None], Callable[[int, int], None]]]:
+    """Yield what is told of events and of the index, for a caller from Python.
+
+    Args:
+        progress: whether to show them; None: on a terminal and in a notebook, unless the caller listens.
+        listener, status: the caller's own, told in any case.
+    """
+    console = Console(soft_wrap=False)
+    if progress is None:
+        progress = listener is None and (console.is_terminal or console.is_jupyter)
+    told, counted = listener or (lambda event: None), status or (lambda done, total: None)
+    if not progress:
+        yield told, counted
+        return
+    with ConsoleListener(console) as view:
+        yield both(view, told), counted if status else show_index(console)

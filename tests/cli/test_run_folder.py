@@ -11,7 +11,7 @@ import pytest
 from conftest import STAGES, TINY, commits, news, run, to_run
 from PIL import Image
 
-from wmdd.api import rewrite
+from wmdd.api import distill, rewrite
 from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
@@ -283,6 +283,15 @@ def test_second_run_tells_of_no_unit(tiny_run):
     assert [item["stage"] for item in fresh if item["kind"] == "end"] == list(STAGES)
     assert {item["kind"] for item in fresh} == {"stage", "end"}
     assert commits(tiny_run.store) == before
+
+
+def test_python_shows_progress_if_asked_and_the_command_shows_it_once(tiny_run, capsys):
+    assert tiny_run.result.stdout.count("pretrain   1/1 done in") == 1
+    config = from_yaml((tiny_run.run / "config.yaml").read_text())
+    for options, lines in (({}, 0), ({"progress": True}, len(STAGES)), ({"progress": False}, 0)):
+        result = distill(config, run=str(tiny_run.run), executor="local", **options)
+        assert capsys.readouterr().out.count("done in") == lines
+    assert result.metrics == json.loads((tiny_run.run / "metrics.json").read_text())
 
 
 FIELDS = [

@@ -1,12 +1,14 @@
 """What a person sees: the table on a terminal, lines elsewhere, and the numbers behind both."""
 
+import functools
 import io
 
 import pytest
 from rich.console import Console
 
+from wmdd import log
 from wmdd.events import Event
-from wmdd.log import ConsoleListener
+from wmdd.log import ConsoleListener, progress_view, show_index
 from wmdd.progress import RunProgress, clock
 
 NEWS = [
@@ -72,6 +74,51 @@ def test_end_of_a_stage_says_what_was_done_in_which_time(first, done, words):
     now[0] = 7.0
     run(Event("end", "recover", done=done, total=10))
     assert run.stages["recover"].outcome(50.0) == words
+
+
+WHERE = {"terminal": {"force_terminal": True}, "notebook": {"force_jupyter": True}, "pipe": {}}
+
+
+@pytest.mark.parametrize(
+    ("where", "progress", "listens", "is_shown"),
+    [
+        ("terminal", None, False, True),
+        ("notebook", None, False, True),
+        ("pipe", None, False, False),
+        ("terminal", None, True, False),
+        ("terminal", True, True, True),
+        ("pipe", True, False, True),
+        ("terminal", False, False, False),
+        ("notebook", False, False, False),
+    ],
+)
+def test_python_shows_progress_where_a_person_looks(monkeypatch, where, progress, listens, is_shown):
+    out, displayed, heard = io.StringIO(), [], []
+    console = functools.partial(Console, file=out, width=160, color_system=None, **WHERE[where])
+    monkeypatch.setattr(log, "Console", console)
+    monkeypatch.setattr(log, "find_spec", lambda name: None)  # a notebook without ipywidgets has lines
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: displayed.append(text))
+    with progress_view(progress, heard.append if listens else None, None) as (told, counted):
+        counted(1, 2)
+        for event in (*NEWS, Event("end", "statistics", done=10, total=10)):
+            told(event)
+    text = out.getvalue() + "".join(displayed)
+    assert ("statistics" in text, "class-4: its worker died" in text) == (is_shown, is_shown)
+    assert bool(displayed) == (where == "notebook" and is_shown)
+    assert is_shown or text == ""
+    assert len(heard) == (len(NEWS) + 1 if listens else 0)
+
+
+def test_index_is_counted_in_a_line_that_stays_or_in_lines(monkeypatch):
+    for options, expected in (({"force_terminal": True}, "\r"), ({}, "\n")):
+        now, out = [0.0], io.StringIO()
+        monkeypatch.setattr(log.time, "monotonic", lambda now=now: now[0])
+        show = show_index(Console(file=out, color_system=None, **options))
+        for done in range(1, 5):
+            now[0] += 3
+            show(done, 4)
+        counts = (1, 2, 3, 4) if expected == "\r" else (2, 4)
+        assert out.getvalue() == "".join(f"indexing   {done}/4 images{expected}" for done in counts)
 
 
 def test_rate_and_time_left_count_the_parts_of_what_runs():
