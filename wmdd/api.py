@@ -23,6 +23,7 @@ from wmdd.report.folder import write_run
 from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, replaced
 from wmdd.run_names import located, portable_yaml
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
+from wmdd.until import check_until, cut_or_further
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def distill(
     listener: Listener | None = None,
     status: Callable[[int, int], None] | None = None,
     progress: bool | None = None,
+    until: str | None = None,
 ) -> RunResult:
     """Distil a data set and write the run folder; what the store holds already is not computed again.
 
@@ -55,16 +57,19 @@ def distill(
         listener: told every event.
         status: told images indexed and their total.
         progress: show the progress; default: on a terminal and in a notebook, unless there is a listener.
+        until: name of the stage to end with: ``recover`` makes the images, and trains no students. The same call
+            without it goes on in the same folder.
 
     Raises:
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved.
     """
+    check_until(until)
     config = located(recipe(config) if isinstance(config, str) else config)
     with contextlib.ExitStack() as stack:
         with progress_view(progress, listener, status) as (told, counted):
             url, artifacts = open_places(run, store, config, "distill", told)
-            plan = make_plan(config, artifacts, counted)
+            plan = cut_or_further(make_plan(config, artifacts, counted), until, artifacts)
             stack.enter_context(hold(url))
             if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
                 told(Event("note", "", text=note))
@@ -99,6 +104,7 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
     ref = ArtifactRef("index", "index", facts["index"])
     artifacts = _find_store(url, [store] if store else [beside(url), str(facts["store"])], ref)
     plan = plan_from(config, artifacts.load(ref, DatasetIndex), ref, weights=facts["weights"])
+    plan = cut_or_further(plan, facts["until"], artifacts)
     refs = [ref for stage in plan.tasks for ref in plan.refs(stage)]
     absent = artifacts.absent(refs)
     if absent:
@@ -123,6 +129,7 @@ def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
     try:
         facts = json.loads(noted)
         found = {"store": str(facts["store"]), "index": str(facts["index"]), "weights": facts.get("weights")}
+        found["until"] = facts.get("until")
     except (ValueError, KeyError, TypeError) as exc:
         raise ConfigError(f"RUN {url}: run.json is damaged; the same wmdd distill writes it again") from exc
     try:
@@ -224,6 +231,7 @@ def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     """Leave configuration and store in the run folder at once, so that a killed run can be told apart and reported."""
     note_config(url, plan.config)
     facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key, "weights": plan.weights}
+    facts |= {"until": plan.until} if plan.until else {}
     notes = ArtifactStore(url)
     notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
 

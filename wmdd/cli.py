@@ -20,7 +20,7 @@ from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.cli_rank import rank
 from wmdd.cli_released import answer
 from wmdd.cli_tune import read_options, read_search, run_search, tune_options
-from wmdd.config import override
+from wmdd.config import STAGE_NAMES, override
 from wmdd.cpus import wait_passively
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.log import show_index
@@ -35,13 +35,22 @@ def cli() -> None:
     """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""
 
 
+UNTIL = click.option(
+    "--until",
+    type=click.Choice(STAGE_NAMES),
+    metavar="STAGE",
+    help=f"End after a stage: recover makes the images, without students ({', '.join(STAGE_NAMES)}).",
+)
+
+
 @cli.command(cls=ConfigCommand)
 @common
 @click.option(
     "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
 )
 @ADDRESS
-def distill(run_url: str | None, store: str | None, executor: str, **params: Any) -> None:
+@UNTIL
+def distill(run_url: str | None, store: str | None, executor: str, until: str | None, **params: Any) -> None:
     """Distil RECIPE's images, train students on the result, and write a report.
 
     Started again after a crash, or with other options, it computes only what is missing.
@@ -54,30 +63,35 @@ def distill(run_url: str | None, store: str | None, executor: str, **params: Any
         check_address(config)
     console = Console(soft_wrap=False)
     with ConsoleListener(console) as listener:
-        result = run(config, run=run_url, store=store, executor=executor, listener=listener, status=show_index(console))
-    console.print(_table(result.metrics))
-    console.print(f"images  {result.url}/images/   picture {result.url}/images.png", soft_wrap=True, highlight=False)
+        shown: dict[str, Any] = {"listener": listener, "status": show_index(console)}
+        result = run(config, run=run_url, store=store, executor=executor, until=until, **shown)
+    _print_result(console, result.metrics)
+    images = f"images  {result.url}/images/   picture {result.url}/images.png"
+    if "images" not in result.metrics["missing"]:
+        console.print(images, soft_wrap=True, highlight=False)
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
 
 
 @cli.command(cls=ConfigCommand)
 @common
 @click.option("--executor", type=click.Choice(["ray", "local"]), expose_value=False, hidden=True)  # as distill has it
-def plan(run_url: str | None, store: str | None, **params: Any) -> None:
+@UNTIL
+def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
     from wmdd.api import beside, default_run
     from wmdd.plan import make_plan
     from wmdd.store import ArtifactStore
+    from wmdd.until import cut
 
     config = configure(params)
     console, artifacts = Console(), ArtifactStore(store or beside(run_url or default_run(config)))
-    made = make_plan(config, artifacts, show_index(console))
+    made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(
         f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}", highlight=False
     )
     table = Table("stage", "units", "in the store", "to run", "first units to run")
-    for stage in made.tasks:
+    for stage in (stage for stage in made.tasks if made.tasks[stage] or not until):
         refs = made.refs(stage)
         missing = [ref.unit for ref in refs if ref not in artifacts]
         units = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -150,7 +164,7 @@ def report(run_url: str, store: str | None) -> None:
 
     console = Console()
     result = rewrite(run_url, store)
-    console.print(_table(result.metrics))
+    _print_result(console, result.metrics)
     console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
 
 
@@ -162,10 +176,19 @@ def _held_out(held_out: bool) -> str:
     return " (held out of the training images: the set has no validation split)" if held_out else ""
 
 
+def _print_result(console: Console, metrics: dict[str, Any]) -> None:
+    from wmdd.report.scores import left_out
+
+    console.print(_table(metrics))
+    if left_out(metrics):
+        console.print(left_out(metrics), soft_wrap=True, highlight=False)
+
+
 def _table(metrics: dict[str, Any]) -> Table:
     from wmdd.report.scores import protocols_of_run, score_rows, scored_on
 
-    title = f"{metrics['subject']}; {protocols_of_run(metrics)}, {scored_on(metrics)}"
+    students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
+    title = f"{metrics['subject']}; {students}{scored_on(metrics)}"
     table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)

@@ -25,6 +25,8 @@ from wmdd.sections import (
     StatisticsConfig,
 )
 
+STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
+
 
 class DistillConfig(Section):
     """Everything that decides a run."""

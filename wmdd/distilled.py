@@ -91,7 +91,10 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     except (OSError, EOFError) as exc:
         raise StorageError(f"{run}/images cannot be read {explain(exc)}") from exc
     if not tables:
-        raise ArtifactError(f"{run}/images holds no Parquet file; give the folder of a finished wmdd distill run")
+        raise ArtifactError(
+            f"{run}/images holds no Parquet file; give the folder of a wmdd distill run that is finished, or that made "
+            "its images (--until recover)"
+        )
     names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
     encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
     images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])

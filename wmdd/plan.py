@@ -55,6 +55,7 @@ class Plan:
 
     Args:
         weights: digest of the file that the teacher is loaded from, if it is.
+        until: the stage that it ends with, if it is not the last; later ones have no tasks.
     """
 
     config: DistillConfig
@@ -62,6 +63,7 @@ class Plan:
     index_ref: ArtifactRef
     tasks: dict[str, tuple[StageTask, ...]] = field(default_factory=dict)
     weights: str | None = None
+    until: str | None = None
 
     def refs(self, stage: str) -> list[ArtifactRef]:
         """List a stage's artifacts."""
@@ -69,11 +71,11 @@ class Plan:
 
     @property
     def made(self) -> tuple[str, list[ArtifactRef]]:
-        """Name the set of images that the run is for, and list it class by class."""
+        """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
         if recovered := self.refs("recover"):
             return "distilled", recovered
         name = "random-0" if self.config.method == "random" else "distilled"
-        return name, [unit.ref for unit in self.tasks["select"][0].units]
+        return name, [unit.ref for task in self.tasks["select"][:1] for unit in task.units]
 
     def units(self, stage: str) -> list[PlannedUnit]:
         """List a stage's units."""

@@ -44,6 +44,7 @@ FLOORS = (
         "wmdd.indexing",
         "wmdd.checks",
         "wmdd.plan",
+        "wmdd.until",
         "wmdd.pipeline",
         "wmdd.schedule",
         "wmdd.progress",

@@ -47,6 +47,9 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
 
 def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
     refs, names = plan.made[1], plan.index.class_names
+    if not refs:
+        folder.drop(folder.path("images.png"))
+        return _drop_others(folder, "images", set())
     per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
     starts = range(0, len(refs), per_shard)
     files = [f"train-{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
@@ -63,6 +66,8 @@ def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
 
 def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
     blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == plan.made[0]]
+    if plan.until and not blocks:
+        return _drop_others(folder, "labels", set())
     files = [f"part-{number:05d}.parquet" for number in range(len(blocks))]
     for file, unit in zip(files, blocks, strict=True):
         folder.put(folder.path("labels", file), store.files(unit.ref).read("labels.parquet"))
@@ -107,5 +112,6 @@ def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict
         "hardware": list({json.dumps(machine): machine for machine in machines}.values()),
         "seconds": metrics["seconds"],
         "results": {name: metrics[name] for name in _RESULTS},
+        "until": plan.until,
         "notes": notes,
     }

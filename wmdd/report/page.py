@@ -16,7 +16,7 @@ from wmdd.pipeline import load_value
 from wmdd.plan import Plan
 from wmdd.progress import clock
 from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
-from wmdd.report.scores import protocols_of_run, score_rows
+from wmdd.report.scores import left_out, protocols_of_run, score_rows
 from wmdd.store import ArtifactStore
 from wmdd.types import Barycenter, DistilledClass, StudentResult, Teacher
 
@@ -29,14 +29,15 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
     environment.filters["clock"] = clock
     template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text())
     shown = range(min(MAX_CLASSES, len(plan.index.class_names)))
-    classes = [load_value(plan.made[1][class_id], store) for class_id in shown]
+    classes = [load_value(ref, store) for ref in plan.made[1][: len(shown)]]
     barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[: len(shown)]]
     return template.render(
         metrics=metrics,
         protocols=protocols_of_run(metrics),
         manifest=manifest,
         rows=score_rows(metrics),
-        runs=len((metrics["distilled"] or metrics["random_real"])["runs"]),
+        runs=len((metrics["distilled"] or metrics["random_real"] or {"runs": ()})["runs"]),
+        left_out=left_out(metrics),
         gallery=_gallery(plan, classes, barycenters),
         curves=_curves(plan, store, classes, barycenters),
         norms=_norms(plan, barycenters),
@@ -78,14 +79,15 @@ def _curves(
     ]
     if objective:
         pictures.append(curves_svg("Barycenters, squared Wasserstein distance", "step", objective))
-    losses = mean_curve([item.losses for item in classes])
+    losses = mean_curve([item.losses for item in classes]) if classes else torch.zeros(0)
     if len(losses) and classes[0].terms:
         steps = torch.linspace(0, plan.config.recover.iterations, len(losses) + 1)[:-1].tolist()
         terms: list[Series] = [
             (name.replace("_", " "), steps, losses[:, place].tolist()) for place, name in enumerate(classes[0].terms)
         ]
         pictures.append(curves_svg("Recovery, mean loss terms", "iteration", terms, log=True))
-    pictures.append(curves_svg("Students, validation top-1", "epoch", _student_curves(plan, store), percent=True))
+    if students := _student_curves(plan, store):
+        pictures.append(curves_svg("Students, validation top-1", "epoch", students, percent=True))
     return pictures
 
 

@@ -52,7 +52,14 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "students": by_student,
         "protocol": by_student[next(iter(students))]["protocol"],
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
+        "until": plan.until,
+        "missing": _missing(plan),
     }
+
+
+def _missing(plan: Plan) -> list[str]:
+    parts = {"images": plan.made[1], "labels": plan.refs("relabel"), "students": plan.refs("evaluate")}
+    return [name for name, refs in parts.items() if plan.until and not refs]
 
 
 def validation_digest(index: DatasetIndex) -> str:
@@ -87,6 +94,14 @@ def protocol_line(protocols: Mapping[str, Mapping[str, str]]) -> str:
     return "protocols " + "; ".join(f"{name} ({', '.join(own)})" for name, own in students.items())
 
 
+def left_out(metrics: Mapping[str, Any]) -> str:
+    """Return a line on what a run that ended early lacks; empty for others."""
+    if not metrics.get("until"):
+        return ""
+    ended = f"ended after {metrics['until']} (--until), without {', '.join(metrics['missing'])}"
+    return f"{ended}; the same run without --until goes on from there"
+
+
 def protocols_of_run(metrics: dict[str, Any]) -> str:
     """Name the protocols of a run's students."""
     return protocol_line({name: scores["protocol"] for name, scores in metrics["students"].items()})
@@ -99,7 +114,7 @@ def _beside(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
     named = [
         found.get(f"{BESIDE}{name}") or found[f"full-{name}"]
         for name in plan.config.relabel.teachers
-        if plan.config.evaluate.labels == "soft"
+        if plan.refs("relabel")
     ]
     networks: list[Teacher] = [load_value(ref, store) for ref in named]
     return [
@@ -190,7 +205,8 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
                 if "top1_ema_last_mean" in scores[key]:
                     rows.append(_score_row(f"{label}, {name}, EMA", count, scores[key], "top1_ema"))
         full = scores["full_data"]
-        if full and full["from"] != "loaded teacher":  # whose images are not known here
+        scored = scores["distilled"] or scores["random_real"]
+        if scored and full and full["from"] != "loaded teacher":  # whose images are not known here
             rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
     return rows
 
