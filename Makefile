@@ -7,6 +7,7 @@ STAMP := .venv/.installed
 
 demo: $(STAMP)
 	.venv/bin/wmdd distill digits
+	@echo 'source .venv/bin/activate puts the command wmdd on the path of this shell.'
 
 test: $(STAMP)
 	.venv/bin/python -m pytest -q

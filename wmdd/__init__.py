@@ -1,4 +1,21 @@
-"""Dataset distillation with the Wasserstein metric: a few synthetic images per class that train almost as well."""
+"""Dataset distillation with the Wasserstein metric: a few synthetic images per class that train almost as well.
+
+    from wmdd import distill, load_distilled, override, recipe
+
+    config = override(recipe("digits"), {"barycenter.ipc": 2})   # "wmdd recipes" lists the recipes
+    distill(config, run="runs/two-each")                         # started again, it goes on where it was
+    images = load_distilled("runs/two-each")                     # a torch Dataset
+
+- recipe: the configuration of a named data set.
+- override: a copy of a configuration with options changed; "wmdd distill digits --help" lists them all.
+- DistillConfig: the configuration itself; its sections are attributes.
+- distill: run a configuration and write its run folder; returns a RunResult, whose metrics hold the scores.
+- load_distilled: read a run folder's images as DistilledImages.
+- rewrite: write a run folder's report and files again, from its store.
+
+Bad input raises ConfigError or DataError of wmdd.errors, with one line, before anything runs. The command "wmdd" does
+the same from a terminal.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +57,8 @@ def __getattr__(name: str) -> Any:
                 wait_passively()
             return getattr(import_module(home), name)
     raise AttributeError(f"module 'wmdd' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, which are imported on first use, beside what every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

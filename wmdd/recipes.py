@@ -120,9 +120,9 @@ DEBUG: dict[str, Any] = {
 }
 
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "digits": ("scikit-learn's handwritten digits, in seconds; needs no data", _DIGITS),
+    "digits": ("scikit-learn's handwritten digits, in a minute on two cores; needs no data", _DIGITS),
     "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),
-    "cifar10-quick": ("CIFAR-10 with ConvNet-3: minutes on two cores", _QUICK),
+    "cifar10-quick": ("CIFAR-10 with ConvNet-3, small enough for CPUs", _QUICK),
     "cifar100": ("CIFAR-100 at 32 px, ResNet-18", _CIFAR100),
     "imagenette": ("ImageNette at 224 px, as released (bn_weight 10)", _NETTE),
     "tiny-imagenet": ("Tiny-ImageNet at its own 64 px", _TINY_64),

@@ -1,18 +1,31 @@
 """Words of the guides that stand for options and commands are such."""
 
+import ast
+import importlib
+import pydoc
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
+import wmdd
 from wmdd.cli import cli, main
+from wmdd.cli_config import ConfigCommand, configure
 from wmdd.cli_released import RUN_SH, SCRIPTS
 from wmdd.config import DistillConfig, section_names
 from wmdd.methods import methods
 from wmdd.protocols import protocols
+from wmdd.recipes import recipes
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_COMMANDS = [
+    guide
+    for guide in (*GUIDES, *sorted((ROOT / "cluster").rglob("README.md")))
+    if re.search(r"(?m)^wmdd ", guide.read_text())
+]
 RELEASED_GUIDE = ROOT / "docs" / "from-the-released-code.md"
 _RECOVER = """
     --dataset --exp-name --syn-data-path --real-data-path --ipc --store-best-images --wb --weight-wb --per-class-bn
@@ -70,6 +83,81 @@ def test_flags_of_run_sh_are_answered_with_what_is_here(capsys):
         where = "run.sh" if flag in RUN_SH else "the released code"
         assert line.startswith(f"wmdd: No such option '{flag}'. For {flag} of {where} write {answer}. (")
         assert line.count("\n") == 1
+
+
+def _blocks(guide, language):
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", guide.read_text())
+
+
+def _commands(text):
+    """Split a block for the shell into its commands, as lists of words."""
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+        words.whitespace_split = True
+        command = []
+        for word in words:
+            if set(word) <= set(";&|"):
+                yield command
+                command = []
+            else:
+                command.append(word)
+        yield command
+
+
+def _check(words):
+    """Parse a command of wmdd as the command line does, and check its configuration."""
+    command, words = cli, list(words)
+    while isinstance(command, click.Group):
+        command = command.commands[words.pop(0)]
+    params = command.make_context(command.name, words).params
+    if command.name == "submit":
+        _check(params["words"])
+    elif isinstance(command, ConfigCommand) and not params.get("resume"):
+        sizes = str(params["ipc"]).partition(",")[0] if params["ipc"] else None
+        file = params["file"] if params["file"] and Path(params["file"]).exists() else None
+        configure(params | {"ipc": int(sizes) if sizes else None, "file": file})
+
+
+@pytest.mark.parametrize("guide", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_of_a_guide_can_be_pasted(guide):
+    found = [words for text in _blocks(guide, "sh") for words in _commands(text) if words[:1] == ["wmdd"]]
+    for words in found:
+        assert "..." not in words
+        _check(words[1:])
+    assert found
+
+
+def test_the_readme_puts_the_command_on_the_path_before_its_first_use():
+    lines = [line for text in _blocks(ROOT / "README.md", "sh") for line in text.splitlines()]
+    first = next(number for number, line in enumerate(lines) if line.startswith("wmdd "))
+    assert any(line.startswith("source .venv/bin/activate") for line in lines[:first])
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+def test_python_of_a_guide_names_what_there_is(guide):
+    for text in _blocks(guide, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_every_recipe_has_its_purpose_and_its_time_in_the_readme():
+    rows = re.findall(r"(?m)^\| `([\w-]+)` \|(.*)\|$", (ROOT / "README.md").read_text())
+    table = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows if cells.count("|") == 6}
+    assert set(table) == set(recipes())
+    times = [re.search(r"\d+ (s|min|h), .*|not measured|simulated", cells[-1]) for cells in table.values()]
+    assert all(times)
+    assert all(cells[0] for cells in table.values())
+
+
+def test_package_lists_its_public_names_and_says_what_they_do():
+    assert [name for name in dir(wmdd) if not name.startswith("_")] == sorted(wmdd.__all__)
+    page = pydoc.plain(pydoc.render_doc(wmdd))
+    for name in wmdd.__all__:
+        assert getattr(wmdd, name).__doc__
+        assert re.search(rf"^    (class )?{name}\(", page, re.MULTILINE)
+        assert name in wmdd.__doc__
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
