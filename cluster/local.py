@@ -80,7 +80,7 @@ def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
     # A job says `python`: here it is the one that runs this command.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "cluster.supervisor", json.dumps(asdict(size))]
-    with open(state_folder() / "log", "w") as out:
+    with open(state_folder() / "log", "w", encoding="utf-8") as out:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
@@ -94,7 +94,8 @@ def _wait(started: TrialCluster, process: subprocess.Popen[bytes]) -> TrialClust
     while (found := TrialCluster.load()) is None or not found.nodes:
         if process.poll() is not None or time.monotonic() > limit:
             log = state_folder() / "log"
-            words = [line.strip() for line in log.read_text().splitlines() if line.strip()][-1:]
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            words = [line.strip() for line in lines if line.strip()][-1:]
             raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
         time.sleep(0.1)
     return found

@@ -44,14 +44,14 @@ class TrialCluster:
     def save(self) -> None:
         """Write the state in one piece."""
         beside = state_folder() / "state.json.part"
-        beside.write_text(json.dumps(asdict(self)))
+        beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
         beside.replace(state_folder() / "state.json")
 
     @staticmethod
     def load() -> TrialCluster | None:
         """Read the state, or None when there is none."""
         try:
-            facts = json.loads((_place() / "state.json").read_text())
+            facts = json.loads((_place() / "state.json").read_text(encoding="utf-8"))
             nodes = tuple(TrialNode(**node) for node in facts.pop("nodes"))
             return TrialCluster(nodes=nodes, **facts)
         except (OSError, ValueError, LookupError, TypeError):
@@ -71,7 +71,7 @@ class TrialCluster:
 
 def _place() -> Path:
     home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
-    return Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").absolute()
+    return Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").expanduser().absolute()
 
 
 def state_folder() -> Path:
@@ -98,7 +98,7 @@ def locked(command: str) -> Iterator[None]:
     Raises:
         ConfigError: if one is at work.
     """
-    with open(state_folder() / "lock", "w") as file:
+    with open(state_folder() / "lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
@@ -117,7 +117,7 @@ def make_token() -> None:
     """Write a new token that only its owner can read."""
     path = state_folder() / "token"
     path.unlink(missing_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
         out.write(secrets.token_hex(32))
 
 

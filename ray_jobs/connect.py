@@ -126,7 +126,7 @@ def _check_token() -> None:
         return
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             held = file.read().strip()
     except OSError as exc:
         raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: {exc.strerror}; name the file of the cluster's token") from exc

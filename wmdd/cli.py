@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from wmdd import interruptions
@@ -27,6 +27,8 @@ from wmdd.log import show_index
 from wmdd.methods import methods
 from wmdd.protocols import protocols
 from wmdd.recipes import recipe, recipes
+from wmdd.terminal import LineFormatter, Terminal, full_path, prepare_streams
+from wmdd.text import printable
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,15 +63,15 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
     config = configure(params)
     if executor == "ray":
         check_address(config)
-    console = Console(soft_wrap=False)
+    console = Terminal()
     with ConsoleListener(console) as listener:
         shown: dict[str, Any] = {"listener": listener, "status": show_index(console)}
         result = run(config, run=run_url, store=store, executor=executor, until=until, **shown)
     _print_result(console, result.metrics)
     images = f"images  {result.url}/images/   picture {result.url}/images.png"
     if "images" not in result.metrics["missing"]:
-        console.print(images, soft_wrap=True, highlight=False)
-    console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
+        console.print(images, soft_wrap=True)
+    console.print(f"report  {result.url}/report.html", soft_wrap=True)
 
 
 @cli.command(cls=ConfigCommand)
@@ -84,12 +86,10 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     from wmdd.until import cut
 
     config = configure(params)
-    console, artifacts = Console(), ArtifactStore(store or beside(run_url or default_run(config)))
+    console, artifacts = Terminal(), ArtifactStore(store or beside(run_url or default_run(config)))
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
-    console.print(
-        f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}", highlight=False
-    )
+    console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
     table = Table("stage", "units", "in the store", "to run", "first units to run")
     for stage in (stage for stage in made.tasks if made.tasks[stage] or not until):
         refs = made.refs(stage)
@@ -103,7 +103,9 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
 @common
 @ADDRESS
 @tune_options
-@click.option("--resume", metavar="URL", help="Go on with the search in this run folder, in place of RECIPE.")
+@click.option(
+    "--resume", type=full_path, metavar="URL", help="Go on with the search in this run folder, in place of RECIPE."
+)
 @click.argument("words", nargs=-1, metavar="[FIELD=DOMAIN]...")
 def tune(run_url: str | None, store: str | None, resume: str | None, words: tuple[str, ...], **params: Any) -> None:
     """Search RECIPE's options, recover.bn_weight if no others are named, for the best top-1.
@@ -134,7 +136,7 @@ def list_recipes() -> None:
         config = recipe(name)
         cells = (config.pretrain.model, str(config.data.image_size), str(config.barycenter.ipc))
         table.add_row(name, about, *cells)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @cli.command("methods")
@@ -143,7 +145,7 @@ def list_methods() -> None:
     table = Table("method", "what")
     for name, about in methods().items():
         table.add_row(name, about)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @cli.command("protocols")
@@ -152,20 +154,22 @@ def list_protocols() -> None:
     table = Table("protocol", "what")
     for name, about in protocols().items():
         table.add_row(name, about)
-    Console().print(table)
+    Terminal().print(table)
 
 
 @cli.command()
-@click.argument("run_url", metavar="RUN")
-@click.option("--store", metavar="URL", help="Its store [default: where it was, or store beside the run folder].")
+@click.argument("run_url", type=full_path, metavar="RUN")
+@click.option(
+    "--store", type=full_path, metavar="URL", help="Its store [default: where it was, or store beside the run folder]."
+)
 def report(run_url: str, store: str | None) -> None:
     """Write RUN's report and files again, from its store."""
     from wmdd.api import rewrite
 
-    console = Console()
+    console = Terminal()
     result = rewrite(run_url, store)
     _print_result(console, result.metrics)
-    console.print(f"report  {result.url}/report.html", soft_wrap=True, highlight=False)
+    console.print(f"report  {result.url}/report.html", soft_wrap=True)
 
 
 for command in (compare, rank, export, submit, list_jobs, logs, stop, cluster):
@@ -176,7 +180,7 @@ def _held_out(held_out: bool) -> str:
     return " (held out of the training images: the set has no validation split)" if held_out else ""
 
 
-def _print_result(console: Console, metrics: dict[str, Any]) -> None:
+def _print_result(console: Terminal, metrics: dict[str, Any]) -> None:
     from wmdd.report.scores import left_out
 
     console.print(_table(metrics))
@@ -207,7 +211,10 @@ _LEFT = {  # by a command that cannot go on
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; exit 2 with one line for bad input, 1 for a failed run, 128 plus the signal if interrupted."""
     wait_passively()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    prepare_streams()
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     if arguments is not None:
         sys.exit(_run(arguments))
     with interruptions.handled():
@@ -235,6 +242,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (KeyboardInterrupt, click.Abort):
         interruptions.tell(interrupted)
         return interruptions.status()
+    except OSError as exc:
+        # Stores explain their own failures; a pipe whose reader has gone is click's and rich's.
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        return _say(f"standard output cannot be written ({exc.strerror}){kept}", 1)
     return 0
 
 
@@ -244,5 +256,5 @@ def _path(exc: click.ClickException) -> str:
 
 
 def _say(message: str, status: int) -> int:
-    click.echo(f"wmdd: {message}", err=True)
+    click.echo(f"wmdd: {printable(message)}", file=sys.stderr)  # with err=True click may choose another encoding
     return status

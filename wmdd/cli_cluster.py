@@ -6,11 +6,11 @@ import shlex
 import time
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
+from wmdd.terminal import Terminal
 
 NO_PSUTIL = "Ray with its dashboard is not installed; pip install 'wmdd[ray]'"
 
@@ -73,7 +73,7 @@ def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_
         raise WmddError(NO_PSUTIL) from exc
 
     begun = time.monotonic()
-    with Console(stderr=True).status("starting the nodes"):
+    with Terminal(stderr=True).status("starting the nodes"):
         start(Size(nodes, cpus_per_node, gpus_per_node, port, dashboard_port))
     click.echo(f"up after {clock(time.monotonic() - begun)}")
     _status()
@@ -112,7 +112,7 @@ def _status() -> None:
     table = Table("node", "state", "process", "CPUs used", "GPUs used")
     for row in rows_of(found):
         table.add_row(row.name, row.state, str(row.pid), _used(row.cpus), _used(row.gpus))
-    console = Console(soft_wrap=True, highlight=False)
+    console = Terminal(soft_wrap=True)
     console.print(table)
     if not found.runs:
         console.print("The head is gone, and the cluster with it: wmdd cluster down clears what is left.")

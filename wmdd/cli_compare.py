@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure
@@ -14,6 +13,7 @@ from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
 from wmdd.methods import own_options, with_method
+from wmdd.terminal import Terminal
 
 
 @click.command(cls=ConfigCommand)
@@ -63,7 +63,7 @@ def compare(
     _refuse_dropped(config, base_of(params | {"method": None}), chosen, changes)
     if executor == "ray":
         check_address(config)
-    console = Console(soft_wrap=False)
+    console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(
             config,
@@ -78,7 +78,7 @@ def compare(
         )
     console.print(_table(result.facts))
     names = ", ".join(f"compare.{kind}" for kind in ("json", "md", "tex", "png"))
-    console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True, highlight=False)
+    console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
 
 
 def numbers(text: str | None) -> list[int]:

@@ -17,6 +17,7 @@ from wmdd.methods import methods, with_method
 from wmdd.protocols import protocols, with_protocol
 from wmdd.recipes import DEBUG, recipe, recipes
 from wmdd.sections import Section
+from wmdd.terminal import full_path
 
 
 class ConfigOption(click.Option):
@@ -190,10 +191,17 @@ def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callab
         ),
         click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
         click.option(
-            "--store", metavar="URL", help="Where artifacts are kept [default: store, beside the run folder]."
+            "--store",
+            type=full_path,
+            metavar="URL",
+            help="Where artifacts are kept [default: store, beside the run folder].",
         ),
         click.option(
-            "--run", "run_url", metavar="URL", help="Run folder [default: runs/RECIPE, with what differs from it]."
+            "--run",
+            "run_url",
+            type=full_path,
+            metavar="URL",
+            help="Run folder [default: runs/RECIPE, with what differs from it].",
         ),
         click.option(
             "--method",
@@ -212,6 +220,7 @@ def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callab
         click.option(
             "--config",
             "file",
+            type=full_path,
             metavar="FILE",
             help="YAML laid over the recipe, or a run's config.yaml, which names it; options are laid over it.",
         ),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import click
 
+from wmdd.terminal import full_path
+from wmdd.text import printable
+
 
 @click.command()
-@click.argument("run_url", metavar="RUN")
+@click.argument("run_url", type=full_path, metavar="RUN")
 @click.option(
     "--format",
     "kind",
@@ -18,6 +21,7 @@ import click
 @click.option(
     "--to",
     "target",
+    type=full_path,
     metavar="URL",
     help="Folder to write, new or empty [default: RUN/export, or RUN/export-ddranking].",
 )
@@ -29,4 +33,4 @@ def export(run_url: str, kind: str, target: str | None, dataset: str | None) -> 
     """
     from wmdd.export import export as write
 
-    click.echo(write(run_url, kind, target.rstrip("/") if target else None, dataset))
+    click.echo(printable(write(run_url, kind, target.rstrip("/") if target else None, dataset)))

@@ -9,12 +9,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from wmdd import interruptions
 from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
+from wmdd.terminal import Terminal, full_path
+from wmdd.text import expand_home
 
 if TYPE_CHECKING:
     from cluster.jobs import Jobs
@@ -40,12 +41,18 @@ def _jobs(address: str | None) -> Jobs:
 @ADDRESS
 @click.option(
     "--working-dir",
+    type=full_path,
     metavar="DIR",
     default=".",
     show_default=True,
     help="Folder that travels with the job, without .git, .venv, runs, data and what .gitignore names.",
 )
-@click.option("--requirements", metavar="FILE", help="Packages that every node installs for the job, in pip's form.")
+@click.option(
+    "--requirements",
+    type=full_path,
+    metavar="FILE",
+    help="Packages that every node installs for the job, in pip's form.",
+)
 @click.option(
     "--env",
     "variables",
@@ -83,7 +90,7 @@ def submit(
         words = _check_words(context, words, here=_is_trial(address))
     jobs = _jobs(address)
     job = jobs.submit(words, environment, submission_id)
-    note = Console(stderr=True, highlight=False, soft_wrap=True)
+    note = Terminal(stderr=True, soft_wrap=True)
     note.print(f"job {job} at {jobs.address}")
     hints = f"follow it: wmdd logs {job} --follow   end it: wmdd stop {job}"
     if no_wait:
@@ -126,6 +133,7 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
     from wmdd.cli_config import configure
     from wmdd.files import refuse_secrets
 
+    words = tuple(_expanded(word) for word in words)  # on the job's node ~ may be another folder
     root = context.find_root()
     if not words or not isinstance(root.command, click.Group):
         raise ConfigError("wmdd submit: give a command after --, such as -- distill digits --run /shared/runs/digits")
@@ -161,6 +169,11 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
                 "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
             )
     return words
+
+
+def _expanded(word: str) -> str:
+    option, equals, value = word.partition("=")
+    return f"{option}={expand_home(value)}" if equals and option.startswith("--") else expand_home(word)
 
 
 def _default(command: str, config: DistillConfig, params: dict[str, Any]) -> str:
@@ -202,7 +215,7 @@ def list_jobs(address: str | None) -> None:
     )
     for name, status, begun, ended, command in _jobs(address).rows():
         table.add_row(name, status, clock((ended or time.time()) - begun) if begun else "", command)
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    Terminal(soft_wrap=sys.stdout is None or not sys.stdout.isatty()).print(table)
 
 
 @click.command()

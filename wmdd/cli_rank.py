@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure
 from wmdd.errors import ConfigError
+from wmdd.terminal import Terminal
 
 
 @click.command(cls=ConfigCommand)
@@ -47,7 +47,7 @@ def rank(
     chosen = read_rates(rates)
     if executor == "ray":
         check_address(config)
-    console = Console(soft_wrap=False)
+    console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(
             config,
@@ -67,7 +67,7 @@ def rank(
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True, highlight=False)
+    console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True)
 
 
 def read_rates(text: str) -> list[float]:

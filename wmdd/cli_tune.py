@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from rich.console import Console
 
 from wmdd.errors import ConfigError, WmddError
+from wmdd.terminal import Terminal
 
 
 def tune_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,8 +74,8 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
         raise WmddError(f"Ray Tune or Optuna is not installed ({exc}); pip install 'wmdd[tune]'") from exc
     from wmdd.log import ConsoleListener, show_index
 
-    console = Console(soft_wrap=False)
-    say = functools.partial(console.print, soft_wrap=True, highlight=False)
+    console = Terminal()
+    say = functools.partial(console.print, soft_wrap=True)
     with ConsoleListener(console) as listener:
         outcome = search(config, options, run=run_url, store=store, listener=listener, status=show_index(console))
     winner = outcome.winner

@@ -32,6 +32,7 @@ import tenacity
 from fsspec.archive import AbstractArchiveFileSystem
 
 from wmdd.errors import ConfigError
+from wmdd.text import expand_home
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def open_fs(url: str) -> tuple[Any, str]:
         ConfigError: if there is no such file system, it cannot be reached, or the URL holds a password.
     """
     refuse_secrets(url)
+    url = expand_home(url)
     try:
         if "://" not in url:
             return fsspec.filesystem("file"), os.path.abspath(url)

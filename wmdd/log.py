@@ -17,6 +17,8 @@ from rich.text import Text
 
 from wmdd.events import Event
 from wmdd.progress import RunProgress, StageProgress, clock
+from wmdd.terminal import Terminal
+from wmdd.text import printable
 
 PLAIN_EVERY_S = 5.0
 
@@ -30,7 +32,7 @@ class ConsoleListener:
         self._live = Live(get_renderable=self._table, console=console, refresh_per_second=4, transient=False)
         self._told, self._workers_told = 0.0, ""
         # A notebook shows a table that changes by means of ipywidgets, and lines without.
-        self._is_live = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+        self._is_live = console.is_interactive or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
     def __enter__(self) -> Self:
         if self._is_live:
@@ -72,7 +74,8 @@ class ConsoleListener:
                     self._print(_line(name, stage, self._run.clock()))
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self._console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
+        shown = printable(text)
+        self._console.print(shown, style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
     def _table(self) -> Table:
         now = self._run.clock()
@@ -87,9 +90,11 @@ class ConsoleListener:
             ended = "found in the store" if found else "done" if stage.done == stage.total else "ended short"
             state = note if not over else note or ended
             cells = (name, bar, f"{stage.done}/{stage.total}", "" if found else clock(until - stage.begun))
-            table.add_row(*cells, Text(state, overflow="ellipsis", no_wrap=True))
+            table.add_row(*cells, Text(printable(state), overflow="ellipsis", no_wrap=True))
         if self._run.workers:
-            table.add_row("", "", "", "", Text(self._run.describe_workers(), style="dim", overflow="ellipsis"))
+            table.add_row(
+                "", "", "", "", Text(printable(self._run.describe_workers()), style="dim", overflow="ellipsis")
+            )
         return table
 
 
@@ -135,9 +140,9 @@ def progress_view(
         progress: whether to show them; None: on a terminal and in a notebook, unless the caller listens.
         listener, status: the caller's own, told in any case.
     """
-    console = Console(soft_wrap=False)
+    console = Terminal()
     if progress is None:
-        progress = listener is None and (console.is_terminal or console.is_jupyter)
+        progress = listener is None and (console.is_interactive or console.is_jupyter)
     told, counted = listener or (lambda event: None), status or (lambda done, total: None)
     if not progress:
         yield told, counted

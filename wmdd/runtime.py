@@ -255,7 +255,7 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpuinfo:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
         flags = cpuinfo.read()
         return "amx_bf16" in flags or "avx512_bf16" in flags
     return False
@@ -263,7 +263,7 @@ def _cpu_has_bf16() -> bool:
 
 @functools.cache
 def _cpu_name() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as cpuinfo:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
         for line in cpuinfo:
             if line.startswith("model name"):
                 return f"{line.partition(':')[2].strip()}, {usable_cpus()} cores"

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from wmdd.data.own_folders import STORE_MARK
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.files import entries, explain, is_local, open_fs, read, remove, write
+from wmdd.text import expand_home
 from wmdd.types import Artifact
 
 A = TypeVar("A", bound=Artifact)
@@ -239,6 +240,7 @@ def _storage_error(path: str, verb: str, exc: BaseException) -> StorageError:
 
 def absolute_url(url: str) -> str:
     """Make a local path absolute, so that a worker in another folder means the same place; URLs stay."""
+    url = expand_home(url)
     return url if "://" in url or url.startswith("builtin:") else os.path.abspath(url)
 
 

@@ -17,6 +17,8 @@ FLOORS = (
         "wmdd.errors",
         "wmdd.cpus",
         "wmdd.interruptions",
+        "wmdd.text",
+        "wmdd.terminal",
         "wmdd.sections",
         "wmdd.config",
         "wmdd.fidelity",
@@ -98,6 +100,7 @@ BANS = {
     r"(?<!Distributed)DataParallel\b": (),  # its hooks see one GPU's part of a batch alone (B13)
     r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("wmdd/tables.py",),
     r"\b(import|from) (pickle|dill|cloudpickle)\b": (),
+    r"(?<!\w)Console\(": ("wmdd/terminal.py",),  # rich would read names as markup
     r"weights_only=False": (),
     r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": (),
 }
@@ -166,6 +169,7 @@ PLANTED = {
     r"(?<!Distributed)DataParallel\b": ("nn.DataParallel(x)", "from torch.nn import DataParallel"),
     r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("pq.read_table(x)", "pq.ParquetFile(x)"),
     r"\b(import|from) (pickle|dill|cloudpickle)\b": ("import pickle", "from cloudpickle import loads"),
+    r"(?<!\w)Console\(": ("Console()", "rich.console.Console(soft_wrap=False)"),
     r"weights_only=False": ("torch.load(f, weights_only=False)",),
     r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": ("torch.load(f)",),
 }

@@ -10,6 +10,7 @@ from wmdd import log
 from wmdd.events import Event
 from wmdd.log import ConsoleListener, progress_view, show_index
 from wmdd.progress import RunProgress, clock
+from wmdd.terminal import Terminal
 
 NEWS = [
     Event("stage", "statistics", done=4, total=10),
@@ -94,8 +95,8 @@ WHERE = {"terminal": {"force_terminal": True}, "notebook": {"force_jupyter": Tru
 )
 def test_python_shows_progress_where_a_person_looks(monkeypatch, where, progress, listens, is_shown):
     out, displayed, heard = io.StringIO(), [], []
-    console = functools.partial(Console, file=out, width=160, color_system=None, **WHERE[where])
-    monkeypatch.setattr(log, "Console", console)
+    console = functools.partial(Terminal, file=out, width=160, color_system=None, **WHERE[where])
+    monkeypatch.setattr(log, "Terminal", console)
     monkeypatch.setattr(log, "find_spec", lambda name: None)  # a notebook without ipywidgets has lines
     monkeypatch.setattr("rich.jupyter.display", lambda segments, text: displayed.append(text))
     with progress_view(progress, heard.append if listens else None, None) as (told, counted):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from wmdd.errors import ConfigError
+from wmdd.text import expand_home
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -59,6 +60,17 @@ def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
     if twice:
         raise ValueError(f"names {twice[0]} twice; leave one out")
     return names
+
+
+def in_full(path: str | None) -> str | None:
+    """Return a path or URL with the home folder in place of ``~``.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    if path is not None and not path.strip():
+        raise ValueError("it is empty; give a path or URL, or none")
+    return path and expand_home(path)
 
 
 class Section(BaseModel):

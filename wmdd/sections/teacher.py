@@ -6,7 +6,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from wmdd.sections.base import Augment, Count, Fraction, NonNegative, Positive, Scale, Section, Stem, Subset, later
+from wmdd.sections.base import (
+    Augment,
+    Count,
+    Fraction,
+    NonNegative,
+    Positive,
+    Scale,
+    Section,
+    Stem,
+    Subset,
+    in_full,
+    later,
+)
 
 
 class DataConfig(Section):
@@ -15,6 +27,11 @@ class DataConfig(Section):
     path: str | None = Field(None, description="image folder, Parquet, torchvision:NAME, or builtin:digits")
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
     subset: Subset | None = later(None, description="named classes of a full ImageNet-1K tree")
+
+    @field_validator("path")
+    @classmethod
+    def _is_in_full(cls, path: str | None) -> str | None:
+        return in_full(path)
 
     @field_validator("subset")
     @classmethod
@@ -94,6 +111,11 @@ class PretrainConfig(Section):
         1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )
     sync_bn: bool = later(False, description="workers that train together share their batch-norm statistics; on GPUs")
+
+    @field_validator("weights")
+    @classmethod
+    def _is_in_full(cls, weights: str | None) -> str | None:
+        return in_full(weights)
 
     @field_validator("lr_step_epochs", "lr_gamma", "ema_every")
     @classmethod

@@ -1,0 +1,79 @@
+"""Text that users bring (names of classes, files and folders), fit for terminals, pages and paths."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from typing import Any
+
+from wmdd.errors import ConfigError
+
+# Control codes, which a terminal obeys, line ends, changes of the direction of writing, and parts of no character.
+_UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_SPELLED = {"±": "+-", "…": "...", "–": "-", "—": "-", "•": "*", "’": "'"}  # noqa: RUF001
+# ~ or ~user at the beginning of a path, also in file://~/x and in the last part of zip://FOLDER::~/x.zip
+_HOME = re.compile(r"(^|::|^file://|::file://)(~[^/:]*)(?=/|$)")
+SPELL = "wmdd.spell"
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Return text in one line, with escapes such as ``\\x1b`` for what has no place in one.
+
+    Args:
+        keep: control characters that stay, such as the line ends of a page.
+    """
+    return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # a byte of a name that is not UTF-8, as `os.fsdecode` keeps it
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def on_a_page(value: Any) -> Any:
+    """Return a template's value with control codes as escapes; HTML that is ready, such as a drawing, as it is."""
+    return printable(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
+def escape_all(text: str) -> str:
+    """Return text in ASCII, with an escape for each other character."""
+    return "".join(character if " " <= character <= "~" else _escape(character) for character in text)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Write what an encoding lacks in ASCII; an error handler of `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(character) or _escape(character) for character in missing), error.end
+
+
+codecs.register_error(SPELL, _spell)
+
+
+def expand_home(path: str) -> str:
+    """Return a path or URL with the home folder in place of ``~``.
+
+    Raises:
+        ConfigError: if there is no home folder; a folder named ``~`` in its place would be looked for in the home.
+    """
+    found = _HOME.sub(lambda part: part[1] + os.path.expanduser(part[2]), path)
+    if re.match(r"(file://)?~(/|$)", found):
+        raise ConfigError(f"{path}: the home folder of this user is not known; set HOME, or write the path in full")
+    return found
+
+
+def escape_markdown(text: str) -> str:
+    """Return text in which Markdown finds nothing to format."""
+    return re.sub(r"([\\`*_\[\]<>|#$~])", r"\\\1", printable(text))
+
+
+_TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def escape_tex(text: str) -> str:
+    """Return text in which TeX finds no command."""
+    escaped = re.sub(r"[\\~^&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), printable(text))
+    return escaped.replace("±", r"$\pm$")
