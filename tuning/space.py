@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wmdd.config import DistillConfig
+from wmdd.config import DistillConfig, field_type
 from wmdd.errors import ConfigError
 
 # Trials share their teacher, statistics and barycenters; how they are computed decides nothing.
@@ -57,7 +58,7 @@ def parse_space(words: Iterable[str]) -> dict[str, Domain]:
         _check_field(field)
         if field in space:
             raise ConfigError(f"--tune.space {word}: {field} is in the space twice")
-        space[field] = _domain(word, kind, values)
+        space[field] = _domain(word, field, kind, values)
     return space
 
 
@@ -72,17 +73,19 @@ def _check_field(field: str) -> None:
         raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help lists them")
 
 
-def _read(item: str) -> Any:
-    """Read a value: YAML would take 1e3 for a word."""
+def _read(item: str, field: str) -> Any:
+    """Read a value of a field: YAML would take 1e3 for a word, and the none of a choice of words is one of them."""
+    if item in typing.get_args(field_type(field)):
+        return item
     for kind in (int, float):
         with contextlib.suppress(ValueError):
             return kind(item)
     return {"true": True, "false": False, "none": None}.get(item, item)
 
 
-def _domain(word: str, kind: str, text: str) -> Domain:
+def _domain(word: str, field: str, kind: str, text: str) -> Domain:
     if kind == "choice":
-        values = tuple(_read(item) for item in text.split(","))
+        values = tuple(_read(item, field) for item in text.split(","))
         if len(set(map(str, values))) < len(values) or "" in text.split(","):
             raise ConfigError(f"--tune.space {word}: a choice needs different values, choice:A,B")
         return Domain("choice", values)

@@ -9,11 +9,12 @@ import click
 from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure
-from wmdd.config import DistillConfig, override
+from wmdd.config import DistillConfig, field_type, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
 from wmdd.methods import own_options, with_method
 from wmdd.terminal import Terminal
+from wmdd.values import from_text
 
 
 @click.command(cls=ConfigCommand)
@@ -123,7 +124,8 @@ def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, 
         field, equals, value = rest.partition("=")
         if not (colon and equals and "." in field):
             raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
-        found.setdefault(method, {})[field] = value
+        kind = field_type(field)
+        found.setdefault(method, {})[field] = value if kind is None else from_text(kind, value)
     for method, changes in found.items():
         try:
             override(with_method(config, method), changes)

@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 
-from wmdd.config import DistillConfig, NamedIn, names_in, override, read_config, section_names
+from wmdd.config import DistillConfig, NamedIn, field_type, names_in, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
 from wmdd.protocols import protocols, with_protocol
 from wmdd.recipes import DEBUG, recipe, recipes
 from wmdd.sections import Section
 from wmdd.terminal import full_path
+from wmdd.values import from_text
 
 
 class ConfigOption(click.Option):
@@ -79,19 +80,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(str(item) for item in value)
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _parsed(label: str, text: str) -> Any:
-    section, name = label.split(".")
-    annotation = type(getattr(DistillConfig(), section)).model_fields[name].annotation
-    parts = typing.get_args(annotation)
-    if text == "none" and type(None) in parts:
-        return None
-    if typing.get_origin(annotation) is tuple or any(typing.get_origin(part) is tuple for part in parts):
-        if text in ("", "none"):
-            return ()
-        return tuple(item.strip() for item in text.split(","))
-    return text
 
 
 def configure(params: dict[str, Any]) -> DistillConfig:
@@ -161,7 +149,7 @@ def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
     if params.get("debug"):
         config = override(config, {"recipe": f"{config.recipe.removesuffix('-debug')}-debug", **DEBUG})
     given = {name.replace("__", "."): text for name, text in params.items() if "__" in name and text is not None}
-    changes = {label: _parsed(label, text) for label, text in given.items()}
+    changes = {label: from_text(field_type(label), text) for label, text in given.items()}
     for label, name in _SHORT.items():
         if params.get(name) is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from wmdd.sections import (
     Section,
     StatisticsConfig,
 )
+from wmdd.text import expand_home
+from wmdd.values import Plain, decode, from_text, from_yaml_value, load_yaml
 
 STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 
@@ -49,6 +52,14 @@ class DistillConfig(Section):
         """Return the dotted name of one of its fields: its own name."""
         return name
 
+    @classmethod
+    def near(cls, dotted: str) -> str:
+        """Return a question with the options that a wrong name may stand for; nothing where none is near."""
+        options = [*_fields(""), *(f"{section}.{name}" for section in section_names() for name in _fields(section))]
+        same = [option for option in options if option.rpartition(".")[2] == dotted.rpartition(".")[2]]
+        found = difflib.get_close_matches(dotted, same, 3, 0) or difflib.get_close_matches(dotted, options, 1, 0.8)
+        return f"; did you mean {' or '.join(found)}?" if found else ""
+
 
 def parse_config(values: dict[str, Any]) -> DistillConfig:
     """Build a configuration from nested plain values.
@@ -57,6 +68,18 @@ def parse_config(values: dict[str, Any]) -> DistillConfig:
         ConfigError: one line per mistake, naming option, value and what is allowed.
     """
     return DistillConfig.checked(values)
+
+
+def _fields(section: str) -> dict[str, Any]:
+    """Return the types of a section's options, of the top level for an empty name."""
+    model = DistillConfig.model_fields[section].annotation if section else DistillConfig
+    return {name: field.annotation for name, field in model.model_fields.items()}  # type: ignore[union-attr]
+
+
+def field_type(dotted: str) -> Any:
+    """Return the type of an option such as ``recover.lr``; None if there is none of this name."""
+    section, _, name = dotted.rpartition(".")
+    return _fields(section).get(name) if not section or section in section_names() else None
 
 
 def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
@@ -75,7 +98,8 @@ def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
         for section in sections:
             inner = target.get(section)
             if not isinstance(inner, dict):
-                raise ConfigError(f"{dotted}: no such option; the sections are {', '.join(section_names())}")
+                sections_are = f"the sections are {', '.join(section_names())}"
+                raise ConfigError(f"{dotted}: no such option; {sections_are}{DistillConfig.near(dotted)}")
             target = inner
         before = target.get(name)
         target[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
@@ -89,29 +113,51 @@ def section_names() -> list[str]:
 
 def to_yaml(config: DistillConfig) -> str:
     """Write every value as YAML; `from_yaml` gives an equal configuration back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def merge(base: DistillConfig, values: dict[str, Any]) -> DistillConfig:
     """Lay a partial nested mapping over a configuration."""
     changes: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict) and name in section_names():
-            changes.update({f"{name}.{key}": inner for key, inner in value.items()})
-        else:
-            changes[name] = value
+        is_section = isinstance(value, dict) and name in section_names()
+        options = {f"{name}.{key}": inner for key, inner in value.items()} if is_section else {name: value}
+        twice = next((option for option in options if option in changes), None)
+        if twice:
+            raise ConfigError(f"{twice}: is given twice; leave one out")
+        changes |= options
     return override(base, changes)
 
 
 def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
-    """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults)."""
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"not YAML: {' '.join(str(exc).split())}") from exc
-    if not isinstance(values, dict):
-        raise ConfigError(f"a configuration is a mapping of sections, not {type(values).__name__}")
+    """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults).
+
+    A value means what the same text means on the command line, so ``classes: [010, no]`` are these names.
+
+    Raises:
+        ConfigError: naming the option, or the line.
+    """
+    values = {
+        name: _section(name, value) if name in section_names() else _value(name, value)
+        for name, value in load_yaml(text).items()
+    }
     return merge(base or DistillConfig(), values)
+
+
+def _section(name: str, value: Any) -> dict[str, Any]:
+    """Return the options of a section that `load_yaml` read; none where all its lines are comments."""
+    if value is None or (isinstance(value, Plain) and value.is_null):
+        return {}
+    if not isinstance(value, dict):
+        first = next(iter(_fields(name)))
+        shown = "[...]" if isinstance(value, list) else value
+        raise ConfigError(f"{name}={shown}: is a section; write its options below it, as in {name}: {{{first}: ...}}")
+    return {str(key): _value(f"{name}.{key}", inner) for key, inner in value.items()}
+
+
+def _value(dotted: str, value: Any) -> Any:
+    kind = field_type(dotted)
+    return value if kind is None else from_yaml_value(dotted, kind, value)
 
 
 def read_config(path: str, base: DistillConfig | None = None) -> DistillConfig:
@@ -130,12 +176,13 @@ def read_config(path: str, base: DistillConfig | None = None) -> DistillConfig:
 def _text_of(path: str) -> str:
     from wmdd.files import explain, open_fs, read  # fsspec is slow to import, and most commands read no file
 
+    path = expand_home(path)
     try:
-        return read(*open_fs(path)).decode() if "://" in path else Path(path).read_text(encoding="utf-8")
+        return decode(read(*open_fs(path)) if "://" in path else Path(path).read_bytes())
     except (OSError, EOFError) as exc:
         reason = explain(exc) if "://" in path else getattr(exc, "strerror", exc)
         raise ConfigError(f"--config {path}: {reason}") from exc
-    except (ConfigError, UnicodeDecodeError) as exc:
+    except ConfigError as exc:
         raise ConfigError(f"--config {path}: {exc}") from exc
 
 
@@ -155,13 +202,13 @@ def names_in(path: str) -> NamedIn:
     Raises:
         ConfigError: if the file cannot be read.
     """
+    text = _text_of(path)
     try:
-        values = yaml.safe_load(_text_of(path))
-    except yaml.YAMLError:
-        return NamedIn()
-    if not isinstance(values, dict):
+        values = load_yaml(text)
+    except ConfigError:
         return NamedIn()
     evaluate = values.get("evaluate")
     protocol = evaluate.get("protocol") if isinstance(evaluate, dict) else None
-    found = [name if isinstance(name, str) else None for name in (values.get("recipe"), values.get("method"), protocol)]
+    named = (values.get("recipe"), values.get("method"), protocol)
+    found = [from_text(str | None, name) if isinstance(name, str) and name != "null" else None for name in named]
     return NamedIn(found[0], found[1], found[2], all(section in values for section in section_names()))

@@ -19,6 +19,7 @@ FLOORS = (
         "wmdd.interruptions",
         "wmdd.text",
         "wmdd.terminal",
+        "wmdd.values",
         "wmdd.sections",
         "wmdd.config",
         "wmdd.fidelity",

@@ -94,6 +94,7 @@ def test_choices_become_the_fields_own_values():
     assert space["recover.ce_weight"].values == (0, 0.5, 1)
     assert space["relabel.bn"].values == ("running", "batch")
     assert str(space["recover.ce_weight"]) == "choice:0,0.5,1"
+    assert parse_space(["relabel.mix=choice:cutmix,none"])["relabel.mix"].values == ("cutmix", "none")
     assert parse_space(["recover.lr=choice:1e3,none,true"])["recover.lr"].values == (1000.0, None, True)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import os
 import re
 import types
 import typing
@@ -53,7 +54,8 @@ def test_yaml_gives_an_equal_configuration_back(changes):
     assert from_yaml(to_yaml(config)) == config
     for dotted, value in changes.items():
         found = operator.attrgetter(dotted)(config)
-        assert found == (tuple(value) if isinstance(value, list) else value)
+        known = os.path.expanduser(value) if dotted == "data.path" and value else value
+        assert found == (tuple(known) if isinstance(known, list) else known)
 
 
 @pytest.mark.parametrize("name", recipes())
@@ -170,6 +172,114 @@ def test_text_that_is_no_configuration_is_refused_in_one_line(text):
     with pytest.raises(ConfigError) as caught:
         from_yaml(text)
     assert "\n" not in str(caught.value)
+
+
+# What the same text means as an option of the command line.
+READ = {
+    "numbers": (
+        "data.classes",
+        "data: {classes: [0, 1, 10, 010, 1e3, 0x1F, 1_0, 1.50]}",
+        ("0", "1", "10", "010", "1e3", "0x1F", "1_0", "1.50"),
+    ),
+    "words": (
+        "data.classes",
+        "data: {classes: [yes, no, on, off, null, ~, true, none]}",
+        ("yes", "no", "on", "off", "null", "~", "true", "none"),
+    ),
+    "dates": ("data.classes", "data: {classes: [2024-01-01, 12:30:00]}", ("2024-01-01", "12:30:00")),
+    "one text": ("data.classes", "data: {classes: '0, 1,10'}", ("0", "1", "10")),
+    "no classes": ("data.classes", "data: {classes: none}", None),
+    "no path": ("data.path", "data:\n  path:\n", None),
+    "no weights": ("pretrain.weights", "pretrain: {weights: none}", None),
+    "null": ("pretrain.weights", "pretrain: {weights: ~}", None),
+    "quoted null": ("pretrain.weights", "pretrain: {weights: 'null'}", "null"),
+    "number as a name": ("recipe", "recipe: 2024", "2024"),
+    "scientific": ("recover.lr", "recover: {lr: 1e-4}", 1e-4),
+    "leading zero": ("seed", "seed: 010", 10),
+    "tagged": ("seed", "seed: !!int 7", 7),
+    "pair as a list": ("recover.crop_scale", "recover: {crop_scale: [0.08, 1]}", (0.08, 1.0)),
+    "pair as a text": ("recover.crop_scale", "recover:\n  crop_scale: 0.08,1", (0.08, 1.0)),
+    "pair as Python": ("recover.crop_scale", "recover:\n  crop_scale: (0.08, 1)", (0.08, 1.0)),
+    "off": ("recover.flip", "recover: {flip: off}", False),
+    "word on": ("runtime.compile", "runtime: {compile: on}", "on"),
+    "word none": ("relabel.mix", "relabel: {mix: none}", "none"),
+    "no teachers": ("relabel.teachers", "relabel: {teachers: none}", ()),
+    "infinite": ("evaluate.cosine_stretch", "evaluate: {cosine_stretch: .inf}", float("inf")),
+    "merged": ("evaluate.lr", "pretrain: &a {lr: 0.5}\nrelabel: {epochs: 3}\nevaluate: {<<: *a}", 0.5),
+    "dotted": ("recover.lr", "recover.lr: 0.5", 0.5),
+    "mark": ("seed", "\ufeffseed: 3", 3),
+    "JSON": ("data.classes", '{"data": {"classes": ["a", "1"]}}', ("a", "1")),
+}
+
+
+@pytest.mark.parametrize("case", READ)
+def test_yaml_reads_a_value_as_the_command_line_does(case):
+    option, text, value = READ[case]
+    base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+    assert operator.attrgetter(option)(from_yaml(text, base)) == value
+
+
+REFUSED = {
+    "twice": ("recover:\n  lr: 1\n  lr: 2", "line 3: lr is given twice; leave one out"),
+    "twice, dotted": ("recover.lr: 1\nrecover: {lr: 2}", "recover.lr: is given twice"),
+    "tab": ("recover:\n\tlr: 1", "line 2: it is indented with a tab; use spaces"),
+    "list": ("- 1", "holds a list; a configuration is a mapping of sections"),
+    "empty list": ("[]", "holds a list"),
+    "word": ("false", "holds one value"),
+    "two documents": ("seed: 1\n---\nseed: 2", "not YAML: line 1: expected a single document"),
+    "no value": ("seed:", "seed: has no value; write one, or leave the line out"),
+    "null": ("recover: {lr: null}", "recover.lr: has no value"),
+    "list for a value": ("recover: {lr: [1]}", "recover.lr: holds a list; write one value"),
+    "mapping for a value": ("recover: {lr: {peak: 1}}", "recover.lr: holds a mapping; write one value"),
+    "itself": ("recover: &a {lr: *a}", "recover.lr: holds a mapping"),
+    "list in a list": ("data: {classes: [[a]]}", "data.classes: its list holds a list"),
+    "empty item": ("data:\n  classes:\n  - a\n  -", "data.classes: its list holds an item without text"),
+    "one of two": ("recover: {betas: [0.5]}", "recover.betas=0.5: has too few values; give two, such as 0.5,0.9"),
+    "section": ("recover: 3", "recover=3: is a section; write its options below it"),
+    "typing error": ("recover: {bn_weigth: 1}", "did you mean recover.bn_weight?"),
+    "section's typing error": ("recovery: {lr: 1}", "did you mean recover?"),
+    "dotted typing error": ("recovr.lr: 1", "did you mean recover.lr"),
+    "other section's": ("recover: {ipc: 10}", "did you mean barycenter.ipc?"),
+    "no section": ("iterations: 3", "did you mean recover.iterations?"),
+    "deep": ("[" * 5000, "nested too deeply"),
+    "empty path": ("data: {path: ''}", "data.path='': it is empty; give a path or URL, or none"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_yaml_that_cannot_be_meant_is_refused_by_option_or_line(case):
+    text, message = REFUSED[case]
+    with pytest.raises(ConfigError) as caught:
+        from_yaml(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing", "---", "recover:", "recover:\n  # lr: 1\nseed: 0", "null"])
+def test_empty_file_or_section_changes_nothing(text):
+    base = override(DistillConfig(), {"recover.lr": 0.5})
+    assert from_yaml(text, base) == base
+
+
+def test_paths_of_a_configuration_know_the_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/a")
+    config = from_yaml("data: {path: ~/x}\npretrain: {weights: ~/w.pth}")
+    assert (config.data.path, config.pretrain.weights) == ("/home/a/x", "/home/a/w.pth")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_file_of_any_editor_is_read(tmp_path, monkeypatch, encoding):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.yaml").write_bytes("data: {classes: [café, 猫]}".encode(encoding))
+    assert read_config("~/my.yaml").data.classes == ("café", "猫")
+
+
+def test_file_that_is_not_utf8_is_refused_with_the_line(tmp_path):
+    (tmp_path / "my.yaml").write_bytes("seed: 1\n# café\n".encode("latin-1"))
+    with pytest.raises(
+        ConfigError, match=r"--config .*my\.yaml: line 2 is not UTF-8 \(byte 0xe9\); save the file as UTF-8"
+    ):
+        read_config(str(tmp_path / "my.yaml"))
 
 
 @pytest.mark.parametrize("text", [None, "recover: {lr: 0}"])

@@ -149,6 +149,7 @@ REFUSED = {
     "home": (("--data.path=~/none",), ("data.path=/home/a/none", "no such folder")),
     "control codes": (("--data.path", "a\x1b[31m\nb"), (r"a\x1b[31m\nb", "no such folder")),
     "markup": (("--data.path", "a[/red]"), ("a[/red]", "no such folder")),
+    "bytes": (("--recover.init", "\udce9"), (r"--recover.init=\xe9", "no UTF-8")),
 }
 
 

@@ -84,6 +84,11 @@ class Section(BaseModel):
         return f"{cls.__name__.removesuffix('Config').lower()}.{name}"
 
     @classmethod
+    def near(cls, dotted: str) -> str:
+        """Return a question with the options that a wrong name may stand for; nothing where none is near."""
+        return ""
+
+    @classmethod
     def checked(cls, values: dict[str, Any]) -> Self:
         """Build it from plain values.
 
@@ -146,8 +151,12 @@ def _explain(error: Any, root: type[Section]) -> str:
     path = root.option(".".join(str(part) for part in error["loc"]))
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such option; {_known(root, error['loc'][:-1])}"
+        return f"{path}: no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
+    if error["type"] == "string_unicode":
+        return f"{path}={error['input']}: is no UTF-8 text; write it again"
     value = error["input"]
+    if error["type"] == "missing" and isinstance(value, (tuple, list)):
+        return f"{path.rpartition('.')[0]}={','.join(map(str, value))}: has too few values; give two, such as 0.5,0.9"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
     return f"{path}={shown}: {message[0].lower()}{message[1:]}"
 

@@ -1,0 +1,136 @@
+"""Values as people write them: one text means one value, on the command line and in YAML."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from typing import Any
+
+import yaml
+
+from wmdd.errors import ConfigError
+
+_NULLS = ("", "~", "null", "Null", "NULL")
+_INFINITE = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+
+
+class Plain(str):
+    """A text that stands in YAML without quotes. YAML 1.1 takes 010 for 8, 1e-4 for a word and no for false."""
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it is YAML's word for no value."""
+        return self in _NULLS
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads every scalar as the text that it is, and no key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for place, key in enumerate(keys):
+            if key.value in (other.value for other in keys[:place]):
+                raise ConfigError(f"line {key.start_mark.line + 1}: {key.value} is given twice; leave one out")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _scalar(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    return Plain(text) if node.style is None else text
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _scalar)
+_Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
+
+
+def load_yaml(text: str) -> dict[str, Any]:
+    """Read YAML whose top is a mapping; scalars stay text, `Plain` without quotes. Empty text is an empty mapping.
+
+    Raises:
+        ConfigError: with the line, and what is wrong there.
+    """
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"not YAML: {_problem(exc)}") from exc
+    except RecursionError as exc:
+        raise ConfigError("not YAML of a configuration: it is nested too deeply") from exc
+    if values is None or (isinstance(values, Plain) and values.is_null):
+        return {}
+    if not isinstance(values, dict):
+        what = "a list" if isinstance(values, list) else "one value"
+        raise ConfigError(f"holds {what}; a configuration is a mapping of sections, such as recover: {{lr: 0.1}}")
+    return values
+
+
+def _problem(exc: yaml.YAMLError) -> str:
+    told = getattr(exc, "problem", None) or " ".join(str(exc).split())
+    if "'\\t'" in told:
+        told = "it is indented with a tab; use spaces"
+    elif getattr(exc, "context", None):
+        told = f"{exc.context}, {told}"  # type: ignore[attr-defined]
+    mark = getattr(exc, "context_mark", None) or getattr(exc, "problem_mark", None)
+    return f"line {mark.line + 1}: {told}" if mark else told
+
+
+def decode(data: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 with its mark.
+
+    Raises:
+        ConfigError: with the line that is neither.
+    """
+    encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as exc:
+        line = data.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(f"line {line} is not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8") from exc
+
+
+def _tuple_of(annotation: Any) -> tuple[Any, ...]:
+    """Return the types of a tuple's items; none for a field that holds no tuple."""
+    for kind in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(kind) is tuple:
+            return typing.get_args(kind)
+    return ()
+
+
+def from_text(annotation: Any, text: str) -> Any:
+    """Return what a text means for a field of this type; its validation reads numbers and truth values."""
+    if text in ("none", "None") and types.NoneType in typing.get_args(annotation):
+        return None
+    items = _tuple_of(annotation)
+    if not items:
+        return _INFINITE.get(text, str(text)) if annotation is float else str(text)
+    if text in ("", "none", "None"):
+        return ()
+    if str not in items:
+        text = text.strip("()[] ")  # as Python and YAML write a pair of numbers
+    return tuple(item.strip() for item in text.split(","))
+
+
+def from_yaml_value(label: str, annotation: Any, value: Any) -> Any:
+    """Return what a value that `load_yaml` read means for a field of this type.
+
+    Raises:
+        ConfigError: if it is a mapping, a list where one value belongs, or nothing where a value belongs.
+    """
+    if isinstance(value, dict):
+        raise ConfigError(f"{label}: holds a mapping; write one value")
+    if isinstance(value, list):
+        if not _tuple_of(annotation):
+            raise ConfigError(f"{label}: holds a list; write one value")
+        return tuple(_item(label, item) for item in value)
+    if value is None or (isinstance(value, Plain) and value.is_null):
+        if types.NoneType not in typing.get_args(annotation) and not _tuple_of(annotation):
+            raise ConfigError(f"{label}: has no value; write one, or leave the line out")
+        return from_text(annotation, "none")
+    return from_text(annotation, value) if isinstance(value, str) else value
+
+
+def _item(label: str, item: Any) -> Any:
+    if isinstance(item, (dict, list)) or item is None or (isinstance(item, Plain) and not item):
+        what = "a mapping" if isinstance(item, dict) else "a list" if isinstance(item, list) else "an item without text"
+        raise ConfigError(f"{label}: its list holds {what}; write values alone, and in quotes what is no plain word")
+    return str(item) if isinstance(item, str) else item
