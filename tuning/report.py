@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from tuning.objective import SHARED_STAGES, Objective, seconds_of
 from tuning.space import Domain
@@ -19,6 +20,7 @@ from wmdd.progress import clock
 from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
 from wmdd.run_names import subject
 from wmdd.store import ArtifactStore
+from wmdd.text import on_a_page
 from wmdd.types import DistilledClass
 
 SHOWN_CLASSES = 10
@@ -31,10 +33,10 @@ def write_page(outcome: Any, objective: Objective, space: dict[str, Domain], fol
 
 def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
     """Give the page of a `tuning.search.Outcome`."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
     environment.filters["clock"] = clock
     environment.filters["value"] = short
-    template = environment.from_string(files("tuning").joinpath("template.html").read_text())
+    template = environment.from_string(files("tuning").joinpath("template.html").read_text(encoding="utf-8"))
     trials, whole = outcome.trials, [trial for trial in outcome.trials if trial.is_whole]
     store = ArtifactStore(objective.store_url)
     plan = objective.plan(outcome.winner.values, len(objective.tune.levels) - 1)
@@ -55,7 +57,7 @@ def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
         shared_s=shared_s,
         infinite=math.isinf,
         tune=objective.tune,
-        best=to_yaml(outcome.best),
+        best=markupsafe.escape(to_yaml(outcome.best)),
     )
 
 
@@ -109,7 +111,7 @@ def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
         if domain.kind == "loguniform":
             axes.set_xscale("log")
         if domain.kind == "choice":
-            axes.set_xticks(range(len(names)), names)
+            axes.set_xticks(range(len(names)), names, parse_math=False)
         axes.legend(frameon=False, fontsize=8)
         return svg_text(drawn)
 

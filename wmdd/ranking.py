@@ -27,6 +27,7 @@ from wmdd.report.scores import collect_metrics, committee, scored_on
 from wmdd.run_folder import hold
 from wmdd.run_names import located, set_title
 from wmdd.store import ArtifactStore
+from wmdd.text import escape_markdown
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
 WEIGHT = 0.5
@@ -279,4 +280,5 @@ def markdown(facts: dict[str, Any]) -> str:
         return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), ["---"] * len(head), *rows])
 
     scores, trainings = table(HEAD, cells(facts)), table(TRAINING_HEAD, training_cells(facts))
-    return f"{scores}\n\n{caption(facts)}\n\n{trainings}\n"
+    told = caption(facts | {"recipe": escape_markdown(facts["recipe"])})
+    return f"{scores}\n\n{told}\n\n{trainings}\n"

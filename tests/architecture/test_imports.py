@@ -102,6 +102,7 @@ BANS = {
     r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("wmdd/tables.py",),
     r"\b(import|from) (pickle|dill|cloudpickle)\b": (),
     r"(?<!\w)Console\(": ("wmdd/terminal.py",),  # rich would read names as markup
+    r"\.read_text\(\)|(?<![\w.])open\((?!.*(encoding=|b\"))": (),  # the locale's encoding
     r"weights_only=False": (),
     r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": (),
 }
@@ -171,6 +172,7 @@ PLANTED = {
     r"pq\.read_table|\.read_row_group\(|\bParquetFile\(": ("pq.read_table(x)", "pq.ParquetFile(x)"),
     r"\b(import|from) (pickle|dill|cloudpickle)\b": ("import pickle", "from cloudpickle import loads"),
     r"(?<!\w)Console\(": ("Console()", "rich.console.Console(soft_wrap=False)"),
+    r"\.read_text\(\)|(?<![\w.])open\((?!.*(encoding=|b\"))": ("path.read_text()", 'open(path, "w")'),
     r"weights_only=False": ("torch.load(f, weights_only=False)",),
     r"(?<!safetensors\.)torch\.load\((?!.*weights_only=True)": ("torch.load(f)",),
 }

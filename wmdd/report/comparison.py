@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from wmdd.config import DistillConfig
+from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
 from wmdd.report.scores import committee, scored_on
 from wmdd.run_names import portable_yaml, set_title
 from wmdd.store import ArtifactStore
+from wmdd.text import escape_markdown, escape_tex, printable
 
 Results = dict[tuple[str, int], dict[str, Any]]
 _KINDS = {"top1_last": "", "top1_ema_last": ", EMA"}
@@ -149,21 +151,23 @@ def _caption(facts: dict[str, Any]) -> str:
 
 def markdown(facts: dict[str, Any]) -> str:
     """Write a table for a README."""
+    recipe = escape_markdown(facts["recipe"])
     head = ["method", "student", *(f"{ipc} per class" for ipc in facts["ipc"])]
     lines = [head, ["---"] * len(head), *cells(facts, best="**{}**")]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts)}\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts | {'recipe': recipe})}\n"
 
 
 def latex(facts: dict[str, Any]) -> str:
     """Write a table for a paper; it needs the package booktabs."""
     head = ["method", "student", *(f"ipc {ipc}" for ipc in facts["ipc"])]
     rows = [head, *cells(facts, r" \pm ", "${}$", r"{{\boldmath {}}}")]
-    lines = [" & ".join(cell.replace("_", r"\_") for cell in row) + r" \\" for row in rows]
-    caption = _caption(facts).replace("%", r"\%").replace("±", r"$\pm$").replace("_", r"\_")
+    lines = [" & ".join([*map(escape_tex, row[:2]), *row[2:]]) + r" \\" for row in rows]
+    caption = escape_tex(_caption(facts))
     columns = "ll" + "r" * len(facts["ipc"])
     body = "\n".join([lines[0], r"\midrule", *lines[1:]])
     return (
-        f"% {facts['set']}\n\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
+        f"% {printable(facts['set'])}\n"
+        f"\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
         f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
     )
 
@@ -185,7 +189,8 @@ def plot_png(facts: dict[str, Any]) -> bytes:
             full = facts["full_data"][student]
             if full:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
-            axes.set(title=f"{facts['set']}, {student}", xlabel="images per class", ylabel="top-1", xscale="log")
+            axes.set_title(with_escapes(label(f"{facts['set']}, {student}", 60)), parse_math=False)
+            axes.set(xlabel="images per class", ylabel="top-1", xscale="log")
             axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
             axes.minorticks_off()
             as_percent(axes)

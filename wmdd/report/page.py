@@ -6,6 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
+import markupsafe
 import numpy as np
 import torch
 
@@ -18,6 +19,7 @@ from wmdd.progress import clock
 from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
 from wmdd.report.scores import left_out, protocols_of_run, score_rows
 from wmdd.store import ArtifactStore
+from wmdd.text import on_a_page
 from wmdd.types import Barycenter, DistilledClass, StudentResult, Teacher
 
 MAX_CLASSES = 20
@@ -25,9 +27,9 @@ MAX_CLASSES = 20
 
 def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
     """Write the page."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
     environment.filters["clock"] = clock
-    template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text())
+    template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text(encoding="utf-8"))
     shown = range(min(MAX_CLASSES, len(plan.index.class_names)))
     classes = [load_value(ref, store) for ref in plan.made[1][: len(shown)]]
     barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[: len(shown)]]
@@ -41,7 +43,7 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
         gallery=_gallery(plan, classes, barycenters),
         curves=_curves(plan, store, classes, barycenters),
         norms=_norms(plan, barycenters),
-        config=to_yaml(plan.config),
+        config=markupsafe.escape(to_yaml(plan.config)),
         held_out=plan.index.val_held_out,
         seconds={stage: seconds for stage, seconds in metrics["seconds"].items() if seconds},
         longest=max(metrics["seconds"].values()) or 1.0,

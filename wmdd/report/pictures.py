@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from wmdd.data.pixels import png, to_image
+from wmdd.report.fonts import has_all, label, lettering
 
 MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64
 MAX_NAMED = 12  # curves that a legend can name
@@ -23,14 +25,15 @@ def grid_png(rows: Sequence[tuple[str, Tensor]]) -> bytes:
     """Draw one row of (n, 3, h, w) uint8 images per class, with its name; at most 50 rows of 20 images."""
     rows = [(name, images[:MAX_COLUMNS]) for name, images in rows[:MAX_ROWS]]
     cell, gap = max(CELL_PX, rows[0][1].shape[-1]), 4
-    font = ImageFont.load_default(16)
-    left = max(round(font.getlength(name)) for name, _ in rows) + 3 * gap
+    names = [lettering(label(name)) for name, _ in rows]
+    fonts = {file: ImageFont.truetype(file, 15) for _, file in names}
+    left = max(round(fonts[file].getlength(name)) for name, file in names) + 3 * gap
     columns = max(len(images) for _, images in rows)
     sheet = Image.new("RGB", (left + columns * (cell + gap), gap + len(rows) * (cell + gap)), "white")
     draw = ImageDraw.Draw(sheet)
-    for r, (name, images) in enumerate(rows):
+    for r, ((name, file), (_, images)) in enumerate(zip(names, rows, strict=True)):
         y = gap + r * (cell + gap)
-        draw.text((gap, y + cell // 2 - 10), name, fill="black", font=font)
+        draw.text((gap, y + cell // 2), name, fill="black", font=fonts[file], anchor="lm")
         for c, image in enumerate(images):
             sheet.paste(_enlarged(image, cell), (left + c * (cell + gap), y))
     return png(sheet)
@@ -71,17 +74,24 @@ def as_percent(axes: Any) -> None:
 
 
 def svg_text(drawn: Any) -> str:
-    """Write a figure as SVG that can stand in a page."""
+    """Write a figure as SVG that can stand in a page; what our font lacks is left to those of the browser."""
+    import matplotlib
+    from matplotlib.text import Text
+
+    kind = "path" if has_all("".join(text.get_text() for text in drawn.findobj(Text))) else "none"
     out = io.StringIO()
-    drawn.savefig(out, format="svg", metadata={"Date": None})
+    with matplotlib.rc_context({"svg.fonttype": kind}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        drawn.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
 def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
     """Draw curves as SVG text."""
     with figure(4.6, 2.9) as (drawn, (axes,)):
-        for name, x, y in series:
-            axes.plot(x, y, label=name, linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
+        for place, (_, x, y) in enumerate(series):
+            # matplotlib shows no name that begins with _, and takes $ for mathematics: names come last, and as text.
+            axes.plot(x, y, label=str(place), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
         axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
         if log:
@@ -89,7 +99,10 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
         if percent:
             as_percent(axes)
         if 1 < len(series) <= MAX_NAMED:
-            axes.legend(frameon=False, fontsize=8 if len(series) <= 6 else 7, ncols=1 if len(series) <= 6 else 2)
+            shape = {"fontsize": 8, "ncols": 1} if len(series) <= 6 else {"fontsize": 7, "ncols": 2}
+            legend = axes.legend(frameon=False, **shape)
+            for text, (name, _, _) in zip(legend.get_texts(), series, strict=True):
+                text.set(text=label(name, 28 if len(series) <= 6 else 18), parse_math=False)
         return svg_text(drawn)
 
 
