@@ -23,6 +23,33 @@ from wmdd.store import ArtifactStore
 # Layouts
 
 
+def test_class_folder_that_is_no_text_is_refused_with_its_name(tmp_path):
+    url = folder(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("bar", "caf\udce9")))
+    message = refusal(lambda: build_index(url))
+    assert message.isprintable()
+    assert r"class caf\xe9: the name is not UTF-8; rename it, for instance to café" in message
+    url = parquet(tmp_path, names=("a", "\ud83d"))  # as JSON may hold it
+    assert r"class \ud83d: the name is no text" in refusal(lambda: build_index(f"{url}/train-0.parquet"))
+
+
+def test_locale_that_cannot_read_a_class_folder_is_blamed(tmp_path):
+    url = folder(tmp_path / "set", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("a", "b")))
+    with pytest.MonkeyPatch.context() as patch:
+        # What Python reads for the UTF-8 name café where the locale is ASCII.
+        patch.setattr("wmdd.data.index.class_folders", lambda url, listing: {"a", "caf\udcc3\udca9"})
+        message = refusal(lambda: build_index(url))
+    assert r"class caf\xc3\xa9: this locale is not UTF-8" in message
+    assert "PYTHONUTF8=1" in message
+
+
+def test_image_files_whose_names_are_no_text_are_read(tmp_path):
+    url = folder(tmp_path / "b\udce9", *(f"{split}/{name}/\udce9.png" for split in ("train", "val") for name in "ab"))
+    index = build_index(url)
+    again = type(index).from_bytes(index.to_bytes())
+    assert again.train.files == ("train/a/\udce9.png", "train/b/\udce9.png")
+    assert load_native_uint8(again, "train", np.arange(2)).shape == (2, 3, 6, 8)
+
+
 def test_linked_class_folder_is_read_like_a_real_one(tmp_path):
     folder(tmp_path / "elsewhere", "deep/0.png", "1.png")
     url = folder(tmp_path / "set", "train/a/0.png", "val/a/0.png", "val/b/0.png")

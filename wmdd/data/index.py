@@ -35,6 +35,7 @@ from wmdd.data.sources import (
 from wmdd.errors import DataError
 from wmdd.files import read
 from wmdd.tables import column, read_table
+from wmdd.text import printable
 from wmdd.types import Files
 
 _COLUMNS = ("file", "row", "label", "height", "width", "digest")
@@ -242,11 +243,29 @@ def _scan_builtin(
     return names, {"train": rows, "val": []}, []
 
 
+def _refuse_undecoded(url: str, names: tuple[str, ...]) -> None:
+    """Refuse class names that are no text: nothing could be written about them."""
+    wrong = next((name for name in names if any("\ud800" <= character <= "\udfff" for character in name)), None)
+    if wrong is None:
+        return
+    try:
+        data = os.fsencode(wrong)
+        remedy = f"the name is not UTF-8; rename it, for instance to {data.decode('latin-1')}"
+        data.decode()
+        remedy = "this locale is not UTF-8, as the name is; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    except UnicodeDecodeError:
+        pass
+    except UnicodeEncodeError:  # half of a character, as JSON may hold it
+        remedy = "the name is no text; rename it"
+    raise DataError(f"data.path={url}: class {printable(wrong)}: {remedy}")
+
+
 def _scan_folder(
     url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
 ) -> Scan:
     fs, root = open_file_system(url)
     all_names = tuple(sorted(class_folders(url, listing)))
+    _refuse_undecoded(url, all_names)
     names, ids = _choose(url, classes, all_names)
     id_of = dict(zip(all_names, ids, strict=True))
     unknown = sorted({listing.class_of(path) for path in listing.files["val"]} - set(all_names))
@@ -284,7 +303,9 @@ def _scan_parquet(
     url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
 ) -> Scan:
     values, total = _parquet_classes(url, listing)
-    names, ids = _choose(url, classes, tuple(str(name) for name in values.values()))
+    all_names = tuple(str(name) for name in values.values())
+    _refuse_undecoded(url, all_names)
+    names, ids = _choose(url, classes, all_names)
     id_of = dict(zip(values, ids, strict=True))
     rows: dict[str, list[Row]] = {split: [] for split in listing.files}
     bad: list[str] = []
