@@ -24,6 +24,17 @@ def saved(image, kind="PNG", **options):
     return out.getvalue()
 
 
+def retagged(tiff, changes):
+    """Return a TIFF with the values of some tags replaced, each of two bytes."""
+    data = bytearray(tiff)
+    start = int.from_bytes(data[4:8], "little") + 2
+    for entry in range(start, start + 12 * int.from_bytes(data[start - 2 : start], "little"), 12):
+        value = changes.get(int.from_bytes(data[entry : entry + 2], "little"))
+        if value is not None:
+            data[entry + 8 : entry + 10] = value.to_bytes(2, "little")
+    return bytes(data)
+
+
 def folder(root, *paths):
     for seed, path in enumerate(paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)

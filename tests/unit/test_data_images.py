@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import re
 import warnings
 
 import hypothesis.strategies as st
@@ -15,7 +16,8 @@ from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, struc
 from PIL import Image, features
 from torch.utils.data import DataLoader
 
-from wmdd.data.images import StreamedImages, decode, load_native_uint8, load_uint8, read_encoded, window_shuffle
+from wmdd.data.decoding import decode
+from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
 from wmdd.data.index import build_index
 from wmdd.errors import DataError
 
@@ -60,17 +62,24 @@ def test_image_file_that_changed_since_it_was_indexed_is_refused(tmp_path, reade
     assert f"train/b/1.png {since} since the set was indexed" in refusal(lambda: READERS[reader](index))
 
 
+def damaged_inside():
+    """Return a JPEG whose header and end are there, so that only decoding shows the damage."""
+    whole = saved(Image.open(io.BytesIO(png(0, (80, 80)))), "JPEG")
+    codes = whole.index(b"\xff\xc4") + 5
+    return whole[:codes] + b"\xff" * 16 + whole[codes + 16 :]
+
+
 @pytest.mark.parametrize("reader", ["load", "native", "streamed"])
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_truncated_jpeg_is_named_by_every_decoding_reader(tmp_path, reader, kind):
-    whole = saved(Image.open(io.BytesIO(png(0, (64, 64)))), "JPEG")
+def test_damaged_jpeg_is_named_by_every_decoding_reader(tmp_path, reader, kind):
+    whole = saved(Image.open(io.BytesIO(png(0, (80, 80)))), "JPEG")
     if kind == "folder":
         url, name = folder(tmp_path, *TWO_CLASSES), "train/a/0.png"
         for path in TWO_CLASSES:
-            (tmp_path / path).write_bytes(whole[:-200] if path == name else whole)
+            (tmp_path / path).write_bytes(damaged_inside() if path == name else whole)
     else:
         url, name = str(tmp_path), "train.parquet row 0"
-        for split, first in (("train", whole[:-200]), ("val", whole)):
+        for split, first in (("train", damaged_inside()), ("val", whole)):
             pq.write_table(table(structs(first, whole), pa.array([0, 1])), tmp_path / f"{split}.parquet")
     index = build_index(url)
     assert f"{name} is broken" in refusal(lambda: READERS[reader](index))
@@ -109,7 +118,7 @@ def test_damaged_bytes_decode_or_are_refused_by_name(kind, end, changes):
         told = str(exc)
     else:
         told = image.mode
-    assert told == "RGB" or (told.startswith("spoilt.img is broken") and "\n" not in told)
+    assert told == "RGB" or (re.match(r"spoilt\.img (is|cannot be) .*; [a-zA-Z0-9 ,]+$", told) and "\n" not in told)
 
 
 def test_every_mode_keeps_its_colours():

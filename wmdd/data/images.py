@@ -1,9 +1,8 @@
-"""Read and decode real images, in any order, with bounded memory. A broken one is named."""
+"""Read real images, in any order, with bounded memory, and decode them. A broken one is named."""
 
 from __future__ import annotations
 
 import functools
-import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from wmdd.cpus import usable_cpus
+from wmdd.data.decoding import decode
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
@@ -25,34 +25,6 @@ from wmdd.files import explain, read
 
 _THREADS = min(8, usable_cpus())
 _FILES_AT_ONCE = 64
-
-
-def decode(data: bytes, name: str) -> Image.Image:
-    """Decode an image file's bytes to RGB.
-
-    Raises:
-        DataError: if it is broken or truncated; names it.
-    """
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        image.load()
-        return _to_rgb(image)
-    except (
-        Exception
-    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
-        raise DataError(f"{name} is broken ({' '.join(str(exc).split())}); remove or replace it") from exc
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit grey: Pillow's own conversion would clip everything above 255 to white.
-        values = np.asarray(image, dtype=np.float64)
-        sixteen_bit = image.mode.startswith("I;16") or (image.mode == "I" and values.max() > 255)
-        scaled = np.rint(values / 257 if sixteen_bit else values)
-        image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
-    return image.convert("RGB")
 
 
 def image_name(index: DatasetIndex, split: str, position: int) -> str:

@@ -1,0 +1,121 @@
+"""Images of more than 8 bits keep their grey levels; what no rule covers, and files without an end, are refused."""
+
+import numpy as np
+import pytest
+from image_files import refusal, retagged, saved
+from PIL import Image
+
+from wmdd.data import decoding
+from wmdd.data.decoding import decode, read_header
+
+BIG = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+
+
+def tiff(values, **options):
+    return saved(Image.fromarray(np.asarray(values)), "TIFF", **options)
+
+
+def grey(values, dtype=np.float32):
+    return tiff(np.array([values], dtype))
+
+
+def levels(data):
+    return np.asarray(decode(data, "x"))[0, :, 0].tolist()
+
+
+def as_unsigned(data):
+    """Return a TIFF of 32 bits without a sign, which Pillow does not write."""
+    return retagged(data, {339: 1})
+
+
+GREYS = {
+    "float 0..1": (grey([0, 0.25, 0.75, 1]), [0, 64, 191, 255]),
+    "float 0..255": (grey([0, 2.6, 99, 255]), [0, 3, 99, 255]),
+    "float64 0..1": (grey([0, 0.5], np.float64), [0, 128]),
+    "float mask": (grey([0, 1]), [0, 255]),
+    "int32 of 8 bits": (grey([0, 7, 255], np.int32), [0, 7, 255]),
+    "int32 of 16 bits": (grey([0, 257, 65535], np.int32), [0, 1, 255]),
+    "uint32": (as_unsigned(grey([0, 257, 65535], np.int32)), [0, 1, 255]),
+    "uint16": (grey([0, 257, 65535], np.uint16), [0, 1, 255]),
+    "dark uint16": (grey([0, 200], np.uint16), [0, 1]),
+    "big-endian uint16": (grey([0, 257, 65535], ">u2"), [0, 1, 255]),
+    "PGM of 16 bits": (b"P5 3 1 65535\n" + np.array([0, 200, 65535], ">u2").tobytes(), [0, 1, 255]),
+    "PFM": (b"Pf\n2 1\n-1.0\n" + np.array([0.25, 0.75], "<f4").tobytes(), [64, 191]),
+    "BigTIFF": (grey([0.25, 0.75], np.float32), [64, 191]),
+    "16-bit colour": (
+        b"P6 1 1 65535\n" + np.array([257 * 9, 65535, 0], ">u2").tobytes(),
+        [9],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GREYS)
+def test_grey_levels_survive_decoding(kind):
+    data, expected = GREYS[kind]
+    if kind == "BigTIFF":
+        data = tiff(np.array([[0.25, 0.75]], np.float32), big_tiff=True)
+        assert data[2] == 43
+    assert levels(data) == expected
+
+
+@pytest.mark.parametrize("kind", ["LAB", "CMYK", "YCbCr"])
+def test_other_colour_spaces_of_tiff_become_rgb(kind):
+    plain = Image.new("RGB", (8, 8), (200, 40, 40))
+    lab = Image.new("LAB", (8, 8), (120, 188, 165))
+    image = decode(saved(lab if kind == "LAB" else plain.convert(kind), "TIFF"), "x")
+    red, green, blue = np.asarray(image)[0, 0].tolist()
+    assert red > 150
+    assert max(green, blue) < 110
+
+
+def test_first_frame_stands_for_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = saved(
+            frames[0], kind, save_all=True, append_images=frames[1:], **{"lossless": True} if kind == "WEBP" else {}
+        )
+        assert np.asarray(decode(data, "x"))[0, 0].tolist() == [255, 0, 0]
+        assert read_header(data, "x")[:2] == (8, 8)
+
+
+# Whole or not
+
+ENDS = {
+    "JPEG": {},
+    "PNG": {},
+    "GIF": {},
+    "WEBP": {},
+    "BMP": {},
+    "TIFF": {},
+    "TIFF in strips": {"compression": "tiff_lzw"},
+    "PPM": {},
+    "JPEG2000": {},
+}
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_cut_file_is_refused_by_the_index(kind):
+    data = saved(BIG, kind.partition(" ")[0], **ENDS[kind])
+    assert read_header(data, "whole.img")[:2] == (70, 90)
+    message = refusal(lambda: read_header(data[:-200], "cut.img"))
+    assert message.startswith("cut.img ")
+    assert "; " in message
+
+
+def test_flipped_bit_inside_a_png_is_found_without_decoding_it():
+    data = bytearray(saved(BIG))
+    data[len(data) // 2] ^= 4
+    assert "x is broken" in refusal(lambda: read_header(bytes(data), "x"))
+
+
+def test_large_image_with_an_end_is_not_decoded_for_the_index(monkeypatch):
+    monkeypatch.setattr(decoding, "decode", None)
+    for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})):
+        assert read_header(saved(BIG, kind, **options), "x")[:2] == (70, 90)
+
+
+def test_bytes_behind_the_end_of_an_image_are_no_fault():
+    for kind in ("JPEG", "PNG", "GIF", "WEBP"):
+        data = saved(BIG, kind)
+        for tail in (bytes(5), bytes(5000), b"trailer" * 1000):
+            assert read_header(data + tail, "x")[:2] == (70, 90)

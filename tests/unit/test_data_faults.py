@@ -1,0 +1,108 @@
+"""A file that cannot be used as an image: the line says what it is, or why Pillow cannot open it, and the remedy."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+from image_files import png, refusal, retagged, saved
+from PIL import Image, PngImagePlugin
+
+from wmdd.data.decoding import read_header
+from wmdd.data.faults import unread
+from wmdd.data.sources import open_file_system
+
+
+def with_long_text():
+    text = PngImagePlugin.PngInfo()
+    text.add_text("prompt", "a" * 3_000_000, zip=True)
+    return saved(Image.new("RGB", (8, 8)), pnginfo=text)
+
+
+def float_colours():
+    """Return a TIFF of three floats a pixel, which Pillow does not open."""
+    return retagged(saved(Image.fromarray(np.zeros((4, 12), np.float32)), "TIFF"), {256: 4, 262: 2, 277: 3})
+
+
+def preview_of_raw():
+    return saved(Image.new("RGB", (16, 12)), "TIFF", tiffinfo={254: 1})
+
+
+FAULTS = {
+    "empty": (b"", r"is empty \(0 bytes\); remove or replace it"),
+    "zeros": (bytes(300), r"is no image \(its 300 bytes are all zero\)"),
+    "text": (b"hello there", r"is no image \(it begins with b'hello there'\)"),
+    "line break": (b"a\nb", r"is no image \(it begins with b'a\\nb'\)"),
+    "git lfs": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "is a pointer of Git LFS; run git lfs pull",
+    ),
+    "git-annex": (b"/annex/objects/SHA256E-s3--0.png\n", "is a pointer of git-annex; run git annex get"),
+    "git-annex link": (b"../.git/annex/objects/ab/cd/x", "is a link of git-annex as text; run git annex get"),
+    "dvc": (b"outs:\n- md5: 0\n", "is a pointer of DVC; run dvc pull"),
+    "html": (b"\n<!DOCTYPE html><html>Sign in</html>", "is an HTML page, as of a failed download; download"),
+    "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "is XML, as of a failed download"),
+    "json": (b'{"message": "Not Found"}', "is JSON, as of a failed download"),
+    "svg": (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "is an SVG drawing, .*; convert it"),
+    "bare svg": (b"\xef\xbb\xbf<svg width='1'/>", "is an SVG drawing"),
+    "heic": (
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        "is a HEIC image, which Pillow cannot read; convert it to JPEG or PNG",
+    ),
+    "heif": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "is a HEIC image"),
+    "cut avif": (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "AVIF|cannot be opened"),
+    "mp4": (b"\0\0\0\x18ftypisom\0\0\0\0", "is a video; save its frames"),
+    "jpeg xl": (b"\xff\x0a\xfa\x01", "is a JPEG XL image, which Pillow cannot read; convert it"),
+    "boxed jpeg xl": (b"\0\0\0\x0cJXL \r\n\x87\n\0\0", "is a JPEG XL image"),
+    "canon cr2": (b"II*\0\x10\0\0\0CR\2\0" + bytes(99), "is a camera's raw file|cannot be opened"),
+    "canon cr3": (b"\0\0\0\x18ftypcrx \0\0\0\1", r"is a camera's raw file \(Canon CR3\); convert it"),
+    "fujifilm": (b"FUJIFILMCCD-RAW 0201", r"is a camera's raw file \(Fujifilm RAF\)"),
+    "preview": (preview_of_raw(), "is a camera's raw file, of which Pillow reads a preview; convert it"),
+    "openexr": (b"v/1\1\2\0\0\0", "is an OpenEXR image"),
+    "pdf": (b"%PDF-1.7\n", "is a PDF file"),
+    "numpy": (b"\x93NUMPY\1\0", "is a NumPy array; save its images as PNG"),
+    "zip": (b"PK\3\4\0\0", "is a zip archive; unpack it"),
+    "dicom": (bytes(128) + b"DICM\2\0", "is a DICOM file"),
+    "text of a png": (with_long_text(), r"cannot be opened \(.*MAX_TEXT_CHUNK.*\); save it again without its text"),
+    "header of a png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", r"cannot be opened \(.+\); remove or replace it"),
+    "header of a jpeg": (
+        saved(Image.new("RGB", (9, 9)), "JPEG")[:40],
+        r"cannot be opened \(.+\); remove or replace it",
+    ),
+    "colours in floats": (float_colours(), r"cannot be opened \(unknown .*mode\); convert it to 8 bits, or remove it"),
+    "drawing in PostScript": (
+        saved(Image.new("RGB", (9, 9)), "EPS")[:300].replace(b"%%EOF", b""),
+        r"cannot be (decoded|opened) \(",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_file_that_is_no_image_is_named_with_the_remedy(fault):
+    data, message = FAULTS[fault]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = refusal(lambda: read_header(data, "train/a/1.png"))
+    assert found.startswith("train/a/1.png ")
+    assert re.search(message, found), found
+
+
+def test_decompression_bomb_is_named_with_its_size(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    message = refusal(lambda: read_header(png(0, (10, 10)), "x"))
+    assert "x cannot be opened (Image size (100 pixels) exceeds limit of 60 pixels" in message
+    assert message.endswith("; make it smaller, or remove it")
+
+
+def test_file_that_cannot_be_read_is_explained(tmp_path):
+    fs, root = open_file_system(str(tmp_path))
+    path = f"{root}/x.png"
+    assert unread(fs, path, "x.png", FileNotFoundError(2, "No such file")) == (
+        "x.png has gone since the set was listed; restore it, or run again"
+    )
+    assert unread(fs, path, "x.png", PermissionError(13, "Permission denied")) == (
+        "x.png cannot be read (Permission denied); check its permissions"
+    )
+    assert unread(fs, path, "x.png", OSError(5, "Input/output error")) == (
+        "x.png cannot be read (Input/output error); check the storage"
+    )

@@ -1,0 +1,141 @@
+"""An image file's bytes: what its header says, whether all of it is there, and its pixels in 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from wmdd.data.faults import one_line, refusal, refuse_preview, unopened
+from wmdd.errors import DataError
+
+# To decode an image of so few pixels takes hardly longer than to read its file.
+_SMALL_PX = 64 * 64
+_BITS, _OFFSETS, _COUNTS, _SAMPLES = 258, (273, 324), (279, 325), 339  # of TIFF
+# Opened by Pillow, and decoded by other programs alone.
+_FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+
+
+class Header(NamedTuple):
+    """What an index keeps of an image: its size in px."""
+
+    height: int
+    width: int
+
+
+def read_header(data: bytes, name: str) -> Header:
+    """Read the size of an image file; decode it only if its end cannot be checked otherwise.
+
+    Raises:
+        DataError: if it cannot be opened, its end is missing, or its values cannot be brought to 8 bits; names it.
+    """
+    with _open(data, name) as image:
+        width, height = image.size
+        if image.mode in ("F", "I", "LAB") or width * height <= _SMALL_PX or not _has_end(image, data):
+            width, height = decode(data, name).size
+        return Header(height, width)
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode an image file's bytes to RGB.
+
+    Raises:
+        DataError: if it is broken or truncated, or holds values that no rule brings to 8 bits; names it.
+    """
+    image = _open(data, name)
+    try:
+        image.load()
+        return _to_rgb(image, name)
+    except DataError:
+        raise
+    except (
+        Exception
+    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
+        whole = image.format in _FOREIGN or "not available" in str(exc) or "not supported" in str(exc)
+        raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({one_line(exc)})") from exc
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+    except Exception as exc:  # as above
+        raise unopened(data, name, exc) from exc
+    if image.format == "TIFF":
+        refuse_preview(image, data, name)
+    return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bits(image, name)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
+    """Scale grey values of more than 8 bits: Pillow's own conversion would clip everything above 255 to white."""
+    values = np.asarray(image)
+    if _tag(image, _SAMPLES) == 1 and _tag(image, _BITS) == 32:
+        values = values.view(np.uint32)  # Pillow reads them with a sign
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise refusal(name, "holds values that are NaN or infinite", "convert it to 8 or 16 bits")
+    low, high = float(values.min()), float(values.max())
+    white = _white(image, low, high, whole=bool((values == np.rint(values)).all()))
+    if white is None:
+        span = f"from {low:.10g} up to {high:.10g}" if low < 0 else f"up to {high:.10g}"
+        raise refusal(name, f"holds values {span}", "convert it to 8 or 16 bits")
+    return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
+
+
+def _white(image: Image.Image, low: float, high: float, *, whole: bool) -> int | None:
+    """Return the value that is white; None if the kind of the image and its values leave it open."""
+    if image.mode.startswith("I;16"):
+        return 4095 if _tag(image, _BITS) == 12 else 65535
+    if image.mode == "I":
+        sixteen_bits = high > 255 or image.format == "PPM"  # whose reader scales to 16 bits
+        return (65535 if sixteen_bits else 255) if low >= 0 and high <= 65535 else None
+    if low < 0 or high > 255 or (1 < high < 2 and not whole):  # 1.02 is 0 to 1 that was overshot, not 8 bits
+        return None
+    return 1 if high <= 1 else 255
+
+
+def _tag(image: Image.Image, tag: int) -> int | None:
+    """Return the first number of a TIFF's tag; None in other formats."""
+    values = getattr(image, "tag_v2", {}).get(tag)
+    return int(np.ravel(values)[0]) if values is not None else None
+
+
+def _has_end(image: Image.Image, data: bytes) -> bool:
+    """Whether the bytes show that a file is whole; False also for formats whose end only decoding shows."""
+    if image.format in ("JPEG", "MPO"):
+        return b"\xff\xd9" in data[-1024:]  # cameras write more behind it
+    if image.format == "PNG":
+        return _has_good_chunks(data)
+    if image.format == "WEBP":
+        return int.from_bytes(data[4:8], "little") + 8 <= len(data)
+    if image.format == "TIFF":
+        return _has_strips(image, data)
+    return False
+
+
+def _has_good_chunks(data: bytes) -> bool:
+    """Whether a PNG's checksums hold, up to its end mark; no pixel is decompressed."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()
+    except Exception:
+        return False
+    return b"IEND" in data[-1024:]
+
+
+def _has_strips(image: Image.Image, data: bytes) -> bool:
+    tags = getattr(image, "tag_v2", {})
+    for offsets, counts in zip(_OFFSETS, _COUNTS, strict=True):
+        if offsets in tags and counts in tags:
+            ends = np.ravel(tags[offsets]).astype(np.int64) + np.ravel(tags[counts]).astype(np.int64)
+            return len(ends) > 0 and int(ends.max()) <= len(data)
+    return False

@@ -1,0 +1,159 @@
+"""Why a file of a set cannot be used as an image, in words that name the remedy."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from wmdd.errors import DataError
+from wmdd.files import explain, is_local
+
+REPLACE = "remove or replace it"
+_CONVERT = "convert it to JPEG or PNG"
+_UNPACK = "unpack it, or move it away"
+_DOWNLOAD = "download the image again, or remove it"
+
+# First bytes, what such a file is, and what to do about it.
+_BEGINNINGS = (
+    (b"version https://git-lfs", "is a pointer of Git LFS", "run git lfs pull"),
+    (b"/annex/objects/", "is a pointer of git-annex", "run git annex get"),
+    (b"outs:\n", "is a pointer of DVC", "run dvc pull"),
+    (b"\xff\x0a", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
+    (b"FUJIFILMCCD-RAW", "is a camera's raw file (Fujifilm RAF)", _CONVERT),
+    (b"IIRO", "is a camera's raw file (Olympus ORF)", _CONVERT),
+    (b"IIRS", "is a camera's raw file (Olympus ORF)", _CONVERT),
+    (b"MMOR", "is a camera's raw file (Olympus ORF)", _CONVERT),
+    (b"IIU\0", "is a camera's raw file (Panasonic RW2)", _CONVERT),
+    (b"FOVb", "is a camera's raw file (Sigma X3F)", _CONVERT),
+    (b"\0MRM", "is a camera's raw file (Minolta MRW)", _CONVERT),
+    (b"v/1\x01", "is an OpenEXR image, which Pillow cannot read", _CONVERT),
+    (b"#?", "is a Radiance HDR image, which Pillow cannot read", _CONVERT),
+    (b"gimp xcf", "is a GIMP file, which Pillow cannot read", _CONVERT),
+    (b"AT&TFORM", "is a DjVu file, which Pillow cannot read", _CONVERT),
+    (b"%PDF", "is a PDF file", _CONVERT),
+    (b"\x93NUMPY", "is a NumPy array", "save its images as PNG"),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "save its images as PNG"),
+    (b"PK\3\4", "is a zip archive", _UNPACK),
+    (b"\x1f\x8b", "is a gzip file", _UNPACK),
+    (b"Rar!", "is a RAR archive", _UNPACK),
+    (b"7z\xbc\xaf", "is a 7z archive", _UNPACK),
+    (b"\x1aE\xdf\xa3", "is a video", "save its frames as images"),
+)
+# Brands of the container that HEIC, AVIF and video share; all others are video.
+_BRANDS = {
+    "is a HEIC image, which Pillow cannot read": (b"hei", b"hev", b"mif", b"msf"),
+    "is an AVIF image, which this Pillow cannot read": (b"avi",),
+    "is a camera's raw file (Canon CR3)": (b"crx",),
+}
+_RAW_NAMES = (".dng", ".nef", ".nrw", ".arw", ".sr2", ".pef", ".cr2", ".rw2", ".orf", ".raf", ".kdc", ".dcr", ".erf")
+_SUBFILE, _VERSION_OF_DNG = 254, 50706
+
+
+def refusal(name: str, what: str, remedy: str = REPLACE) -> DataError:
+    """Return the error for a file; the remedy is what follows the last semicolon."""
+    return DataError(f"{name} {what}; {remedy}")
+
+
+def unopened(data: bytes, name: str, error: Exception) -> DataError:
+    """Return why Pillow cannot open these bytes."""
+    if not data:
+        return refusal(name, "is empty (0 bytes)")
+    if not data.strip(b"\0"):
+        return refusal(name, f"is no image (its {len(data)} bytes are all zero)")
+    found = _named(data)
+    if found:
+        return refusal(name, *found)
+    if name.lower().endswith(_RAW_NAMES):
+        return refusal(name, "is a camera's raw file", _CONVERT)
+    cause = error if not isinstance(error, UnidentifiedImageError) else _hidden_cause(data)
+    if cause is None:
+        return refusal(name, f"is no image (it begins with {data[:16]!r})")
+    words = one_line(cause)
+    if "MAX_TEXT" in words:
+        return refusal(name, f"cannot be opened ({words})", "save it again without its text")
+    if isinstance(cause, Image.DecompressionBombError):
+        return refusal(name, f"cannot be opened ({words})", "make it smaller, or remove it")
+    if "mode" in words:
+        return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
+    return refusal(name, f"cannot be opened ({words})")
+
+
+def refuse_preview(image: Image.Image, data: bytes, name: str) -> None:
+    """Raise DataError for a camera's raw file in the form of a TIFF, of which Pillow reads a small preview."""
+    tags = getattr(image, "tag_v2", {})
+    if data[8:10] == b"CR" or int(tags.get(_SUBFILE, 0)) & 1 or _VERSION_OF_DNG in tags:
+        raise refusal(name, "is a camera's raw file, of which Pillow reads a preview", _CONVERT)
+
+
+def unread(fs: Any, path: str, name: str, error: Exception) -> str:
+    """Return why a listed file cannot be read, and the remedy."""
+    if isinstance(error, FileNotFoundError):
+        if not (is_local(fs) and os.path.islink(path)):
+            return f"{name} has gone since the set was listed; restore it, or run again"
+        target = os.readlink(path)
+        if ".git/annex/objects/" in target:
+            return f"{name} is a link of git-annex whose content is not here; run git annex get"
+        return f"{name} is a link to {target}, which does not exist; restore that, or remove the link"
+    if isinstance(error, PermissionError) and is_local(fs):
+        return f"{name} cannot be read ({one_line(error.strerror or error)}); check its permissions"
+    return f"{name} cannot be read {explain(error)}"
+
+
+def one_line(error: object) -> str:
+    """Return an error's text, or its kind if it has none, in one line without a semicolon."""
+    return " ".join(str(error).split()).replace(";", ",").rstrip(".") or type(error).__name__
+
+
+def _named(data: bytes) -> tuple[str, str] | None:
+    """Return what a file of another kind is, by its first bytes, and the remedy."""
+    for beginning, what, remedy in _BEGINNINGS:
+        if data.startswith(beginning):
+            return what, remedy
+    if data[4:8] == b"ftyp":
+        for what, brands in _BRANDS.items():
+            if data[8:12].startswith(brands):
+                return what, _CONVERT
+        return "is a video", "save its frames as images"
+    if data[128:132] == b"DICM":
+        return "is a DICOM file, which Pillow cannot read", _CONVERT
+    return _named_text(data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().lower())
+
+
+def _named_text(head: bytes) -> tuple[str, str] | None:
+    if b".git/annex/objects/" in head[:300]:
+        return "is a link of git-annex as text", "run git annex get"
+    if re.match(rb"<(\?xml|!doctype svg|!--|svg)", head) and re.search(rb"<svg[\s>]", head):
+        return "is an SVG drawing, which Pillow cannot read", _CONVERT
+    if re.match(rb"<(!doctype html|html|head|body|script|!--)", head):
+        return "is an HTML page, as of a failed download", _DOWNLOAD
+    if head.startswith(b"<?xml"):
+        return "is XML, as of a failed download", _DOWNLOAD
+    if re.match(rb"[{\[]\s*[\"{\[]", head):
+        return "is JSON, as of a failed download", _DOWNLOAD
+    return None
+
+
+def _hidden_cause(data: bytes) -> Exception | None:
+    """Return what the reader that knows these first bytes raises: Pillow asks all readers, and shows no reason."""
+    for name in Image.ID:
+        reader, accepts = Image.OPEN[name]
+        if not _accepts(accepts, data[:16]):
+            continue
+        try:
+            reader(io.BytesIO(data), "")
+        except Exception as exc:  # readers raise what they like on damaged bytes
+            return exc
+    return None
+
+
+def _accepts(accepts: Callable[[bytes], bool | str] | None, beginning: bytes) -> bool:
+    try:
+        return accepts is not None and accepts(beginning) is True
+    except Exception:  # some ask more bytes than there are
+        return False
