@@ -1,12 +1,16 @@
 """Images of more than 8 bits keep their grey levels; what no rule covers, and files without an end, are refused."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from image_files import refusal, retagged, saved
+from image_files import TWO_CLASSES, folder, png, refusal, retagged, saved, structs, table
 from PIL import Image
 
 from wmdd.data import decoding
 from wmdd.data.decoding import decode, read_header
+from wmdd.data.images import load_uint8
+from wmdd.data.index import build_index
 
 BIG = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
 
@@ -58,6 +62,35 @@ def test_grey_levels_survive_decoding(kind):
     assert levels(data) == expected
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (grey([0, 300]), "holds values up to 300; convert it to 8 or 16 bits"),
+        (grey([0, 65535]), "holds values up to 65535; convert"),
+        (grey([0, 0.5, 1.25]), "holds values up to 1.25; convert"),
+        (grey([-1, 1]), "holds values from -1 up to 1; convert"),
+        (grey([0, np.nan]), "holds values that are NaN or infinite; convert"),
+        (grey([0, np.inf]), "holds values that are NaN or infinite; convert"),
+        (grey([0, 70000], np.int32), "holds values up to 70000; convert"),
+        (grey([-5, 9], np.int32), "holds values from -5 up to 9; convert"),
+        (as_unsigned(grey([0, -1], np.int32)), "holds values up to 4294967295; convert"),
+    ],
+)
+def test_values_that_no_rule_covers_are_refused_by_the_index(tmp_path, data, message):
+    url = folder(tmp_path, *TWO_CLASSES)
+    (tmp_path / "train/b/1.png").write_bytes(data)
+    assert f"data.path={url}: train/b/1.png {message}" in refusal(lambda: build_index(url))
+
+
+def test_float_images_keep_their_greys_in_a_set(tmp_path):
+    for path in TWO_CLASSES:
+        value = 0.25 if "/a/" in path else 0.75
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(tiff(np.full((16, 16), value, np.float32)))
+    images = load_uint8(build_index(str(tmp_path)), "train", np.arange(4), size=16, crop_ratio=1.0)
+    assert images.unique().tolist() == [64, 191]
+
+
 @pytest.mark.parametrize("kind", ["LAB", "CMYK", "YCbCr"])
 def test_other_colour_spaces_of_tiff_become_rgb(kind):
     plain = Image.new("RGB", (8, 8), (200, 40, 40))
@@ -100,6 +133,23 @@ def test_cut_file_is_refused_by_the_index(kind):
     message = refusal(lambda: read_header(data[:-200], "cut.img"))
     assert message.startswith("cut.img ")
     assert "; " in message
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_cut_images_are_counted_before_anything_is_trained(tmp_path, kind):
+    cut = saved(BIG, "JPEG")[:-200]
+    if kind == "folder":
+        url, first = folder(tmp_path, *TWO_CLASSES), "train/b/0.png"
+        for path in ("train/b/0.png", "val/b/0.png"):
+            (tmp_path / path).write_bytes(cut)
+        (tmp_path / "val/b/1.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    else:
+        url, first = str(tmp_path), "train.parquet row 0"
+        images = structs(cut, cut, b"version https://git-lfs.github.com/spec/v1\n", png(1))
+        pq.write_table(table(images, pa.array([0, 1, 0, 1])), tmp_path / "train.parquet")
+    message = refusal(lambda: build_index(url))
+    assert f"data.path={url}: {first} is broken (image file is truncated (" in message
+    assert message.endswith("(and 1 more like it, 1 with other faults); remove or replace it")
 
 
 def test_flipped_bit_inside_a_png_is_found_without_decoding_it():

@@ -1,15 +1,17 @@
 """A file that cannot be used as an image: the line says what it is, or why Pillow cannot open it, and the remedy."""
 
+import os
 import re
 import warnings
 
 import numpy as np
 import pytest
-from image_files import png, refusal, retagged, saved
+from image_files import TWO_CLASSES, folder, png, refusal, retagged, saved
 from PIL import Image, PngImagePlugin
 
 from wmdd.data.decoding import read_header
 from wmdd.data.faults import unread
+from wmdd.data.index import build_index
 from wmdd.data.sources import open_file_system
 
 
@@ -92,6 +94,26 @@ def test_decompression_bomb_is_named_with_its_size(monkeypatch):
     message = refusal(lambda: read_header(png(0, (10, 10)), "x"))
     assert "x cannot be opened (Image size (100 pixels) exceeds limit of 60 pixels" in message
     assert message.endswith("; make it smaller, or remove it")
+
+
+def test_reason_stands_in_the_line_of_the_index(tmp_path):
+    url = folder(tmp_path, *TWO_CLASSES)
+    (tmp_path / "val/a/1.png").write_bytes(with_long_text())
+    message = refusal(lambda: build_index(url))
+    assert f"data.path={url}: val/a/1.png cannot be opened (Decompressed data too large" in message
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nowhere.png", "is a link to nowhere.png, which does not exist; restore that, or remove the link"),
+        ("../../.git/annex/objects/ab/x.png", "is a link of git-annex whose content is not here; run git annex get"),
+    ],
+)
+def test_link_to_nowhere_is_named(tmp_path, target, message):
+    url = folder(tmp_path, *TWO_CLASSES)
+    os.symlink(target, tmp_path / "train/a/9.png")
+    assert f"train/a/9.png {message}" in refusal(lambda: build_index(url))
 
 
 def test_file_that_cannot_be_read_is_explained(tmp_path):

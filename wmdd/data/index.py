@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +19,10 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from wmdd.cpus import usable_cpus
+from wmdd.data.decoding import read_header
+from wmdd.data.faults import REPLACE, unread
 from wmdd.data.sources import (
     Listing,
     builtin_images,
@@ -192,7 +195,8 @@ def build_index(
     """
     listing = listing or list_files(url)
     scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
-    with ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
         names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent)
     _refuse_bad(url, bad)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
@@ -282,7 +286,7 @@ def _scan_folder(
         except DataError as exc:
             return str(exc)
         except (OSError, EOFError) as exc:
-            return f"{path} cannot be read ({' '.join(str(exc).split())})"
+            return unread(fs, f"{root}/{path}", path, exc)
 
     kept = {
         split: [(number, path) for number, path in enumerate(paths) if id_of.get(listing.class_of(path), -1) >= 0]
@@ -351,9 +355,9 @@ def _parquet_classes(url: str, listing: Listing) -> tuple[dict[Any, str], int]:
 def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:
     where = f"{file} row {row}"
     if data is None:
-        return f"{where} holds no image bytes"
+        return f"{where} holds no image bytes; {REPLACE}"
     if label not in id_of:
-        return f"{where} has label {label!r}, which is none of {len(id_of)} classes"
+        return f"{where} has label {label!r}, which is none of {len(id_of)} classes; {REPLACE}"
     try:
         return number, row, id_of[label], *_facts(data, where)
     except DataError as exc:
@@ -362,14 +366,8 @@ def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: 
 
 def _facts(data: bytes, where: str) -> tuple[int, int, int]:
     """Give height, width and digest of an encoded image."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-    except (
-        Exception
-    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
-        raise DataError(f"{where} is no image") from exc
-    return height, width, content_digest(data)
+    header = read_header(data, where)
+    return header.height, header.width, content_digest(data)
 
 
 def _sort_out(results: Iterator[Row | str], rows: list[Row], bad: list[str]) -> None:
@@ -410,8 +408,13 @@ def _refuse_empty(url: str, names: tuple[str, ...], split: Split, what: str) -> 
 
 def _refuse_bad(url: str, bad: list[str]) -> None:
     if bad:
-        more = f" (and {len(bad) - 1} more like it)" if len(bad) > 1 else ""
-        raise DataError(f"data.path={url}: {bad[0]}{more}; remove or replace it")
+        what, _, remedy = bad[0].rpartition("; ")
+        alike = sum(line.endswith(f"; {remedy}") for line in bad) - 1
+        others = len(bad) - 1 - alike
+        more = [f"{alike} more like it"] if alike else []
+        more += [f"{others} with other faults"] if others else []
+        counts = f" (and {', '.join(more)})" if more else ""
+        raise DataError(f"data.path={url}: {what}{counts}; {remedy}")
 
 
 def _hash(*parts: bytes) -> str:
