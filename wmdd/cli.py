@@ -90,6 +90,8 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
+    for line in made.index.notes:
+        console.print(line, soft_wrap=True)
     table = Table("stage", "units", "in the store", "to run", "first units to run")
     for stage in (stage for stage in made.tasks if made.tasks[stage] or not until):
         refs = made.refs(stage)

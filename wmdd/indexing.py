@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from wmdd.config import DistillConfig
@@ -30,10 +31,10 @@ def load_index(
         raise ConfigError(
             f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
         )
-    path = config.data.path
+    path, upright = config.data.path, config.data.exif_orientation == "apply"
     url = absolute_url(path)
     if path.startswith(TORCHVISION):
-        url = from_torchvision(path, store, config.data.download, on_progress)
+        url = from_torchvision(path, store, config.data.download, on_progress, upright=upright)
     listing = list_files(url)
     subset, classes = config.data.subset, config.data.classes
     if subset is None and classes is None:
@@ -43,8 +44,8 @@ def load_index(
         "listing": listing.signature,
         "classes": classes,
         "val": config.data.val_fraction,
-        "version": 1,
-    }
+        "version": 2,
+    } | ({"exif_orientation": "apply"} if upright else {})
     ref = ArtifactRef("index", "index", content_key(parts))
     if ref not in store:
         store.check_writable()
@@ -54,6 +55,7 @@ def load_index(
             url,
             classes=classes,
             val_fraction=config.data.val_fraction,
+            upright=upright,
             listing=listing,
             on_progress=on_progress,
         )
@@ -63,7 +65,20 @@ def load_index(
         ref = _cut(store, ref, {"per_class": count}, lambda index: limit(index, count))
     if share:
         ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
-    return store.load(ref, DatasetIndex, keep=True), ref
+    index = store.load(ref, DatasetIndex, keep=True)
+    return replace(index, notes=(*_orientation_notes(index),)), ref
+
+
+def _orientation_notes(index: DatasetIndex) -> list[str]:
+    """Count the images that are learned as they are stored, and not as they are meant to be seen."""
+    turned = sum(int((split.orientation != 1).sum()) for split in (index.train, index.val))
+    if index.upright or not turned:
+        return []
+    total = len(index.train) + len(index.val)
+    return [
+        f"{turned} of {total} images carry an EXIF orientation, which is ignored, as torchvision does; "
+        "--data.exif_orientation apply turns them upright"
+    ]
 
 
 def _cut(

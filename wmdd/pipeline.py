@@ -224,6 +224,8 @@ def run_plans(plans: Mapping[str, Plan], store: ArtifactStore, executor: Executo
     tasks = _together(plans)
     missing = store.absent(unit.ref for task in tasks for unit in task.units)
     left = [task for task in tasks if any(unit.ref in missing for unit in task.units)]
+    for text in next(iter(plans.values())).index.notes:
+        listener(Event("note", "", text=text))
     stages = _Stages(tasks, missing, listener)
     if left:
         board = executor.run(left, missing, store, stages)

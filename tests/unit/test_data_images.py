@@ -3,6 +3,7 @@
 import copy
 import io
 import itertools
+import json
 import re
 import warnings
 
@@ -13,13 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
-from PIL import Image, features
+from PIL import Image, ImageOps, features
 from torch.utils.data import DataLoader
 
-from wmdd.data.decoding import decode
+from wmdd.data.decoding import decode, read_header
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
-from wmdd.data.index import build_index
+from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
+from wmdd.data.pixels import evaluation_crop
 from wmdd.errors import DataError
+from wmdd.tables import read_table
 
 # Files that change
 
@@ -148,10 +151,106 @@ def test_dark_sixteen_bit_grey_stays_dark():
     assert np.asarray(decode(saved(grey), "x")).max() == 1
 
 
-def test_orientation_tags_are_ignored():
+# Orientation
+
+PHOTO = Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 90, 3), dtype=np.uint8))
+
+
+def photo(orientation, kind="JPEG", image=PHOTO, **options):
     exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode(saved(Image.new("RGB", (8, 4)), "JPEG", exif=exif), "x").size == (8, 4)
+    exif[0x0112] = orientation
+    return saved(image, kind, exif=exif, **options)
+
+
+def photos(root, kind, *images):
+    """Write images of class a, beside those of b, which carry no orientation; return the set's URL."""
+    plain = [saved(PHOTO, "JPEG", quality=5 + place) for place in range(len(images))]
+    if kind == "folder":
+        for name, data in (("a", images), ("b", plain)):
+            for split in ("train", "val"):
+                (root / split / name).mkdir(parents=True)
+                for place, one in enumerate(data):
+                    (root / split / name / f"{place}.jpg").write_bytes(one)
+    else:
+        labels = pa.array([0] * len(images) + [1] * len(plain))
+        for split in ("train", "val"):
+            pq.write_table(table(structs(*images, *plain), labels), root / f"{split}-0.parquet", row_group_size=3)
+    return str(root)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_header_and_turned_image_agree_with_pillow(kind, orientation):
+    data = photo(orientation, kind)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    header = read_header(data, "x")
+    image = decode(data, "x", header.orientation)
+    np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
+    assert (header.orientation in range(2, 9)) == (kind != "TIFF" and orientation in range(2, 9))
+    # Pillow turns a TIFF itself; other kinds are kept as they are stored.
+    assert decode(data, "x").size == ((60, 90) if kind == "TIFF" and orientation in range(5, 9) else (90, 60))
+
+
+def test_orientation_is_found_in_xmp_and_damaged_exif_is_none():
+    xmp = b"<x:xmpmeta><rdf:RDF><rdf:Description tiff:Orientation='6'/></rdf:RDF></x:xmpmeta>".replace(b"'", b'"')
+    assert read_header(saved(PHOTO, "JPEG", xmp=xmp), "x").orientation == 6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert read_header(saved(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*\0\0"), "x").orientation == 1
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet"])
+def test_orientation_is_ignored_or_applied_wherever_images_are_decoded(tmp_path, kind):
+    url = photos(tmp_path, kind, photo(6), photo(1), photo(3))
+    ignored, applied = build_index(url), build_index(url, upright=True)
+    assert ignored.train.uniform_size() == (60, 90)
+    assert applied.train.height.tolist() == [90, 60, 60, 60, 60, 60]
+    assert applied.train.width.tolist() == [60, 90, 90, 90, 90, 90]
+    for split in ("train", "val"):
+        part = getattr(applied, split)
+        for place in range(len(part)):
+            stored = np.asarray(StreamedImages(ignored, split, np.asarray)[place][0])
+            turned = np.asarray(StreamedImages(applied, split, np.asarray)[place][0])
+            assert turned.shape[:2] == (part.height[place], part.width[place])
+            expected = np.rot90(stored, {6: 3, 3: 2, 1: 0}[int(part.orientation[place])])
+            np.testing.assert_array_equal(turned, expected)
+            seen = load_uint8(applied, split, np.array([place]), size=60, crop_ratio=1.0)
+            np.testing.assert_array_equal(
+                seen[0].permute(1, 2, 0).numpy(), np.asarray(evaluation_crop(Image.fromarray(expected), 60, 1.0))
+            )
+
+
+def test_images_that_are_of_one_size_once_they_are_upright_load_as_they_are(tmp_path):
+    lying = Image.fromarray(np.rot90(np.asarray(PHOTO)).copy())
+    index = build_index(photos(tmp_path, "folder", photo(6, image=lying), photo(8, image=lying)), upright=True)
+    assert index.train.uniform_size() == (60, 90)
+    assert load_native_uint8(index, "train", np.arange(4)).shape == (4, 3, 60, 90)
+
+
+def test_index_keeps_how_images_are_turned_and_digests_tell(tmp_path):
+    url = photos(tmp_path, "folder", photo(6), photo(1))
+    ignored, applied = build_index(url), build_index(url, upright=True)
+    again = DatasetIndex.from_bytes(applied.to_bytes())
+    assert again.upright
+    assert again.train.orientation.tolist() == [6, 1, 1, 1]
+    assert again.train.height.tolist() == applied.train.height.tolist()
+    for digest in (lambda index: index.digest("train"), lambda index: index.digest("val"), lambda i: i.class_digest(0)):
+        assert digest(again) == digest(applied) != digest(ignored)
+    assert limit(applied, 1).upright
+    assert hold_out(applied, 0.5).train.orientation.shape == (2,)
+
+
+def test_index_of_an_earlier_version_reads_as_upright(tmp_path):
+    index = build_index(photos(tmp_path, "folder", photo(6), photo(1)))
+    whole = read_table(index.to_bytes())
+    facts = {name: value for name, value in json.loads(whole.schema.metadata[b"wmdd"]).items() if name != "upright"}
+    out = io.BytesIO()
+    old = whole.drop_columns(["orientation"]).replace_schema_metadata({"wmdd": json.dumps(facts)})
+    pq.write_table(old, out)
+    again = DatasetIndex.from_bytes(out.getvalue())
+    assert not again.upright
+    assert again.train.orientation.tolist() == [1, 1, 1, 1]
+    assert again.digest("train") == index.digest("train")
 
 
 # Order and access

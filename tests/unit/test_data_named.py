@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 import pytest
 import torch
-from image_files import png, refusal
+from image_files import TWO_CLASSES, folder, png, refusal
+from PIL import Image
 
 from wmdd.config import override, parse_config
 from wmdd.data.images import load_native_uint8
@@ -15,7 +16,10 @@ from wmdd.data.subsets import subset_classes
 from wmdd.data.torchvision_sets import from_torchvision
 from wmdd.errors import ConfigError
 from wmdd.indexing import load_index
+from wmdd.pipeline import run_plans
+from wmdd.plan import make_plan
 from wmdd.recipes import recipe
+from wmdd.schedule import Board
 from wmdd.store import ArtifactStore
 
 FAKE = "torchvision:FakeData?size=12&num_classes=3&image_size=[3,9,7]"
@@ -61,6 +65,67 @@ def test_large_set_is_written_in_files_of_bounded_size(store, monkeypatch):
     cut = build_index(url)
     for split in ("train", "val"):
         assert cut.digest(split) == whole.digest(split)
+
+
+def test_set_of_torchvision_is_turned_before_it_is_written(store, monkeypatch):
+    from torchvision.datasets import FakeData
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    drawn = FakeData.__getitem__
+
+    def photograph(self, place):
+        image, label = drawn(self, place)
+        image.info["exif"] = exif.tobytes()
+        return image, label
+
+    monkeypatch.setattr(FakeData, "__getitem__", photograph)
+    config = override(recipe("digits"), {"data.path": FAKE})
+    stored, _ = load_index(config, store, lambda done, total: None)
+    turned, _ = load_index(override(config, {"data.exif_orientation": "apply"}), store, lambda done, total: None)
+    assert (stored.train.uniform_size(), turned.train.uniform_size()) == ((9, 7), (7, 9))
+
+
+def test_orientation_is_counted_in_a_note_and_applying_it_changes_all_keys(store, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    url = folder(tmp_path / "set", *TWO_CLASSES)
+    for name in ("train/a/0.png", "val/b/1.png"):
+        Image.new("RGB", (8, 6)).save(f"{url}/{name}", exif=exif)
+    config = override(
+        recipe("cifar10-quick"),
+        {
+            "data.path": url,
+            "barycenter.ipc": 1,
+            "pretrain.model": "convnet2_w16",
+            "evaluate.students": ("convnet2_w16",),
+        },
+    )
+    stored, turned = (make_plan(override(config, {"data.exif_orientation": how}), store) for how in ("ignore", "apply"))
+    assert stored.index.notes == (
+        "2 of 8 images carry an EXIF orientation, which is ignored, as torchvision does; "
+        "--data.exif_orientation apply turns them upright",
+    )
+    assert turned.index.notes == ()
+    assert stored.index_ref != turned.index_ref
+    for stage in ("pretrain", "statistics", "barycenter", "recover", "relabel", "evaluate"):
+        assert not set(stored.refs(stage)) & set(turned.refs(stage))
+    again = make_plan(config, store)
+    assert (again.tasks, again.index_ref) == (stored.tasks, stored.index_ref)
+    assert "exif_orientation" not in config.data.for_key()
+    told = []
+    run_plans({"": stored}, store, _Idle(), told.append)
+    assert [event.text for event in told if event.kind == "note"] == list(stored.index.notes)
+
+
+class _Idle:
+    """Runs nothing."""
+
+    def run(self, tasks, missing, store, listener):
+        return Board([], missing)
+
+    def close(self):
+        pass
 
 
 def test_files_that_another_version_left_are_no_part_of_a_set(store):

@@ -121,7 +121,7 @@ def test_index_survives_the_round_trip(tmp_path):
     )
     for split in ("train", "val"):
         assert again.digest(split) == index.digest(split)
-        for name in ("file", "row", "label", "height", "width", "digest"):
+        for name in ("file", "row", "label", "height", "width", "digest", "orientation"):
             np.testing.assert_array_equal(getattr(getattr(again, split), name), getattr(getattr(index, split), name))
             assert getattr(getattr(again, split), name).dtype == getattr(getattr(index, split), name).dtype
 

@@ -11,6 +11,17 @@ from PIL import Image
 from wmdd.data.faults import one_line, refusal, refuse_preview, unopened
 from wmdd.errors import DataError
 
+_ORIENTATION = 0x0112
+_EXIF_MARKS = (b"eXIf", b"rofile type", b"com.adobe.xmp")  # where a PNG may keep it
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # To decode an image of so few pixels takes hardly longer than to read its file.
 _SMALL_PX = 64 * 64
 _BITS, _OFFSETS, _COUNTS, _SAMPLES = 258, (273, 324), (279, 325), 339  # of TIFF
@@ -19,14 +30,15 @@ _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Header(NamedTuple):
-    """What an index keeps of an image: its size in px."""
+    """What an index keeps of an image: its size in px as stored, and its EXIF orientation (1: upright, or none)."""
 
     height: int
     width: int
+    orientation: int
 
 
 def read_header(data: bytes, name: str) -> Header:
-    """Read the size of an image file; decode it only if its end cannot be checked otherwise.
+    """Read the size and the orientation of an image file; decode it only if its end cannot be checked otherwise.
 
     Raises:
         DataError: if it cannot be opened, its end is missing, or its values cannot be brought to 8 bits; names it.
@@ -35,11 +47,11 @@ def read_header(data: bytes, name: str) -> Header:
         width, height = image.size
         if image.mode in ("F", "I", "LAB") or width * height <= _SMALL_PX or not _has_end(image, data):
             width, height = decode(data, name).size
-        return Header(height, width)
+        return Header(height, width, _orientation(image, data))
 
 
-def decode(data: bytes, name: str) -> Image.Image:
-    """Decode an image file's bytes to RGB.
+def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
+    """Decode an image file's bytes to RGB, and turn it upright if an orientation is given.
 
     Raises:
         DataError: if it is broken or truncated, or holds values that no rule brings to 8 bits; names it.
@@ -47,7 +59,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     image = _open(data, name)
     try:
         image.load()
-        return _to_rgb(image, name)
+        rgb = _to_rgb(image, name)
     except DataError:
         raise
     except (
@@ -55,6 +67,16 @@ def decode(data: bytes, name: str) -> Image.Image:
     ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
         whole = image.format in _FOREIGN or "not available" in str(exc) or "not supported" in str(exc)
         raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({one_line(exc)})") from exc
+    return _turn(rgb, orientation)
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Return an image that was opened elsewhere as its EXIF orientation asks for."""
+    return _turn(image, _exif_orientation(image))
+
+
+def _turn(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -139,3 +161,19 @@ def _has_strips(image: Image.Image, data: bytes) -> bool:
             ends = np.ravel(tags[offsets]).astype(np.int64) + np.ravel(tags[counts]).astype(np.int64)
             return len(ends) > 0 and int(ends.max()) <= len(data)
     return False
+
+
+def _orientation(image: Image.Image, data: bytes) -> int:
+    if image.format == "TIFF":
+        return 1  # Pillow turns these itself
+    if image.format == "PNG" and not any(mark in data for mark in _EXIF_MARKS):
+        return 1  # Pillow would decode all of it to look for EXIF behind the pixels
+    return _exif_orientation(image)
+
+
+def _exif_orientation(image: Image.Image) -> int:
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF is none
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1

@@ -91,13 +91,18 @@ def _load(
 
     def fill(item: tuple[int, bytes]) -> None:
         position, data = item
-        image = transform(decode(data, image_name(index, split, position)))
+        image = transform(_decoded(data, index, split, position))
         out[place[position]] = to_tensor(image)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for chunk in _chunks(read_encoded(index, split, unique), 256):
             list(pool.map(fill, chunk))
     return out[torch.from_numpy(where.reshape(-1))]
+
+
+def _decoded(data: bytes, index: DatasetIndex, split: str, position: int) -> Image.Image:
+    orientation = int(_part(index, split).orientation[position]) if index.upright else 1
+    return decode(data, image_name(index, split, position), orientation)
 
 
 def _chunks(items: Iterator[tuple[int, bytes]], length: int) -> Iterator[list[tuple[int, bytes]]]:
@@ -133,7 +138,7 @@ class StreamedImages(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         part = _part(self.index, self.split)
-        image = decode(self._encoded(part, position), image_name(self.index, self.split, position))
+        image = _decoded(self._encoded(part, position), self.index, self.split, position)
         return self.transform(image), int(part.label[position])
 
     def _encoded(self, part: Split, position: int) -> bytes:

@@ -41,8 +41,8 @@ from wmdd.tables import column, read_table
 from wmdd.text import printable
 from wmdd.types import Files
 
-_COLUMNS = ("file", "row", "label", "height", "width", "digest")
-_KINDS = (np.int32, np.int64, np.int32, np.int32, np.int32, np.uint64)
+_COLUMNS = ("file", "row", "label", "height", "width", "digest", "orientation")
+_KINDS = (np.int32, np.int64, np.int32, np.int32, np.int32, np.uint64, np.int8)
 _AT_ONCE = 1024
 
 
@@ -55,8 +55,9 @@ class Split:
         file: (n,) int32, which file holds the image.
         row: (n,) int64, row inside a Parquet file, -1 for an image file.
         label: (n,) int32 class ids.
-        height, width: (n,) int32 px, from the header.
+        height, width: (n,) int32 px, as the image is decoded.
         digest: (n,) uint64 of the encoded bytes.
+        orientation: (n,) int8, as EXIF numbers them; 1 is upright.
     """
 
     files: tuple[str, ...]
@@ -66,6 +67,7 @@ class Split:
     height: np.ndarray
     width: np.ndarray
     digest: np.ndarray
+    orientation: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
@@ -84,6 +86,12 @@ class Split:
         """Keep some positions, in the given order."""
         return Split(self.files, *(getattr(self, name)[rows] for name in _COLUMNS))
 
+    def upright(self) -> Split:
+        """Return the images as they are once they are turned upright."""
+        lying = self.orientation >= 5  # by a quarter
+        height, width = np.where(lying, (self.width, self.height), (self.height, self.width))
+        return replace(self, height=height, width=width)
+
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
@@ -94,6 +102,8 @@ class DatasetIndex:
         kind: ``folder``, ``parquet`` or ``builtin``.
         class_names: class ids are positions in it.
         val_held_out: the validation images were taken from the training split, because there is no other.
+        upright: images are turned as their EXIF orientation asks for, wherever they are decoded.
+        notes: lines for the user about how the set was read; not stored.
     """
 
     url: str
@@ -102,16 +112,22 @@ class DatasetIndex:
     train: Split
     val: Split
     val_held_out: bool
+    upright: bool = False
+    notes: tuple[str, ...] = ()
 
     def class_digest(self, class_id: int) -> str:
         """Hash one class's training images and name; no other class can change it."""
         part = self.train.take(self.train.of_class(class_id))
-        return _hash(self.class_names[class_id].encode(), part.digest.tobytes())
+        return _hash(self.class_names[class_id].encode(), part.digest.tobytes(), *self._turned)
 
     def digest(self, split: Literal["train", "val"]) -> str:
         """Hash a split: names, labels and contents, in order."""
         part = self.train if split == "train" else self.val
-        return _hash(json.dumps(self.class_names).encode(), part.label.tobytes(), part.digest.tobytes())
+        return _hash(json.dumps(self.class_names).encode(), part.label.tobytes(), part.digest.tobytes(), *self._turned)
+
+    @property
+    def _turned(self) -> tuple[bytes, ...]:
+        return (b"upright",) if self.upright else ()
 
     def to_files(self) -> dict[str, bytes]:
         """Give one Parquet file."""
@@ -125,7 +141,7 @@ class DatasetIndex:
     def to_bytes(self) -> bytes:
         """Write a Parquet table of both splits."""
         columns = {name: np.concatenate([getattr(self.train, name), getattr(self.val, name)]) for name in _COLUMNS}
-        facts = {name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out")}
+        facts = {name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright")}
         facts |= {"train": len(self.train), "train_files": self.train.files, "val_files": self.val.files}
         table = pa.table(columns).replace_schema_metadata({"wmdd": json.dumps(facts)})
         out = io.BytesIO()
@@ -137,10 +153,13 @@ class DatasetIndex:
         """Read what `to_bytes` wrote."""
         table = read_table(data)
         facts = json.loads(table.schema.metadata[b"wmdd"])
+        if "orientation" not in table.column_names:  # of an earlier version, which ignored it
+            table = table.append_column("orientation", pa.array(np.ones(len(table), np.int8)))
         columns = [column(table, name).astype(kind) for name, kind in zip(_COLUMNS, _KINDS, strict=True)]
         train = Split(tuple(facts["train_files"]), *(values[: facts["train"]] for values in columns))
         val = Split(tuple(facts["val_files"]), *(values[facts["train"] :] for values in columns))
-        return cls(facts["url"], facts["kind"], tuple(facts["class_names"]), train, val, facts["val_held_out"])
+        names, upright = tuple(facts["class_names"]), facts.get("upright", False)
+        return cls(facts["url"], facts["kind"], names, train, val, facts["val_held_out"], upright)
 
 
 def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
@@ -176,6 +195,7 @@ def build_index(
     *,
     classes: tuple[str, ...] | None = None,
     val_fraction: float = 0.2,
+    upright: bool = False,
     workers: int | None = None,
     listing: Listing | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -187,6 +207,7 @@ def build_index(
         classes: keep only these, in this order; images of others are not read.
         val_fraction: held out per class when there is no validation split; chosen by content digest, so that neither
             a seed nor a file name decides.
+        upright: turn images as their EXIF orientation asks for.
         workers: threads; a few per core when absent.
         on_progress: told images done and the total.
 
@@ -205,10 +226,11 @@ def build_index(
     if held_out:
         train, val = _hold_out(url, names, train, val_fraction)
     _refuse_empty(url, names, val, "validation")
-    return DatasetIndex(url, listing.kind, names, train, val, held_out)
+    train, val = (train.upright(), val.upright()) if upright else (train, val)
+    return DatasetIndex(url, listing.kind, names, train, val, held_out, upright)
 
 
-Row = tuple[int, int, int, int, int, int]
+Row = tuple[int, int, int, int, int, int, int]
 Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str]]
 Progress = Callable[[int, int], None]
 
@@ -364,10 +386,10 @@ def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: 
         return str(exc)
 
 
-def _facts(data: bytes, where: str) -> tuple[int, int, int]:
-    """Give height, width and digest of an encoded image."""
+def _facts(data: bytes, where: str) -> tuple[int, int, int, int]:
+    """Give height, width, digest and orientation of an encoded image."""
     header = read_header(data, where)
-    return header.height, header.width, content_digest(data)
+    return header.height, header.width, content_digest(data), header.orientation
 
 
 def _sort_out(results: Iterator[Row | str], rows: list[Row], bad: list[str]) -> None:

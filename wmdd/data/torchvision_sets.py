@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wmdd.data.decoding import turned
 from wmdd.data.pixels import png
 from wmdd.errors import DataError
 
@@ -46,7 +47,12 @@ class Folder(Protocol):
 
 
 def from_torchvision(
-    path: str, folder: Folder, download: bool, on_progress: Callable[[int, int], None] = lambda done, total: None
+    path: str,
+    folder: Folder,
+    download: bool,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    upright: bool = False,
 ) -> str:
     """Give the URL of a set as Parquet, written into the store the first time.
 
@@ -54,13 +60,15 @@ def from_torchvision(
         path: ``torchvision:NAME``, or with arguments of its class, ``torchvision:EMNIST?split=letters``; ``root``
             names the folder of torchvision's own files.
         on_progress: told images written and their total, split by split.
+        upright: turn images as their EXIF orientation asks for, which is not written.
 
     Raises:
         DataError: for an unknown name, arguments that it does not take, or files that are not there.
     """
     name, _, query = path.removeprefix(TORCHVISION).partition("?")
     options = {key: _value(text) for key, text in urllib.parse.parse_qsl(query)}
-    own = ("torchvision", urllib.parse.quote(path.removeprefix(TORCHVISION), safe="").replace("%", "_"))
+    label = urllib.parse.quote(path.removeprefix(TORCHVISION), safe="").replace("%", "_")
+    own = ("torchvision", f"{label}-upright" if upright else label)
     target = f"{folder.url.rstrip('/')}/{'/'.join(own)}"
     if folder.get(folder.path(*own, "complete.json")) is not None:
         return target
@@ -73,7 +81,7 @@ def from_torchvision(
             _check_labels(path, images)
             names = names or _names(images)
             counts[split] = len(images)
-            for number, data in enumerate(_files(images, names, on_progress)):
+            for number, data in enumerate(_files(images, names, on_progress, upright)):
                 written.add(f"{split}-{number:05d}.parquet")
                 folder.put(folder.path(*own, f"{split}-{number:05d}.parquet"), data)
     for item in folder.entries(folder.path(*own)):  # what an interrupted run of another version left
@@ -149,9 +157,9 @@ def _names(images: Any) -> list[str]:
     return [str(number) for number in range(int(max(labels)) + 1)]
 
 
-def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None]) -> Iterator[bytes]:
+def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None], upright: bool) -> Iterator[bytes]:
     """Write a split as Parquet files, none much larger than `FILE_BYTES`."""
-    tables = _tables(images, names, on_progress)
+    tables = _tables(images, names, on_progress, upright)
     for first in tables:
         out = io.BytesIO()
         with pq.ParquetWriter(out, first.schema, compression="zstd") as writer:
@@ -161,12 +169,14 @@ def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None
         yield out.getvalue()
 
 
-def _tables(images: Any, names: list[str], on_progress: Callable[[int, int], None]) -> Iterator[pa.Table]:
+def _tables(
+    images: Any, names: list[str], on_progress: Callable[[int, int], None], upright: bool
+) -> Iterator[pa.Table]:
     """Give row groups of at most `ROWS` images, fewer where these are large."""
     rows, size = list[tuple[dict[str, Any], int]](), 0
     for place in range(len(images)):
         image, label = images[place]
-        encoded = png(image)
+        encoded = png(turned(image) if upright else image)
         rows.append(({"bytes": encoded, "path": f"{place:08d}.png"}, int(label)))
         size += len(encoded)
         if len(rows) == ROWS or size >= ROW_GROUP_BYTES or place == len(images) - 1:

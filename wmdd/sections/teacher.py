@@ -43,6 +43,9 @@ class DataConfig(Section):
     download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
+    exif_orientation: Literal["ignore", "apply"] = later(
+        "ignore", description="of photographs: read them as stored, as torchvision does, or turn them upright"
+    )
     normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = Field(
         "imagenet", description="channel means and deviations that networks see"
     )
