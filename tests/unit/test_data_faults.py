@@ -1,5 +1,6 @@
 """A file that cannot be used as an image: the line says what it is, or why Pillow cannot open it, and the remedy."""
 
+import base64
 import os
 import re
 import warnings
@@ -64,6 +65,14 @@ FAULTS = {
     "pdf": (b"%PDF-1.7\n", "is a PDF file"),
     "numpy": (b"\x93NUMPY\1\0", "is a NumPy array; save its images as PNG"),
     "zip": (b"PK\3\4\0\0", "is a zip archive; unpack it"),
+    "git-crypt": (b"\0GITCRYPT\0abc", "is encrypted by git-crypt; run git-crypt unlock"),
+    "appledouble": (b"\0\5\x16\7\0\2\0\0Mac OS X", "is an AppleDouble file of macOS"),
+    "base64": (base64.b64encode(png(0)), "is an image as base64 text; decode it"),
+    "base64 of a jpeg": (base64.b64encode(saved(Image.new("RGB", (9, 9)), "JPEG")), "is an image as base64 text"),
+    "tiff compression": (
+        retagged(saved(Image.new("RGB", (9, 9)), "TIFF"), {259: 9999}),
+        r"cannot be opened \(TIFF compression 9999, which Pillow does not know\)",
+    ),
     "dicom": (bytes(128) + b"DICM\2\0", "is a DICOM file"),
     "text of a png": (with_long_text(), r"cannot be opened \(.*MAX_TEXT_CHUNK.*\); save it again without its text"),
     "header of a png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", r"cannot be opened \(.+\); remove or replace it"),

@@ -44,6 +44,16 @@ _BEGINNINGS = (
     (b"Rar!", "is a RAR archive", _UNPACK),
     (b"7z\xbc\xaf", "is a 7z archive", _UNPACK),
     (b"\x1aE\xdf\xa3", "is a video", "save its frames as images"),
+    (b"\0GITCRYPT\0", "is encrypted by git-crypt", "run git-crypt unlock"),
+    (b"\0\5\x16\7", "is an AppleDouble file of macOS, which holds no pixels", "remove it"),
+    (b"L\0\0\0\1\x14\2\0", "is a shortcut of Windows", "copy the image here in its place"),
+    (b"\x80\4\x95", "is a Python pickle", "save its images as PNG"),
+    (b"MATLAB 5.0", "is a MATLAB file", "save its images as PNG"),
+    (b"data:image/", "is an image as base64 text", "decode it"),
+    (b"/9j/", "is an image as base64 text", "decode it"),
+    (b"iVBORw0KGgo", "is an image as base64 text", "decode it"),
+    (b"R0lGOD", "is an image as base64 text", "decode it"),
+    (b"UklGR", "is an image as base64 text", "decode it"),
 )
 # Brands of the container that HEIC, AVIF and video share; all others are video.
 _BRANDS = {
@@ -75,6 +85,8 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
     if cause is None:
         return refusal(name, f"is no image (it begins with {data[:16]!r})")
     words = one_line(cause)
+    if words.isdigit() and data[:2] in (b"II", b"MM"):
+        words = f"TIFF compression {words}, which Pillow does not know"
     if "MAX_TEXT" in words:
         return refusal(name, f"cannot be opened ({words})", "save it again without its text")
     if isinstance(cause, Image.DecompressionBombError):
