@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import tenacity
 
+from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
 
@@ -55,10 +56,12 @@ class Jobs:
                 "--address: no cluster runs here; give --address http://HOST:8265, or start one: wmdd cluster up"
             )
         self._where = f"{option} {self.address}"
-        _check_http(self._where, self.address)
-        self._client = self._make_client()
+        spare_loopback(self.address)
+        proxy = proxy_for(self.address)
+        _check_http(self._where, self.address, proxy)
+        self._client = self._make_client(proxy)
 
-    def _make_client(self) -> Any:
+    def _make_client(self, proxy: str) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         for name in TAKEN_FOR_ADDRESS:
             os.environ.pop(name, None)
@@ -66,7 +69,7 @@ class Jobs:
             from ray.job_submission import JobSubmissionClient
         except ImportError as exc:
             raise WmddError("Ray is not installed; pip install 'wmdd[ray]'") from exc
-        with self._explained():
+        with self._explained(proxy=proxy):
             client = JobSubmissionClient(self.address)
         # They tell every file that stays behind, and each sets a level of its own.
         for name in (*LOGGERS, "dashboard.modules.job.sdk"):
@@ -171,12 +174,12 @@ class Jobs:
             yield job.submission_id, str(job.status), begun, ended, command
 
     @contextlib.contextmanager
-    def _explained(self, job: str = "") -> Iterator[None]:
+    def _explained(self, job: str = "", proxy: str = "") -> Iterator[None]:
         try:
             yield
         except (RuntimeError, ValueError, OSError, _ray_error()) as exc:
             text = " ".join(str(exc).split())
-            raise _explain(self._where, job, text) from exc
+            raise _explain(self._where, job, text, proxy) from exc
 
 
 def _ray_error() -> type[Exception]:
@@ -186,7 +189,13 @@ def _ray_error() -> type[Exception]:
     return error
 
 
-def _explain(where: str, job: str, text: str) -> WmddError:
+def _explain(where: str, job: str, text: str, proxy: str = "") -> WmddError:
+    if proxy and "RAY_AUTH" not in text:
+        host = urlsplit(where.split()[-1]).hostname
+        return ConfigError(
+            f"{where}: no job server answers through the proxy of {proxy} ({text[:200]}); set no_proxy={host} if it is "
+            "reached without one"
+        )
     if any(word in text for word in ("Forbidden", "nauthenticated", "nauthorized", "uthentication", "AUTH_TOKEN")):
         return ConfigError(
             f"{where}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (or "
@@ -206,7 +215,7 @@ def _explain(where: str, job: str, text: str) -> WmddError:
     return WmddError(f"{where}: the job server fails: {text[:300]}")
 
 
-def _check_http(where: str, address: str) -> None:
+def _check_http(where: str, address: str, proxy: str = "") -> None:
     parts = urlsplit(address)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -214,6 +223,8 @@ def _check_http(where: str, address: str) -> None:
         port = 0
     if parts.scheme not in ("http", "https") or not parts.hostname or not port:
         raise ConfigError(f"{where}: jobs go to the dashboard's address, such as http://HOST:8265")
+    if proxy:  # which may reach what this machine does not
+        return
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
     except (OSError, UnicodeError) as exc:

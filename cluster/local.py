@@ -19,6 +19,7 @@ from cluster.processes import end, find
 from cluster.state import TrialCluster, adopt, locked, make_token, settings, state_folder
 from cluster.supervisor import Size
 from wmdd.errors import ConfigError, WmddError
+from wmdd.temporary import ray_folder
 
 START_S = 180
 
@@ -74,7 +75,7 @@ def _check_port(option: str, port: int) -> None:
 
 
 def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
-    folder = tempfile.mkdtemp(prefix="wmdd")  # short: the paths of Ray's sockets are limited to 107 bytes
+    folder = tempfile.mkdtemp(prefix="wmdd", dir=ray_folder(len("/wmdd12345678")))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= settings() | {"RAY_TMPDIR": folder}
     # A job says `python`: here it is the one that runs this command.

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,8 +70,14 @@ class TrialCluster:
         return bool(self.nodes) and find(self.nodes[0].pid, self.folder) is not None
 
 
+def _home() -> str:
+    """Return the user's home; in a container whose user has none, a folder of that user for temporary files."""
+    home = os.path.expanduser("~")
+    return home if os.path.isabs(home) else f"{tempfile.gettempdir()}/wmdd-{os.getuid()}"
+
+
 def _place() -> Path:
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local/state")
+    home = os.environ.get("XDG_STATE_HOME") or f"{_home()}/.local/state"
     return Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").expanduser().absolute()
 
 

@@ -26,6 +26,7 @@ ADDRESS = click.option(
     metavar="URL",
     help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
 )
+NO_CLUSTER = "--address: no cluster runs here; give --address http://HOST:8265, or start one: wmdd cluster up"
 AS_JOBS = ("compare", "rank", "distill", "tune", "plan", "report")
 
 
@@ -87,7 +88,8 @@ def submit(
 
     environment = runtime_environment(working_dir, requirements, variables)
     with contextlib.chdir(working_dir):
-        words = _check_words(context, words, here=_is_trial(address))
+        is_known = bool(address or os.environ.get("RAY_API_SERVER_ADDRESS"))
+        words = _check_words(context, words, here=_is_trial(address), is_known=is_known)
     jobs = _jobs(address)
     job = jobs.submit(words, environment, submission_id)
     note = Terminal(stderr=True, soft_wrap=True)
@@ -120,11 +122,14 @@ def _is_trial(address: str | None) -> bool:
     return adopt(address or os.environ.get("RAY_API_SERVER_ADDRESS")) is not None
 
 
-def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool = False) -> tuple[str, ...]:
+def _check_words(
+    context: click.Context, words: tuple[str, ...], *, here: bool = False, is_known: bool = True
+) -> tuple[str, ...]:
     """Refuse what the job would refuse, and paths that would be lost with the job's folder.
 
     Args:
         here: the job sees this machine's files.
+        is_known: a cluster is named; without one that is what is missing, whatever the paths are.
 
     Returns:
         the words, which give the paths of this folder in full where the job can use them.
@@ -163,6 +168,8 @@ def _check_words(context: click.Context, words: tuple[str, ...], *, here: bool =
             named = option.startswith("--")  # the last of equal options counts
             words = (*words, option, full) if named else tuple(full if word == place else word for word in words)
         elif place is None or not _stays(place):
+            if not is_known:
+                raise ConfigError(NO_CLUSTER)
             value = "(not given)" if place is None else place
             raise ConfigError(
                 f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "

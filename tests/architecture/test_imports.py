@@ -29,6 +29,7 @@ FLOORS = (
         "wmdd.parallel",
         "wmdd.files",
         "wmdd.tables",
+        "wmdd.temporary",
         "wmdd.sftp",
         "wmdd.arrow_files",
     ),

@@ -1,17 +1,27 @@
 """The commands around clusters, without one: what is refused before anything starts, and whose processes are whose."""
 
+import contextlib
+import http.server
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 from cluster.processes import end, family, find
+from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import TrialCluster, TrialNode, adopt, make_token, token_file
 from wmdd.cli import main
+from wmdd.errors import ConfigError
+from wmdd.temporary import ray_folder
 
 ABSOLUTE = ("--run", "/nowhere/run")
+AT = ("--address", "http://127.0.0.1:1")
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +50,27 @@ REFUSED = {
     "unknown command": (("submit", "--", "nosuch"), ("nosuch",)),
     "no job": (("submit", "--", "recipes"), ("recipes", "distill, tune, plan, report")),
     "typing error before": (("submit", "--adress", "x", "--", "distill", "digits"), ("--adress", "wmdd submit --help")),
-    "search in the job's own folder": (("submit", "--", "tune", "digits"), ("--run (not given)", "absolute path")),
-    "search that is not shared": (("submit", "--", "tune", "--resume", "runs/x"), ("--resume runs/x", "absolute path")),
+    "search in the job's own folder": (("submit", *AT, "--", "tune", "digits"), ("--run (not given)", "absolute path")),
+    "search that is not shared": (
+        ("submit", *AT, "--", "tune", "--resume", "runs/x"),
+        ("--resume runs/x", "absolute path"),
+    ),
     "unknown recipe": (("submit", "--", "distill", "nosuch", *ABSOLUTE), ("nosuch", "digits")),
     "unknown option": (("submit", "--", "distill", "digits", "--nosuch", "3"), ("--nosuch", "wmdd distill --help")),
     "wrong value": (("submit", "--", "distill", "digits", *ABSOLUTE, "--recover.lr", "nan"), ("--recover.lr", "nan")),
-    "default run": (("submit", "--", "distill", "digits"), ("--run", "thrown away", "s3://")),
-    "relative run": (("submit", "--", "distill", "digits", "--run", "runs/a"), ("--run runs/a", "absolute")),
-    "relative store": (("submit", "--", "distill", "digits", *ABSOLUTE, "--store", "s"), ("--store s", "absolute")),
-    "relative data": (("submit", "--", "distill", "digits", *ABSOLUTE, "--data.path", "d"), ("--data.path d", "s3://")),
-    "relative report": (("submit", "--", "report", "runs/a"), ("RUN runs/a", "absolute")),
+    "default run": (("submit", *AT, "--", "distill", "digits"), ("--run", "thrown away", "s3://")),
+    "relative run": (("submit", *AT, "--", "distill", "digits", "--run", "runs/a"), ("--run runs/a", "absolute")),
+    "relative store": (
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--store", "s"),
+        ("--store s", "absolute"),
+    ),
+    "relative data": (
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--data.path", "d"),
+        ("--data.path d", "s3://"),
+    ),
+    "relative report": (("submit", *AT, "--", "report", "runs/a"), ("RUN runs/a", "absolute")),
     "relative weights": (
-        ("submit", "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "a.safetensors"),
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "a.safetensors"),
         ("--pretrain.weights a.safetensors", "s3://"),
     ),
     "secret": (
@@ -66,6 +85,8 @@ REFUSED = {
     "no folder": (("submit", "--working-dir", "gone", "--", "distill", "digits"), ("--working-dir gone",)),
     "no requirements": (("submit", "--requirements", "gone", "--", "distill", "digits"), ("--requirements gone",)),
     "no cluster": (("submit", "--", "distill", "digits", *ABSOLUTE), ("--address", "http://HOST:8265", "cluster up")),
+    "no cluster and no run": (("submit", "--", "distill", "digits"), ("--address: no cluster runs here", "cluster up")),
+    "no cluster and a relative report": (("submit", "--", "report", "runs/a"), ("--address: no cluster runs here",)),
     "no dashboard": (("jobs", "--address", "127.0.0.1:6379"), ("--address 127.0.0.1:6379", "http://HOST:8265")),
     "no number": (("jobs", "--address", "http://h:99999"), ("--address http://h:99999", "http://HOST:8265")),
     "nobody": (("logs", "a", "--address", "http://127.0.0.1:1"), ("http://127.0.0.1:1", "nobody answers")),
@@ -154,3 +175,124 @@ def test_the_trial_clusters_token_is_taken_for_its_own_addresses_only(place):
         finally:
             head.kill()
     assert adopt(None) is None  # a head that is gone has no say
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.3.2.1"])
+@pytest.mark.parametrize("before", [None, "example.org, 10.0.0.0/8", "*"])
+def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch, host, before):
+    for name in ("http_proxy", "ALL_PROXY"):
+        monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
+    if before:
+        monkeypatch.setitem(os.environ, "NO_PROXY", before)
+    url = f"http://{host}:8265"
+    if before != "*":
+        assert proxy_for(url) == "http_proxy"
+    spare_loopback(url)
+    assert proxy_for(url) == ""
+    assert proxy_for("http://example.org") == ("" if before else "http_proxy")
+    assert proxy_for("http://head.example.com:8265") == ("" if before == "*" else "http_proxy")
+
+
+def test_jobs_of_this_machine_are_asked_for_without_the_proxy(capsys, monkeypatch):
+    monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:9")
+    with server(b"no job server") as url:
+        assert "is no job server of Ray" in refused(capsys, "jobs", "--address", url)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
+def test_a_proxy_that_does_not_reach_the_cluster_is_named(capsys, monkeypatch, name):
+    monkeypatch.setitem(os.environ, name, "http://127.0.0.1:1")
+    line = refused(capsys, "jobs", "--address", "http://head.example.com:8265")
+    assert f"through the proxy of {name} (" in line
+    assert "set no_proxy=head.example.com" in line
+
+
+@contextlib.contextmanager
+def server(text):
+    """A web server on this machine that answers everything with a text."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(404)
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as held:
+        thread = threading.Thread(target=held.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{held.server_port}"
+        finally:
+            held.shutdown()
+            thread.join()
+
+
+LONG = "/scratch/people/someone/slurm_jobdir/1355700/node0016/tmp"
+
+
+def test_ray_gets_a_short_folder_where_tmpdir_is_too_long(monkeypatch, place):
+    long = place / LONG[1:]
+    long.mkdir(parents=True)
+    monkeypatch.setitem(os.environ, "TMPDIR", str(long))
+    monkeypatch.setattr("wmdd.temporary.SHORT", (short := tempfile.mkdtemp(prefix="w"),))
+    try:
+        assert ray_folder() == f"{short}/wmdd-{os.getuid()}"
+        assert os.stat(ray_folder()).st_mode & 0o777 == 0o700
+        os.chmod(ray_folder(), 0o777)  # others could put links there
+        with pytest.raises(ConfigError, match=rf"^TMPDIR {long}: is too long for Ray's sockets .*; set RAY_TMPDIR to"):
+            ray_folder()
+    finally:
+        shutil.rmtree(short)
+
+
+@pytest.mark.parametrize("command", [("distill", "digits"), ("cluster", "up")])
+def test_a_tmpdir_that_is_too_long_is_told_if_there_is_no_short_one(capsys, monkeypatch, place, command):
+    monkeypatch.setitem(os.environ, "TMPDIR", LONG)
+    monkeypatch.setattr("wmdd.temporary.SHORT", ())
+    line = refused(capsys, *command, *(("--run", str(place / "run")) if command[0] == "distill" else ()))
+    assert line.startswith(f"wmdd: TMPDIR {LONG}: is too long for Ray's sockets")
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("gone", "there is no such folder"),
+        ("file", "is a file"),
+        ("full", r"has no room left \(1 MiB\)"),
+        ("relative", "is no absolute path"),
+        ("closed", "may not be written to"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use_is_told(monkeypatch, folder, told):
+    with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as place:
+        path = "relative" if folder == "relative" else f"{place}/{folder}"
+        if folder == "file":
+            open(path, "w").close()
+        elif folder in ("full", "closed"):
+            os.mkdir(path)
+        if folder == "full":
+            monkeypatch.setattr(shutil, "disk_usage", lambda at: SimpleNamespace(free=2**20 if at == path else 2**40))
+        if folder == "closed":
+            monkeypatch.setattr(os, "access", lambda at, mode: at != path)
+        monkeypatch.setitem(os.environ, "TMPDIR", path)
+        monkeypatch.setattr("wmdd.temporary.SHORT", (place,))
+        assert ray_folder() == f"{place}/wmdd-{os.getuid()}"
+        monkeypatch.setattr("wmdd.temporary.SHORT", ())
+        with pytest.raises(ConfigError, match=rf"^TMPDIR {path}: {told}; set RAY_TMPDIR to a short folder"):
+            ray_folder()
+        if folder == "gone":
+            return  # which Ray would make, too
+        monkeypatch.setitem(os.environ, "RAY_TMPDIR", path)
+        with pytest.raises(ConfigError, match=rf"^RAY_TMPDIR {path}: "):
+            ray_folder()
+
+
+def test_a_user_without_a_home_has_a_place_for_the_cluster(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    for name in ("WMDD_STATE", "XDG_STATE_HOME"):
+        os.environ.pop(name, None)
+    assert token_file().is_relative_to(tempfile.gettempdir())
+    assert adopt(None) is None

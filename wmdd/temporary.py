@@ -1,0 +1,77 @@
+"""The folder for temporary files of a Ray that wmdd starts, checked before Ray fails on it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+
+from wmdd.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+# Paths of Unix sockets are short, and Ray's are FOLDER/ray/session_DATE_TIME_PID/sockets/plasma_store.N.
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
+BELOW_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.99")
+ROOM_BYTES = 64 * 2**20
+SHORT = ("/tmp", "/var/tmp")
+
+
+def ray_folder(below: int = 0) -> str:
+    """Return the folder for Ray's sockets and logs: that of RAY_TMPDIR, TMPDIR or /tmp, or a short one of this user.
+
+    Args:
+        below: bytes of the path that come between this folder and Ray's own.
+
+    Raises:
+        ConfigError: if RAY_TMPDIR names a folder that cannot be used, or no folder can be.
+    """
+    named = os.environ.get("RAY_TMPDIR")
+    if named:
+        if told := _unusable(named, below, make=True):
+            raise ConfigError(f"RAY_TMPDIR {named}: {told}; set it to a short folder with room on this machine")
+        return named
+    given = (os.environ.get("TMPDIR") if sys.platform.startswith("linux") else None) or SHORT[0]  # as Ray has it
+    told = _unusable(given, below)
+    if not told:
+        return given
+    for place in SHORT:
+        own = f"{place}/wmdd-{os.getuid()}"
+        if place != given and not _unusable(place, below + len(own) - len(place)) and _is_private(own):
+            level = logging.INFO if "too long" in told else logging.WARNING
+            logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, told, own)
+            return own
+    raise ConfigError(
+        f"TMPDIR {given}: {told}; set RAY_TMPDIR to a short folder with room on this machine, or use --executor local"
+    )
+
+
+def _unusable(folder: str, below: int, *, make: bool = False) -> str:
+    """Return why Ray could not use a folder, "" if it can."""
+    longest = SOCKET_BYTES - BELOW_BYTES - below
+    if not os.path.isabs(folder):
+        return "is no absolute path"
+    if len(os.fsencode(folder)) > longest:
+        return f"is too long for Ray's sockets ({len(os.fsencode(folder))} bytes, {longest} at most)"
+    try:
+        if make:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        if not os.path.isdir(folder):
+            return "is a file" if os.path.exists(folder) else "there is no such folder"
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return "may not be written to"
+        free = shutil.disk_usage(folder).free
+    except OSError as exc:
+        return f"cannot be used ({exc.strerror})"
+    return f"has no room left ({free / 2**20:.0f} MiB)" if free < ROOM_BYTES else ""
+
+
+def _is_private(folder: str) -> bool:
+    """Make a folder for this user alone; whether that worked, and nobody else could write there before."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        facts = os.lstat(folder)
+    except OSError:
+        return False
+    return os.path.isdir(folder) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022
