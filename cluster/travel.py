@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from wmdd.errors import ConfigError
@@ -30,6 +32,40 @@ def runtime_environment(folder: str, requirements: str | None, variables: Sequen
     if not os.path.isfile(requirements):
         raise ConfigError(f"--requirements {requirements}: is no file; give one as pip reads it")
     return environment | {"pip": requirements}
+
+
+def check_travels(file: str) -> None:
+    """Refuse a configuration file that would stay here when the current folder travels with a job.
+
+    Raises:
+        ConfigError: if it lies elsewhere, or is among what is left out.
+    """
+    if "://" in file or os.path.isabs(file):  # then all nodes share it
+        return
+    path = Path(os.path.normpath(file))
+    if path.parts[0] == "..":
+        raise ConfigError(f"--config {file}: does not travel with the job; put it into --working-dir")
+    if pattern := _left_out_by(path):
+        raise ConfigError(
+            f"--config {file}: does not travel with the job, because {pattern} is left out; copy it to another place "
+            "in --working-dir, or give a path or URL that all nodes share"
+        )
+
+
+def _left_out_by(path: Path) -> str:
+    """Return the part of a relative path that Ray leaves out, as its excludes and the ignore files of folders say."""
+    try:
+        from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
+    except ImportError:  # another version of Ray: the job would tell
+        return ""
+    tests = [_get_excludes(Path(), LEFT_OUT)]
+    with_git = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
+    for part in (*reversed(path.parents), path):
+        if part != Path() and any(test(part.absolute()) for test in tests):
+            return str(part)
+        if part != path:
+            tests += get_excludes_from_ignore_files(part, with_git, logging.getLogger(__name__))
+    return ""
 
 
 def _settings(variables: Sequence[str]) -> dict[str, str]:

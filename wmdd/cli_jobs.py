@@ -134,6 +134,7 @@ def _check_words(
     Returns:
         the words, which give the paths of this folder in full where the job can use them.
     """
+    from cluster.travel import check_travels
     from wmdd.cli_compare import numbers
     from wmdd.cli_config import configure
     from wmdd.files import refuse_secrets
@@ -157,7 +158,9 @@ def _check_words(
         if here and places["--run"] is None:
             places["--run"] = _default(name, config, params)
         places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
-        _check_file(params["file"])
+        places |= {"--config": params["file"]} if here else {}
+        if not here and params["file"] is not None:
+            check_travels(params["file"])
     needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
     for option, place in places.items():
         if place is None and option not in needed:
@@ -204,13 +207,9 @@ def _stays(place: str) -> bool:
 
 
 def _file(weights: str | None) -> str | None:
-    return weights if weights is not None and os.path.splitext(weights)[1] else None
+    from wmdd.models.weight_files import is_file
 
-
-def _check_file(file: str | None) -> None:
-    """Refuse a configuration that does not travel: the job reads it from the working directory."""
-    if file is not None and os.path.relpath(file).startswith("..") and not os.path.isabs(file):
-        raise ConfigError(f"--config {file}: does not travel with the job; put it into --working-dir")
+    return weights if weights is not None and is_file(weights) else None
 
 
 @click.command("jobs")

@@ -11,12 +11,14 @@ import tempfile
 import threading
 from types import SimpleNamespace
 
+import click
 import pytest
 
 from cluster.processes import end, family, find
 from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import TrialCluster, TrialNode, adopt, make_token, token_file
-from wmdd.cli import main
+from wmdd.cli import cli, main
+from wmdd.cli_jobs import _check_words
 from wmdd.errors import ConfigError
 from wmdd.temporary import ray_folder
 
@@ -72,6 +74,10 @@ REFUSED = {
     "relative weights": (
         ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "a.safetensors"),
         ("--pretrain.weights a.safetensors", "s3://"),
+    ),
+    "relative weights without a suffix": (
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "deep/teacher"),
+        ("--pretrain.weights deep/teacher", "s3://"),
     ),
     "secret": (
         ("submit", "--env", "AWS_SECRET_ACCESS_KEY=hunter2", "--", "distill", "digits", *ABSOLUTE),
@@ -140,6 +146,48 @@ def test_a_state_folder_that_others_may_write_is_refused(capsys, place):
     (place / "state").mkdir()
     (place / "state").chmod(0o777)
     assert "WMDD_STATE" in refused(capsys, "cluster", "down")
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("runs/old/config.yaml", "because runs is left out"),
+        ("deep/runs/config.yaml", "because deep/runs is left out"),
+        ("data/my.yaml", "because data is left out"),
+        ("kept/data/my.yaml", ""),
+        ("secret/my.yaml", "because secret/my.yaml is left out"),  # by .gitignore
+        ("kept/own.yaml", "because kept/own.yaml is left out"),  # by the folder's own
+        ("kept/ray.yaml", "because kept/ray.yaml is left out"),  # by .rayignore
+        ("kept/my.yaml", ""),
+        ("../my.yaml", "put it into --working-dir"),
+        ("kept/../../my.yaml", "put it into --working-dir"),
+    ],
+)
+def test_configuration_that_would_not_travel_with_a_job_is_told_before_it_is_sent(capsys, place, file, told):
+    pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+    work = place / "work"
+    (work / file).resolve().parent.mkdir(parents=True, exist_ok=True)
+    (work / "kept").mkdir(parents=True, exist_ok=True)
+    (work / file).write_text("recipe: digits\n")
+    (work / ".gitignore").write_text("secret/\n")
+    (work / "kept/.gitignore").write_text("own.yaml\n")
+    (work / "kept/.rayignore").write_text("ray.yaml\n")
+    words = ("submit", "--working-dir", str(work), "--", "distill", "digits", "--config", file, *ABSOLUTE)
+    line = refused(capsys, *words)
+    assert (f"--config {file}: does not travel with the job" in line) == bool(told)
+    assert told in line
+    assert told or "--address: no cluster runs here" in line
+
+
+def test_configuration_is_made_absolute_where_a_job_sees_this_machines_files(place):
+    context = click.Context(cli, info_name="wmdd")
+    (place / "runs/old").mkdir(parents=True)
+    (place / "runs/old/config.yaml").write_text("recipe: digits\nbarycenter: {ipc: 2}\n")
+    words = _check_words(context, ("distill", "--config", "runs/old/config.yaml", "--seed", "3"), here=True)
+    assert words[-4:] == ("--run", f"{place}/runs/digits-ipc2-seed3", "--config", f"{place}/runs/old/config.yaml")
+    shared = ("distill", "digits", "--run", "/nowhere/run", "--config", "/nowhere/my.yaml")
+    with pytest.raises(ConfigError, match=r"--config /nowhere/my\.yaml: No such file"):
+        _check_words(context, shared)
 
 
 def sleeper(**more):
