@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -144,7 +145,7 @@ def _note_search(folder: ArtifactStore, config: DistillConfig, tune: TuneConfig,
         if changed:
             raise ConfigError(
                 f"--run {folder.url}: holds another search ({changed[0]}); give another folder, or wmdd tune "
-                f"--resume {folder.url}"
+                f"--resume {shlex.quote(folder.url)}"
             )
     folder.put(folder.path("config.yaml"), to_yaml(config).encode())
     folder.put(folder.path("tune.json"), json.dumps({"tune": own, "store": store.url}, indent=1).encode())

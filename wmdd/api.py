@@ -23,6 +23,7 @@ from wmdd.report.folder import write_run
 from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, replaced
 from wmdd.run_names import located, portable_yaml
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
+from wmdd.text import expand_home
 from wmdd.until import check_until, cut_or_further
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
         first = next(ref for ref in refs if ref in absent)
         raise ArtifactError(f"{url} is not finished: {first.stage} of {first.unit} is missing")
     note_start(url, plan, artifacts)
-    return RunResult(url, write_run(url, plan, artifacts))
+    return RunResult(expand_home(url), write_run(url, plan, artifacts))
 
 
 def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
@@ -171,6 +172,7 @@ def open_places(
     Raises:
         ConfigError: if one of them cannot be reached, or the folder holds what would be mixed with this run.
     """
+    run, store = (expand_home(url) if url else url for url in (run, store))
     if run:
         open_run(run, _MARKS[command])
     url, note = choose_run(run, config, command, cases=cases, more=more)

@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # without a home to write to, it only loses its cache
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of caches and fonts, which need no care
     if arguments is not None:
         sys.exit(_run(arguments))
     with interruptions.handled():

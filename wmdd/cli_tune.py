@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -85,5 +86,6 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
     for name, rows in outcome.final_rows().items():
         for row in rows:
             say(f"        {name}, {row.name}: {row.last} on the validation images")
-    say(f"config  {outcome.url}/best.yaml   (wmdd distill --config {outcome.url}/best.yaml)")
+    best = shlex.quote(f"{outcome.url}/best.yaml")
+    say(f"config  {outcome.url}/best.yaml   (wmdd distill --config {best})")
     say(f"report  {outcome.url}/tune.html   table {outcome.url}/trials.parquet")

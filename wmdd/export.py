@@ -10,6 +10,7 @@ import json
 import os
 import posixpath
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -236,7 +237,7 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
     written.put("score.py", score.encode())
     return (
         f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
-        f"python {folder.url}/score.py FOLDER_OF_THE_REAL_SET"
+        f"python {shlex.quote(f'{folder.url}/score.py')} FOLDER_OF_THE_REAL_SET"
     )
 
 

@@ -13,12 +13,16 @@ from rich.text import Text
 
 from wmdd.text import SPELL, expand_home, printable
 
+NARROWEST, USUAL = 20, 80  # columns
+
 
 class Terminal(Console):
     """A console that shows text as it is: markup, codes of emoji and control codes in it are no commands."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
+        if self.width < NARROWEST:  # COLUMNS=0, as a terminal of unknown size has it, would leave no table at all
+            self.width = USUAL
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text in one line."""

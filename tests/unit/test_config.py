@@ -24,7 +24,9 @@ OPTIONS = {
     "seed": st.integers(),
     "recipe": st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), max_size=10),
     "data.path": st.one_of(st.none(), st.sampled_from(["~", "null", "yes", "1e3", "s3://a/b", "x: y", "0x10", " a "])),
-    "data.classes": st.one_of(st.none(), st.lists(st.sampled_from(["no", "1", "1.0", "a", "é", "on"]), max_size=3)),
+    "data.classes": st.one_of(
+        st.none(), st.lists(st.sampled_from(["no", "1", "1.0", "a", "é", "on"]), min_size=1, max_size=3)
+    ),
     "data.crop_ratio": FRACTIONS,
     "pretrain.lr": POSITIVES,
     "recover.betas": st.tuples(*(st.floats(0, 1, exclude_max=True),) * 2),
@@ -242,6 +244,8 @@ REFUSED = {
     "other section's": ("recover: {ipc: 10}", "did you mean barycenter.ipc?"),
     "no section": ("iterations: 3", "did you mean recover.iterations?"),
     "deep": ("[" * 5000, "nested too deeply"),
+    "no classes": ("data: {classes: []}", "data.classes=(): it holds no name, or an empty one"),
+    "empty class": ("data: {classes: [a, '']}", "data.classes=a,: it holds no name, or an empty one"),
     "empty path": ("data: {path: ''}", "data.path='': it is empty; give a path or URL, or none"),
 }
 

@@ -4,6 +4,7 @@ import io
 import re
 import warnings
 
+import matplotlib
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -91,6 +92,16 @@ def test_font_of_the_machine_is_taken_where_it_has_what_ours_lacks(monkeypatch, 
     monkeypatch.setattr(fonts, "_characters", known.__getitem__)
     lettering.cache_clear()
     assert lettering("猫 a") == ("猫 a", "wide.ttf")
+
+
+def test_plots_of_the_user_and_ours_do_not_meet(monkeypatch):
+    monkeypatch.setitem(matplotlib.rcParams, "backend", "pdf")
+    monkeypatch.setitem(matplotlib.rcParams, "text.usetex", True)
+    monkeypatch.setitem(matplotlib.rcParams, "font.size", 40.0)
+    svg = curves_svg("t", "x", [("a_b", [0, 1], [0, 1]), ("$", [0, 1], [1, 0])])
+    assert "<!-- a_b -->" in svg
+    assert matplotlib.rcParams["text.usetex"]
+    assert matplotlib.rcParams["backend"] == "pdf"
 
 
 def test_label_is_short_and_composed():

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wmdd.cli import _run
+from wmdd.cli_jobs import _expanded
 from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.files import open_fs
@@ -99,6 +100,28 @@ def test_dumb_terminal_gets_lines_while_the_run_goes_on(monkeypatch):
     assert "\x1b" not in out.getvalue()
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "x", "-5"])
+def test_table_is_there_whatever_the_width_is_said_to_be(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    out = io.StringIO()
+    Terminal(file=out).print(Table("recipe", title="digits"))
+    assert "recipe" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("word", "full"),
+    [
+        ("~/x", "/home/a/x"),
+        ("--run=~/x", "--run=/home/a/x"),
+        ("a=~/x", "a=~/x"),
+        ("--data.classes=a~", "--data.classes=a~"),
+    ],
+)
+def test_words_of_a_job_know_the_home_of_who_submits(monkeypatch, word, full):
+    monkeypatch.setenv("HOME", "/home/a")
+    assert _expanded(word) == full
+
+
 def test_log_has_one_line_for_a_record():
     record = logging.LogRecord("x", logging.WARNING, "", 1, "lost %s", ("a\x1b[2J\nb",), None)
     assert LineFormatter("%(levelname)s %(message)s").format(record) == r"WARNING lost a\x1b[2J\nb"
@@ -145,6 +168,7 @@ REFUSED = {
     "no file": (("--config=~/none.yaml",), ("--config /home/a/none.yaml", "No such file")),
     "empty run": (("--run", ""), ("--run", "it is empty")),
     "empty store": (("--store", " "), ("--store", "it is empty")),
+    "no classes": (("--data.classes", ""), ("--data.classes=()", "no name")),
     "empty path": (("--data.path", ""), ("--data.path", "it is empty")),
     "home": (("--data.path=~/none",), ("data.path=/home/a/none", "no such folder")),
     "control codes": (("--data.path", "a\x1b[31m\nb"), (r"a\x1b[31m\nb", "no such folder")),

@@ -51,19 +51,22 @@ def strip_uri(images: Tensor, cell: int = 48) -> str:
 
 @contextlib.contextmanager
 def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """Open a figure in the style of all our plots, in inches; give it with its panels side by side."""
+    """Open a figure in the style of all our plots, in inches; give it with its panels side by side.
+
+    Neither a matplotlibrc of the user decides how it looks, nor does it change what the user's own plots are drawn by.
+    """
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context({"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        shape = {"figsize": (width, height), "layout": "constrained", "squeeze": False, "sharey": True}
-        drawn, axes = plt.subplots(1, panels, **shape)
+    with matplotlib.rc_context():
+        default = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        own = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+        matplotlib.rcParams.update({**default, **own})
+        drawn = Figure(figsize=(width, height), layout="constrained")
+        axes = drawn.subplots(1, panels, squeeze=False, sharey=True)
         for panel in axes[0]:
             panel.grid(alpha=0.25)
         yield drawn, list(axes[0])
-        plt.close(drawn)
 
 
 def as_percent(axes: Any) -> None:

@@ -33,6 +33,13 @@ class DataConfig(Section):
     def _is_in_full(cls, path: str | None) -> str | None:
         return in_full(path)
 
+    @field_validator("classes")
+    @classmethod
+    def _are_some(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None and "" in (classes or ("",)):
+            raise ValueError("it holds no name, or an empty one; name classes, or none for all")
+        return classes
+
     @field_validator("subset")
     @classmethod
     def _names_the_classes_alone(cls, subset: str | None, info: ValidationInfo) -> str | None:
