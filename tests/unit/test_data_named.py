@@ -153,6 +153,50 @@ def test_published_files_are_read_with_their_names_and_both_splits(store, tmp_pa
     assert len(index.class_names) == 10
 
 
+@pytest.fixture
+def pets(tmp_path):
+    """A few images in the folders of torchvision's OxfordIIITPet, which has no split called train."""
+    root = tmp_path / "files/oxford-iiit-pet"
+    (root / "images").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for split, count in (("trainval", 6), ("test", 4)):
+        names = [f"{('Abyssinian', 'beagle')[i % 2]}_{split}{i}" for i in range(count)]
+        lines = "".join(f"{name} {1 + i % 2} 1 1\n" for i, name in enumerate(names))
+        (root / f"annotations/{split}.txt").write_text(lines)
+        for i, name in enumerate(names):
+            (root / f"images/{name}.jpg").write_bytes(png(10 * count + i))
+    return tmp_path / "files"
+
+
+def test_set_without_a_split_called_train_is_read_by_its_own(store, pets):
+    index = build_index(from_torchvision(f"torchvision:OxfordIIITPet?root={pets}", store, False))
+    assert (len(index.train), len(index.val), index.val_held_out, len(index.class_names)) == (6, 4, False, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "val"),
+    [
+        ("Places365", {"split": "train-standard"}, {"split": "val"}),
+        ("INaturalist", {"version": "2021_train"}, {"version": "2021_valid"}),
+        ("EMNIST", {"train": True}, {"train": False}),
+        ("SVHN", {"split": "train"}, {"split": "test"}),
+    ],
+)
+def test_splits_are_asked_for_as_each_set_names_them(name, train, val, monkeypatch):
+    import torchvision.datasets as zoo
+
+    from wmdd.data import torchvision_sets
+
+    asked = []
+    kind = getattr(zoo, name)
+    monkeypatch.setattr(kind, "__new__", lambda cls, **arguments: asked.append(arguments))
+    options = {"split": "letters"} if name == "EMNIST" else {}
+    for split in ("train", "val"):
+        torchvision_sets._open("x", kind, split, options, True)
+    for given, expected in zip(asked, (train, val), strict=True):
+        assert expected.items() <= given.items()
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

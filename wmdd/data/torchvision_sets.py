@@ -21,7 +21,13 @@ from wmdd.errors import DataError
 TORCHVISION = "torchvision:"
 ROOT = "~/.cache/wmdd/torchvision"
 ROWS, ROW_GROUP_BYTES, FILE_BYTES = 1000, 2**25, 2**28  # what is held in memory, whatever the set's size
-_SPLITS = {"train": ("train",), "val": ("test", "val", "valid", "validation")}
+_SPLITS = {"train": ("train", "trainval"), "val": ("test", "val", "valid", "validation")}
+# The sets that name their splits in another way, or whose test split has no labels.
+_ARGUMENTS = {
+    "Places365": {"train": {"split": "train-standard"}, "val": {"split": "val"}},
+    "INaturalist": {"train": {"version": "2021_train"}, "val": {"version": "2021_valid"}},
+    "LSUN": {"train": {"classes": "train"}, "val": {"classes": "val"}},
+}
 
 
 class Folder(Protocol):
@@ -110,13 +116,15 @@ def _kind(path: str, name: str) -> Any:
 
 def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: bool) -> Any:
     """Open a split, or give None where the set has no such one."""
-    known = inspect.signature(kind.__init__).parameters
+    known = _arguments(kind)
     arguments = dict(options)
     root = os.path.expanduser(str(arguments.pop("root", ROOT)))
     arguments |= {"root": root} if "root" in known else {}
     arguments |= {"download": True} if download and "download" in known else {}
     if "train" in known:
         choices: list[dict[str, Any]] = [{"train": split == "train"}]
+    elif kind.__name__ in _ARGUMENTS and not set(_ARGUMENTS[kind.__name__][split]) & set(options):
+        choices = [_ARGUMENTS[kind.__name__][split]]
     elif "split" in known and "split" not in options:
         choices = [{"split": name} for name in _SPLITS[split]]
     else:
@@ -127,12 +135,25 @@ def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: b
             return kind(**arguments, **choice)
         except (ValueError, TypeError) as exc:  # no split of this name, or no such argument
             error = exc
+        except ImportError as exc:
+            raise DataError(f"data.path={path}: torchvision needs another package for it ({exc}); install it") from exc
         except (RuntimeError, OSError) as exc:
             hint = "" if download else "; --data.download true fetches it"
             raise DataError(f"data.path={path}: {' '.join(str(exc).split())[:200]} (looked in {root}){hint}") from exc
     if error is not None and split == "train":
         raise DataError(f"data.path={path}: {' '.join(str(error).split())[:200]}") from error
     return None
+
+
+def _arguments(kind: Any) -> set[str]:
+    """Return the arguments of a set's class, and of those that it passes others on to, as EMNIST does to MNIST."""
+    known = set[str]()
+    for owner in kind.__mro__[:-1]:
+        parameters = inspect.signature(owner.__init__).parameters
+        known |= set(parameters)
+        if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters.values()):
+            break
+    return known
 
 
 def _check_labels(path: str, images: Any) -> None:
