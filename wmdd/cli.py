@@ -81,6 +81,7 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
     from wmdd.api import beside, default_run
+    from wmdd.data.set_notes import describe_classes
     from wmdd.plan import make_plan
     from wmdd.store import ArtifactStore
     from wmdd.until import cut
@@ -90,7 +91,7 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
-    for line in made.index.notes:
+    for line in (describe_classes(made.index), *made.index.notes):
         console.print(line, soft_wrap=True)
     table = Table("stage", "units", "in the store", "to run", "first units to run")
     for stage in (stage for stage in made.tasks if made.tasks[stage] or not until):

@@ -112,5 +112,5 @@ def _idle_ticks(root: Path) -> dict[int, tuple[int, int]]:
 
 def _lines(path: Path) -> list[str]:
     with contextlib.suppress(OSError, UnicodeError):
-        return path.read_text().splitlines()
+        return path.read_text(encoding="utf-8").splitlines()
     return []

@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from wmdd.config import DistillConfig
+from wmdd.data.classes import all_class_names
 from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
-from wmdd.data.sources import all_class_names, list_files
+from wmdd.data.set_notes import double_notes
+from wmdd.data.sources import list_files
 from wmdd.data.subsets import refuse_whole, subset_classes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError
@@ -38,6 +40,7 @@ def load_index(
     listing = list_files(url)
     subset, classes = config.data.subset, config.data.classes
     if subset is None and classes is None:
+        listing.refuse_doubt(url)
         refuse_whole(config.recipe.removesuffix("-debug"), url, listing)
     classes = classes if subset is None else subset_classes(subset, url, listing)
     parts = {
@@ -66,7 +69,7 @@ def load_index(
     if share:
         ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
     index = store.load(ref, DatasetIndex, keep=True)
-    return replace(index, notes=(*_orientation_notes(index),)), ref
+    return replace(index, notes=(*listing.notes, *double_notes(index), *_orientation_notes(index))), ref
 
 
 def _orientation_notes(index: DatasetIndex) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from conftest import contents, distill, news
 from PIL import Image
 
+from wmdd.cli import main
 from wmdd.distilled import load_distilled
 
 NAMES = ("ant", "bee", "cow")
@@ -86,3 +87,23 @@ def test_truncated_image_stops_the_training_and_is_named(zoo, tmp_path):
     broken.write_bytes(whole)
     again = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10")
     assert again.returncode == 0, again.stderr
+
+
+def test_plan_shows_the_classes_and_what_is_odd(tmp_path, monkeypatch, capsys):
+    for split, count in (("Training", 3), ("Testing", 2)):
+        for name in ("glioma[1]", "healthy"):
+            (tmp_path / "mri" / split / name).mkdir(parents=True)
+            for i in range(count):
+                path = tmp_path / "mri" / split / name / f"{i}.png"
+                Image.new("RGB", (20, 20), (len(name), i, count)).save(path)
+    for i in range(2):
+        copy = (tmp_path / f"mri/Training/healthy/{i}.png").read_bytes()
+        (tmp_path / f"mri/Testing/healthy/{i}.png").write_bytes(copy)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="0"):
+        main(["plan", "cifar10-quick", "--ipc", "1", "--data.path", "mri"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 classes, 6 training and 4 validation images" in lines
+    assert "classes (training, validation images): glioma[1] (3, 2), healthy (3, 2)" in lines
+    assert "Training is read as the training split, Testing as the validation split" in lines
+    assert "2 of 4 validation images are training images too: accuracy on them says little" in lines

@@ -90,8 +90,8 @@ def test_orientation_is_counted_in_a_note_and_applying_it_changes_all_keys(store
     exif = Image.Exif()
     exif[0x0112] = 6
     url = folder(tmp_path / "set", *TWO_CLASSES)
-    for name in ("train/a/0.png", "val/b/1.png"):
-        Image.new("RGB", (8, 6)).save(f"{url}/{name}", exif=exif)
+    for grey, name in enumerate(("train/a/0.png", "val/b/1.png")):
+        Image.new("RGB", (8, 6), (grey,) * 3).save(f"{url}/{name}", exif=exif)
     config = override(
         recipe("cifar10-quick"),
         {

@@ -17,9 +17,11 @@ from torch.utils.data import Dataset
 
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding import decode
+from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
-from wmdd.data.sources import builtin_images, open_file_system, open_parquet, read_row_group, row_group_starts
+from wmdd.data.set_files import open_file_system
+from wmdd.data.sources import builtin_images
 from wmdd.errors import DataError, StorageError
 from wmdd.files import explain, read
 

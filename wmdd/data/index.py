@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import io
@@ -21,20 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmdd.cpus import usable_cpus
+from wmdd.data.classes import choose, class_folders, refuse_unknown
 from wmdd.data.decoding import read_header
 from wmdd.data.faults import REPLACE, unread
-from wmdd.data.sources import (
-    Listing,
-    builtin_images,
-    class_folders,
-    list_files,
-    open_file_system,
-    open_parquet,
-    parquet_class_names,
-    parquet_columns,
-    read_row_group,
-    row_group_starts,
-)
+from wmdd.data.hf_parquet import class_values, open_parquet, read_row_group, row_group_starts
+from wmdd.data.set_files import open_file_system
+from wmdd.data.sources import Listing, builtin_images, list_files
 from wmdd.errors import DataError
 from wmdd.files import read
 from wmdd.tables import column, read_table
@@ -215,6 +206,8 @@ def build_index(
         DataError: one line naming what is wrong, where, and the remedy.
     """
     listing = listing or list_files(url)
+    if classes is None:
+        listing.refuse_doubt(url)
     scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
@@ -244,25 +237,11 @@ def content_digest(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def _choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
-    """Give the kept class names, and the class id of every name of the set, -1 for one that is left out."""
-    if classes is None:
-        return names, list(range(len(names)))
-    for name in classes:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 3, 0.3) or names[:3]
-            raise DataError(f"data.classes={name}: not in {url}; near are {', '.join(near)}")
-        if classes.count(name) > 1 or names.count(name) > 1:
-            where = "data.classes" if classes.count(name) > 1 else url
-            raise DataError(f"data.classes={name}: occurs twice in {where}; remove or rename one")
-    return classes, [classes.index(name) if name in classes else -1 for name in names]
-
-
 def _scan_builtin(
     url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
 ) -> Scan:
     images, labels, all_names = builtin_images(url)
-    names, ids = _choose(url, classes, all_names)
+    names, ids = choose(url, classes, all_names)
     kept = [row for row in range(len(images)) if ids[labels[row]] >= 0]
     rows = [(0, row, ids[labels[row]], *_facts(images[row], f"{url} row {row}")) for row in kept]
     on_progress(len(rows), len(rows))
@@ -292,14 +271,11 @@ def _scan_folder(
     fs, root = open_file_system(url)
     all_names = tuple(sorted(class_folders(url, listing)))
     _refuse_undecoded(url, all_names)
-    names, ids = _choose(url, classes, all_names)
+    names, ids = choose(url, classes, all_names)
     id_of = dict(zip(all_names, ids, strict=True))
     unknown = sorted({listing.class_of(path) for path in listing.files["val"]} - set(all_names))
-    if unknown and classes is None:
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        raise DataError(
-            f"data.path={url}: validation class {unknown[0]}{more} has no training folder; add or remove it"
-        )
+    if classes is None:
+        refuse_unknown(url, unknown, all_names)
 
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
@@ -328,10 +304,10 @@ def _scan_folder(
 def _scan_parquet(
     url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
 ) -> Scan:
-    values, total = _parquet_classes(url, listing)
+    values, total = class_values(url, listing.files)
     all_names = tuple(str(name) for name in values.values())
     _refuse_undecoded(url, all_names)
-    names, ids = _choose(url, classes, all_names)
+    names, ids = choose(url, classes, all_names)
     id_of = dict(zip(values, ids, strict=True))
     rows: dict[str, list[Row]] = {split: [] for split in listing.files}
     bad: list[str] = []
@@ -349,29 +325,6 @@ def _scan_parquet(
                     done += len(labels)
                     on_progress(done, total)
     return names, rows, bad
-
-
-def _parquet_classes(url: str, listing: Listing) -> tuple[dict[Any, str], int]:
-    """Give the class name of each label value, in the order of class ids, and the number of rows of all files."""
-    declared: tuple[str, ...] | None = None
-    by_name, total, found = False, 0, set()
-    files = [(split, file) for split in ("train", "val") for file in listing.files[split]]
-    for place, (split, file) in enumerate(files):
-        with open_parquet(url, file) as parquet:
-            schema = parquet.schema_arrow
-            label = parquet_columns(schema, f"data.path={url}: {file}")[1]
-            names = parquet_class_names(schema, label)
-            if place and names != declared:
-                raise DataError(
-                    f"data.path={url}: {file} declares other class names than {files[0][1]}; write both with the same"
-                )
-            declared, total = names, total + parquet.metadata.num_rows
-            by_name = not pa.types.is_integer(schema.field(label).type)
-            if names is None and split == "train":
-                found |= set(parquet.read(columns=[label]).column(label).unique().to_pylist())
-    if declared is None:
-        return {value: str(value) for value in sorted(found - {None})}, total
-    return (dict(zip(declared, declared, strict=True)) if by_name else dict(enumerate(declared))), total
 
 
 def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterable
 
 STORE_MARK, EXPORT_MARK = ".wmdd-store", ".wmdd-export"  # empty files in the root of each
 # A folder that holds all files of a line is one that wmdd distill, compare, rank or tune wrote, or writes to.
@@ -40,17 +37,7 @@ def own_folders(paths: Iterable[str]) -> set[str]:
         elif name in (STORE_MARK, EXPORT_MARK):
             found.add(folder)
         elif name == "commit.json" and (artifact := _ARTIFACT.fullmatch(path)):
-            found.add(artifact[1])
+            # Of a store in the root itself, the folders of its stages.
+            found |= {artifact[1]} if artifact[1] else {path.partition("/")[0], "notes"}
     found |= {folder for folder, held in names.items() if any(run <= held for run in _RUNS)}
     return found - {""}
-
-
-def without_own(files: Mapping[str, T]) -> dict[str, T]:
-    """Return the files of a set, by their relative paths, without those in `own_folders` below its root."""
-    own = own_folders(files)
-    return {path: facts for path, facts in files.items() if not own or not own.intersection(_above(path))}
-
-
-def _above(path: str) -> Iterable[str]:
-    while path := posixpath.dirname(path):
-        yield path

@@ -2,37 +2,53 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
-import os
-import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import distribution
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from wmdd.data.own_folders import own_folders, without_own
+from wmdd.data.folder_tree import Folders, join, some
+from wmdd.data.hf_parquet import is_parquet, parquet_decides, parquet_splits
+from wmdd.data.layouts import Layout, recognise
+from wmdd.data.other_formats import refuse_other_format
+from wmdd.data.own_folders import own_folders
 from wmdd.data.pixels import png
-from wmdd.errors import ConfigError, DataError
-from wmdd.files import RangeFile, entries, explain, is_local, kind, open_fs, read, tree
-from wmdd.tables import open_table, read_rows
+from wmdd.data.set_files import (
+    find_files,
+    has_image_suffix,
+    is_data,
+    is_junk,
+    may_be_image,
+    open_file_system,
+    version,
+)
+from wmdd.data.split_names import VAL_NAMES
+from wmdd.errors import DataError
+from wmdd.files import explain, read
 
 BUILTIN = "builtin:"
-TINY_LIST = "val/val_annotations.txt"
-VAL_NAMES = ("val", "validation", "valid", "test")
-SPLIT_NAMES = ("train", *VAL_NAMES)
-IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels", "fine_label")
-_JUNK = ("thumbs.db", "desktop.ini")
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-_NOTES = (".txt", ".csv", ".json", ".md", ".xml")
-_STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
+TINY_LIST, TINY_IMAGES = "val/val_annotations.txt", "val/images/"
+_NO_IMAGES = (
+    ".npy",
+    ".npz",
+    ".mat",
+    ".tar",
+    ".zip",
+    ".gz",
+    ".tgz",
+    ".h5",
+    ".hdf5",
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".pkl",
+    ".pt",
+)
 
 
 @dataclass(frozen=True)
@@ -44,24 +60,29 @@ class Listing:
         files: for each split, paths relative to the root, sorted.
         signature: changes when a file is added, removed, resized or touched.
         annotated: class names of files that lie in no class folder, by path.
+        layout: the split and class of each folder.
+        left_out: names beside the class folders that are no classes.
+        notes: lines about what was read in an unusual way, or not read.
+        doubt: why the folders may be no classes.
     """
 
     kind: str
     files: dict[str, tuple[str, ...]]
     signature: str
     annotated: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout = field(default_factory=lambda: Layout({}, ""))
+    left_out: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    doubt: str = ""
 
     def class_of(self, path: str) -> str:
-        """Give the class name of an image file."""
-        return self.annotated.get(path) or class_of(path)
+        """Return the class name of an image file."""
+        return self.annotated.get(path) or self.layout.places[path.rpartition("/")[0]][1]
 
-
-def open_file_system(url: str) -> tuple[Any, str]:
-    """Give the file system and root path of a URL."""
-    try:
-        return open_fs(url)
-    except ConfigError as exc:
-        raise DataError(f"data.path={exc}") from exc
+    def refuse_doubt(self, url: str) -> None:
+        """Raise DataError if the folders of the set may be no classes; one who names the classes has none."""
+        if self.doubt:
+            raise DataError(f"data.path={url}: {self.doubt}")
 
 
 def list_files(url: str) -> Listing:
@@ -74,257 +95,117 @@ def list_files(url: str) -> Listing:
         builtin_images(url)
         return Listing("builtin", {"train": (url,), "val": ()}, hashlib.blake2b(url.encode()).hexdigest()[:32])
     try:
-        found, single = _found(*open_file_system(url))
+        found, single = find_files(*open_file_system(url))
     except FileNotFoundError as exc:
         raise DataError(
             f"data.path={url}: there is no such folder or file; give an image folder or Parquet files"
         ) from exc
     except (OSError, EOFError) as exc:
         raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
-    found = {path: info for path, info in without_own(found).items() if not _hidden(path)}
-    annotated = _annotations(url, found)
-    if annotated:
-        found = {path: info for path, info in found.items() if _of_tiny_imagenet(path, annotated)}
-    parquet = sorted(path for path in found if path.endswith(".parquet"))
+    own = tuple(f"{folder}/" for folder in own_folders(found))  # some are known by a hidden file
+    found = {path: info for path, info in found.items() if not is_junk(path)}
+    rest = [path for path in found if not path.startswith(own)] if own else list(found)
+    parquet = sorted(path for path in rest if is_parquet(path))
+    images = sorted(path for path in rest if may_be_image(path))
     if single and parquet:
-        files: dict[str, tuple[str, ...]] = {"train": tuple(parquet), "val": ()}
-    else:
-        files = _parquet_splits(parquet, url) if parquet else _folder_splits(sorted(found), url)
-    facts: list[Any] = [(path, *_version(found[path])) for split in ("train", "val") for path in files[split]]
-    facts += [sorted(annotated.items())] if annotated else []
-    signature = hashlib.blake2b(json.dumps([url, facts]).encode(), digest_size=16).hexdigest()
-    return Listing("parquet" if parquet else "folder", files, signature, annotated)
+        return _of_parquet(url, found, {"train": tuple(parquet), "val": ()})
+    if parquet and parquet_decides(url, parquet, Folders(images)):
+        return _of_parquet(url, found, parquet_splits(parquet, url), tuple(filter(has_image_suffix, images)))
+    return _of_folder(url, found, images, rest, own)
 
 
-def _annotations(url: str, found: Mapping[str, Any]) -> dict[str, str]:
+def _of_parquet(
+    url: str, found: Mapping[str, Any], files: dict[str, tuple[str, ...]], images: tuple[str, ...] = ()
+) -> Listing:
+    notes = (f"left out: {some(images, 1)} (the set is its Parquet files)",) if images else ()
+    return Listing("parquet", files, _signature(url, found, files), notes=notes)
+
+
+def _of_folder(
+    url: str, found: Mapping[str, Any], images: list[str], rest: Collection[str], own: Collection[str]
+) -> Listing:
+    annotated = _annotations(url, images, rest)
+    if annotated:
+        home = next(iter(annotated)).removesuffix(f"{TINY_IMAGES}{next(iter(annotated)).rpartition('/')[2]}")
+        images = [path for path in images if path in annotated or path.startswith(f"{home}train/")]
+    tree = Folders(path for path in images if path not in annotated)
+    refuse_other_format(url, rest, tree)
+    layout = recognise(tree, url)
+    files: dict[str, list[str]] = {"train": [], "val": sorted(annotated)}
+    for path in images:
+        place = layout.places.get(path.rpartition("/")[0])
+        if place and path not in annotated:
+            files[place[0]].append(path)
+    listed = {split: tuple(paths) for split, paths in files.items()}
+    extra: list[Any] = [sorted(annotated.items())] if annotated else []
+    odd = {folder: place for folder, place in layout.places.items() if place != _usual(folder)}
+    extra += [sorted(odd.items())] if odd else []
+    left_out, doubt = _beside(rest, layout)
+    data = [path for path in sorted(rest) if is_data(path)]
+    notes = layout.notes
+    written = {path.partition("/")[0] for path in set(found) - set(rest)}
+    if written:
+        notes += (f"left out: {some(sorted(written))} (written by wmdd)",)
+    if left_out:
+        notes += (f"left out: {some(sorted(left_out))} (no images in there)",)
+    if data:
+        notes += (f"left out: {some(data, 1)} (the set is images in class folders)",)
+    signature = _signature(url, found, listed, extra)
+    base = f"{layout.root}/" if layout.root else ""
+    left_out |= {folder[len(base) :].partition("/")[0] for folder in own if folder.startswith(base)}
+    return Listing("folder", listed, signature, annotated, layout, left_out, notes, layout.doubt or doubt)
+
+
+def _signature(
+    url: str, found: Mapping[str, Any], files: Mapping[str, tuple[str, ...]], extra: Collection[Any] = ()
+) -> str:
+    facts: list[Any] = [(path, *version(found[path])) for split in ("train", "val") for path in files[split]]
+    facts += extra
+    return hashlib.blake2b(json.dumps([url, facts]).encode(), digest_size=16).hexdigest()
+
+
+def _usual(folder: str) -> tuple[str, str]:
+    """Return the split and class of a folder by the names that every tool uses."""
+    top, _, rest = folder.partition("/")
+    if rest and (top == "train" or top in VAL_NAMES):
+        return "train" if top == "train" else "val", rest.partition("/")[0]
+    return "train", top
+
+
+def _beside(found: Collection[str], layout: Layout) -> tuple[frozenset[str], str]:
+    """Return the folders beside the classes that are none, because they hold notes alone, and which hold other data."""
+    if layout.root is None:
+        return frozenset(), ""
+    root = f"{layout.root}/" if layout.root else ""
+    classes = {name for split, name in layout.places.values() if split == "train"}
+    inner = [path for path in found if path.startswith(root) and "/" in path[len(root) :]]
+    others = {name: path for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes}
+    data = {name: path for name, path in others.items() if is_data(path) and path.lower().endswith(_NO_IMAGES)}
+    if not data:
+        return frozenset(others), ""
+    name, path = next(iter(sorted(data.items())))
+    return frozenset(others), (
+        f"{name} holds no images, but {path}; write each image as a file, move the folder away, or name the classes in "
+        "data.classes"
+    )
+
+
+def _annotations(url: str, images: Collection[str], rest: Collection[str]) -> dict[str, str]:
     """Read the classes of the validation images of Tiny-ImageNet as it is published: one folder and a list."""
-    if TINY_LIST not in found:
+    lists = [path for path in rest if path == TINY_LIST or path.endswith(f"/{TINY_LIST}")]
+    if len(lists) != 1:
         return {}
     fs, root = open_file_system(url)
+    folder = f"{lists[0].removesuffix(TINY_LIST)}{TINY_IMAGES}"
+    known = {path for path in images if path.startswith(folder)}
+    if not known:  # sorted into class folders already
+        return {}
     try:
-        lines = read(fs, f"{root}/{TINY_LIST}").decode().splitlines()
+        lines = read(fs, join(root, lists[0])).decode().splitlines()
         pairs = [line.split("\t")[:2] for line in lines if line.strip()]
-        return {f"val/images/{file}": name for file, name in pairs if f"val/images/{file}" in found}
+        return {f"{folder}{file}": name for file, name in pairs if f"{folder}{file}" in known}
     except (OSError, EOFError, ValueError) as exc:
-        raise DataError(f"data.path={url}: {TINY_LIST} cannot be read as file and class; restore it") from exc
-
-
-def _of_tiny_imagenet(path: str, annotated: Mapping[str, str]) -> bool:
-    return path in annotated or (path.startswith("train/") and not path.endswith(_NOTES))
-
-
-def _found(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
-    """List files by their path below the root, and say whether the root itself is the only one."""
-    what = kind(fs, root)
-    if what is None:
-        raise FileNotFoundError(root)
-    if what != "directory" and (what == "file" or fs.isfile(root)):  # a linked folder is of a third kind
-        return {posixpath.basename(root): fs.info(root)}, True
-    return _find(fs, root), False
-
-
-def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    base = root.rstrip("/") + "/"
-    for path, info in tree(fs, root).items():
-        inner = path.removeprefix(base)
-        if not info.get("islink"):
-            found[inner] = info
-            continue
-        # A local listing gives a linked folder as one odd file, and a linked file with the time of the link.
-        target = os.path.realpath(path)
-        if not fs.isdir(target):
-            found[inner] = fs.info(target) if fs.exists(target) else info
-        elif target not in above:
-            found |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
-    return found
-
-
-def _version(info: dict[str, Any]) -> tuple[Any, str]:
-    return info.get("size"), str(next((info[key] for key in _STAMPS if info.get(key)), None))
-
-
-def _hidden(path: str) -> bool:
-    return any(part.startswith(".") for part in path.split("/")) or posixpath.basename(path).lower() in _JUNK
-
-
-def _parquet_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
-    below = {name: tuple(path for path in paths if _of_split(path, name)) for name in SPLIT_NAMES}
-    named = [name for name in VAL_NAMES if below[name]]
-    train = below["train"] or (tuple(paths) if len(paths) == 1 and not named else ())
-    if not train:
-        raise DataError(
-            f"data.path={url}: none of {len(paths)} Parquet files is named train-*, the first is {paths[0]}; "
-            "rename them, or give one file"
-        )
-    folders = sorted(set(map(_home, train)))
-    if len(folders) > 1:
-        raise DataError(
-            f"data.path={url}: training files lie in {len(folders)} folders, as of several sets ({folders[0] or '.'}, "
-            f"{folders[1]}); give one of them"
-        )
-    return {"train": train, "val": tuple(path for path in below[named[0]] if path not in train) if named else ()}
-
-
-def _home(path: str) -> str:
-    """Name the folder of the set that a training file is of; below its train there may be folders of parts."""
-    folders = path.split("/")[:-1]
-    return "/".join(folders[: folders.index("train")] if "train" in folders else folders)
-
-
-def _of_split(path: str, name: str) -> bool:
-    *folders, file = path.split("/")
-    return name in folders or file.startswith((f"{name}-", f"{name}.", f"{name}_"))
-
-
-def _folder_splits(paths: list[str], url: str) -> dict[str, tuple[str, ...]]:
-    below: dict[str, list[str]] = {name: [] for name in SPLIT_NAMES}
-    loose: dict[str, list[str]] = {name: [] for name in ("", *SPLIT_NAMES)}
-    for path in paths:
-        top, _, rest = path.partition("/")
-        if top in below and "/" in rest:
-            below[top].append(path)
-        elif not path.lower().endswith(_NOTES) and (top in below or not rest):
-            loose[top if rest else ""].append(path)
-    if below["train"]:
-        # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
-        val = next((name for name in VAL_NAMES if below[name] or (loose[name] and name != "test")), None)
-        _refuse_loose(url, loose["train"] + (loose[val] if val else []))
-        return {"train": tuple(below["train"]), "val": tuple(below[val]) if val else ()}
-    classes = tuple(path for path in paths if "/" in path)
-    if not classes and url.endswith(_ARCHIVES):
-        how = f"; unpack it, or give zip://FOLDER::{url}" if url.endswith(".zip") else "; unpack it"
-        raise DataError(f"data.path={url}: is an archive{how}")
-    if not classes:
-        raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
-    stray = next((name for name in VAL_NAMES if below[name]), None)
-    if stray:
-        raise DataError(
-            f"data.path={url}: has {stray}/CLASS folders but no images in train/CLASS; add the train folder"
-        )
-    _refuse_loose(url, loose[""])
-    for path in classes:
-        names = path.split("/")
-        if len(names) > 3 and names[1] in SPLIT_NAMES:
-            place = f"{url.rstrip('/')}/{names[0]}"
-            raise DataError(f"data.path={url}: {names[0]} holds a set of its own, and no class; give {place}")
-    return {"train": classes, "val": ()}
-
-
-def _refuse_loose(url: str, paths: list[str]) -> None:
-    if paths:
-        more = f" (and {len(paths) - 1} more)" if len(paths) > 1 else ""
-        raise DataError(f"data.path={url}: {paths[0]}{more} lies in no class folder; move it into one, or away")
-
-
-def class_of(path: str) -> str:
-    """Give the class folder of an image file's relative path."""
-    parts = path.split("/")
-    return parts[1] if parts[0] in SPLIT_NAMES and len(parts) > 2 else parts[0]
-
-
-def class_folders(url: str, listing: Listing) -> set[str]:
-    """Name the training classes of an image folder, those without images too."""
-    fs, root = open_file_system(url)
-    base = posixpath.join(root, "train") if listing.files["train"][0].startswith("train/") else root
-    try:
-        items = entries(fs, base)
-    except (OSError, EOFError) as exc:
-        raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
-    folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
-    names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
-    full = {class_of(path) for path in listing.files["train"]}
-    return {name for name in names - full if not name.startswith(".") and not _is_own(fs, base, name)} | full
-
-
-def _is_own(fs: Any, base: str, name: str) -> bool:
-    """Whether a folder without images is, or holds, a store or run folder: it is no class that lost its images."""
-    try:
-        files = tree(fs, posixpath.join(base, name))
-    except (OSError, EOFError):  # whatever it is: a class without images is refused by its name
-        return False
-    return bool(own_folders(path.removeprefix(base.rstrip("/") + "/") for path in files))
-
-
-def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:
-    """Name all classes of a set, in the order of its own class ids."""
-    if listing.kind == "builtin":
-        return builtin_images(url)[2]
-    if listing.kind == "folder":
-        return tuple(sorted(class_folders(url, listing)))
-    with open_parquet(url, listing.files["train"][0]) as parquet:
-        schema = parquet.schema_arrow
-        return parquet_class_names(schema, parquet_columns(schema, url)[1]) or ()
-
-
-@contextlib.contextmanager
-def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
-    """Open one of a set's Parquet files.
-
-    Raises:
-        DataError: if it is gone, or is damaged where it is read; names it.
-    """
-    fs, root = open_file_system(url)
-    try:
-        single = root.endswith(".parquet") and kind(fs, root) != "directory"
-        path = root if single else posixpath.join(root, file)
-        with open(path, "rb") if is_local(fs) else RangeFile(fs, path) as handle:
-            yield open_table(handle)
-    except (pa.ArrowException, OSError, EOFError) as exc:
-        line = " ".join(str(exc).split())[:160]
-        raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc
-
-
-def row_group_starts(parquet: pq.ParquetFile) -> np.ndarray:
-    """Give the first row of each row group, and the number of rows at the end."""
-    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def parquet_columns(schema: pa.Schema, where: str) -> tuple[str, str]:
-    """Name the image and the label column.
-
-    Raises:
-        DataError: if one is missing or of another type; lists the columns found.
-    """
-    images = [field.name for field in schema if _holds_images(field.type)]
-    labels = [field.name for field in schema if _holds_labels(field.type)]
-    image = next((name for name in IMAGE_COLUMNS if name in images), None)
-    label = next((name for name in LABEL_COLUMNS if name in labels), None)
-    if image is None or label is None:
-        wanted = f"{'/'.join(IMAGE_COLUMNS)} with bytes and {'/'.join(LABEL_COLUMNS)} with integers or text"
-        raise DataError(f"{where}: has the columns {', '.join(schema.names)}; expected {wanted}")
-    return image, label
-
-
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_images(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _holds_labels(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """Read the class names that Hugging Face `datasets` keeps in a schema, if they are there."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return tuple(str(name) for name in features[label]["names"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
-    """Read the encoded images and labels of a row group; None where a row holds no bytes."""
-    image, label = parquet_columns(parquet.schema_arrow, file)
-    table = read_rows(parquet, group, [image, label])
-    column = table.column(image)
-    # struct_field, unlike StructArray.field, keeps the null of a null struct.
-    encoded = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
-    return encoded.to_pylist(), table.column(label).to_pylist()
+        raise DataError(f"data.path={url}: {lists[0]} cannot be read as file and class; restore it") from exc
 
 
 @functools.lru_cache(maxsize=2)

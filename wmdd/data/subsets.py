@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wmdd.data.sources import Listing, all_class_names
+from wmdd.data.classes import all_class_names
+from wmdd.data.sources import Listing
 from wmdd.errors import DataError
 from wmdd.sections import Subset
 

@@ -1,0 +1,379 @@
+"""How a set's layout is recognised: splits and classes by the names of folders, and what is no image of the set."""
+
+import unicodedata
+import zipfile
+
+import pytest
+from image_files import folder, parquet, png, refusal
+
+from wmdd.config import override
+from wmdd.data.index import build_index
+from wmdd.data.set_notes import describe_classes, double_notes
+from wmdd.data.sources import list_files
+from wmdd.data.split_names import split_role
+from wmdd.indexing import load_index
+from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
+
+CLASSES = ("cat", "dog")
+
+
+def images(*roots, classes=CLASSES, count=2):
+    return [f"{root}/{name}/{i}.png".lstrip("/") for root in roots for name in classes for i in range(count)]
+
+
+def counts(index):
+    return index.class_names, len(index.train), len(index.val), index.val_held_out
+
+
+# Splits by name
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("Training", "Testing"),
+        ("Train", "Val"),
+        ("TRAIN", "TEST"),
+        ("training", "validation"),
+        ("train", "dev"),
+        ("train", "eval"),
+        ("train_images", "test_images"),
+        ("TrainSet", "TestSet"),
+        ("train2017", "val2017"),
+        ("images/train", "images/val"),
+        ("dataset/train", "dataset/valid"),
+        ("archive/data/Training", "archive/data/Testing"),
+        ("train/train", "test/test"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
+    ],
+)
+def test_splits_are_known_by_other_names_and_below_other_folders(tmp_path, train, val):
+    index = build_index(folder(tmp_path, *images(train, val)))
+    assert counts(index) == (CLASSES, 4, 4, False)
+    assert all(name.startswith(f"{train}/") for name in index.train.files)
+    assert all(name.startswith(f"{val}/") for name in index.val.files)
+
+
+def test_split_that_is_named_otherwise_is_noted(tmp_path):
+    listing = list_files(folder(tmp_path, *images("Training", "Testing"), *images("Extra", classes=("x",))))
+    assert listing.notes[0] == "Training is read as the training split, Testing as the validation split"
+    assert listing.notes[1] == "left out: Extra (the splits are Training and Testing)"
+    assert not list_files(folder(tmp_path / "usual", *images("train", "val"))).notes
+
+
+@pytest.mark.parametrize(
+    ("name", "split"), [("weight training", None), ("invalid", None), ("device", None), ("train_test", None)]
+)
+def test_names_of_classes_are_no_splits(name, split):
+    role = split_role(name)
+    assert role is None or role.rank == 2
+
+
+def test_names_that_every_tool_uses_come_first(tmp_path):
+    index = build_index(folder(tmp_path, *images("train", "train_extra", "test", "Val", classes=CLASSES)))
+    assert index.train.files[0].startswith("train/")
+    assert index.val.files[0].startswith("test/")
+
+
+def test_two_training_folders_are_refused(tmp_path):
+    told = refusal(lambda: build_index(folder(tmp_path, *images("Train_1", "Train_2", "val"))))
+    assert "Train_1 and Train_2 both look like the training split; keep one" in told
+
+
+def test_test_folder_without_the_classes_is_unlabelled(tmp_path):
+    index = build_index(folder(tmp_path, *images("train"), "test/test/0.png", "test/test/1.png"))
+    assert counts(index) == (CLASSES, 2, 2, True)
+
+
+def test_wrapped_classes_are_found(tmp_path):
+    assert build_index(folder(tmp_path, *images("archive/animals"))).class_names == CLASSES
+
+
+def test_splits_inside_the_classes_are_read_as_splits(tmp_path):
+    paths = [f"{name}/{split}/{i}.png" for name in CLASSES for split in ("train", "val") for i in range(3)]
+    index = build_index(folder(tmp_path, *paths))
+    assert counts(index) == (CLASSES, 6, 6, False)
+    assert set(index.train.files) == {path for path in paths if "/train/" in path}
+
+
+# What may be read in two ways
+
+
+def twice(*tops, inner=("x", "y")):
+    return [f"{top}/{name}/{i}.png" for top in tops for name in inner for i in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (twice("A", "B"), "A, B hold the same folders (x, y) and no images themselves: if they are splits"),
+        (images("", "flowers"), "flowers holds folders named as the other classes"),
+        ([*images(""), "test/0.png", "test/1.png"], "test holds images and no class folders, and looks like a split"),
+        ([*images(""), "Val/0.png", "Val/1.png"], "Val holds images and no class folders, and looks like a split"),
+    ],
+)
+def test_folders_that_may_be_no_classes_are_refused_unless_they_are_named(tmp_path, paths, told):
+    url = folder(tmp_path, *paths)
+    message = refusal(lambda: build_index(url))
+    assert told in message
+    assert "data.classes" in message
+    store = ArtifactStore(str(tmp_path.with_name("store")))
+    config = override(recipe("digits"), {"data.path": url})
+    assert told in refusal(lambda: load_index(config, store, lambda done, total: None))
+    names = tuple(sorted({path.partition("/")[0] for path in paths}))
+    assert build_index(url, classes=names).class_names == names
+
+
+@pytest.mark.parametrize("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
+def test_classes_that_are_called_like_a_split_stay_classes(tmp_path, names):
+    url = folder(tmp_path, *images("", classes=names))
+    assert build_index(url).class_names == names
+    (note,) = list_files(url).notes
+    assert "holds images and no class folders, and is read as a class" in note
+
+
+def test_many_classes_with_equal_folders_stay_classes(tmp_path):
+    names = tuple(f"p{i}" for i in range(9))
+    url = folder(tmp_path, *twice(*names, inner=("smile", "neutral")))
+    assert build_index(url).class_names == names
+    assert "9 classes hold the same folders (neutral, smile)" in list_files(url).notes[0]
+
+
+def test_folders_below_the_classes_are_noted(tmp_path):
+    url = folder(tmp_path, *images("train/animal", "val/animal"), *images("train/car", "val/car", classes=("a", "b")))
+    assert build_index(url).class_names == ("animal", "car")
+    assert "the folders in them (cat, dog, a and 1 more) are no classes" in list_files(url).notes[0]
+
+
+@pytest.mark.parametrize(
+    "paths", [["train/0.png", "test/0.png"], ["train/images/0.png", "valid/images/0.png"], ["0.png"]]
+)
+def test_images_without_class_folders_are_refused(tmp_path, paths):
+    assert "0.png" in refusal(lambda: build_index(folder(tmp_path, *paths)))
+    assert "lies in no class folder" in refusal(lambda: build_index(str(tmp_path)))
+
+
+# Class names in two spellings
+
+
+def test_unicode_forms_of_a_class_are_one_class(tmp_path):
+    decomposed = unicodedata.normalize("NFD", "café")
+    url = folder(tmp_path, *images("train", classes=("bar", "café")), *images("val", classes=("bar", decomposed)))
+    index = build_index(url)
+    assert counts(index) == (("bar", "café"), 4, 4, False)
+    assert "1 validation class is spelled in another Unicode form" in list_files(url).notes[0]
+    assert build_index(url, classes=(decomposed, "bar")).class_names == ("café", "bar")
+
+
+def test_class_in_two_unicode_forms_of_one_split_is_refused(tmp_path):
+    names = ("bar", "café", unicodedata.normalize("NFD", "café"))
+    told = refusal(lambda: build_index(folder(tmp_path, *images("train", classes=names))))
+    assert "is there twice, in two Unicode forms ('cafe\\u0301', 'caf\\xe9'); merge the folders" in told
+
+
+def test_case_of_a_class_is_matched_where_it_is_unique(tmp_path):
+    url = folder(tmp_path / "1", *images("train", classes=("Cat", "Dog")), *images("val"))
+    assert counts(build_index(url)) == (("Cat", "Dog"), 4, 4, False)
+    assert (
+        "2 validation classes are spelled in another case than in training, and matched (cat to Cat)"
+        in list_files(url).notes
+    )
+    url = folder(tmp_path / "2", *images("train", classes=("Cat", "CAT")), *images("val", classes=("cat",)))
+    assert "validation class cat has no training folder" in refusal(lambda: build_index(url))
+
+
+def test_class_that_validation_spells_wrongly_is_shown_beside_the_right_one(tmp_path):
+    url = folder(tmp_path, *images("train", "val"), "val/cats/0.png")
+    assert "validation class cats has no training folder; is it cat? rename" in refusal(lambda: build_index(url))
+
+
+# What is no image of the set
+
+JUNK = ("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/0.jpg", "._0.png", ".ipynb_checkpoints/0.png", "Thumbs.db")
+
+
+@pytest.mark.parametrize(
+    "junk", [f"train/cat/{name}" for name in JUNK] + ["__MACOSX/train/cat/0.png", "train/_DS_Store"]
+)
+def test_files_of_the_system_are_no_images(tmp_path, junk):
+    assert counts(build_index(folder(tmp_path, *images("train", "val"), junk))) == (CLASSES, 4, 4, False)
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle"])
+def test_folders_of_the_system_are_no_classes(tmp_path, name):
+    url = folder(tmp_path, *images("train", "val"))
+    (tmp_path / "train" / name).mkdir()
+    assert build_index(url).class_names == CLASSES
+    (tmp_path / "train" / name / "0.png").write_bytes(png(0))
+    assert build_index(url).class_names == CLASSES
+
+
+@pytest.mark.parametrize(
+    "note", ["a.txt", "a.csv", "a.json", "a.jsonl", "a.xml", "a.yaml", "a.html", "a.md", "LICENSE", "README", "a.PDF"]
+)
+@pytest.mark.parametrize("place", ["train", "train/cat"])
+def test_notes_beside_images_and_classes_are_left_out(tmp_path, note, place):
+    url = folder(tmp_path, *images("train", "val"))
+    before = list_files(url).signature
+    (tmp_path / place / note).write_text("x")
+    assert counts(build_index(url)) == (CLASSES, 4, 4, False)
+    assert (list_files(url).signature, list_files(url).notes) == (before, ())
+
+
+@pytest.mark.parametrize("file", ["a.npy", "a.mat", "metadata.parquet", "a.mp4"])
+def test_other_data_beside_images_is_left_out_and_noted(tmp_path, file):
+    url = folder(tmp_path, *images("train", "val"))
+    (tmp_path / "train/cat" / file).write_bytes(b"x")
+    assert counts(build_index(url)) == (CLASSES, 4, 4, False)
+    assert list_files(url).notes == (f"left out: train/cat/{file} (the set is images in class folders)",)
+
+
+def test_folder_of_notes_is_no_class_and_a_folder_of_arrays_is_asked_about(tmp_path):
+    url = folder(tmp_path, *images(""))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/0.xml").write_text("x")
+    assert build_index(url).class_names == CLASSES
+    assert list_files(url).notes == ("left out: annotations (no images in there)",)
+    (tmp_path / "frog").mkdir()
+    (tmp_path / "frog/0.npy").write_bytes(b"x")
+    assert "frog holds no images, but frog/0.npy" in refusal(lambda: build_index(url))
+
+
+def test_runs_and_stores_of_wmdd_in_a_set_are_no_part_of_it(tmp_path):
+    url = folder(tmp_path, *images("", count=3), "runs/x/images.png")
+    for name in ("run.json", "config.yaml"):
+        (tmp_path / "runs/x" / name).write_text("{}")
+    (tmp_path / "runs/x/images").mkdir()
+    parquet(tmp_path / "runs/x/images", "train-00000-of-00001.parquet")
+    key = tmp_path / "runs/store/recover" / ("0" * 32)
+    (key / "a").mkdir(parents=True)
+    (key / "commit.json").write_text("{}")
+    (key / "a/images.bin").write_bytes(b"x")
+    index = build_index(url)
+    assert (index.class_names, len(index.train) + len(index.val)) == (CLASSES, 6)
+    assert list_files(url).notes == ("left out: runs (written by wmdd)",)
+
+
+def test_parquet_beside_training_folders_does_not_decide(tmp_path):
+    url = folder(tmp_path, *images("train", "val"))
+    (tmp_path / "out/images").mkdir(parents=True)
+    parquet(tmp_path, "out/images/train-00000-of-00001.parquet")
+    (tmp_path / "train/metadata.parquet").write_bytes(b"x")
+    assert build_index(url).kind == "folder"
+
+
+def test_parquet_set_with_pictures_in_its_readme_stays_parquet(tmp_path):
+    url = folder(tmp_path, "assets/a.png", "figures/b.png")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "README.md").write_text("x")
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    parquet(tmp_path, "data/train-00000-of-00001.parquet")
+    index = build_index(url)
+    assert (index.kind, len(index.train) + len(index.val)) == ("parquet", 6)
+    assert list_files(url).notes == ("left out: assets/a.png and 1 more (the set is its Parquet files)",)
+
+
+# Links and archives
+
+
+def test_link_to_a_folder_above_adds_nothing(tmp_path):
+    url = folder(tmp_path, *images("train", "val"))
+    for place, target in (("train/cat/up", "train/cat"), ("train/cat/top", ""), ("val/dog/self", "val/dog/self")):
+        (tmp_path / place).symlink_to(tmp_path / target)
+    (tmp_path / "val/dog/self").unlink()
+    assert counts(build_index(url)) == (CLASSES, 4, 4, False)
+
+
+def test_broken_link_is_named(tmp_path):
+    url = folder(tmp_path, *images("train", "val"))
+    (tmp_path / "train/cat/9.png").symlink_to(tmp_path / "gone.png")
+    assert "train/cat/9.png cannot be read" in refusal(lambda: build_index(url))
+
+
+def zipped(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for seed, name in enumerate(names):
+            archive.writestr(name, png(seed))
+    return str(path)
+
+
+def test_archive_is_read_from_its_root_however_it_is_wrapped(tmp_path):
+    file = zipped(tmp_path / "a.zip", *images("set/Training", "set/Testing"), "__MACOSX/set/._x.png")
+    assert f"is an archive; unpack it, or give zip://::{file}" in refusal(lambda: build_index(file))
+    assert counts(build_index(f"zip://::{file}")) == (CLASSES, 4, 4, False)
+
+
+def test_archive_with_backslashes_is_to_be_packed_again(tmp_path):
+    file = zipped(tmp_path / "a.zip", *(name.replace("/", "\\") for name in images("train", "val")))
+    told = refusal(lambda: build_index(f"zip://::{file}"))
+    assert "its names have backslashes" in told
+    assert "pack it again" in told
+
+
+def test_archive_url_without_an_archive_is_told_the_right_form(tmp_path):
+    file = zipped(tmp_path / "a.zip", *images("train", "val"))
+    assert f"zip://::{file}" in refusal(lambda: build_index(f"zip://{file}"))
+    told = refusal(lambda: build_index(f"zip://nothing::{file}"))
+    assert "zip://FOLDER::zip://" not in told
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("dataset_dict.json", "train/data-00000-of-00001.arrow", "train/state.json"), "is a folder of save_to_disk"),
+        (("data_batch_1", "test_batch", "batches.meta"), "torchvision:CIFAR10?root="),
+        (("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"), "torchvision:MNIST"),
+        (("train-00000-of-00010",), "holds TFRecord files"),
+        (("train/a.tfrecord",), "holds TFRecord files"),
+        (("train-000000.tar", "train-000001.tar"), "holds tar files, as WebDataset"),
+        (("mnist.npz",), "holds NumPy arrays"),
+        (("train/x.npy", "train/y.npy"), "holds NumPy arrays"),
+        (("train.csv", "test.csv"), "holds tables of text and no images"),
+        (("a.h5",), "holds HDF5 files"),
+        (("a.pkl",), "holds pickles"),
+        (("a.tar.gz",), "holds an archive; unpack it"),
+        (("notes.txt",), "holds tables"),
+    ],
+)
+def test_set_of_another_format_is_told_what_to_do(tmp_path, files, told):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    message = refusal(lambda: build_index(str(tmp_path)))
+    assert told in message or ("notes.txt" in files and "holds no images; expected" in message)
+
+
+# What a user sees of it
+
+
+def test_images_in_both_splits_are_counted(tmp_path):
+    paths = images("train", "val", count=4)
+    url = folder(tmp_path, *paths)
+    assert double_notes(build_index(url)) == ()
+    for path in paths[8:11]:
+        (tmp_path / path).write_bytes((tmp_path / path.replace("val", "train")).read_bytes())
+    (note,) = double_notes(build_index(url))
+    assert note.startswith("3 of 8 validation images are training images too")
+    (tmp_path / "train/cat/0.png").write_bytes((tmp_path / "train/dog/0.png").read_bytes())
+    assert "1 of 8 training images are copies of another one, 1 of them in another class" in double_notes(
+        build_index(url)
+    )
+
+
+def test_notes_reach_the_index_of_a_run_that_finds_it_in_the_store(tmp_path):
+    url = folder(tmp_path / "set", *images("Training", "Testing"))
+    store = ArtifactStore(str(tmp_path / "store"))
+    config = override(recipe("digits"), {"data.path": url})
+    first, again = (load_index(config, store, lambda done, total: None)[0] for _ in range(2))
+    assert first.notes == again.notes == ("Training is read as the training split, Testing as the validation split",)
+
+
+def test_classes_are_described_in_one_short_line(tmp_path):
+    few = build_index(folder(tmp_path / "few", *images("train", "val", count=3)))
+    assert describe_classes(few) == "classes (training, validation images): cat (3, 3), dog (3, 3)"
+    many = build_index(folder(tmp_path / "many", *images("train", "val", classes=[f"c{i:02d}" for i in range(30)])))
+    shown = describe_classes(many)
+    assert shown.endswith("c03 (2, 2), c04 (2, 2), ..., c29 (2, 2)")
+    assert len(shown) < 150

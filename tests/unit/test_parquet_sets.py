@@ -1,0 +1,122 @@
+"""Parquet sets as people have them: other names of splits and columns, other types, missing parts."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from image_files import parquet, png, refusal, structs, table
+
+from wmdd.data.images import load_native_uint8
+from wmdd.data.index import build_index
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("Train-0.parquet", "Test-0.parquet"),
+        ("TRAIN.PARQUET", "VAL.PARQUET"),
+        ("training.parquet", "validation.parquet"),
+        ("train-0.parquet", "dev-0.parquet"),
+        ("cifar10_train.parquet", "cifar10_test.parquet"),
+        (
+            "data/training-00000-of-00001-0a1b2c3d4e5f6071.parquet",
+            "data/testing-00000-of-00001-0a1b2c3d4e5f6072.parquet",
+        ),
+        ("Train/0.parquet", "Valid/0.parquet"),
+    ],
+)
+def test_splits_of_files_are_known_by_other_names(tmp_path, train, val):
+    for seed, (file, count) in enumerate(((train, 6), (val, 4))):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        parquet(tmp_path, file, count=count, first_seed=10 * seed)
+    index = build_index(str(tmp_path))
+    assert (index.train.files, index.val.files) == ((train,), (val,))
+    assert (len(index.train), len(index.val)) == (6, 4)
+
+
+def test_files_of_two_sets_side_by_side_are_refused(tmp_path):
+    for file in ("train-0.parquet", "eval.parquet", "test-0.parquet"):
+        parquet(tmp_path, file)
+    assert build_index(str(tmp_path)).val.files == ("test-0.parquet",)
+    for config in ("plain", "extended"):
+        (tmp_path / "two" / config).mkdir(parents=True)
+        parquet(tmp_path, f"two/{config}/Train.parquet")
+    assert "as of several sets (extended, plain)" in refusal(lambda: build_index(str(tmp_path / "two")))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (["train-00000-of-00004", "train-00002-of-00004"], "train-00001-of-00004.parquet and one more are missing"),
+        (["train-00000-of-00002"], "train-00001-of-00002.parquet is missing"),
+        (["train-00001-of-00009-0a1b2c3d"], "train-00000-of-00009.parquet and 7 more are missing"),
+        (["train-0.parquet", "test-00001-of-00002"], "test-00000-of-00002.parquet is missing"),
+        (["train-00000-of-00001", "train-00000-of-00002", "train-00001-of-00002"], "-of-00001 and -of-00002; keep one"),
+        (["train-00000-of-00001-0a1b", "train-00000-of-00001-2c3d"], "are the same part; keep one"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path, files, told):
+    for file in files:
+        parquet(tmp_path, file if file.endswith(".parquet") else f"{file}.parquet")
+    assert told in refusal(lambda: build_index(str(tmp_path)))
+
+
+LABELS = {
+    "string_view": pa.array(["cat", "dog"] * 3, pa.string()).cast(pa.string_view()),
+    "large_string": pa.array(["cat", "dog"] * 3, pa.large_string()),
+    "dictionary": pa.array(["cat", "dog"] * 3).dictionary_encode(),
+    "uint8": pa.array([0, 1] * 3, pa.uint8()),
+    "bool": pa.array([False, True] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_every_type_are_read(tmp_path, kind):
+    pq.write_table(pa.table({"image": structs(*map(png, range(6))), "label": LABELS[kind]}), tmp_path / "train.parquet")
+    index = build_index(str(tmp_path), val_fraction=0.3)
+    expected = {"uint8": ("0", "1"), "bool": ("False", "True")}
+    assert index.class_names == expected.get(kind, ("cat", "dog"))
+    assert {int(row) % 2 for row in index.train.row[index.train.of_class(1)]} == {1}
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+@pytest.mark.parametrize("nested", [True, False])
+def test_images_of_every_type_are_read(tmp_path, kind, nested):
+    groups = []
+    for seed in (0, 2, 4):  # pyarrow cannot cut a table of nested views into row groups itself
+        images = pa.array([png(seed), png(seed + 1)], pa.binary()).cast(kind)
+        if nested:
+            images = pa.StructArray.from_arrays([images, pa.nulls(2, pa.string())], ["bytes", "path"])
+        groups.append(pa.table({"image": images, "label": [0, 1]}))
+    with pq.ParquetWriter(tmp_path / "train.parquet", groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    index = build_index(str(tmp_path), val_fraction=0.3)
+    assert (len(index.train), load_native_uint8(index, "val", index.val.of_class(0)).shape[0]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "columns", [("Image", "Label"), ("jpg", "cls"), ("scan", "class"), ("image", "target"), ("img", "fine_label")]
+)
+def test_columns_are_known_by_other_names(tmp_path, columns):
+    made = table(structs(*map(png, range(4))), pa.array([0, 1] * 2), names=None, columns=columns)
+    pq.write_table(made, tmp_path / "train.parquet")
+    assert build_index(str(tmp_path), val_fraction=0.5).class_names == ("0", "1")
+
+
+def test_only_declared_class_column_is_the_label(tmp_path):
+    features = {
+        "breed": {"names": ["pug", "tabby"], "_type": "ClassLabel"},
+        "age": {"dtype": "int64", "_type": "Value"},
+    }
+    made = pa.table({"image": structs(*map(png, range(4))), "age": [1, 2, 3, 4], "breed": [0, 1] * 2})
+    made = made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(made, tmp_path / "train.parquet")
+    assert build_index(str(tmp_path), val_fraction=0.5).class_names == ("pug", "tabby")
+
+
+def test_columns_that_do_not_fit_are_shown_with_their_types(tmp_path):
+    pq.write_table(pa.table({"image": ["a.png"], "label": [0.5]}), tmp_path / "train.parquet")
+    told = refusal(lambda: build_index(str(tmp_path)))
+    assert "has the columns image (string), label (double); expected image/img with bytes" in told

@@ -1,0 +1,46 @@
+"""The tree of a set's folders that hold images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+class Folders:
+    """The folders of a set that hold images, at any depth; paths are relative to the set's root."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.images: dict[str, tuple[str, int]] = {}  # a first image, and how many lie directly in the folder
+        self._below: dict[str, dict[str, None]] = {}
+        for path in paths:
+            folder = path.rpartition("/")[0]
+            first, count = self.images.get(folder, (path, 0))
+            self.images[folder] = first, count + 1
+            if not count:
+                self._add(folder)
+
+    def _add(self, folder: str) -> None:
+        while folder:
+            above, _, name = folder.rpartition("/")
+            names = self._below.setdefault(above, {})
+            if name in names:
+                return
+            names[name] = None
+            folder = above
+
+    def below(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder, sorted."""
+        return sorted(self._below.get(folder, ()))
+
+    def count(self, folder: str) -> int:
+        """Return how many images lie directly in a folder."""
+        return self.images[folder][1] if folder in self.images else 0
+
+
+def join(*parts: str) -> str:
+    """Join the parts of a relative path; the root is empty."""
+    return "/".join(part for part in parts if part)
+
+
+def some(names: Sequence[str], count: int = 4) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")

@@ -1,0 +1,304 @@
+"""How a folder of images is laid out: which folders are its splits and which are its classes, from names alone."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from wmdd.data.folder_tree import Folders, join, some
+from wmdd.data.split_names import (
+    SPLIT_NAMES,
+    VAL_NAMES,
+    Role,
+    is_generic,
+    is_sure,
+    same_form,
+    same_name,
+    split_role,
+)
+from wmdd.errors import DataError
+
+_FEW = 6  # of folders with equal subfolders that may be splits; more of them are classes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What each folder of images is.
+
+    Args:
+        places: the split (``train`` or ``val``) and the class of each folder that holds images of the set.
+        root: the folder whose folders are the training classes; None if each class holds its splits.
+        notes: lines about what was read in an unusual way, or not read.
+        doubt: why the classes may be no classes; refuses a set whose classes are not named.
+    """
+
+    places: Mapping[str, tuple[str, str]]
+    root: str | None
+    notes: tuple[str, ...] = ()
+    doubt: str = ""
+
+
+def recognise(tree: Folders, url: str) -> Layout:
+    """Find the splits and classes of a set.
+
+    Raises:
+        DataError: if there are none, images lie outside them, or the folders may be read in two ways.
+    """
+    base: str | None = ""
+    while base is not None:
+        if trains := _trains(tree, base):
+            return _by_splits(tree, base, trains, url)
+        last, base = base, _inner(tree, base)
+    return _by_classes(tree, last, url)
+
+
+def _roles(tree: Folders, base: str) -> dict[str, Role]:
+    """Return the folders that are named for a split; an odd name counts if its counterpart is there."""
+    found = {name: role for name in tree.below(base) if (role := split_role(name))}
+    pairs = [(role.split, role.others) for role in found.values()]
+    return {
+        name: role
+        for name, role in found.items()
+        if role.rank < 2 or any(others == role.others and split != role.split for split, others in pairs)
+    }
+
+
+def _trains(tree: Folders, base: str) -> list[str]:
+    """Return the training split in a folder; several names if these are equally plausible."""
+    roles = _roles(tree, base)
+    trains = [name for name, role in roles.items() if role.split == "train" and tree.below(join(base, name))]
+    best = min((roles[name].rank for name in trains), default=0)
+    return [name for name in trains if roles[name].rank == best]
+
+
+def _split_notes(tree: Folders, base: str, names: Mapping[str, str | None], roots: Mapping[str, str]) -> list[str]:
+    notes, train, val = [], names["train"], names["val"]
+    if roots["train"] != "train" or roots.get("val") not in (None, *VAL_NAMES):
+        read = f"{roots['train']} is read as the training split"
+        notes.append(read + (f", {roots['val']} as the validation split" if val else ""))
+    unused = [name for name in tree.below(base) if name not in (train, val)]
+    if unused:
+        splits = f"the splits are {train} and {val}" if val else f"the only split with these classes is {train}"
+        notes.append(f"left out: {some(unused)} ({splits})")
+    return notes
+
+
+def _validation(tree: Folders, base: str, classes: set[str]) -> str | None:
+    """Return the folder of the validation images, if there is one."""
+    roles = _roles(tree, base)
+
+    def has_classes(name: str) -> bool:
+        root = _unwrapped(tree, join(base, name), classes)
+        return bool(classes & set(map(same_name, tree.below(root))))
+
+    for name in VAL_NAMES:
+        # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
+        if name in roles and (name != "test" or has_classes(name)):
+            return name
+    others = [name for name, role in roles.items() if role.split != "train" and role.rank and has_classes(name)]
+    return min(others, key=lambda name: (roles[name].split == "test", roles[name].rank, name), default=None)
+
+
+def _unwrapped(tree: Folders, folder: str, classes: set[str] | None = None) -> str:
+    """Follow folders that hold a single one, as unpacked archives have them, to the one that holds the classes."""
+    while not tree.count(folder) and len(names := tree.below(folder)) == 1:
+        inner = join(folder, names[0])
+        if tree.count(inner) or not tree.below(inner) or (classes is not None and same_name(names[0]) in classes):
+            break
+        if len(tree.below(inner)) == 1 and classes is None and _unwrapped(tree, inner) == inner:
+            break
+        folder = inner
+    return folder
+
+
+def _inner(tree: Folders, base: str) -> str | None:
+    """Return the folder that holds the whole set, if this one only wraps it."""
+    names = tree.below(base)
+    named = _roles(tree, base)
+    if len(names) > 1:
+        sets = [name for name in names if name not in named and _has_set(tree, join(base, name))]
+        return join(base, sets[0]) if len(sets) == 1 and len(named) == len(names) - 1 else None
+    if len(names) == 1 and names[0] not in named:
+        inner = join(base, names[0])
+        if not tree.count(inner) and (len(tree.below(inner)) > 1 or _has_set(tree, inner)):
+            return inner
+        if not tree.count(inner) and (deeper := _inner(tree, inner)):
+            return deeper
+    return None
+
+
+def has_training_folder(tree: Folders) -> bool:
+    """Whether images lie in ``train/CLASS``, however the training folder is called and wrapped."""
+    return _has_set(tree, "")
+
+
+def _has_set(tree: Folders, folder: str) -> bool:
+    """Whether a folder holds a training split with classes, directly or in a single folder."""
+    if _trains(tree, folder):
+        return True
+    names = tree.below(folder)
+    return len(names) == 1 and not tree.count(folder) and _has_set(tree, join(folder, names[0]))
+
+
+def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
+    if len(trains) > 1:
+        raise DataError(f"data.path={url}: {' and '.join(trains[:2])} both look like the training split; keep one")
+    train = _unwrapped(tree, join(base, trains[0]))
+    classes = set(map(same_name, tree.below(train)))
+    val = _validation(tree, base, classes)
+    roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
+    notes = _split_notes(tree, base, {"train": trains[0], "val": val}, roots)
+    _refuse_loose(tree, roots.values(), url)
+    places = {
+        folder: (split, folder[len(root) + 1 :].partition("/")[0])
+        for split, root in roots.items()
+        for folder in tree.images
+        if folder.startswith(f"{root}/")
+    }
+    names = sorted({name for split, name in places.values() if split == "train"})
+    if len(names) == 1 and is_generic(names[0]):
+        _refuse_loose(tree, [join(train, names[0])], url)
+    spelled = _matched(names, places)
+    if spelled:
+        places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
+        notes.append(_spelling_note(spelled))
+    return Layout(places, train, (*notes, *_deep_notes(tree, train)), _twice(names))
+
+
+def _matched(names: list[str], places: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Match validation classes to training classes that are spelled in another case or Unicode form."""
+    known: dict[str, list[str]] = {}
+    for name in names:
+        known.setdefault(same_name(name), []).append(name)
+    unknown = sorted({name for split, name in places.values() if split == "val"} - set(names))
+    return {name: known[same_name(name)][0] for name in unknown if len(known.get(same_name(name), ())) == 1}
+
+
+def _spelling_note(spelled: Mapping[str, str]) -> str:
+    first, known = next(iter(spelled.items()))
+    how = "Unicode form" if same_form(first, known) else "case"
+    count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
+    return f"{count} spelled in another {how} than in training, and matched ({first} to {known})"
+
+
+def _twice(names: list[str]) -> str:
+    """Return which class name occurs in two Unicode forms, if one does."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        if other != name:
+            return f"class {name} is there twice, in two Unicode forms ({other!a}, {name!a}); merge the folders"
+    return ""
+
+
+def _by_classes(tree: Folders, base: str, url: str) -> Layout:
+    names = tree.below(base)
+    if not names:
+        raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
+    if layout := _splits_in_classes(tree, base):
+        return layout
+    _refuse_sets(tree, base, url)
+    above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
+    _refuse_loose(tree, above, url)
+    roles = _roles(tree, base)
+    if len(roles) == len(names) and (len(names) > 1 or roles[names[0]].rank < 2):
+        _refuse_loose(tree, [join(base, name) for name in names], url)
+    root = f"{base}/" if base else ""
+    places = {
+        folder: ("train", folder[len(root) :].partition("/")[0])
+        for folder in tree.images
+        if folder.startswith(root) and folder != base
+    }
+    doubt, notes = _doubts(tree, base, roles)
+    notes = ([f"{base} is read as the set"] if base else []) + notes
+    return Layout(places, base, (*notes, *_deep_notes(tree, base)), doubt or _twice(names))
+
+
+def _refuse_sets(tree: Folders, base: str, url: str) -> None:
+    """Refuse validation images without training images, and folders that hold sets."""
+    roles = _roles(tree, base)
+    stray = [name for name, role in roles.items() if role.split != "train" and tree.below(join(base, name))]
+    for name in sorted(stray, key=lambda name: roles[name].rank):
+        if roles[name].rank == 0 or roles[name].split == "test" or len(stray) == len(tree.below(base)):
+            raise DataError(
+                f"data.path={url}: has {join(base, name)}/CLASS folders but no images in train/CLASS; add the train "
+                "folder"
+            )
+    for name in tree.below(base):
+        place = join(base, name)
+        inner = any(inner in SPLIT_NAMES and tree.below(join(place, inner)) for inner in tree.below(place))
+        if inner or all(_has_set(tree, join(base, other)) for other in tree.below(base)):
+            where = f"{url.rstrip('/')}/{place}"
+            raise DataError(f"data.path={url}: {name} holds a set of its own, and no class; give {where}")
+
+
+def _splits_in_classes(tree: Folders, base: str) -> Layout | None:
+    """Read ``CLASS/train/*.png`` and ``CLASS/val/*.png``."""
+    names, places = tree.below(base), dict[str, tuple[str, str]]()
+    for name in names:
+        place = join(base, name)
+        roles = _roles(tree, place)
+        if tree.count(place) or len(roles) < len(tree.below(place)) or len(names) < 2:
+            return None
+        trains = [split for split, role in roles.items() if role.split == "train"]
+        others = sorted(
+            (role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains
+        )
+        if len(trains) != 1 or any(tree.below(join(place, split)) for split in roles):
+            return None
+        places[join(place, trains[0])] = "train", name
+        places |= {join(place, others[0][2]): ("val", name)} if others else {}
+    first = next(iter(places))
+    return Layout(places, None, (f"each class holds its own splits ({first}), and is read so",))
+
+
+def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, list[str]]:
+    """Return why the classes of a set may be none, and what is only odd."""
+    names, notes = tree.below(base), list[str]()
+    inner = {name: set(tree.below(join(base, name))) for name in names}
+    bare = [name for name in names if not tree.count(join(base, name))]
+    chosen = f"if they are classes, name them: data.classes {','.join(names[:3])}{',...' if len(names) > 3 else ''}"
+    if len(names) > 1 and len(bare) == len(names) and len(inner[names[0]]) > 1 and _all_equal(inner.values()):
+        shared = f"hold the same folders ({some(sorted(inner[names[0]]), 3)}) and no images themselves"
+        if len(names) <= _FEW:
+            return f"{some(names, 3)} {shared}: if they are splits, call them train and val; {chosen}", notes
+        notes.append(f"{len(names)} classes {shared}; all of their images are read")
+    for name in bare:
+        if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
+            return (
+                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes",
+                notes,
+            )
+    for name in (name for name in roles if name not in bare):
+        text = f"{name} holds images and no class folders"
+        if len(names) > 2 and is_sure(name):
+            return (
+                f"{text}, and looks like a split; move it away, or, if it is a class, name all in data.classes",
+                notes,
+            )
+        notes.append(f"{text}, and is read as a class")
+    return "", notes
+
+
+def _all_equal(sets: Iterable[set[str]]) -> bool:
+    first, *others = sets
+    return all(other == first for other in others)
+
+
+def _deep_notes(tree: Folders, root: str) -> list[str]:
+    """Say that folders below the classes are no classes, where they might be."""
+    names = tree.below(root)
+    inner = [name for at in names for name in tree.below(join(root, at))]
+    bare = all(not tree.count(join(root, at)) and len(tree.below(join(root, at))) > 1 for at in names)
+    if len(names) < 2 or not bare or len(set(inner)) < len(inner):
+        return []
+    return [f"the classes are {some(names, 3)}; the folders in them ({some(inner, 3)}) are no classes"]
+
+
+def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:
+    found = [tree.images[folder] for folder in folders if folder in tree.images]
+    if found:
+        count = sum(number for _, number in found) - 1
+        more = f" (and {count} more)" if count else ""
+        raise DataError(f"data.path={url}: {found[0][0]}{more} lies in no class folder; move it into one, or away")

@@ -1,0 +1,126 @@
+"""The files below a set's root, and which may be images: not those of the system, notes, or wmdd's own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import posixpath
+from typing import Any
+
+from wmdd.errors import ConfigError, DataError
+from wmdd.files import kind, open_fs, tree
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What file managers, network drives and archivers leave, beside what begins with a dot.
+_JUNK_FOLDERS = frozenset(
+    {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "@__thumb", "@sharebin", "__macosx", "lost+found"}
+    | {"$recycle.bin", "system volume information", "lost.dir", "found.000", "__pycache__"}
+)
+_JUNK_FILES = frozenset(
+    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_ds_store", "synophoto_thumb_m.jpg"}
+)
+# Notes about a set are left out without a word; files that hold data, with one.
+_NOTES = _words(
+    "txt csv tsv json jsonl ndjson md rst xml yaml yml toml ini cfg conf html htm css js py ipynb sh bat log lock bib "
+    "md5 sha1 sha256 sig url lnk doc docx xls xlsx ods pdf names cff"
+)
+_DATA = _words(
+    "parquet arrow feather npy npz mat pkl pickle pt pth safetensors h5 hdf5 db sqlite sqlite3 mdb lmdb tfrecord "
+    "tfrecords rec idx beton zip tar gz tgz bz2 xz 7z rar mp4 avi mov mkv webm mpg mpeg wav mp3 flac onnx"
+)
+_NOTE_FILES = _words(
+    "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
+    "md5sum md5sums sha256sum sha256sums checksums"
+)
+_IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
+_STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
+
+
+def is_junk(path: str) -> bool:
+    """Whether a path is hidden, or is of the system and not of the set."""
+    folder, _, file = path.rpartition("/")
+    return file.startswith(".") or file.lower() in _JUNK_FILES or _in_junk(folder)
+
+
+def is_junk_folder(name: str) -> bool:
+    """Whether a folder's name is hidden, or is of the system and not of the set."""
+    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
+
+
+@functools.lru_cache(maxsize=2**16)
+def _in_junk(folder: str) -> bool:
+    return any(map(is_junk_folder, folder.split("/")))
+
+
+def _suffix(path: str) -> str:
+    return posixpath.splitext(path)[1][1:].lower()
+
+
+def is_note(path: str) -> bool:
+    """Whether a file is a text about the set, by its name."""
+    suffix = _suffix(path)
+    return suffix in _NOTES or (not suffix and posixpath.basename(path).lower() in _NOTE_FILES)
+
+
+def is_data(path: str) -> bool:
+    """Whether a file holds data of another kind than one image, by its name."""
+    return _suffix(path) in _DATA
+
+
+def may_be_image(path: str) -> bool:
+    """Whether a file has to be an image, by its name; many sets have images without an extension."""
+    return not is_note(path) and not is_data(path)
+
+
+def has_image_suffix(path: str) -> bool:
+    """Whether a file is named as an image is."""
+    return _suffix(path) in _IMAGES
+
+
+def open_file_system(url: str) -> tuple[Any, str]:
+    """Return the file system and root path of a URL."""
+    try:
+        return open_fs(url)
+    except ConfigError as exc:
+        raise DataError(f"data.path={exc}") from exc
+
+
+def find_files(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
+    """Return files by their path below the root, and whether the root itself is the only one."""
+    what = kind(fs, root)
+    if what is None:
+        raise FileNotFoundError(root)
+    if what != "directory" and (what == "file" or fs.isfile(root)):  # a linked folder is of a third kind
+        return {posixpath.basename(root): fs.info(root)}, True
+    return _find(fs, root), False
+
+
+def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    base = root.rstrip("/") + "/"
+    for path, info in tree(fs, root).items():
+        inner = path.removeprefix(base)
+        if not info.get("islink"):
+            found[inner] = info
+            continue
+        # A local listing gives a linked folder as one odd file, and a linked file with the time of the link.
+        target = os.path.realpath(path)
+        if not fs.isdir(target):
+            found[inner] = fs.info(target) if fs.exists(target) else info
+        elif target not in above and not _holds(target, path):
+            found |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
+    return found
+
+
+def _holds(folder: str, link: str) -> bool:
+    """Whether a folder holds the link to it, so that to follow it would list everything in it again."""
+    place = os.path.realpath(os.path.dirname(link))
+    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
+
+
+def version(info: dict[str, Any]) -> tuple[Any, str]:
+    return info.get("size"), str(next((info[key] for key in _STAMPS if info.get(key)), None))
