@@ -287,6 +287,22 @@ def test_tiny_imagenet_is_read_as_it_is_unpacked(tiny):
     assert named == {f"val/images/val_{image}.JPEG": int(image in (1, 2)) for image in range(4)}
 
 
+def test_tiny_imagenet_is_found_in_the_folder_around_it(tiny):
+    index = build_index(str(tiny.parent))
+    assert (index.class_names, len(index.train), len(index.val)) == (("n01", "n02"), 6, 4)
+    assert index.digest("val") == build_index(str(tiny)).digest("val")
+
+
+def test_tiny_imagenet_whose_validation_images_are_sorted_into_classes_is_read(tiny):
+    for line in (tiny / "val/val_annotations.txt").read_text().splitlines():
+        image, name = line.split("\t")[:2]
+        (tiny / "val" / name / "images").mkdir(parents=True, exist_ok=True)
+        (tiny / "val/images" / image).rename(tiny / "val" / name / "images" / image)
+    (tiny / "val/images").rmdir()
+    index = build_index(str(tiny))
+    assert (index.class_names, len(index.train), len(index.val)) == (("n01", "n02"), 6, 4)
+
+
 def test_another_annotation_is_another_set(tiny):
     before, list_ = list_files(str(tiny)).signature, tiny / "val/val_annotations.txt"
     list_.write_text(list_.read_text().replace("val_0.JPEG\tn01", "val_0.JPEG\tn02"))

@@ -109,6 +109,7 @@ def twice(*tops, inner=("x", "y")):
     ("paths", "told"),
     [
         (twice("A", "B"), "A, B hold the same folders (x, y) and no images themselves: if they are splits"),
+        ([*twice("A", "B"), "A/z/0.png"], "A, B hold the same folders (x, y) and no images themselves: if they"),
         (images("", "flowers"), "flowers holds folders named as the other classes"),
         ([*images(""), "test/0.png", "test/1.png"], "test holds images and no class folders, and looks like a split"),
         ([*images(""), "Val/0.png", "Val/1.png"], "Val holds images and no class folders, and looks like a split"),

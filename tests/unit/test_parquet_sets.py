@@ -120,3 +120,10 @@ def test_columns_that_do_not_fit_are_shown_with_their_types(tmp_path):
     pq.write_table(pa.table({"image": ["a.png"], "label": [0.5]}), tmp_path / "train.parquet")
     told = refusal(lambda: build_index(str(tmp_path)))
     assert "has the columns image (string), label (double); expected image/img with bytes" in told
+
+
+def test_split_without_labels_is_told_from_wrong_labels(tmp_path):
+    parquet(tmp_path, "train-0.parquet")
+    pq.write_table(table(structs(png(0), png(1)), pa.array([-1, -1])), tmp_path / "test-0.parquet")
+    told = refusal(lambda: build_index(str(tmp_path)))
+    assert "row 0 has label -1, which is none of 2 classes (as of a split without labels" in told

@@ -332,7 +332,8 @@ def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: 
     if data is None:
         return f"{where} holds no image bytes; {REPLACE}"
     if label not in id_of:
-        return f"{where} has label {label!r}, which is none of {len(id_of)} classes; {REPLACE}"
+        remedy = "move the files of a split without labels away" if label == -1 else REPLACE
+        return f"{where} has label {label!r}, which is none of {len(id_of)} classes; {remedy}"
     try:
         return number, row, id_of[label], *_facts(data, where)
     except DataError as exc:

@@ -259,11 +259,13 @@ def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, l
     inner = {name: set(tree.below(join(base, name))) for name in names}
     bare = [name for name in names if not tree.count(join(base, name))]
     chosen = f"if they are classes, name them: data.classes {','.join(names[:3])}{',...' if len(names) > 3 else ''}"
-    if len(names) > 1 and len(bare) == len(names) and len(inner[names[0]]) > 1 and _all_equal(inner.values()):
-        shared = f"hold the same folders ({some(sorted(inner[names[0]]), 3)}) and no images themselves"
+    shared = set.intersection(*inner.values())
+    # Splits may lack a class or two.
+    if len(names) > 1 and len(bare) == len(names) and 1 < len(shared) >= len(set.union(*inner.values())) / 2:
+        same = f"hold the same folders ({some(sorted(shared), 3)}) and no images themselves"
         if len(names) <= _FEW:
-            return f"{some(names, 3)} {shared}: if they are splits, call them train and val; {chosen}", notes
-        notes.append(f"{len(names)} classes {shared}; all of their images are read")
+            return f"{some(names, 3)} {same}: if they are splits, call them train and val; {chosen}", notes
+        notes.append(f"{len(names)} classes {same}; all of their images are read")
     for name in bare:
         if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
             return (
@@ -279,11 +281,6 @@ def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, l
             )
         notes.append(f"{text}, and is read as a class")
     return "", notes
-
-
-def _all_equal(sets: Iterable[set[str]]) -> bool:
-    first, *others = sets
-    return all(other == first for other in others)
 
 
 def _deep_notes(tree: Folders, root: str) -> list[str]:

@@ -36,6 +36,7 @@ _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
     "md5sum md5sums sha256sum sha256sums checksums"
 )
+_NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
 _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
 
@@ -57,13 +58,9 @@ def _in_junk(folder: str) -> bool:
 
 
 def _suffix(path: str) -> str:
-    return posixpath.splitext(path)[1][1:].lower()
-
-
-def is_note(path: str) -> bool:
-    """Whether a file is a text about the set, by its name."""
-    suffix = _suffix(path)
-    return suffix in _NOTES or (not suffix and posixpath.basename(path).lower() in _NOTE_FILES)
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[dot + 1 :].lower() if dot > 0 else ""
 
 
 def is_data(path: str) -> bool:
@@ -73,7 +70,8 @@ def is_data(path: str) -> bool:
 
 def may_be_image(path: str) -> bool:
     """Whether a file has to be an image, by its name; many sets have images without an extension."""
-    return not is_note(path) and not is_data(path)
+    suffix = _suffix(path)
+    return suffix not in _NO_IMAGES if suffix else path.rpartition("/")[2].lower() not in _NOTE_FILES
 
 
 def has_image_suffix(path: str) -> bool:
