@@ -1,4 +1,4 @@
-"""A user's own images, as a folder and as Parquet: mixed sizes and modes, and a file that is cut short."""
+"""A user's own images, as a folder and as Parquet: mixed sizes and modes, and a file that is damaged inside."""
 
 import json
 
@@ -69,14 +69,17 @@ def test_the_same_images_as_parquet_give_the_same_run(zoo, folder_run, tmp_path)
     assert load_distilled(str(tmp_path / "runs/cifar10")).class_names == NAMES
 
 
-def test_truncated_image_stops_the_training_and_is_named(zoo, tmp_path):
+def test_image_that_is_damaged_inside_stops_the_training_and_is_named(zoo, tmp_path):
     copy = tmp_path / "set"
     for path in zoo.glob("*/*/*"):
         target = copy / path.relative_to(zoo)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     broken, whole = copy / "train/bee/5.jpg", (copy / "train/bee/5.jpg").read_bytes()
-    broken.write_bytes(whole[: -len(whole) // 4])  # the header is whole, so that the index takes it
+    Image.new("RGB", (90, 70)).save(broken)
+    data = broken.read_bytes()
+    codes = data.index(b"\xff\xc4") + 5
+    broken.write_bytes(data[:codes] + b"\xff" * 16 + data[codes + 16 :])  # header and end are there for the index
     result = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10")
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
