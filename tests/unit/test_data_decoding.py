@@ -152,6 +152,13 @@ def test_cut_images_are_counted_before_anything_is_trained(tmp_path, kind):
     assert message.endswith("(and 1 more like it, 1 with other faults); remove or replace it")
 
 
+def test_jpeg_whose_end_is_zeros_is_refused_by_the_index():
+    data = saved(BIG, "JPEG")
+    half = len(data) // 2
+    message = refusal(lambda: read_header(data[:half] + bytes(len(data) - half), "x"))
+    assert message == "x is broken (it ends in zeros, as a download that was cut short); remove or replace it"
+
+
 def test_flipped_bit_inside_a_png_is_found_without_decoding_it():
     data = bytearray(saved(BIG))
     data[len(data) // 2] ^= 4

@@ -75,6 +75,7 @@ FAULTS = {
     ),
     "dicom": (bytes(128) + b"DICM\2\0", "is a DICOM file"),
     "text of a png": (with_long_text(), r"cannot be opened \(.*MAX_TEXT_CHUNK.*\); save it again without its text"),
+    "beginning of a png": (b"\x89PNG\r\n\x1a\n", r"cannot be opened \(its header is cut short or damaged\)"),
     "header of a png": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0", r"cannot be opened \(.+\); remove or replace it"),
     "header of a jpeg": (
         saved(Image.new("RGB", (9, 9)), "JPEG")[:40],

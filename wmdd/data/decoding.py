@@ -47,6 +47,8 @@ def read_header(data: bytes, name: str) -> Header:
         width, height = image.size
         if image.mode in ("F", "I", "LAB") or width * height <= _SMALL_PX or not _has_end(image, data):
             width, height = decode(data, name).size
+            if image.format == "JPEG" and _ends_in_zeros(data):
+                raise refusal(name, "is broken (it ends in zeros, as a download that was cut short)")
         return Header(height, width, _orientation(image, data))
 
 
@@ -142,6 +144,11 @@ def _has_end(image: Image.Image, data: bytes) -> bool:
     if image.format == "TIFF":
         return _has_strips(image, data)
     return False
+
+
+def _ends_in_zeros(data: bytes) -> bool:
+    """Whether zeros stand for the last pixels of a JPEG, which decoders take for grey without an error."""
+    return data.endswith(bytes(512)) and b"\xff\xd9" not in data[data.rfind(b"\xff\xda") :]
 
 
 def _has_good_chunks(data: bytes) -> bool:

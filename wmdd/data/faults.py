@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -85,6 +86,8 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
     if cause is None:
         return refusal(name, f"is no image (it begins with {data[:16]!r})")
     words = one_line(cause)
+    if isinstance(cause.__cause__ or cause, (IndexError, struct.error)):
+        words = "its header is cut short or damaged"
     if words.isdigit() and data[:2] in (b"II", b"MM"):
         words = f"TIFF compression {words}, which Pillow does not know"
     if "MAX_TEXT" in words:
