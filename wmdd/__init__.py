@@ -56,7 +56,18 @@ def __getattr__(name: str) -> Any:
             if home == "wmdd.api":  # it is about to compute; a result can be loaded without
                 wait_passively()
             return getattr(import_module(home), name)
+    if name == "__version__":
+        return _version()
     raise AttributeError(f"module 'wmdd' has no attribute {name!r}")
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("wmdd")
+    except PackageNotFoundError as exc:  # a checkout that is not installed
+        raise AttributeError("module 'wmdd' has no version: it is not installed") from exc
 
 
 def __dir__() -> list[str]:

@@ -192,8 +192,9 @@ def test_checker_sees_planted_violations(tmp_path):
     assert not breaks("torch.load(f, weights_only=True)", "wmdd/models/weights.py")
 
 
-def test_help_does_not_wait_for_torch():
-    code = "import sys, wmdd.cli; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'sklearn', 'ot')))"
+@pytest.mark.parametrize("imported", ["wmdd.cli", "wmdd; dir(wmdd); wmdd.recipe('digits')"])
+def test_help_does_not_wait_for_torch(imported):
+    code = f"import sys, {imported}; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'sklearn', 'ot')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

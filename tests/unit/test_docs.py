@@ -154,6 +154,7 @@ def test_every_recipe_has_its_purpose_and_its_time_in_the_readme():
 def test_package_lists_its_public_names_and_says_what_they_do():
     assert [name for name in dir(wmdd) if not name.startswith("_")] == sorted(wmdd.__all__)
     page = pydoc.plain(pydoc.render_doc(wmdd))
+    assert f"VERSION\n    {wmdd.__version__}\n" in page
     for name in wmdd.__all__:
         assert getattr(wmdd, name).__doc__
         assert re.search(rf"^    (class )?{name}\(", page, re.MULTILINE)
