@@ -19,7 +19,7 @@ from cluster.processes import end, find
 from cluster.state import TrialCluster, adopt, locked, make_token, settings, state_folder
 from cluster.supervisor import Size
 from wmdd.errors import ConfigError, WmddError
-from wmdd.temporary import ray_folder
+from wmdd.temporary import ray_folder, shorten_tmpdir
 
 START_S = 180
 
@@ -75,6 +75,7 @@ def _check_port(option: str, port: int) -> None:
 
 
 def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
+    shorten_tmpdir()
     folder = tempfile.mkdtemp(prefix="wmdd", dir=ray_folder(len("/wmdd12345678")))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= settings() | {"RAY_TMPDIR": folder}

@@ -16,7 +16,7 @@ from typing import Any
 from wmdd import interruptions
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
-from wmdd.temporary import ray_folder
+from wmdd.temporary import ray_folder, shorten_tmpdir
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are looked for there
@@ -42,6 +42,7 @@ def connect(address: str | None) -> bool:
     with _own_sigterm(), interruptions.at_once():
         if not found:
             os.environ["RAY_TMPDIR"] = ray_folder()
+            shorten_tmpdir()  # workers inherit it
             # Ray counts the CPUs of the machine, also where this process may use a few of them.
             ray.init(address="local", include_dashboard=False, num_cpus=usable_cpus(), **options)
             return True

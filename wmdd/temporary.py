@@ -1,4 +1,4 @@
-"""The folder for temporary files of a Ray that wmdd starts, checked before Ray fails on it."""
+"""Folders for temporary files, checked before Ray or Python's processes fail on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 
 from wmdd.errors import ConfigError
 
@@ -14,6 +15,7 @@ logger = logging.getLogger(__name__)
 # Paths of Unix sockets are short, and Ray's are FOLDER/ray/session_DATE_TIME_PID/sockets/plasma_store.N.
 SOCKET_BYTES = 103 if sys.platform == "darwin" else 107
 BELOW_BYTES = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.99")
+PYTHON_BYTES = len("/pymp-12345678/listener-12345678")
 ROOM_BYTES = 64 * 2**20
 SHORT = ("/tmp", "/var/tmp")
 
@@ -36,15 +38,38 @@ def ray_folder(below: int = 0) -> str:
     told = _unusable(given, below)
     if not told:
         return given
-    for place in SHORT:
-        own = f"{place}/wmdd-{os.getuid()}"
-        if place != given and not _unusable(place, below + len(own) - len(place)) and _is_private(own):
-            level = logging.INFO if "too long" in told else logging.WARNING
-            logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, told, own)
-            return own
+    if own := _own_folder(below):
+        level = logging.INFO if "too long" in told else logging.WARNING
+        logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, told, own)
+        return own
     raise ConfigError(
         f"TMPDIR {given}: {told}; set RAY_TMPDIR to a short folder with room on this machine, or use --executor local"
     )
+
+
+def shorten_tmpdir() -> None:
+    """Use a short folder for temporary files, here and in child processes, if TMPDIR is too long for the sockets over
+    which Python's processes pass data.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    given = tempfile.gettempdir()
+    if len(os.fsencode(given)) <= SOCKET_BYTES - PYTHON_BYTES:
+        return
+    own = _own_folder(0)
+    if own is None:
+        raise ConfigError(f"TMPDIR {given}: is too long for sockets; set TMPDIR to a short folder on this machine")
+    os.environ["TMPDIR"] = tempfile.tempdir = own
+
+
+def _own_folder(below: int) -> str | None:
+    """Return a short folder of this user, made if it is not there; None if none can be had."""
+    for place in SHORT:
+        own = f"{place}/wmdd-{os.getuid()}"
+        if not _unusable(place, below + len(own) - len(place)) and _is_private(own):
+            return own
+    return None
 
 
 def _unusable(folder: str, below: int, *, make: bool = False) -> str:

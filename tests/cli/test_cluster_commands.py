@@ -20,7 +20,7 @@ from cluster.state import TrialCluster, TrialNode, adopt, make_token, token_file
 from wmdd.cli import cli, main
 from wmdd.cli_jobs import _check_words
 from wmdd.errors import ConfigError
-from wmdd.temporary import ray_folder
+from wmdd.temporary import ray_folder, shorten_tmpdir
 
 ABSOLUTE = ("--run", "/nowhere/run")
 AT = ("--address", "http://127.0.0.1:1")
@@ -294,6 +294,22 @@ def test_ray_gets_a_short_folder_where_tmpdir_is_too_long(monkeypatch, place):
             ray_folder()
     finally:
         shutil.rmtree(short)
+
+
+def test_processes_pass_data_where_tmpdir_is_too_long(monkeypatch, place):
+    """The listener is what queues of tensors open between processes."""
+    long = place / LONG[1:]
+    long.mkdir(parents=True)
+    monkeypatch.setitem(os.environ, "TMPDIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    shorten_tmpdir()
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == f"/tmp/wmdd-{os.getuid()}"
+    with tempfile.TemporaryDirectory(prefix="pymp-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{folder}/listener-12345678")
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setattr("wmdd.temporary.SHORT", ())
+    with pytest.raises(ConfigError, match=rf"^TMPDIR {long}: is too long for sockets; set TMPDIR to a short folder"):
+        shorten_tmpdir()
 
 
 @pytest.mark.parametrize("command", [("distill", "digits"), ("cluster", "up")])

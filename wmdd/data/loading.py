@@ -22,6 +22,7 @@ from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
+from wmdd.temporary import shorten_tmpdir
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def training_batches(
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
     options["worker_init_fn"] = accept
+    if runtime.loaders:
+        shorten_tmpdir()
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
     loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
