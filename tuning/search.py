@@ -17,7 +17,7 @@ from typing import Any
 from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
-from tuning.trials import Trial, table
+from tuning.trials import Trial, noise, spoken_final, spoken_lead, table
 from wmdd.api import beside, distill, open_folder, open_run
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
@@ -42,6 +42,7 @@ class Outcome:
         trials: in the order of their start.
         best: the configuration of the winner, for all data.
         final: the metrics of runs over all data, by name: ``winner`` and ``recipe``.
+        students: whose mean is a trial's score.
     """
 
     url: str
@@ -49,11 +50,25 @@ class Outcome:
     winner: Trial
     best: DistillConfig
     final: dict[str, dict[str, Any]]
+    students: int
 
     @property
     def protocol(self) -> str:
         """Name and hash of what the students' scores can be compared with."""
         return protocol_line({name: protocol_of(self.best, name) for name in self.best.evaluate.students})
+
+    @property
+    def lead(self) -> str:
+        """Whether the winner's lead over the other trials is more than noise."""
+        return spoken_lead(**noise(self.winner, self.trials, self.students))
+
+    def final_leads(self) -> dict[str, str]:
+        """Return, for each student, how the winner does on the validation images against the recipe's own setting."""
+        if len(self.final) < 2:
+            return {}
+        winner, own = (self.final[name]["students"] for name in ("winner", "recipe"))
+        seeds = self.best.evaluate.seeds
+        return {name: spoken_final(winner[name]["distilled"], own[name]["distilled"], seeds) for name in winner}
 
     def final_rows(self) -> dict[str, list[ScoreRow]]:
         """Give the scores of the distilled images on the validation images."""
@@ -105,7 +120,7 @@ def search(
         winner = _winner(trials)
         best = override(config, winner.values)
         folder.put(folder.path("best.yaml"), _yaml(best).encode())
-        outcome = Outcome(folder.url, trials, winner, best, {})
+        outcome = Outcome(folder.url, trials, winner, best, {}, tune.student_seeds)
         write_page(outcome, objective, space, folder)  # what is known, whatever becomes of the rest
         for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
             listener(Event("note", "", text=f"{name}: all data, with {_spoken(chosen, space)}"))

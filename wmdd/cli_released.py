@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import click
 
 RUN_SH = {
@@ -64,11 +66,31 @@ SCRIPTS = {
     "--sync-bn": "--pretrain.sync_bn",
     "--amp": "--runtime.precision",
 }
+# What other programs call the options of a search.
+SEARCH = dict.fromkeys(("--trials", "--n-trials", "--num-trials", "--num-samples", "--max-trials"), "--tune.samples")
+SEARCH |= dict.fromkeys(("--n-jobs", "--max-concurrent"), "--tune.concurrent")
+SEARCH |= dict.fromkeys(("--sampler", "--search-alg"), "--tune.searcher")
+SEARCH |= dict.fromkeys(("--param", "--search-space"), "FIELD=DOMAIN, without an option")
 
 
 def answer(error: click.ClickException) -> str | None:
-    """Answer an unknown flag that the released code has, or give None."""
-    option = error.option_name if isinstance(error, click.NoSuchOption) else ""
+    """Answer an unknown flag, with what is written here for one of the released code or of other programs for searches;
+    None for other errors.
+    """
+    if not isinstance(error, click.NoSuchOption):
+        return None
+    option = error.option_name
+    if error.ctx is not None and error.ctx.info_name == "tune" and option in SEARCH:
+        return f"No such option '{option}'. Write {SEARCH[option]}."
     here = RUN_SH.get(option) or SCRIPTS.get(option)
     where = "run.sh" if option in RUN_SH else "the released code"
-    return here and f"No such option '{option}'. For {option} of {where} write {here}."
+    if here:
+        return f"No such option '{option}'. For {option} of {where} write {here}."
+    # A section's name makes options alike that are not: of --tune.final only the last part is compared.
+    near = [name for name in error.possibilities or () if _alike(option, name)]
+    return " ".join(click.NoSuchOption(option, possibilities=near).format_message().split())
+
+
+def _alike(given: str, option: str) -> bool:
+    given, option = (name.lstrip("-").rpartition(".")[2] for name in (given, option))
+    return bool(difflib.get_close_matches(given, [option], cutoff=0.6))

@@ -82,10 +82,13 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
     winner = outcome.winner
     shown = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
     say(f"winner  {shown}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")
+    say(f"        {outcome.lead}")
     say(f"        students by {outcome.protocol}")
     for name, rows in outcome.final_rows().items():
         for row in rows:
             say(f"        {name}, {row.name}: {row.last} on the validation images")
+    for name, told in outcome.final_leads().items():
+        say(f"        {name}: {told}")
     best = shlex.quote(f"{outcome.url}/best.yaml")
     say(f"config  {outcome.url}/best.yaml   (wmdd distill --config {best})")
     say(f"report  {outcome.url}/tune.html   table {outcome.url}/trials.parquet")

@@ -8,7 +8,7 @@ import pytest
 
 from tuning.config import TuneConfig, check_space, parse_tune, search_config
 from tuning.space import parse_space
-from tuning.trials import Trial, noise, pareto, table
+from tuning.trials import Trial, noise, pareto, spoken_final, spoken_lead, table
 from wmdd.cli import _run
 from wmdd.errors import ConfigError
 from wmdd.methods import with_method
@@ -124,6 +124,31 @@ def test_lead_is_compared_with_the_students_noise():
     found = noise(first, [first, second, trial(0.59, 1, stop="stopped at level 1", scores=(0.59,))], students=2)
     assert found == {"lead": pytest.approx(0.02), "error": pytest.approx(math.sqrt((0.0009 + 0.0016) / 2))}
     assert noise(first, [first], students=2)["lead"] == math.inf
+
+
+def test_the_terminal_says_whether_a_lead_is_noise():
+    first, second = trial(0.6, 1, spread=0.03), trial(0.58, 1, spread=0.04)
+    assert "2.0 points, is within the noise" in spoken_lead(**noise(first, [first, second], students=2))
+    assert "leads the next setting by 2.0 points" in spoken_lead(**noise(first, [first, second], students=200))
+    assert "no other setting reached" in spoken_lead(**noise(first, [first], students=2))
+
+
+@pytest.mark.parametrize(
+    ("means", "std", "students", "parts"),
+    [
+        ((0.50, 0.52), 0.03, 2, ("does not beat", "-2.0 points", "within the noise", "as good or better")),
+        ((0.50, 0.60), 0.03, 2, ("does not beat", "-10.0 points", "beyond the noise", "as good or better")),
+        ((0.60, 0.60), 0.00, 2, ("does not beat", "+0.0 points")),
+        ((0.60, 0.50), 0.03, 2, ("leads", "+10.0 points", "beyond the noise")),
+        ((0.60, 0.59), 0.03, 2, ("leads", "within the noise")),
+        ((0.60, 0.59), None, 1, ("leads", "of one student each")),
+    ],
+)
+def test_a_winner_that_lost_on_validation_is_said_to_have_lost(means, std, students, parts):
+    winner, own = ({"top1_last_mean": mean, "top1_last_std": std} for mean in means)
+    told = spoken_final(winner, own, students)
+    assert all(part in told for part in parts), told
+    assert ("as good or better" in told) == (means[0] <= means[1])
 
 
 def test_table_has_a_row_for_each_trial():

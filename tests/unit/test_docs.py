@@ -70,6 +70,22 @@ def test_options_that_a_guide_names_are_there(guide):
     assert [f"{section}.{name}" for section, name in named if name not in {*known[section], "npy"}] == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("tune", "digits", "--trials", "3"), "No such option '--trials'. Write --tune.samples."),
+        (("tune", "digits", "--n-jobs", "3"), "No such option '--n-jobs'. Write --tune.concurrent."),
+        (("tune", "digits", "--sample", "3"), "Did you mean '--tune.samples'?"),
+        (("distill", "digits", "--trials", "3"), "No such option '--trials'. (wmdd distill --help"),
+        (("distill", "digits", "--recover.itertions", "3"), "Did you mean '--recover.iterations'?"),
+    ],
+)
+def test_a_typing_error_is_answered_with_an_option_of_that_name_alone(capsys, words, told):
+    with pytest.raises(SystemExit):
+        main(words)
+    assert told in capsys.readouterr().err
+
+
 def test_flags_of_run_sh_are_answered_with_what_is_here(capsys):
     known = {option for command in cli.commands.values() for param in command.params for option in param.opts}
     assert set(RUN_SH) >= set(RELEASED_FLAGS["run.sh"].split())
