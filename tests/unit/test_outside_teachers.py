@@ -23,7 +23,7 @@ from wmdd.runtime import Runtime
 from wmdd.sections import RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN, check_order, hardly
+from wmdd.stages.pretrain import PRETRAIN, best_input, check_order, hardly
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
 
@@ -238,6 +238,26 @@ def test_two_classes_that_a_teacher_cannot_tell_apart_are_no_other_order():
     counts[1] = 0
     counts[1, 0] = 50  # all of class 1 is called class 0, which keeps its own
     check_order("a.pth", counts, tuple("abcdefghij"))
+
+
+@pytest.mark.parametrize(("shifts", "right", "asked", "kept"), [
+    (False, {False: 3, True: 9}, [False, True], True),
+    (False, {False: 9, True: 3}, [False, True], False),
+    (False, {False: 9, True: 9}, [False, True], False),
+    (True, {True: 3}, [True], True),
+    (None, {None: 3}, [None], None),
+])  # fmt: skip
+def test_network_of_a_users_file_sees_the_input_that_suits_it(shifts, right, asked, kept):
+    model, seen = torch.nn.Identity(), []
+    if shifts is not None:
+        model.transform_input = shifts
+
+    def measure():
+        seen.append(getattr(model, "transform_input", None))
+        return np.diag([right[seen[-1]]])
+
+    assert best_input(model, measure).trace() == max(right.values())
+    assert (seen, getattr(model, "transform_input", None)) == (asked, kept)
 
 
 def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accuracy(tmp_path):
