@@ -31,7 +31,20 @@ from wmdd.terminal import LineFormatter, Terminal, full_path, prepare_streams
 from wmdd.text import printable
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """Leaves the line of an interruption to the command; click would write an empty one first."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that is named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as exc:
+            if sys.stderr.isatty():
+                click.echo(err=True)  # after the terminal's own ^C
+            raise click.Abort from exc
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wmdd")
 def cli() -> None:
     """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""

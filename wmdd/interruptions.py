@@ -36,7 +36,7 @@ class _Watch:
         self._main = threading.get_ident()
         self.number = 0
         self.line = "wmdd: interrupted"
-        self.at_once = self._is_told = self._is_raised = False
+        self.at_once = self.is_raised = self._is_told = False
         self._telling, self._leaving = threading.Lock(), threading.Lock()
         self._family: list[Any] = []
         self._heard, self._bell = os.pipe()
@@ -61,8 +61,8 @@ class _Watch:
         accept()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if (self.number or not self._ignores_int) and not self._is_raised:
-            self._is_raised = True  # another one would cut the orderly end short, with a traceback
+        if (self.number or not self._ignores_int) and not self.is_raised:
+            self.is_raised = True  # another one would cut the orderly end short, with a traceback
             raise KeyboardInterrupt
 
     def _wait(self) -> None:
@@ -140,7 +140,7 @@ def handled() -> Iterator[None]:
     try:
         yield
     except BaseException as exc:
-        if _watch is None or not (_watch.number or isinstance(exc, KeyboardInterrupt)):
+        if _watch is None or not (_is_interrupted() or isinstance(exc, KeyboardInterrupt)):
             raise
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if isinstance(exc, SystemExit) and not exc.code:
@@ -158,9 +158,13 @@ def before_errors() -> Iterator[None]:
     try:
         yield
     except Exception:
-        if _watch and _watch.number:
+        if _is_interrupted():
             raise KeyboardInterrupt from None
         raise
+
+
+def _is_interrupted() -> bool:
+    return _watch is not None and bool(_watch.number or _watch.is_raised)
 
 
 def status() -> int:
@@ -206,7 +210,8 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 def accept(*_: Any) -> None:
     """Let this process be ended with SIGTERM and SIGHUP, which one that a command has started finds blocked."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 
 
 def _family() -> list[Any]:

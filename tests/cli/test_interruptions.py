@@ -50,8 +50,11 @@ def test_b11_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tm
         assert (run / name).read_bytes() == (tiny_run.run / name).read_bytes(), name
 
 
-def test_interrupt_from_the_keyboard_is_one_line_and_status_130(tmp_path):
-    status, stderr = interrupt(tmp_path, "statistics", how=signal.SIGINT)
-    assert status == 130
-    assert "kept" in stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("how", "stage", "code"), [(signal.SIGINT, "statistics", 130), (signal.SIGTERM, "recover", 143)]
+)
+def test_interruption_is_one_line_and_128_plus_the_signal(tmp_path, how, stage, code):
+    status, stderr = interrupt(tmp_path, stage, how=how)
+    assert status == code
+    assert stderr == "wmdd: interrupted. What was finished is kept: the same command goes on from there\n"
     assert [name for name in commits(tmp_path / "runs/store") if name.startswith("pretrain/")]
