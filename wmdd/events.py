@@ -29,13 +29,19 @@ class Pulse:
 
 SNAPSHOT_S = 30.0
 SNAPSHOT_SHARE = 0.01
+SNAPSHOT_RATE = 200e6  # bytes/s: copied, packed, digested and written to a disk by one core
 
 
 class SnapshotClock:
-    """When work of many steps leaves its next snapshot: so seldom that writing takes under a percent of the time."""
+    """When work of many steps leaves its next snapshot: so seldom that writing takes under a percent of the time.
 
-    def __init__(self) -> None:
-        self._begun, self._next = 0.0, time.monotonic() + SNAPSHOT_S
+    Args:
+        size: bytes of a snapshot, from which the time of the first one follows.
+    """
+
+    def __init__(self, size: int = 0) -> None:
+        self._begun = time.monotonic()
+        self._next = self._begun + max(SNAPSHOT_S, size / SNAPSHOT_RATE / SNAPSHOT_SHARE)
 
     def is_due(self) -> bool:
         """Whether the next snapshot is to be taken."""

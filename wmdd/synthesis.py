@@ -153,7 +153,7 @@ def recover_images(
     record = torch.zeros(len(range(0, last, every)), len(targets), len(names), device=runtime.device)
     for place, target in enumerate(targets if first else ()):
         record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
-    diverged, pulse, snapshots = dict(diverged or {}), Pulse(), SnapshotClock()
+    diverged, pulse, snapshots = dict(diverged or {}), Pulse(), SnapshotClock(3 * images.nbytes)
     with Probe(network, teacher.num_classes) as probe:
         objective = _Objective(section, targets, probe, size, runtime)
         loss_terms = runtime.maybe_compile(objective)

@@ -143,6 +143,33 @@ def test_group_that_is_killed_after_each_snapshot_ends_like_an_undisturbed_one(w
     assert notes(store) == notes(undisturbed) == []
 
 
+def test_group_of_a_later_level_is_killed_as_one_of_the_first(inputs, store, tmp_path):
+    """A search cuts recovery short, and goes on for the settings that do well."""
+    undisturbed, early = filled(tmp_path / "other", inputs), group(key="early", until=2)
+    run(group(), undisturbed)
+    run(early, store)
+    units = [
+        dataclasses.replace(unit, params=unit.params | {"first": 2}, inputs=unit.inputs | {"before": before.ref})
+        for unit, before in zip(group().units, early.units, strict=True)
+    ]
+    late, steps = dataclasses.replace(group(), units=tuple(units)), 0
+    run(group(), store, kill_after=1)  # of a run without levels, and behind these: of no use
+    for _ in range(4):
+        events, more = run(late, store, kill_after=1)
+        assert not [event for event in events if event.kind == "note"]
+        steps += more
+    assert steps == STEPS - 2
+    assert images(late, store) == images(late, undisturbed)
+    assert notes(store) == []
+
+
+def test_resumed_group_says_where_it_goes_on(store):
+    run(group(images_at_once=2), store, kill_after=7)  # in the second of two parts
+    events, _ = run(group(images_at_once=2), store)
+    first = next(event for event in events if event.kind == "progress")
+    assert (first.done, first.total, first.text) == (STEPS + 2, 2 * STEPS, "goes on from a snapshot")
+
+
 def test_group_with_saved_units_computes_all_from_the_snapshot_on(inputs, store, tmp_path):
     task, undisturbed = group(), filled(tmp_path / "other", inputs)
     run(task, undisturbed)
@@ -284,19 +311,23 @@ def test_divergence_before_the_interruption_is_told_after_it(inputs, tmp_path):
     assert notes(store) == []
 
 
-def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch):
+@pytest.mark.parametrize(
+    ("size", "cost", "expected"),
+    [(0, 0.1, [30, 61, 92, 123]), (0, 9.0, [30, 939, 1848, 2757]), (200_000_000, 0.5, [100, 151, 202, 253])],
+)
+def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch, size, cost, expected):
     monkeypatch.undo()
     now = [0.0]
     monkeypatch.setattr("wmdd.events.time.monotonic", lambda: now[0])
-    clock, due = events.SnapshotClock(), []
+    clock, due = events.SnapshotClock(size), []
     for second in range(3000):
         now[0] = float(second)
         if clock.is_due():
             due.append(second)
             clock.begin()
-            now[0] += 0.1 if len(due) < 3 else 9.0
+            now[0] += cost
             clock.end()
-    assert due == [30, 61, 92, 1001, 1910, 2819]
+    assert due[:4] == expected
 
 
 def test_group_of_which_one_class_cannot_be_read_is_named_with_that_class(inputs, store):

@@ -116,6 +116,9 @@ def _recover(
         paused = begun.running if begun and number == len(begun.finished) else None
         first = paused.step if paused else units[0].params.get("first", 0)
         own, diverged = (paused.resume(part), paused.diverged) if paused else (part, {})
+        if paused:
+            done, total = number * section.iterations + first, len(parts) * section.iterations
+            yield Progress(done, total, "goes on from a snapshot")
         for news in recover_images(section, teacher, own, runtime, first=first, until=until, diverged=diverged):
             if isinstance(news, Progress):
                 yield replace(news, done=number * news.total + news.done, total=len(parts) * news.total)
