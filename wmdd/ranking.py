@@ -170,7 +170,7 @@ def _refuse_other(folder: ArtifactStore, rates: Sequence[float], weight: float) 
             shown = ",".join(f"{rate:g}" for rate in before[name]) if name == "rates" else f"{before[name]:g}"
             raise ConfigError(
                 f"--run {folder.url}: holds a ranking with --{name} {shown}, and is left alone; give another --run, or "
-                "delete that folder (its artifacts stay in the store)"
+                "delete that folder first"
             )
 
 

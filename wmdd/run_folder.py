@@ -65,8 +65,7 @@ def choose_run(
     if not run and not _other(apart, config, cases):
         return apart, f"{url} holds a run with {other}, and is left alone; this one goes to {apart}"
     raise ConfigError(
-        f"--run {url}: holds a run with {other}, and is left alone; give another --run, or delete that folder (its "
-        "artifacts stay in the store)"
+        f"--run {url}: holds a run with {other}, and is left alone; give another --run, or delete that folder first"
     )
 
 
@@ -103,8 +102,8 @@ def replaced(url: str, scores: Mapping[str, str]) -> str:
     """
     folder = ArtifactStore(url)
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        before = json.loads(folder.get(folder.path("manifest.json")) or b"")["artifacts"]["evaluate"]
-        if before != dict(scores):
+        before = dict(json.loads(folder.get(folder.path("manifest.json")) or b"")["artifacts"]["evaluate"])
+        if any(before.get(unit, key) != key for unit, key in scores.items()):
             return (
                 f"{url}: images, weights or wmdd's version have changed since its last run, whose results are replaced "
                 "(the store has them)"

@@ -133,6 +133,18 @@ def test_run_of_before_that_gave_another_path_of_the_same_set_is_the_same_run():
         choose_run("mine", changed(data__path="other"))
 
 
+def test_folder_at_a_url_belongs_to_one_configuration_too():
+    url = "memory://bucket/runs/mine"
+    note_config(url, changed(barycenter__ipc=2))
+    with hold(url):  # there are no locks
+        pass
+    assert choose_run(url, recipe("digits")) == (url, "")
+    folder = ArtifactStore(url)
+    folder.put(folder.path("metrics.jsonl"), b'{"kind": "unit"}\n')
+    with pytest.raises(ConfigError, match=rf"--run {url}: holds a run with barycenter\.ipc=2 \(not 1\)"):
+        choose_run(url, recipe("digits"))
+
+
 def test_begun_run_is_left_alone_once_it_finished_a_unit():
     leave_run("mine", changed(barycenter__ipc=2), finished=False)
     with pytest.raises(ConfigError, match=r"--run mine: holds a run with barycenter\.ipc=2"):
@@ -178,7 +190,7 @@ def test_same_run_over_changed_images_says_that_it_replaces():
     assert replaced("mine", {"distilled-seed-0": "a"}) == ""
     Path("mine").mkdir()
     Path("mine/manifest.json").write_text(json.dumps(held))
-    assert replaced("mine", {"distilled-seed-0": "a"}) == ""
+    assert replaced("mine", {"distilled-seed-0": "a", "distilled-seed-1": "b"}) == ""
     assert "mine: images, weights or wmdd's version have changed" in replaced("mine", {"distilled-seed-0": "b"})
 
 

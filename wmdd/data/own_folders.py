@@ -31,7 +31,7 @@ def own_folders(paths: Iterable[str]) -> set[str]:
     """
     found, names = set[str](), dict[str, set[str]]()
     for path in paths:
-        folder, name = posixpath.split(path)
+        folder, _, name = path.rpartition("/")
         if name in _NAMES:
             names.setdefault(folder, set()).add(name)
         elif name in (STORE_MARK, EXPORT_MARK):
