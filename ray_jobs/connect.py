@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from wmdd import interruptions
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
 from wmdd.temporary import ray_folder, shorten_tmpdir
+from wmdd.text import printable
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are looked for there
@@ -62,6 +64,7 @@ def find_address(address: str | None) -> str | None:
         ConfigError: one line with the remedy, within seconds, for an address that drivers cannot use, or where nobody
             answers.
     """
+    _check_names()
     named = os.environ.get("RAY_ADDRESS")
     option = "RAY_ADDRESS" if address is not None and address == named else "--address"
     if address == "auto" and named not in (None, "", "auto", "local"):
@@ -121,6 +124,16 @@ def _is_loopback_only(host: str, port: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def _check_names() -> None:
+    """Refuse a command line or folder that is not UTF-8: Ray keeps both as text, and would end the process."""
+    for what in (*sys.argv, os.getcwd()):
+        if any("\ud800" <= character <= "\udfff" for character in what):
+            raise ConfigError(
+                f"--executor ray: {printable(what)} is not UTF-8, which Ray cannot pass on; rename it, or use "
+                "--executor local"
+            )
 
 
 def _check_token() -> None:

@@ -73,7 +73,7 @@ def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_
         raise WmddError(NO_PSUTIL) from exc
 
     begun = time.monotonic()
-    with Terminal(stderr=True).status("starting the nodes"):
+    with Terminal(stderr=True).status("starting the nodes", spinner="line"):
         start(Size(nodes, cpus_per_node, gpus_per_node, port, dashboard_port))
     click.echo(f"up after {clock(time.monotonic() - begun)}")
     _status()

@@ -11,7 +11,7 @@ from wmdd.errors import ConfigError
 
 # Control codes, which a terminal obeys, line ends, changes of the direction of writing, and parts of no character.
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SPELLED = {"±": "+-", "…": "...", "–": "-", "—": "-", "•": "*", "’": "'"}  # noqa: RUF001
+_SPELLED = {"±": "+-", "…": "~", "–": "-", "—": "-", "•": "*", "’": "'"}  # noqa: RUF001
 # ~ or ~user at the beginning of a path, also in file://~/x and in the last part of zip://FOLDER::~/x.zip
 _HOME = re.compile(r"(^|::|^file://|::file://)(~[^/:]*)(?=/|$)")
 SPELL = "wmdd.spell"

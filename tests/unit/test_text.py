@@ -3,12 +3,14 @@
 import io
 import logging
 import os
+import sys
 
 import click
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from ray_jobs.connect import find_address
 from wmdd.cli import _run
 from wmdd.cli_jobs import _expanded
 from wmdd.errors import ConfigError
@@ -60,7 +62,7 @@ def test_no_character_is_too_much_for_a_stream(encoding):
     data = text.encode(encoding, errors=SPELL)
     assert data.decode(encoding).startswith("caf")
     if encoding == "ascii":
-        assert data == rb"caf\xe9 \u732b \xe9 +- ... \U0001f642"
+        assert data == rb"caf\xe9 \u732b \xe9 +- ~ \U0001f642"
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -120,6 +122,14 @@ def test_table_is_there_whatever_the_width_is_said_to_be(monkeypatch, columns):
 def test_words_of_a_job_know_the_home_of_who_submits(monkeypatch, word, full):
     monkeypatch.setenv("HOME", "/home/a")
     assert _expanded(word) == full
+
+
+def test_names_that_ray_cannot_pass_on_are_refused_before_it_starts(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["wmdd", "distill", "digits", "--run", "r\udce9"])
+    with pytest.raises(ConfigError, match=r"--executor ray: r\\xe9 is not UTF-8.*--executor local"):
+        find_address(None)
+    monkeypatch.setattr(sys, "argv", ["wmdd", "distill", "digits", "--run", "ré猫"])
+    assert find_address(None) is None
 
 
 def test_log_has_one_line_for_a_record():
