@@ -113,7 +113,10 @@ def open_fs(url: str) -> tuple[Any, str]:
 def _opened(url: str) -> tuple[Any, str]:
     parts = urlsplit(url)
     if "::" not in url and parts.scheme in ("zip", "tar"):
-        raise ValueError(f"it names no archive: {parts.scheme}://FOLDER::FILE, or {parts.scheme}://::{parts.path}")
+        file = url.partition("://")[2]
+        raise ConfigError(
+            f"{url}: names no archive; give {parts.scheme}://::{file}, or {parts.scheme}://FOLDER::{file}"
+        )
     if "::" not in url and parts.scheme in ("s3", "s3a", "gs", "gcs", "sftp", "ssh"):
         if not parts.netloc:
             raise ValueError("it names no host" if parts.scheme in ("sftp", "ssh") else "it names no bucket")

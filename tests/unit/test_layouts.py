@@ -193,6 +193,7 @@ def test_class_that_validation_spells_wrongly_is_shown_beside_the_right_one(tmp_
 # What is no image of the set
 
 JUNK = ("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/0.jpg", "._0.png", ".ipynb_checkpoints/0.png", "Thumbs.db")
+JUNK += ("0.png:Zone.Identifier", "desktop.ini", "$RECYCLE.BIN/0.png")
 
 
 @pytest.mark.parametrize(
@@ -315,9 +316,11 @@ def test_archive_with_backslashes_is_to_be_packed_again(tmp_path):
 
 def test_archive_url_without_an_archive_is_told_the_right_form(tmp_path):
     file = zipped(tmp_path / "a.zip", *images("train", "val"))
-    assert f"zip://::{file}" in refusal(lambda: build_index(f"zip://{file}"))
+    assert f"names no archive; give zip://::{file}" in refusal(lambda: build_index(f"zip://{file}"))
     told = refusal(lambda: build_index(f"zip://nothing::{file}"))
-    assert "zip://FOLDER::zip://" not in told
+    assert f"zip://::{file} for all of the archive" in told
+    empty = zipped(tmp_path / "empty.zip", "notes.txt")
+    assert "zip://FOLDER::zip://" not in refusal(lambda: build_index(f"zip://::{empty}"))
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ def _words(text: str) -> frozenset[str]:
 _JUNK_FOLDERS = frozenset(
     {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "@__thumb", "@sharebin", "__macosx", "lost+found"}
     | {"$recycle.bin", "system volume information", "lost.dir", "found.000", "__pycache__"}
+    | {"recycler", "~snapshot"}
 )
 _JUNK_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_ds_store", "synophoto_thumb_m.jpg"}
 )
+_STREAMS = (":zone.identifier", ":encryptable")
 # Notes about a set are left out without a word; files that hold data, with one.
 _NOTES = _words(
     "txt csv tsv json jsonl ndjson md rst xml yaml yml toml ini cfg conf html htm css js py ipynb sh bat log lock bib "
@@ -44,7 +46,9 @@ _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", 
 def is_junk(path: str) -> bool:
     """Whether a path is hidden, or is of the system and not of the set."""
     folder, _, file = path.rpartition("/")
-    return file.startswith(".") or file.lower() in _JUNK_FILES or _in_junk(folder)
+    # Windows keeps facts about a file as streams, which other systems unpack as files (0.png:Zone.Identifier).
+    name = file.lower()
+    return name.startswith(".") or name in _JUNK_FILES or name.endswith(_STREAMS) or _in_junk(folder)
 
 
 def is_junk_folder(name: str) -> bool:

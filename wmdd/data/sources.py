@@ -97,8 +97,10 @@ def list_files(url: str) -> Listing:
     try:
         found, single = find_files(*open_file_system(url))
     except FileNotFoundError as exc:
+        inside = "::" in url and not url.partition("::")[0].endswith("://")
+        whole = f", or {url.partition('://')[0]}://::{url.partition('::')[2]} for all of the archive" if inside else ""
         raise DataError(
-            f"data.path={url}: there is no such folder or file; give an image folder or Parquet files"
+            f"data.path={url}: there is no such folder or file; give an image folder or Parquet files{whole}"
         ) from exc
     except (OSError, EOFError) as exc:
         raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
