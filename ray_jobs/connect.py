@@ -33,7 +33,7 @@ def connect(address: str | None) -> bool:
 
     Raises:
         ConfigError: for an address of the wrong kind, where nobody answers, or that refuses the token.
-        WmddError: if Ray is not installed.
+        WmddError: if Ray is not installed, or does not start.
     """
     found = find_address(address)
     ray = import_ray(alone=not found)
@@ -46,7 +46,7 @@ def connect(address: str | None) -> bool:
             os.environ["RAY_TMPDIR"] = ray_folder()
             shorten_tmpdir()  # workers inherit it
             # Ray counts the CPUs of the machine, also where this process may use a few of them.
-            ray.init(address="local", include_dashboard=False, num_cpus=usable_cpus(), **options)
+            _start(ray, {"num_cpus": usable_cpus(), **options})
             return True
         try:
             if found != "auto":
@@ -55,6 +55,17 @@ def connect(address: str | None) -> bool:
         except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
             raise ConfigError(_refused(address or found, exc, ray.__version__)) from exc
     return False
+
+
+def _start(ray: Any, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address="local", include_dashboard=False, **options)
+    except Exception as exc:  # Ray has no class for this
+        text = " ".join(str(exc).split())
+        raise WmddError(
+            f"Ray does not start on this machine ({text[:300]}); if it is only busy, try again; --executor local needs "
+            "no Ray"
+        ) from exc
 
 
 def find_address(address: str | None) -> str | None:

@@ -38,7 +38,7 @@ class _Watch:
         self.line = "wmdd: interrupted"
         self.at_once = self.is_raised = self._is_told = False
         self._telling, self._leaving = threading.Lock(), threading.Lock()
-        self._family: list[Any] = []
+        self._started: list[Any] = []
         self._heard, self._bell = os.pipe()
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class _Watch:
         for number in self._stops:  # multiprocessing unblocks SIGTERM; then this rings the bell
             signal.signal(number, _ignore)
         threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
-        threading.Thread(target=self._watch, daemon=True, name="interruptions").start()
+        threading.Thread(target=self._hear, daemon=True, name="interruptions").start()
 
     def _forked(self) -> None:
         """Let a child be ended with SIGTERM; not called for programs that subprocess starts without preexec_fn."""
@@ -69,7 +69,7 @@ class _Watch:
         while self._stops:
             os.write(self._bell, bytes([signal.sigwait(self._stops)]))
 
-    def _watch(self) -> None:
+    def _hear(self) -> None:
         while not self.number:
             self._first(os.read(self._heard, 1)[0])
         begun = time.monotonic()
@@ -91,7 +91,7 @@ class _Watch:
         if self.at_once:
             self.end()
         # Listed before any of them ends, because the children of one that has ended are nobody's.
-        self._family = _family()
+        self._started = _family()
         if number != signal.SIGINT:  # that one has reached the main thread already
             signal.pthread_kill(self._main, signal.SIGINT)
 
@@ -107,7 +107,7 @@ class _Watch:
     def end(self) -> NoReturn:
         """End this process and all that it has started, at once."""
         with self._leaving:
-            _kill([*self._family, *_family()])
+            _kill([*self._started, *_family()])
             with contextlib.suppress(OSError):
                 if not self._is_told:
                     for stream in (1, 2):
@@ -120,7 +120,7 @@ class _Watch:
     def leave(self, status: int) -> NoReturn:
         """End the process after the orderly end, without what would run at the exit of a half-imported library."""
         with self._leaving:
-            _kill([*self._family, *_family()])
+            _kill([*self._started, *_family()])
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()

@@ -19,7 +19,7 @@ from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import TrialCluster, TrialNode, adopt, make_token, token_file
 from wmdd.cli import cli, main
 from wmdd.cli_jobs import _check_words
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, WmddError
 from wmdd.temporary import ray_folder, shorten_tmpdir
 
 ABSOLUTE = ("--run", "/nowhere/run")
@@ -360,3 +360,16 @@ def test_a_user_without_a_home_has_a_place_for_the_cluster(monkeypatch):
         os.environ.pop(name, None)
     assert token_file().is_relative_to(tempfile.gettempdir())
     assert adopt(None) is None
+
+
+def test_ray_that_does_not_start_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+    from ray_jobs.connect import connect
+
+    def init(**options):
+        raise Exception("The current node timed out\nduring startup.")  # as Ray's own node does after 30 s
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(WmddError, match=r"^Ray does not start .*timed out during startup.*--executor local"):
+        connect(None)
