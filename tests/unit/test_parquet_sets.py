@@ -45,6 +45,13 @@ def test_files_of_two_sets_side_by_side_are_refused(tmp_path):
     assert "as of several sets (extended, plain)" in refusal(lambda: build_index(str(tmp_path / "two")))
 
 
+def test_table_beside_the_set_is_no_split_of_it(tmp_path):
+    parquet(tmp_path, "train-0.parquet")
+    pq.write_table(pa.table({"score": [0.5]}), tmp_path / "eval_scores.parquet")
+    index = build_index(str(tmp_path))
+    assert (len(index.train) + len(index.val), index.val_held_out) == (6, True)
+
+
 @pytest.mark.parametrize(
     ("files", "told"),
     [

@@ -67,7 +67,9 @@ def parquet_splits(paths: Sequence[str], url: str) -> dict[str, tuple[str, ...]]
             f"data.path={url}: training files lie in {len(folders)} folders, as of several sets ({folders[0] or '.'}, "
             f"{folders[1]}); give one of them"
         )
-    val = below[named] if named else _spelled(paths, "val") or _spelled(paths, "test")
+    role = split_role(_stem(train[0]))
+    others = role.others if role else ()  # cifar10 of cifar10_train goes with cifar10_test, not with eval_scores
+    val = below[named] if named else _spelled(paths, "val", others) or _spelled(paths, "test", others)
     files = {"train": train, "val": tuple(path for path in val if path not in train)}
     for listed in files.values():
         _refuse_gaps(url, listed)
@@ -86,10 +88,11 @@ def _of_split(path: str, name: str) -> bool:
     return name in folders or file.startswith((f"{name}-", f"{name}.", f"{name}_"))
 
 
-def _spelled(paths: Sequence[str], split: str) -> tuple[str, ...]:
+def _spelled(paths: Sequence[str], split: str, others: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """Return the files of a split whose names spell it in another way: ``Train.parquet``, ``cats_dev-0.parquet``."""
     found = {path: split_role(_stem(path)) for path in paths}
     known = {path: role for path, role in found.items() if role and role.split == split}
+    known = {path: role for path, role in known.items() if others in (None, role.others)}
     best = min(((role.rank, role.others) for role in known.values()), default=None)
     named = tuple(path for path, role in known.items() if (role.rank, role.others) == best)
     return named or tuple(path for path in paths if any(_says(name) == split for name in path.split("/")[:-1]))
