@@ -218,7 +218,7 @@ def _table(metrics: dict[str, Any]) -> Table:
 _KEPT = ". What was finished is kept: the same command goes on from there"
 _LEFT = {  # by a command that cannot go on
     "cluster": ". What it had started has ended: the same command starts anew",
-    "export": ". The folder of --to holds a part of the images: remove it before the same command",
+    "export": ". The same command writes what is missing",
     "report": ". The same command writes all files again",
     "submit": "; wmdd jobs lists what was submitted",
 }
