@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from wmdd import interruptions
 
 if TYPE_CHECKING:
     from wmdd.types import Artifact  # torch takes seconds, and people ask for --help
@@ -41,11 +45,15 @@ class SnapshotClock:
 
     def __init__(self, size: int = 0) -> None:
         self._begun = time.monotonic()
-        self._next = self._begun + max(SNAPSHOT_S, size / SNAPSHOT_RATE / SNAPSHOT_SHARE)
+        self._cost_s = size / SNAPSHOT_RATE
+        self._next = self._begun + max(SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
+        self._is_asked, self._is_written = threading.Event(), threading.Event()
+        global _running
+        _running = weakref.ref(self)
 
     def is_due(self) -> bool:
         """Whether the next snapshot is to be taken."""
-        return time.monotonic() >= self._next
+        return time.monotonic() >= self._next or self._is_asked.is_set()
 
     def begin(self) -> None:
         """Start to measure what a snapshot costs."""
@@ -54,7 +62,29 @@ class SnapshotClock:
     def end(self) -> None:
         """Set the time of the next snapshot by what this one cost."""
         now = time.monotonic()
-        self._next = now + max(SNAPSHOT_S, (now - self._begun) / SNAPSHOT_SHARE)
+        self._cost_s = now - self._begun
+        self._next = now + max(SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
+        self._is_asked.clear()
+        self._is_written.set()
+
+    def ask(self, limit_s: float) -> None:
+        """Wait, from another thread, until a snapshot is written; not at all if one takes longer than this."""
+        if self._cost_s < limit_s:
+            self._is_written.clear()
+            self._is_asked.set()
+            self._is_written.wait(limit_s)
+
+
+_running: weakref.ref[SnapshotClock] | None = None
+
+
+def _save_before_end(limit_s: float) -> None:
+    clock = _running and _running()
+    if clock:
+        clock.ask(limit_s)
+
+
+interruptions.before_end(_save_before_end)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 8.0  # for the orderly end: a Ray takes two seconds, more on a busy machine
 SAME_S = 0.3  # make, Slurm and others pass on a signal that their whole group has received
+SAVE_S = 1.0  # for a last snapshot
 GONE_S = 2.0  # within which processes that were killed have ended
 
 
@@ -93,6 +94,8 @@ class _Watch:
         # Listed before any of them ends, because the children of one that has ended are nobody's.
         self._started = _family()
         if number != signal.SIGINT:  # that one has reached the main thread already
+            for save in _saves:
+                save(SAVE_S)
             signal.pthread_kill(self._main, signal.SIGINT)
 
     def tell(self, line: str) -> None:
@@ -170,6 +173,14 @@ def _is_interrupted() -> bool:
 def status() -> int:
     """Return the exit status of an interrupted command: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + (_watch.number if _watch and _watch.number else signal.SIGINT)
+
+
+_saves: list[Callable[[float], None]] = []
+
+
+def before_end(save: Callable[[float], None]) -> None:
+    """Call a function, with the seconds that it may take, after SIGTERM or SIGHUP while the work still goes on."""
+    _saves.append(save)
 
 
 def announce(line: str) -> None:

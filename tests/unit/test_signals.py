@@ -181,3 +181,24 @@ def test_command_is_interrupted_while_it_imports():
     said = process.communicate(timeout=30)[1].decode().splitlines()
     assert [line for line in said if not line.startswith("import time:")][-1:] == ["wmdd: interrupted"]
     assert process.returncode == 143
+
+
+STEPS = """
+from wmdd.events import SnapshotClock
+clock = SnapshotClock({size})
+print("ready", flush=True)
+for step in range(10**6):
+    time.sleep(0.01)
+    if clock.is_due():
+        clock.begin()
+        print("saved", flush=True)
+        clock.end()
+"""
+
+
+@pytest.mark.parametrize(("size", "said"), [(1000, "saved\n"), (2**40, "")], ids=["small", "takes long"])
+def test_work_of_many_steps_leaves_a_last_snapshot_if_that_is_quick(begin, size, said):
+    process, _ = begin(STEPS.format(size=size))
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert (out, err, process.returncode) == (said, "wmdd: kept\n", 143)
