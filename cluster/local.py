@@ -78,7 +78,7 @@ def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
     shorten_tmpdir()
     folder = tempfile.mkdtemp(prefix="wmdd", dir=ray_folder(len("/wmdd12345678")))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= settings() | {"RAY_TMPDIR": folder}
+    environment |= settings() | {"RAY_TMPDIR": folder, "RAY_worker_niceness": "0"}
     # A job says `python`: here it is the one that runs this command.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "cluster.supervisor", json.dumps(asdict(size))]

@@ -200,6 +200,8 @@ def import_ray(*, alone: bool) -> Any:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if alone:
         os.environ.setdefault(LOOPBACK, "0")
+        # Ray gives its workers a niceness of 15, with which they hardly get a CPU beside any other program.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         if "RAY_AUTH_MODE" not in os.environ:
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -280,5 +280,5 @@ def markdown(facts: dict[str, Any]) -> str:
         return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), ["---"] * len(head), *rows])
 
     scores, trainings = table(HEAD, cells(facts)), table(TRAINING_HEAD, training_cells(facts))
-    told = caption(facts | {"recipe": escape_markdown(facts["recipe"])})
+    told = caption(facts | {"set": escape_markdown(facts["set"])})
     return f"{scores}\n\n{told}\n\n{trainings}\n"

@@ -39,7 +39,7 @@ REFUSED = {
     "choice": (("--pretrain.stem", "big"), ("--pretrain.stem", "big", "stride2")),
     "deep net": (("--pretrain.model", "convnet9"), ("pretrain.model=convnet9", "16 px")),
     "no validation": (("--data.val_fraction", "0"), ("data.val_fraction", "above 0")),
-    "one class": (("--data.path", "one"), ("data.path=one", "ant", "two")),
+    "one class": (("--data.path", "one"), ("data.path=", "/one: ", "ant", "two")),
     "one class kept": (("--data.classes", "3"), ("class, 3", "two")),
     "loose image": (("--data.path", "loose"), ("loose", "stray.png", "move it")),
     "yaml list": (("--config", "list.yaml"), ("--config list.yaml", "mapping")),

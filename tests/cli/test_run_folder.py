@@ -290,7 +290,7 @@ def test_python_shows_progress_if_asked_and_the_command_shows_it_once(tiny_run, 
     config = from_yaml((tiny_run.run / "config.yaml").read_text())
     for options, lines in (({}, 0), ({"progress": True}, len(STAGES)), ({"progress": False}, 0)):
         result = distill(config, run=str(tiny_run.run), executor="local", **options)
-        assert capsys.readouterr().out.count("done in") == lines
+        assert capsys.readouterr().out.count("found in the store") == lines
     assert result.metrics == json.loads((tiny_run.run / "metrics.json").read_text())
 
 

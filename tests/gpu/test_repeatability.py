@@ -64,8 +64,8 @@ def test_recovery_goes_on_from_each_snapshot_as_if_undisturbed(way, monkeypatch)
 def test_resumed_teacher_is_that_of_an_undisturbed_training(name, way, tmp_path):
     runtime = open_runtime(**WAYS[way])
     events = pretrain(tmp_path, runtime, name)
-    resumed = pretrain(tmp_path, runtime, name, resume=snapshots(events)[0])
-    assert len(snapshots(events)) == 2
+    resumed = pretrain(tmp_path, runtime, name, resume=snapshots(events)[1])
+    assert len(snapshots(events)) == 3, "one before the first step, and one after each epoch but the last"
     assert len(snapshots(resumed)) == 1
     for layer, weights in value(events).weights.items():
         assert torch.equal(value(resumed).weights[layer], weights), layer

@@ -112,4 +112,5 @@ def test_plan_shows_the_stages_until_the_last(tmp_path):
     done = CliRunner().invoke(cli, ["plan", "digits", "--store", store, "--until", "recover"], catch_exceptions=False)
     rows = [line.split("│")[1].strip() for line in done.output.splitlines() if "│" in line]
     assert list(filter(None, rows)) == ["pretrain", "statistics", "barycenter", "recover"]
-    assert {item["name"].rpartition("/")[2] for item in ArtifactStore(store).entries(store)} == {"index", "notes"}
+    names = {item["name"].rpartition("/")[2] for item in ArtifactStore(store).entries(store)}
+    assert names == {".wmdd-store", "index", "notes"}

@@ -33,7 +33,7 @@ class Watched:
     """A `wmdd distill --executor ray` of its own process, with every process that it starts."""
 
     def __init__(self, folder, tmpdir, *words, **settings):
-        self.folder, self.family, self.listening = folder, {}, set()
+        self.folder, self.family, self.listening, self.niceness = folder, {}, set(), set()
         command = ("distill", "digits", *TINY, "--run", "runs/digits", "--ray.cpus_per_actor", "0.5", *words)
         out, err = open(folder / "out", "w"), open(folder / "err", "w")  # noqa: SIM115
         with out, err:
@@ -47,6 +47,9 @@ class Watched:
             for child in psutil.Process(self.process.pid).children(recursive=True):
                 self.family[child.pid] = child
         self.listening.update(address for child in self.family.values() for address in listens(child))
+        for child in self.family.values():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.niceness |= {child.nice()} if child.name().startswith("ray::StageActor") else set()
 
     def finish(self, strike=lambda: None):
         start = looked = time.monotonic()
@@ -87,5 +90,6 @@ def test_command_survives_a_killed_worker_and_a_failing_store_and_leaves_no_proc
     assert (tmp_path / "count").stat().st_size > 5  # the store did fail
     assert "127.0.0.1" in run.listening
     assert run.listening <= LOOPBACK
+    assert run.niceness == {psutil.Process().nice()}, "workers give way to every other program"
     assert len(run.family) > 3
     assert run.left() == []

@@ -10,6 +10,7 @@ from conftest import TINY, environment, news, start
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
+OWN = ("--executor", "ray", "--run", "runs/digits")
 KEPT = "wmdd: interrupted. What was finished is kept: the same command goes on from there\n"
 
 
@@ -32,7 +33,7 @@ def stop(folder, when, words=()):
     """Start a run, send SIGTERM when `when` says so of its folder and processes, and return all that it had started."""
     with tempfile.TemporaryDirectory(prefix="rt", ignore_cleanup_errors=True) as short:
         more = environment(RAY_TMPDIR=short)
-        process = start(folder, "distill", "digits", *TINY, *words, "--executor", "ray", env=more)
+        process = start(folder, "distill", "digits", *TINY, *words, *OWN, env=more)
         limit = time.monotonic() + 200
         try:
             while not when(folder / "runs/digits", found := family(process)):

@@ -137,7 +137,7 @@ def test_divergence_is_told_so_that_nobody_starts_again(config, tmp_path, monkey
     hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1, "pretrain.workers": 1})
     task, news = planned(hopeless, str(tmp_path / "store")).tasks["pretrain"][0], queue.Queue()
     with pytest.raises(StageError):
-        pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, news)})
+        pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, 1, news)})
     (error,) = news.queue
     assert not error.passing
     assert "loss is not finite in epoch 1; lower the learning rate" in str(error)

@@ -151,7 +151,7 @@ def test_folder_that_holds_something_else_is_left_alone(tmp_path):
     (tmp_path / "run/export/classes.json").unlink()
     with pytest.raises(ConfigError, match=r"--to .*/run/export: is not empty.*give another with --to"):
         export(run, "folder")
-    assert sorted(path.name for path in (tmp_path / "run/export").iterdir()) == ["b"]
+    assert sorted(path.name for path in (tmp_path / "run/export").iterdir()) == [".wmdd-export", "b"]
 
 
 def test_weights_of_names_with_commas_and_quotes_are_read_back(tmp_path):

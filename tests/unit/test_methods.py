@@ -118,6 +118,7 @@ def facts():
     rows = [row("wmdd", 1, 0.5, 0.012), row("sre2l", 1, 0.25, 0.0), row("wmdd", 10, 0.6, 0.1), row("sre2l", 10, 0.7, 0)]
     return {
         "recipe": "some_set",
+        "set": "some_set",
         "methods": ["wmdd", "sre2l"],
         "ipc": [1, 10],
         "rows": rows,

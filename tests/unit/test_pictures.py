@@ -116,7 +116,7 @@ def test_comparison_shows_the_recipes_name_as_it_is():
     row = {"method": "wmdd", "ipc": 1, "student": "convnet3_w64", "protocol": {"name": "wmdd", "hash": "0"}}
     row |= {"top1_last_mean": 0.5, "top1_last_std": None, "runs": [1]}
     facts = {
-        "recipe": "$a_b|猫$",
+        "set": "$a_b|猫$",
         "methods": ["wmdd"],
         "ipc": [1],
         "validation_images": 1,

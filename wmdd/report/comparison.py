@@ -151,10 +151,10 @@ def _caption(facts: dict[str, Any]) -> str:
 
 def markdown(facts: dict[str, Any]) -> str:
     """Write a table for a README."""
-    recipe = escape_markdown(facts["recipe"])
+    name = escape_markdown(facts["set"])
     head = ["method", "student", *(f"{ipc} per class" for ipc in facts["ipc"])]
     lines = [head, ["---"] * len(head), *cells(facts, best="**{}**")]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts | {'recipe': recipe})}\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts | {'set': name})}\n"
 
 
 def latex(facts: dict[str, Any]) -> str:
