@@ -8,7 +8,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from wmdd import interruptions
+from wmdd.interruptions import before_end
 
 if TYPE_CHECKING:
     from wmdd.types import Artifact  # torch takes seconds, and people ask for --help
@@ -84,7 +84,7 @@ def _save_before_end(limit_s: float) -> None:
         clock.ask(limit_s)
 
 
-interruptions.before_end(_save_before_end)
+before_end(_save_before_end)
 
 
 @dataclass(frozen=True)
