@@ -19,7 +19,7 @@ WISHED = 3.0  # with as many busy processes as cores, half of each core is left:
 
 @contextlib.contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Keep so many processes busy meanwhile."""
+    """Keep this number of processes busy inside the block."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

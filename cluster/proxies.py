@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 def spare_loopback(url: str) -> None:
-    """Let this process reach a server on this machine without a proxy, which would look for it on its own machine."""
+    """Make this process reach a server on this machine without a proxy, which would look for it on its own machine."""
     host = urlsplit(url).hostname or ""
     if not is_loopback(host):
         return

@@ -77,7 +77,7 @@ def _fields(section: str) -> dict[str, Any]:
 
 
 def field_type(dotted: str) -> Any:
-    """Return the type of an option such as ``recover.lr``; None if there is none of this name."""
+    """Return the type of an option such as ``recover.lr``; None for an unknown name."""
     section, _, name = dotted.rpartition(".")
     return _fields(section).get(name) if not section or section in section_names() else None
 

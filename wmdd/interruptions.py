@@ -55,7 +55,7 @@ class _Watch:
         threading.Thread(target=self._hear, daemon=True, name="interruptions").start()
 
     def _forked(self) -> None:
-        """Let a child be ended with SIGTERM; not called for programs that subprocess starts without preexec_fn."""
+        """Make SIGTERM end a child; not called for programs that subprocess starts without preexec_fn."""
         signal.set_wakeup_fd(-1)
         for number in self._stops:
             signal.signal(number, signal.SIG_DFL)
@@ -199,7 +199,7 @@ def tell(line: str) -> None:
 
 @contextlib.contextmanager
 def at_once() -> Iterator[None]:
-    """Let a signal end the process at once while inside is begun what cannot be left half done, such as a Ray."""
+    """Make a signal end the process at once while the block starts what cannot stay half started, such as Ray."""
     if _watch is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -220,7 +220,7 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def accept(*_: Any) -> None:
-    """Let this process be ended with SIGTERM and SIGHUP, which one that a command has started finds blocked."""
+    """Unblock SIGTERM and SIGHUP in this process, which inherits them blocked from the command that started it."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
 

@@ -22,7 +22,7 @@ _RESULTS = ("manifest.json", "compare.json", "ranking.json")
 
 
 def beside(run: str) -> str:
-    """Give the store that belongs to a run folder by default: runs in one folder share what they can."""
+    """Return the store that belongs to a run folder by default: runs in one folder share what they can."""
     folder, slash, _ = run.rstrip("/").rpartition("/")
     return f"{folder}{slash}store"
 

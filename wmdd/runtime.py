@@ -82,7 +82,7 @@ class Runtime:
         torch.backends.cudnn.allow_tf32 = self.bf16
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many CPU threads from now on, on which the rounding of sums depends."""
+        """Compute with this number of CPU threads from now on; the rounding of sums depends on it."""
         threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn
         torch.set_num_threads(threads)
 

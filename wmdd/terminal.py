@@ -49,7 +49,7 @@ class LineFormatter(logging.Formatter):
 
 
 def prepare_streams() -> None:
-    """Let no character of a name, and no absent stream, end a command."""
+    """Prepare the standard streams so that no character and no absent stream ends a command."""
     if sys.stdout is None or sys.stderr is None:
         # A descriptor below 3 that is free would go to the first file that is opened, and libraries print there.
         while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:

@@ -341,7 +341,7 @@ def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: 
 
 
 def _facts(data: bytes, where: str) -> tuple[int, int, int, int]:
-    """Give height, width, digest and orientation of an encoded image."""
+    """Return height, width, digest and orientation of an encoded image."""
     header = read_header(data, where)
     return header.height, header.width, content_digest(data), header.orientation
 

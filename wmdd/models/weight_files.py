@@ -49,7 +49,7 @@ class Loaded:
 
 
 def is_file(source: str) -> bool:
-    """Tell a file of weights from the name of published ones."""
+    """Whether weights are a file, and not the name of published ones."""
     return ("/" in source or "." in source) and not re.fullmatch(r"\w+_Weights\.\w+", source)
 
 

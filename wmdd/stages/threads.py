@@ -55,7 +55,7 @@ def choose_threads(network: nn.Module, batches: Batches, runtime: Runtime, ranks
 
 
 def resumed_threads(written: int, runtime: Runtime) -> tuple[int, str]:
-    """Return how many threads a training that began with so many goes on with, and a note if that is odd."""
+    """Return the number of threads of a resumed training, and a note if it is not the written one or does not fit."""
     asked, usable = runtime.train_threads, runtime.cpus or compute_cpus()
     if asked and asked != written:
         return asked, (
