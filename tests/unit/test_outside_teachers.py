@@ -23,7 +23,8 @@ from wmdd.runtime import Runtime
 from wmdd.sections import RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN, best_input, check_order, hardly
+from wmdd.stages.loaded import best_input, check_order, hardly
+from wmdd.stages.pretrain import PRETRAIN
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
 

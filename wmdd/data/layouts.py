@@ -284,7 +284,7 @@ def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, l
 
 
 def _deep_notes(tree: Folders, root: str) -> list[str]:
-    """Return why the folders below the classes may be no classes."""
+    """Return notes about folders below the classes, which are read as parts of them."""
     names = tree.below(root)
     inner = [name for at in names for name in tree.below(join(root, at))]
     bare = all(not tree.count(join(root, at)) and len(tree.below(join(root, at))) > 1 for at in names)

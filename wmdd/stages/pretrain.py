@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,18 +15,15 @@ from wmdd.data.loading import Geometry, batch_places, training_batches, validati
 from wmdd.errors import ConfigError
 from wmdd.events import Note, Output, Progress, Snapshot
 from wmdd.models.registry import build_model, load_state
-from wmdd.models.weights import load_weights
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.loaded import VALIDATION_BATCH, as_teacher, hardly, load_teacher
 from wmdd.stages.threads import Batches, CostWatch, choose_threads, resumed_threads
-from wmdd.training import Schedule, Steps, Trainer, answers, decay_groups, threads_of, top1_accuracy, weight_groups
+from wmdd.training import Schedule, Steps, Trainer, decay_groups, threads_of, top1_accuracy, weight_groups
 from wmdd.types import Teacher
-
-VALIDATION_BATCH = 250
-FEW_IMAGES = 5  # of a class: what fewer are called says little
 
 
 def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -45,29 +40,9 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
             name, stem = unit.params["model"], unit.params["stem"]
             network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
         if unit.params["weights"]:
-            yield from _load(section, unit, index, geometry, network, runtime)
+            yield from load_teacher(section, unit, index, geometry, network, runtime)
         else:
             yield from _train(section, unit, index, geometry, network, own, runtime)
-
-
-def _load(
-    section: PretrainConfig,
-    unit: Unit,
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    runtime: Runtime,
-) -> Iterator[Yielded]:
-    for line in load_weights(network, unit.params["weights"], unit.params["model"], geometry.image_size):
-        yield Note(line)
-    runtime.use_threads(choose_threads(network, _batches(section, geometry), runtime, ALONE)[0])
-    runtime.place(network)
-    yield Progress(0, 1, "measures the loaded teacher")
-    counts = best_input(network, functools.partial(_confusion, network, index, geometry, runtime))
-    check_order(unit.params["weights"], counts, index.class_names)
-    teacher = _teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
-    _check_score(unit.params["weights"], teacher)
-    yield Output(unit.name, teacher)
 
 
 def _train(
@@ -129,7 +104,7 @@ def _finished(
         network = _plain(network, unit, index, geometry, runtime)
     batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
     top1 = top1_accuracy(network, batches, runtime, ranks)
-    teacher = _teacher(unit, index, geometry, network, top1, trainer.curve)
+    teacher = as_teacher(unit, index, geometry, network, top1, trainer.curve)
     if not ranks.is_first:
         return
     if teacher.top1 < hardly(teacher.num_classes):
@@ -143,84 +118,6 @@ def _finished(
 
 def _batches(section: PretrainConfig, geometry: Geometry) -> Batches:
     return Batches(section.batch_size, geometry.image_size)
-
-
-def hardly(num_classes: int) -> float:
-    """Give the accuracy below which a network knows hardly more than chance: twice as much, or less of few classes."""
-    chance = 1 / num_classes
-    return min(2 * chance, chance + (1 - chance) / 9)
-
-
-def best_input(network: nn.Module, measure: Callable[[], np.ndarray]) -> np.ndarray:
-    """Measure a loaded network, and let it see its input as suits it better.
-
-    Whether torchvision's GoogLeNet and Inception shift the channels of their input is no part of a state dict. Those
-    that were trained from the published weights do.
-    """
-    counts = measure()
-    if getattr(network, "transform_input", None) is not False:
-        return counts
-    network.transform_input = True  # type: ignore[assignment]
-    shifted = measure()
-    if np.trace(shifted) > np.trace(counts):
-        return shifted
-    network.transform_input = False  # type: ignore[assignment]
-    return counts
-
-
-def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> np.ndarray:
-    """Count the validation images of each class (rows) by what a network names them (columns)."""
-    classes = len(index.class_names)
-    # Counted on the host at the end: counting on a GPU waits for it at each batch, and holds a table of all pairs.
-    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
-    pairs = torch.cat([labels * classes + named for named, labels in answers(network, batches, runtime)])
-    found: np.ndarray = np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
-    return found
-
-
-def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """Refuse a loaded teacher that knows classes well, by the numbers of others: the order is another one.
-
-    A part of the classes in another order leaves an accuracy that looks like a weak teacher's. So the assignment of
-    outputs to classes is looked for that makes most answers right. Classes that most of their images leave for it,
-    while hardly any stay, are out of order, where the class whose output they take has left it too: one that a similar
-    class swallows has not.
-
-    Args:
-        counts: (classes, classes) validation images of each class by the output that names them.
-
-    Raises:
-        ConfigError: names such classes.
-    """
-    from scipy.optimize import linear_sum_assignment  # its import takes most of a second
-
-    rows, best = linear_sum_assignment(counts, maximize=True)
-    total = counts.sum(axis=1)
-    leave = (counts[rows, best] > 0.5 * total) & (np.diagonal(counts) < 0.1 * total) & (total >= FEW_IMAGES)
-    leave &= leave[best] & (rows != best)
-    if leave.sum() >= 2:
-        first, second = np.flatnonzero(leave)[:2]
-        told = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))
-        raise ConfigError(
-            f"pretrain.weights={weights}: {leave.sum()} of {len(class_names)} classes stand at another place in this "
-            f"teacher than in the data (it calls the images {told.removeprefix('those ')}); set data.classes to the "
-            "teacher's order"
-        )
-
-
-def _check_score(weights: str, teacher: Teacher) -> None:
-    """Refuse a loaded teacher that knows nothing of these images: most often its classes stand in another order.
-
-    Raises:
-        ConfigError: with its accuracy.
-    """
-    chance = 1 / teacher.num_classes
-    if teacher.top1 < hardly(teacher.num_classes):
-        raise ConfigError(
-            f"pretrain.weights={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
-            f"chance {chance:.1%}; its classes may be in another order than the data's ({teacher.class_names[0]}, "
-            f"{teacher.class_names[1]}, ...; see data.classes), or data.normalization and data.image_size not its own"
-        )
 
 
 def check_alone(section: PretrainConfig) -> None:
@@ -331,28 +228,6 @@ def _plain(network: nn.Module, unit: Unit, index: DatasetIndex, geometry: Geomet
     plain = build_model(unit.params["model"], len(index.class_names), geometry.image_size, stem=unit.params["stem"])
     plain.load_state_dict(network.state_dict())
     return runtime.place(plain)
-
-
-def _teacher(
-    unit: Unit,
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    top1: float,
-    curve: list[dict[str, float]],
-) -> Teacher:
-    return Teacher(
-        model=unit.params["model"],
-        stem=unit.params["stem"],
-        weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
-        class_names=index.class_names,
-        top1=top1,
-        image_size=geometry.image_size,
-        crop_ratio=geometry.crop_ratio,
-        normalization=geometry.normalization,
-        curve=tuple(curve),
-        transform_input=bool(getattr(network, "transform_input", False)),
-    )
 
 
 _PARAMS = frozenset({"model", "stem", "weights"})
