@@ -92,7 +92,7 @@ def open_fs(url: str) -> tuple[Any, str]:
         ConfigError: if there is no such file system, it cannot be reached, or the URL holds a password.
     """
     refuse_secrets(url)
-    url = expand_home(url)
+    url, is_pointer = expand_home(url), False
     try:
         if "://" not in url:
             return fsspec.filesystem("file"), os.path.abspath(url)
@@ -103,6 +103,10 @@ def open_fs(url: str) -> tuple[Any, str]:
     except ValueError as exc:
         raise ConfigError(f"{url}: no such file system ({' '.join(str(exc).split())}); give a path or URL") from exc
     except (zipfile.BadZipFile, tarfile.TarError) as exc:
+        with contextlib.suppress(OSError), open(url.rpartition("::")[2].removeprefix("file://"), "rb") as file:
+            is_pointer = file.read(23) == b"version https://git-lfs"
+        if is_pointer:
+            raise ConfigError(f"{url}: the archive is a pointer of Git LFS; run git lfs pull") from exc
         raise ConfigError(f"{url}: the archive is damaged ({exc}); restore it") from exc
     except FileNotFoundError as exc:
         raise ConfigError(f"{url}: there is no such file; give a path or URL that is there") from exc

@@ -255,7 +255,7 @@ def test_runs_and_stores_of_wmdd_in_a_set_are_no_part_of_it(tmp_path):
     (key / "a/images.bin").write_bytes(b"x")
     index = build_index(url)
     assert (index.class_names, len(index.train) + len(index.val)) == (CLASSES, 6)
-    assert list_files(url).notes == ("left out: runs (written by wmdd)",)
+    assert list_files(url).notes == ("left out: runs/store, runs/x (written by wmdd)",)
 
 
 def test_parquet_beside_training_folders_does_not_decide(tmp_path):

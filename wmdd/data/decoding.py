@@ -30,11 +30,18 @@ _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Header(NamedTuple):
-    """What an index keeps of an image: its size in px as stored, and its EXIF orientation (1: upright, or none)."""
+    """What a file says of its image.
+
+    Args:
+        height, width: in px, as stored.
+        orientation: of EXIF (1: upright, or none).
+        scale: the kind of the image and the value that is taken for white, where its values alone decide; else None.
+    """
 
     height: int
     width: int
     orientation: int
+    scale: tuple[str, int] | None = None
 
 
 def read_header(data: bytes, name: str) -> Header:
@@ -49,7 +56,7 @@ def read_header(data: bytes, name: str) -> Header:
             width, height = decode(data, name).size
             if image.format == "JPEG" and _ends_in_zeros(data):
                 raise refusal(name, "is broken (it ends in zeros, as a download that was cut short)")
-        return Header(height, width, _orientation(image, data))
+        return Header(height, width, _orientation(image, data), _scale(image, name))
 
 
 def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
@@ -101,6 +108,19 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
     """Scale grey values of more than 8 bits: Pillow's own conversion would clip everything above 255 to white."""
+    values, white = _values(image, name)
+    return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
+
+
+def _scale(image: Image.Image, name: str) -> tuple[str, int] | None:
+    if image.mode not in ("F", "I"):
+        return None
+    values, white = _values(image, name)
+    return (image.mode, white) if values.any() else None  # black is black by every scale
+
+
+def _values(image: Image.Image, name: str) -> tuple[np.ndarray, int]:
+    """Return the values of an image of more than 8 bits, and which of them is white."""
     values = np.asarray(image)
     if _tag(image, _SAMPLES) == 1 and _tag(image, _BITS) == 32:
         values = values.view(np.uint32)  # Pillow reads them with a sign
@@ -112,7 +132,7 @@ def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
     if white is None:
         span = f"from {low:.10g} up to {high:.10g}" if low < 0 else f"up to {high:.10g}"
         raise refusal(name, f"holds values {span}", "convert it to 8 or 16 bits")
-    return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
+    return values, white
 
 
 def _white(image: Image.Image, low: float, high: float, *, whole: bool) -> int | None:

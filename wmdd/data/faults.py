@@ -125,6 +125,15 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()).replace(";", ",").rstrip(".") or type(error).__name__
 
 
+def placeholder(data: bytes) -> tuple[str, str] | None:
+    """Return what stands in place of a file of any kind, by its first bytes, and the remedy: a pointer, or a page."""
+    found = _named(data)
+    remedies = ("run git lfs pull", "run git annex get", "run dvc pull")
+    if found is None or found[1] in remedies:
+        return found
+    return (found[0], "download it again") if found[1] == _DOWNLOAD else None
+
+
 def _named(data: bytes) -> tuple[str, str] | None:
     """Return what a file of another kind is, by its first bytes, and the remedy."""
     for beginning, what, remedy in _BEGINNINGS:

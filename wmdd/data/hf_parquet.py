@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wmdd.data.faults import placeholder
 from wmdd.data.folder_tree import Folders
 from wmdd.data.layouts import has_training_folder
 from wmdd.data.set_files import open_file_system
@@ -142,12 +143,16 @@ def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
         DataError: if it is gone, or is damaged where it is read; names it.
     """
     fs, root = open_file_system(url)
+    path = root
     try:
         single = is_parquet(root) and kind(fs, root) != "directory"
         path = root if single else posixpath.join(root, file)
         with open(path, "rb") if is_local(fs) else RangeFile(fs, path) as handle:
             yield open_table(handle)
     except (pa.ArrowException, OSError, EOFError) as exc:
+        with contextlib.suppress(OSError, EOFError):
+            if found := placeholder(fs.cat_file(path, end=4096)):
+                raise DataError(f"data.path={url}: {file} {found[0]}; {found[1]}") from exc
         line = " ".join(str(exc).split())[:160]
         raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc
 

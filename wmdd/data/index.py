@@ -211,8 +211,10 @@ def build_index(
     scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
-        names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent)
+        whites: Whites = {}
+        names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent, whites)
     _refuse_bad(url, bad)
+    _refuse_two_scales(url, whites)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
     _refuse_empty(url, names, train, "train")
     held_out = not listing.files["val"]
@@ -224,6 +226,7 @@ def build_index(
 
 
 Row = tuple[int, int, int, int, int, int, int]
+Whites = dict[tuple[str, int], str]
 Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str]]
 Progress = Callable[[int, int], None]
 
@@ -238,12 +241,17 @@ def content_digest(data: bytes) -> int:
 
 
 def _scan_builtin(
-    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+    url: str,
+    listing: Listing,
+    classes: tuple[str, ...] | None,
+    pool: ThreadPoolExecutor,
+    on_progress: Progress,
+    whites: Whites,
 ) -> Scan:
     images, labels, all_names = builtin_images(url)
     names, ids = choose(url, classes, all_names)
     kept = [row for row in range(len(images)) if ids[labels[row]] >= 0]
-    rows = [(0, row, ids[labels[row]], *_facts(images[row], f"{url} row {row}")) for row in kept]
+    rows = [(0, row, ids[labels[row]], *_facts(images[row], f"{url} row {row}", whites)) for row in kept]
     on_progress(len(rows), len(rows))
     return names, {"train": rows, "val": []}, []
 
@@ -266,7 +274,12 @@ def _refuse_undecoded(url: str, names: tuple[str, ...]) -> None:
 
 
 def _scan_folder(
-    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+    url: str,
+    listing: Listing,
+    classes: tuple[str, ...] | None,
+    pool: ThreadPoolExecutor,
+    on_progress: Progress,
+    whites: Whites,
 ) -> Scan:
     fs, root = open_file_system(url)
     all_names = tuple(sorted(class_folders(url, listing)))
@@ -280,7 +293,7 @@ def _scan_folder(
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
         try:
-            return number, -1, id_of[listing.class_of(path)], *_facts(read(fs, f"{root}/{path}"), path)
+            return number, -1, id_of[listing.class_of(path)], *_facts(read(fs, f"{root}/{path}"), path, whites)
         except DataError as exc:
             return str(exc)
         except (OSError, EOFError) as exc:
@@ -302,7 +315,12 @@ def _scan_folder(
 
 
 def _scan_parquet(
-    url: str, listing: Listing, classes: tuple[str, ...] | None, pool: ThreadPoolExecutor, on_progress: Progress
+    url: str,
+    listing: Listing,
+    classes: tuple[str, ...] | None,
+    pool: ThreadPoolExecutor,
+    on_progress: Progress,
+    whites: Whites,
 ) -> Scan:
     values, total = class_values(url, listing.files)
     all_names = tuple(str(name) for name in values.values())
@@ -319,7 +337,7 @@ def _scan_parquet(
                 for group, start in enumerate(starts[:-1]):
                     encoded, labels = read_row_group(parquet, group, file)
                     wanted = [i for i, label in enumerate(labels) if id_of.get(label, 0) >= 0]
-                    scan = functools.partial(_parquet_row, number, file, id_of)
+                    scan = functools.partial(_parquet_row, whites, number, file, id_of)
                     columns = ([start + i for i in wanted], [encoded[i] for i in wanted], [labels[i] for i in wanted])
                     _sort_out(pool.map(scan, *columns), rows[split], bad)
                     done += len(labels)
@@ -327,7 +345,9 @@ def _scan_parquet(
     return names, rows, bad
 
 
-def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any) -> Row | str:
+def _parquet_row(
+    whites: Whites, number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any
+) -> Row | str:
     where = f"{file} row {row}"
     if data is None:
         return f"{where} holds no image bytes; {REPLACE}"
@@ -335,15 +355,29 @@ def _parquet_row(number: int, file: str, id_of: dict[Any, int], row: int, data: 
         remedy = "move the files of a split without labels away" if label == -1 else REPLACE
         return f"{where} has label {label!r}, which is none of {len(id_of)} classes; {remedy}"
     try:
-        return number, row, id_of[label], *_facts(data, where)
+        return number, row, id_of[label], *_facts(data, where, whites)
     except DataError as exc:
         return str(exc)
 
 
-def _facts(data: bytes, where: str) -> tuple[int, int, int, int]:
-    """Return height, width, digest and orientation of an encoded image."""
+def _facts(data: bytes, where: str, whites: Whites) -> tuple[int, int, int, int]:
+    """Return height, width, digest and orientation of an encoded image; note which value it takes for white."""
     header = read_header(data, where)
+    if header.scale is not None:
+        whites.setdefault(header.scale, where)
     return header.height, header.width, content_digest(data), header.orientation
+
+
+def _refuse_two_scales(url: str, whites: Whites) -> None:
+    """Raise DataError if the images differ in their scale, with which a dark one would be taken for a light one."""
+    for kind in ("F", "I"):
+        scales = sorted((white, where) for (found, white), where in whites.items() if found == kind)
+        if len(scales) > 1:
+            (low, dark), (high, light) = scales[0], scales[-1]
+            raise DataError(
+                f"data.path={url}: {dark} holds values up to {low}, and {light} up to {high}: which value is white in "
+                "all of them cannot be told; convert them to 8 or 16 bits"
+            )
 
 
 def _sort_out(results: Iterator[Row | str], rows: list[Row], bad: list[str]) -> None:

@@ -63,5 +63,6 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
             "train-*.parquet"
         )
     for pattern, text in _SUFFIXES:
-        if found := next((name for name in sorted(names) if re.search(f"({pattern})$", name)), None):
-            raise DataError(f"data.path={url}: {text.replace('FILE.zip', found)} ({found})")
+        if found := next((path for path in sorted(paths) if re.search(f"({pattern})$", path.lower())), None):
+            place = f"{url.rstrip('/')}/{found}"
+            raise DataError(f"data.path={url}: {text.replace('FILE.zip', place)} ({found})")

@@ -17,7 +17,18 @@ def _words(text: str) -> frozenset[str]:
 
 # What file managers, network drives and archivers leave, beside what begins with a dot.
 _JUNK_FOLDERS = frozenset(
-    {"@eadir", "@tmp", "@recycle", "#recycle", "#snapshot", "@__thumb", "@sharebin", "__macosx", "lost+found"}
+    {
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "#recycle",
+        "#snapshot",
+        "@__thumb",
+        "@sharebin",
+        "@recently-snapshot",
+        "__macosx",
+        "lost+found",
+    }
     | {"$recycle.bin", "system volume information", "lost.dir", "found.000", "__pycache__"}
     | {"recycler", "~snapshot"}
 )

@@ -107,6 +107,9 @@ def list_files(url: str) -> Listing:
     own = tuple(f"{folder}/" for folder in own_folders(found))  # some are known by a hidden file
     found = {path: info for path, info in found.items() if not is_junk(path)}
     rest = [path for path in found if not path.startswith(own)] if own else list(found)
+    pipes = [path for path in rest if found[path].get("type") == "other" and not found[path].get("islink")]
+    if pipes:  # to read one waits for whoever writes into it
+        raise DataError(f"data.path={url}: {pipes[0]} is no regular file but a pipe, socket or device; remove it")
     parquet = sorted(path for path in rest if is_parquet(path))
     images = sorted(path for path in rest if may_be_image(path))
     if single and parquet:
@@ -145,9 +148,9 @@ def _of_folder(
     left_out, doubt = _beside(rest, layout)
     data = [path for path in sorted(rest) if is_data(path)]
     notes = layout.notes
-    written = {path.partition("/")[0] for path in set(found) - set(rest)}
+    written = sorted(folder.rstrip("/") for folder in own if any(path.startswith(folder) for path in found))
     if written:
-        notes += (f"left out: {some(sorted(written))} (written by wmdd)",)
+        notes += (f"left out: {some(written)} (written by wmdd)",)
     if left_out:
         notes += (f"left out: {some(sorted(left_out))} (no images in there)",)
     if data:

@@ -52,7 +52,7 @@ def load_teacher(
 
 
 def hardly(num_classes: int) -> float:
-    """Give the accuracy below which a network knows hardly more than chance: twice as much, or less of few classes."""
+    """Return the accuracy below which a network is hardly better than chance: twice chance, or less for few classes."""
     chance = 1 / num_classes
     return min(2 * chance, chance + (1 - chance) / 9)
 
