@@ -26,7 +26,7 @@ from wmdd.files import is_local
 from wmdd.pipeline import Listener, run_plan
 from wmdd.plan import make_plan
 from wmdd.report.scores import ScoreRow, protocol_line, protocol_of, score_rows
-from wmdd.run_folder import default_run, forget_other
+from wmdd.run_folder import default_run, forget_other, refuse_in_set
 from wmdd.run_names import contrast, located
 from wmdd.store import ArtifactStore
 
@@ -106,6 +106,7 @@ def search(
     config = located(config)
     space = check_space(config, tune)
     url = (run or default_run(config, "tune")).rstrip("/")
+    refuse_in_set(config, url, store or beside(url))
     folder, artifacts = open_run(url, "tune.json"), open_folder("--store", store or beside(url))
     shared = search_config(config, tune)
     plan = make_plan(shared, artifacts, status)

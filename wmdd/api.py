@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ from wmdd.events import Event
 from wmdd.files import explain, kind, open_fs, read
 from wmdd.log import both, progress_view
 from wmdd.metrics_file import MetricsFile
-from wmdd.pipeline import Executor, Listener, LocalExecutor, run_plan
+from wmdd.pipeline import Executor, Listener, LocalExecutor, is_joint, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
 from wmdd.recipes import recipe
 from wmdd.report.folder import write_run
-from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, replaced
+from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, refuse_in_set, replaced
 from wmdd.run_names import located, portable_yaml
+from wmdd.sections import PretrainConfig
+from wmdd.stages.pretrain import check_alone
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
 from wmdd.text import expand_home
 from wmdd.until import check_until, cut_or_further
@@ -71,6 +73,7 @@ def distill(
         with progress_view(progress, listener, status) as (told, counted):
             url, artifacts = open_places(run, store, config, "distill", told)
             plan = cut_or_further(make_plan(config, artifacts, counted), until, artifacts)
+            refuse_alone(executor, [plan], artifacts)
             stack.enter_context(hold(url))
             if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
                 told(Event("note", "", text=note))
@@ -88,6 +91,17 @@ def _run(plan: Plan, url: str, artifacts: ArtifactStore, executor: str | Executo
         if isinstance(executor, str):
             workers.close()
         metrics.close()
+
+
+def refuse_alone(executor: str | Executor, plans: Iterable[Plan], artifacts: ArtifactStore) -> None:
+    """Refuse, before anything is written, a teacher that several workers are to train where there is one process.
+
+    Raises:
+        ConfigError: names the option and the executor that can.
+    """
+    for task in (task for plan in plans for task in plan.tasks["pretrain"]):
+        if executor == "local" and is_joint(task) and artifacts.absent(unit.ref for unit in task.units):
+            check_alone(PretrainConfig.model_validate(task.section))
 
 
 def rewrite(url: str, store: str | None = None) -> RunResult:
@@ -176,6 +190,7 @@ def open_places(
     if run:
         open_run(run, _MARKS[command])
     url, note = choose_run(run, config, command, cases=cases, more=more)
+    refuse_in_set(config, url, store or beside(url))
     artifacts = open_folder("--store", store or beside(url))
     open_run(url, _MARKS[command])
     if note:

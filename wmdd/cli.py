@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from rich.table import Table
 from wmdd import interruptions
 from wmdd.cli_cluster import cluster
 from wmdd.cli_compare import compare
-from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure
+from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, refuse_address
 from wmdd.cli_export import export
 from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.cli_rank import rank
@@ -76,6 +77,8 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
     config = configure(params)
     if executor == "ray":
         check_address(config)
+    else:
+        refuse_address(params)
     console = Terminal()
     with ConsoleListener(console) as listener:
         shown: dict[str, Any] = {"listener": listener, "status": show_index(console)}
@@ -96,11 +99,14 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     from wmdd.api import beside, default_run
     from wmdd.data.set_notes import describe_classes
     from wmdd.plan import make_plan
+    from wmdd.run_folder import refuse_in_set
     from wmdd.store import ArtifactStore
     from wmdd.until import cut
 
     config = configure(params)
-    console, artifacts = Terminal(), ArtifactStore(store or beside(run_url or default_run(config)))
+    run_url = run_url or default_run(config)
+    refuse_in_set(config, run_url, store or beside(run_url))
+    console, artifacts = Terminal(), ArtifactStore(store or beside(run_url))
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
@@ -231,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    os.environ["MPLBACKEND"] = "agg"  # a notebook hands its own on, which this environment may lack
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of caches and fonts, which need no care
     if arguments is not None:
         sys.exit(_run(arguments))

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure, refuse_address
 from wmdd.config import DistillConfig, field_type, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
@@ -64,6 +64,8 @@ def compare(
     _refuse_dropped(config, base_of(params | {"method": None}), chosen, changes)
     if executor == "ray":
         check_address(config)
+    else:
+        refuse_address(params)
     console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(

@@ -225,6 +225,13 @@ ADDRESS = click.option(
 )
 
 
+def refuse_address(params: dict[str, Any]) -> None:
+    """Raise ConfigError if a command that runs in one process is given a cluster."""
+    for name, option in (("address", "--address"), ("ray__address", "--ray.address")):
+        if params.get(name) not in (None, "none"):
+            raise ConfigError(f"{option} {params[name]}: --executor local joins no cluster; leave one of them out")
+
+
 def check_address(config: DistillConfig) -> None:
     """Refuse an address that no run can join, before any work."""
     from ray_jobs.connect import find_address

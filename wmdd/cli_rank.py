@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure
+from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, refuse_address
 from wmdd.errors import ConfigError
 from wmdd.terminal import Terminal
 
@@ -47,6 +47,8 @@ def rank(
     chosen = read_rates(rates)
     if executor == "ray":
         check_address(config)
+    else:
+        refuse_address(params)
     console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(

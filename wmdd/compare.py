@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import note_config, note_start, open_executor, open_places
+from wmdd.api import note_config, note_start, open_executor, open_places, refuse_alone
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -122,6 +122,7 @@ def compare(
     url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)
     lost = _lost(ArtifactStore(url), set(made))
     plans = {name: make_plan(case, artifacts, status) for name, case in named.items()}
+    refuse_alone(executor, plans.values(), artifacts)
     with hold(url):
         note_config(url, config, SIZES)
         for name, plan in plans.items():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import note_config, open_executor, open_places
+from wmdd.api import note_config, open_executor, open_places, refuse_alone
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -133,6 +133,7 @@ def rank(
     _refuse_other(ArtifactStore(url), rates, weight)
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
+    refuse_alone(executor, plans.values(), artifacts)
     with hold(url):
         note_config(url, config)
         workers, metrics = open_executor(executor, config), MetricsFile(url)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from wmdd.config import DistillConfig, from_yaml, parse_config
+from wmdd.data.own_folders import own_folders
+from wmdd.data.set_files import has_image_suffix
 from wmdd.errors import ConfigError
-from wmdd.files import is_local
+from wmdd.files import entries, is_local, kind, open_fs
 from wmdd.run_names import digest, run_name, same_but
-from wmdd.store import ArtifactStore, content_key
+from wmdd.store import ArtifactStore, absolute_url, content_key
 
 WAIT_S = 10.0  # for a run that was told to end
 SIZES = frozenset({"barycenter.ipc"})  # a comparison has several
@@ -37,6 +39,39 @@ def default_run(config: DistillConfig, command: str = "distill", more: Mapping[s
         return f"runs/{run_name(config)}"
     name = run_name(config, SIZES if command == "compare" else ())
     return f"runs/{name}-{command}" + (f"-{content_key(dict(more))[:8]}" if more else "")
+
+
+def refuse_in_set(config: DistillConfig, run: str, store: str) -> None:
+    """Refuse a run folder or store that is a folder of the data set's own: what is written there would be mixed up.
+
+    Raises:
+        ConfigError: names the option, and what to give.
+    """
+    path = config.data.path or ""
+    if not path or path.startswith(("builtin:", "torchvision:")) or "::" in path:
+        return
+    root = absolute_url(path).rstrip("/")
+    for option, url in (("--run", run), ("--store", store)):
+        place = absolute_url(url).rstrip("/")
+        if place == root or (place.startswith(f"{root}/") and _holds_images(place)):
+            raise ConfigError(
+                f"{option} {url}: is a folder of the data set ({path}); give another, such as {url}/runs/a"
+            )
+
+
+def _holds_images(url: str) -> bool:
+    """Whether a folder, or one directly in it, holds images, and nothing says that wmdd wrote it."""
+    fs, root = open_fs(url)
+    try:
+        items = entries(fs, root) if kind(fs, root) == "directory" else []
+    except (OSError, EOFError):  # told when the folder is opened
+        return False
+    names = [item["name"].rpartition("/")[2] for item in items]
+    if own_folders(f"own/{name}" for name in names):
+        return False
+    folders = [item["name"] for item in items if item["type"] == "directory"]
+    inner = (item["name"] for folder in folders for item in entries(fs, folder) if item["type"] != "directory")
+    return any(map(has_image_suffix, names)) or any(map(has_image_suffix, inner))
 
 
 def choose_run(
