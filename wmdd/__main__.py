@@ -6,8 +6,9 @@ from wmdd import interruptions
 def main() -> None:
     """Run the command; signals are handled from the start, because its imports take a second."""
     with interruptions.handled():
-        from wmdd.cli import main as run
-
+        # Python drops a KeyboardInterrupt that meets it in a callback of its import system.
+        with interruptions.at_once():
+            from wmdd.cli import main as run
         run()
 
 

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 GRACE_S = 8.0  # for the orderly end: a Ray takes two seconds, more on a busy machine
+AGAIN_S = 0.05  # after an interruption that was dropped
 SAME_S = 0.3  # make, Slurm and others pass on a signal that their whole group has received
 SAVE_S = 1.0  # for a last snapshot
 GONE_S = 2.0  # within which processes that were killed have ended
@@ -37,7 +38,7 @@ class _Watch:
         self._main = threading.get_ident()
         self.number = 0
         self.line = "wmdd: interrupted"
-        self.at_once = self.is_raised = self._is_told = False
+        self.at_once = self.is_raised = self._is_told = self._is_repeated = False
         self._telling, self._leaving = threading.Lock(), threading.Lock()
         self._started: list[Any] = []
         self._heard, self._bell = os.pipe()
@@ -49,6 +50,7 @@ class _Watch:
         os.set_blocking(self._bell, False)
         signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._interrupt)
+        self._dropped, sys.unraisablehook = sys.unraisablehook, self._drop
         for number in self._stops:  # multiprocessing unblocks SIGTERM; then this rings the bell
             signal.signal(number, _ignore)
         threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
@@ -66,6 +68,16 @@ class _Watch:
             self.is_raised = True  # another one would cut the orderly end short, with a traceback
             raise KeyboardInterrupt
 
+    def _drop(self, unraisable: Any) -> None:
+        """Interrupt again where Python drops the KeyboardInterrupt: in finalizers and callbacks, which cannot raise."""
+        if not (self.is_raised and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            self._dropped(unraisable)
+            return
+        self.is_raised, self._is_repeated = False, True
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (self._main, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
     def _wait(self) -> None:
         while self._stops:
             os.write(self._bell, bytes([signal.sigwait(self._stops)]))
@@ -77,7 +89,9 @@ class _Watch:
         while (left := begun + GRACE_S - time.monotonic()) > 0:
             if select.select([self._heard], [], [], left)[0]:
                 again = self._counts(os.read(self._heard, 1)[0])
-                if again and time.monotonic() > begun + SAME_S:
+                if self._is_repeated:  # by this process, not by who sent the first
+                    self._is_repeated = False
+                elif again and time.monotonic() > begun + SAME_S:
                     break
         self.end()
 

@@ -183,6 +183,20 @@ def test_command_is_interrupted_while_it_imports():
     assert process.returncode == 143
 
 
+def test_interruption_that_a_finalizer_meets_is_not_dropped(begin):
+    process, _ = begin(
+        "class Held:\n"
+        "    def __del__(self):\n"
+        "        wait()\n"
+        "Held()\n"
+        "with interruptions.before_errors():\n"
+        "    time.sleep(60)"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    assert process.returncode == 143
+
+
 STEPS = """
 from wmdd.events import SnapshotClock
 clock = SnapshotClock({size})
