@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class SimulatedCrew:
         self.error, self.says, self.shared, self.fits = error, says, shared, fits
         self.clock, self.calls = 0.0, 0
         self.given: list[tuple[float, str, StageTask]] = []
+        self.saved: set[int] = set()
         self.seats: dict[int, _Seat] = {}
         self.held: collections.Counter[str] = collections.Counter()  # seconds that workers of a lane were there
         self._used = collections.Counter[tuple[str, str]]()
@@ -98,6 +99,10 @@ class SimulatedCrew:
         if event := self.says(task):
             self._push(self.clock + self.delay_s, lambda: News(worker, "event", event))
         self._push(self.clock + self.seconds(task, str(seat.node)) + self.delay_s, lambda: self._done(worker, task))
+
+    def save(self, workers: Collection[int], limit_s: float) -> None:
+        """Count who was asked."""
+        self.saved |= set(workers)
 
     def dismiss(self, worker: int) -> None:
         """Free a worker's seat."""

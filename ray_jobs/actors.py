@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 from wmdd.errors import ConfigError
-from wmdd.events import Event
+from wmdd.events import Event, save_now
+from wmdd.interruptions import SAVE_S
 from wmdd.pipeline import run_stage
 from wmdd.plan import StageTask
 from wmdd.runtime import Runtime
@@ -26,9 +29,22 @@ def end_with_raylet() -> None:
     def watch() -> None:
         while os.getppid() == raylet:
             time.sleep(WATCH_S)
+        save_now(SAVE_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="end-with-raylet").start()
+
+
+def save_on_sigterm() -> None:
+    """Leave a snapshot before SIGTERM ends this process as Ray has it; Slurm sends it to every process of a step."""
+    end = signal.getsignal(signal.SIGTERM)
+
+    def save(number: int, frame: FrameType | None) -> None:
+        save_now(SAVE_S)
+        if callable(end):
+            end(number, frame)
+
+    signal.signal(signal.SIGTERM, save)
 
 
 def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
@@ -63,6 +79,7 @@ class StageActor:
 
     def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str, cpus: int) -> None:
         end_with_raylet()
+        save_on_sigterm()
         config = RuntimeConfig.model_validate(runtime)
         self._config = config if gpu else config.model_copy(update={"device": "cpu"})
         self._store = ArtifactStore(store_url)
@@ -81,3 +98,7 @@ class StageActor:
     def run(self, task: StageTask) -> Iterator[Event]:
         """Run a task, streaming its events to the driver."""
         yield from run_stage(task, self._store, self._runtime)
+
+    def save(self, limit_s: float) -> None:
+        """Wait, beside `run`, until its task has left a snapshot, if that takes no longer than this."""
+        save_now(limit_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from wmdd.plan import StageTask
 
 NODES_EVERY_S = 1.0
 GIVEN_BACK_S = 1.0
+BESIDE = "beside"  # Ray's name for a thread of an actor, in which it can save while it runs a task
 # The pool restarts and retries: Ray's own restarts would hold a call on an actor that cannot be placed.
 NO_RETRIES: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
 
@@ -79,7 +81,7 @@ class RayCrew:
         runtime = self._config.runtime.model_dump(mode="json")
         cpus = 0 if share.gpus else self._cpus
         options = {**NO_RETRIES, "num_cpus": share.cpus, "num_gpus": share.gpus}
-        actor = ray.remote(StageActor).options(**options)
+        actor = ray.remote(concurrency_groups={BESIDE: 1})(StageActor).options(**options)
         return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe, cpus or max(1, int(share.cpus)))
 
     def _left_by_others(self) -> list[tuple[Node, float]]:
@@ -111,6 +113,15 @@ class RayCrew:
         hand = self._hands[worker]
         hand.task, hand.call = task, hand.actor.run.options(num_returns="streaming").remote(task)
         self._by_call[hand.call] = worker
+
+    def save(self, workers: Collection[int], limit_s: float) -> None:
+        """Ask actors that run a task for a snapshot, and wait for those that need no longer."""
+        import ray
+
+        hands = [self._hands[worker] for worker in workers if worker in self._hands]
+        calls = [hand.actor.save.options(concurrency_group=BESIDE).remote(limit_s) for hand in hands if not hand.trains]
+        if calls:
+            ray.wait(calls, num_returns=len(calls), timeout=limit_s, fetch_local=False)
 
     def dismiss(self, worker: int) -> None:
         """Kill an actor."""

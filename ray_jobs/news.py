@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -47,6 +48,9 @@ class Crew(Protocol):
 
     def hear(self, timeout: float) -> list[News]:
         """Give what happened."""
+
+    def save(self, workers: Collection[int], limit_s: float) -> None:
+        """Let workers leave a snapshot of their tasks, where that takes no longer than this: the run ends."""
 
     def dismiss(self, worker: int) -> None:
         """End a worker, whatever it does."""

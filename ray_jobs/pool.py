@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from ray_jobs.news import Crew, News
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.events import Event
+from wmdd.interruptions import SAVE_S
 from wmdd.plan import StageTask
 from wmdd.schedule import Board
 from wmdd.sections import RayConfig
@@ -96,6 +97,13 @@ class Pool:
         Raises:
             ConfigError: when no worker can start; what is finished is kept.
         """
+        try:
+            self._run(board)
+        except KeyboardInterrupt:
+            self._crew.save([number for number, worker in self._workers.items() if worker.task], SAVE_S)
+            raise
+
+    def _run(self, board: Board) -> None:
         self._board = board
         self._records: dict[Key, _Record] = collections.defaultdict(_Record)
         self._running: dict[Key, StageTask] = {}

@@ -31,6 +31,7 @@ class Pulse:
         return due
 
 
+FIRST_SNAPSHOT_S = 5.0
 SNAPSHOT_S = 30.0
 SNAPSHOT_SHARE = 0.01
 SNAPSHOT_RATE = 200e6  # bytes/s: copied, packed, digested and written to a disk by one core
@@ -46,7 +47,7 @@ class SnapshotClock:
     def __init__(self, size: int = 0) -> None:
         self._begun = time.monotonic()
         self._cost_s = size / SNAPSHOT_RATE
-        self._next = self._begun + max(SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
+        self._next = self._begun + max(FIRST_SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
         self._is_asked, self._is_written = threading.Event(), threading.Event()
         global _running
         _running = weakref.ref(self)
@@ -78,13 +79,14 @@ class SnapshotClock:
 _running: weakref.ref[SnapshotClock] | None = None
 
 
-def _save_before_end(limit_s: float) -> None:
+def save_now(limit_s: float) -> None:
+    """Wait, from another thread than that of the work, until it has left a snapshot, if that takes no longer."""
     clock = _running and _running()
     if clock:
         clock.ask(limit_s)
 
 
-before_end(_save_before_end)
+before_end(save_now)
 
 
 @dataclass(frozen=True)

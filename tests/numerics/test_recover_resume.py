@@ -313,7 +313,7 @@ def test_divergence_before_the_interruption_is_told_after_it(inputs, tmp_path):
 
 @pytest.mark.parametrize(
     ("size", "cost", "expected"),
-    [(0, 0.1, [30, 61, 92, 123]), (0, 9.0, [30, 939, 1848, 2757]), (200_000_000, 0.5, [100, 151, 202, 253])],
+    [(0, 0.1, [5, 36, 67, 98]), (0, 9.0, [5, 914, 1823, 2732]), (200_000_000, 0.5, [100, 151, 202, 253])],
 )
 def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch, size, cost, expected):
     monkeypatch.undo()

@@ -30,7 +30,7 @@ def alive(processes):
 
 
 def stop(folder, when, words=()):
-    """Start a run, send SIGTERM when `when` says so of its folder and processes, and return all that it had started."""
+    """Start a run, send SIGTERM when `when` says so of its folder and processes, and return how it ended."""
     with tempfile.TemporaryDirectory(prefix="rt", ignore_cleanup_errors=True) as short:
         more = environment(RAY_TMPDIR=short)
         process = start(folder, "distill", "digits", *TINY, *words, *OWN, env=more)
@@ -40,15 +40,16 @@ def stop(folder, when, words=()):
                 assert process.poll() is None, process.communicate()
                 assert time.monotonic() < limit
                 time.sleep(0.02)
+            sent = time.time()
             process.send_signal(signal.SIGTERM)
             _, said = process.communicate(timeout=60)
         finally:
             process.kill()
-    return process.returncode, said, found
+    return process.returncode, said, found, sent
 
 
 def test_sigterm_while_ray_starts_leaves_none_of_its_processes(tmp_path):
-    status, said, found = stop(tmp_path, lambda run, started: "raylet" in started.values())
+    status, said, found, _ = stop(tmp_path, lambda run, started: "raylet" in started.values())
     assert (status, said) == (143, KEPT)
     assert alive(found) == []
 
@@ -57,7 +58,19 @@ def test_sigterm_while_workers_run_leaves_none_of_them(tmp_path):
     def trains(run, started):
         return any(item["stage"] == "pretrain" and item["kind"] == "progress" for item in news(run))
 
-    status, said, found = stop(tmp_path, trains, ("--pretrain.epochs", "400"))
+    status, said, found, _ = stop(tmp_path, trains, ("--pretrain.epochs", "400"))
     assert (status, said) == (143, KEPT)
     assert any(name.startswith("ray::") for name in found.values())
     assert alive(found) == []
+
+
+def test_sigterm_makes_recovery_leave_a_last_snapshot(tmp_path):
+    def recovers(run, started):
+        return sum(item["stage"] == "recover" and item["kind"] == "progress" for item in news(run)) > 1
+
+    endless = ("--recover.iterations", "1000000", "--pretrain.epochs", "1", "--relabel.epochs", "2")
+    status, said, found, sent = stop(tmp_path, recovers, endless)
+    assert (status, said) == (143, KEPT)
+    assert alive(found) == []
+    notes = list((tmp_path / "runs").glob("**/resume-recover-*"))
+    assert [note for note in notes if note.stat().st_mtime >= sent]

@@ -161,6 +161,19 @@ def test_straggler_gets_a_second_copy_and_the_first_to_finish_wins():
     )
 
 
+def test_workers_at_work_leave_snapshots_before_an_interrupted_run_ends():
+    run = Run(tasks(4), {"a": 3}, lambda item, node: 10 if item.name == "class-0" else 1000, start_s=5, speculate=0)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    run.crew.at(100, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.go()
+    assert len(run.crew.saved) == 3
+    assert {run.crew.seats[number].task.name for number in run.crew.saved} == {"class-1", "class-2", "class-3"}
+
+
 def test_node_that_joins_gets_work():
     run = Run(tasks(10), {"a": 1})
     run.crew.at(15, lambda: run.crew.join("b", 4))

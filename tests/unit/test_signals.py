@@ -216,3 +216,22 @@ def test_work_of_many_steps_leaves_a_last_snapshot_if_that_is_quick(begin, size,
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == (said, "wmdd: kept\n", 143)
+
+
+def test_worker_of_ray_leaves_a_snapshot_before_sigterm_ends_it():
+    steps = STEPS.format(size=1000).replace("\n", "\n    ")
+    program = (
+        "import os, signal, threading, time\n"
+        "from ray_jobs.actors import save_on_sigterm\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(7))\n"
+        "save_on_sigterm()\n"
+        f"def work():{steps}\n"
+        "threading.Thread(target=work, daemon=True).start()\n"
+        "while True:\n"
+        "    time.sleep(0.01)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=30)[0] == "saved\n"
+    assert process.returncode == 7
