@@ -149,6 +149,7 @@ class Event:
         text: a line for people.
         metrics: numbers for the run's metrics file.
         node: where it happened, when that is not this process.
+        begun: steps of the unit that were there when a process took it up (`progress`).
     """
 
     kind: str
@@ -159,3 +160,4 @@ class Event:
     text: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     node: str = ""
+    begun: int = 0

@@ -91,9 +91,12 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
         units = [_open(unit, store, saved=unit.ref.unit not in left) for unit in planned]
         if stage.snapshots:
             units[0] = yield from _resumed(units[0], resume, task, at_work)
+        begun = None if units[0].resume else 0
         for news in stage.run(section, units, SeedTree(task.seed), runtime):
             if isinstance(news, Progress):
-                yield Event("progress", task.stage, task.name, news.done, news.total, news.note, news.metrics)
+                begun = news.done if begun is None else begun
+                shown = (news.done, news.total, news.note, news.metrics)
+                yield Event("progress", task.stage, task.name, *shown, begun=begun)
             elif isinstance(news, Note):
                 yield Event("note", task.stage, task.name, text=news.text)
             elif isinstance(news, Snapshot):

@@ -31,6 +31,7 @@ class StageProgress:
     note: str = ""
     steps: tuple[int, int] = (0, 0)
     _parts: dict[str, float] = field(default_factory=dict)
+    _before: dict[str, float] = field(default_factory=dict)
     _grown: float | None = None
 
     def see(self, event: Event, now: float) -> None:
@@ -47,6 +48,8 @@ class StageProgress:
             self.running[event.unit] = max(1, event.total)
         elif event.kind == "progress" and event.total:
             self._parts[event.unit] = min(1.0, event.done / event.total)
+            # Of a task that starts again in this session, the steps before are this session's, too.
+            self._before.setdefault(event.unit, event.begun / event.total * self.running.get(event.unit, 1))
             self.note, self.steps = event.text, (event.done, event.total)
         elif event.kind in ("done", "retry", "failed"):
             self.running.pop(event.unit, None)
@@ -62,7 +65,7 @@ class StageProgress:
         # Between two steps the time left falls. A step that takes longer than all before it says that the pace was
         # another one, as where other programs take the processor.
         worked, since = self._grown - self.begun, now - self._grown
-        left = self.total - self.first - self._finished()
+        left = self._due() - self._finished()
         if since > worked:
             return left * (worked + since) / self._finished()
         return max(0.0, left * worked / self._finished() - since)
@@ -83,7 +86,11 @@ class StageProgress:
 
     def _finished(self) -> float:
         parts = sum(part * self.running.get(unit, 1) for unit, part in self._parts.items())
-        return min(self.done - self.first + parts, self.total - self.first)
+        return min(self.done - self.first + parts - sum(self._before.values()), self._due())
+
+    def _due(self) -> float:
+        """Units that were to be done at the start of this session, of which others may have been done in part."""
+        return self.total - self.first - sum(self._before.values())
 
     def describe(self, now: float) -> str:
         """Say what runs, what went wrong, the pace, and the time left."""

@@ -166,8 +166,11 @@ def test_group_of_a_later_level_is_killed_as_one_of_the_first(inputs, store, tmp
 def test_resumed_group_says_where_it_goes_on(store):
     run(group(images_at_once=2), store, kill_after=7)  # in the second of two parts
     events, _ = run(group(images_at_once=2), store)
-    first = next(event for event in events if event.kind == "progress")
+    told = [event for event in events if event.kind == "progress"]
+    first = told[0]
     assert (first.done, first.total, first.text) == (STEPS + 2, 2 * STEPS, "goes on from a snapshot")
+    assert len(told) > 1
+    assert {event.begun for event in told} == {STEPS + 2}
 
 
 def test_group_with_saved_units_computes_all_from_the_snapshot_on(inputs, store, tmp_path):

@@ -151,6 +151,33 @@ def test_time_left_falls_between_steps_until_one_is_overdue():
     assert run.stages["pretrain"].left_s(110.0) == pytest.approx(990.0)
 
 
+def test_time_left_of_what_goes_on_counts_no_step_of_before():
+    now = [0.0]
+    run = RunProgress(lambda: now[0])
+    stage = "recover"
+
+    def see(at, *told, **more):
+        now[0] = at
+        run(Event(told[0], stage, *told[1:], **more))
+        return run.stages[stage].left_s(at)
+
+    see(0.0, "stage", done=0, total=10)
+    for unit in ("a", "b"):
+        see(0.0, "begin", unit, total=5)
+        assert see(5.0, "progress", unit, 80, 100, begun=80) is None
+    # In 95 s a tenth of each of the two, of which a fifth was left.
+    see(100.0, "progress", "a", 90, 100, begun=80)
+    assert see(100.0, "progress", "b", 90, 100, begun=80) == pytest.approx(100.0)
+    # One starts again from a snapshot of this session: its steps before that are this session's.
+    see(110.0, "retry", "b")
+    see(110.0, "begin", "b", total=5)
+    assert see(110.0, "progress", "b", 90, 100, begun=90) == pytest.approx(110.0)
+    for _ in range(5):
+        see(200.0, "unit", "a-class")
+    see(200.0, "done", "a")
+    assert see(200.0, "progress", "b", 90, 100, begun=90) == pytest.approx(200.0 / 3)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.25, "0.2 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7260, "2 h 01 min")],

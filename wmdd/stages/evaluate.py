@@ -34,6 +34,7 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
         trainer = _trainer(section, unit, seeds.child("student", params["student"], params["seed"]), runtime)
         if unit.resume:
             trainer.resume(unit.resume)
+            yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")
         pulse, snapshots = Pulse(), SnapshotClock()
         for epoch in trainer.run():
             if isinstance(epoch, Steps) or (epoch.top1 is None and pulse.is_due()):

@@ -64,6 +64,7 @@ def _train(
     trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
     if snapshot:
         trainer.resume(snapshot)
+        yield Progress(trainer.epoch, section.epochs, "goes on from a snapshot" if trainer.epoch else "")
     elif ranks.is_first:
         yield Snapshot(trainer.snapshot())  # keeps the number of threads, also of a run that ends in its first epoch
     for epoch in trainer.run():
