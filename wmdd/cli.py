@@ -251,6 +251,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     interrupted = f"wmdd: interrupted{kept or _LEFT.get(command, '')}"
     interruptions.announce(interrupted)
     try:
+        os.getcwd()
+    except FileNotFoundError:  # torch's libraries end the process there
+        return _say("the current folder was removed: go to another one (cd ..), and give the command again", 2)
+    try:
         with interruptions.before_errors():
             cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:

@@ -1,7 +1,10 @@
 """Input that cannot work is refused with one line, whatever is wrong with it."""
 
+import subprocess
+import sys
+
 import pytest
-from conftest import TINY, commits, run
+from conftest import TINY, commits, environment, run
 from PIL import Image
 
 
@@ -89,3 +92,11 @@ def test_report_of_no_run_is_refused(tmp_path):
     (line,) = result.stderr.splitlines()
     assert "runs/none" in line
     assert "--run" in line
+
+
+def test_folder_that_is_gone_is_one_line(tmp_path):
+    words = f"cd '{tmp_path}' && rmdir '{tmp_path}' && exec '{sys.executable}' -m wmdd plan digits"
+    result = subprocess.run(["sh", "-c", words], capture_output=True, text=True, env=environment(), timeout=200)
+    assert result.returncode == 2
+    assert result.stderr.startswith("wmdd: the current folder was removed")
+    assert len(result.stderr.splitlines()) == 1
