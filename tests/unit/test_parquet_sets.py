@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import parquet, png, refusal, structs, table
 
+from wmdd.data.hf_parquet import parquet_splits
 from wmdd.data.images import load_native_uint8
 from wmdd.data.index import build_index
 
@@ -67,6 +68,42 @@ def test_missing_parts_are_named(tmp_path, files, told):
     for file in files:
         parquet(tmp_path, file if file.endswith(".parquet") else f"{file}.parquet")
     assert told in refusal(lambda: build_index(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("default/train/0000 default/train/0002", "default/train/0001.parquet is missing"),
+        ("train/0001 train/0004 train/0005", "train/0002.parquet and one more are missing"),
+        ("train-000 train-001 train-007", "train-002.parquet and 4 more are missing"),
+        ("cifar10_train_0 cifar10_train_2", "cifar10_train_1.parquet is missing"),
+        ("train/shard_0000 train/shard_0003", "train/shard_0001.parquet and one more are missing"),
+        (" ".join(f"train/part.{i}" for i in range(12) if i != 7), "train/part.7.parquet is missing"),
+        ("train/0000 train/0001 test/0000 test/0002", "test/0001.parquet is missing"),
+    ],
+)
+def test_missing_number_between_parts_is_named(files, told):
+    paths = [f"{file}.parquet" for file in files.split()]
+    assert told in refusal(lambda: parquet_splits(paths, "set"))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        "train/0000 train/0001 train/0002",
+        "train/7",
+        "train/0004 train/0006",
+        "train/0 train/7",
+        "train/part-00000-4f1c-c000.snappy train/part-00002-4f1c-c000.snappy",
+        "train/subject_01 train/subject_03",
+        "train/2020-01 train/2020-03",
+        "train/a/0000 train/b/0002",
+        " ".join(f"train/{i}" for i in range(12)),
+    ],
+)
+def test_numbers_that_may_be_chosen_are_no_missing_parts(files):
+    paths = [f"{file}.parquet" for file in files.split()]
+    assert parquet_splits(paths, "set")["train"] == tuple(paths)
 
 
 LABELS = {

@@ -26,6 +26,9 @@ from wmdd.tables import open_table, read_rows
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "picture", "images")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "cls", "class", "class_label", "category", "target", "y")
 _PART = re.compile(r"(?P<stem>.*?)[-_.](?P<part>\d+)-of-(?P<count>\d+)(?P<rest>.*)\.parquet", re.IGNORECASE)
+# 0003.parquet, train-3.parquet, shard_0003.parquet.
+_NUMBERED = re.compile(r"(?P<stem>(?:.*/)?(?:[^/]*?(?P<word>[^\W\d_]+)[-_. ]?)?)(?P<part>\d+)\.parquet", re.IGNORECASE)
+_PART_WORDS = ("part", "parts", "shard", "shards", "chunk", "chunks", "block", "batch", "data", "file", "images")
 _SHOWN_COLUMNS = 8
 
 
@@ -128,11 +131,37 @@ def _refuse_gaps(url: str, paths: Sequence[str]) -> None:
             )
         gaps = sorted(set(range(int(count))) - set(parts))
         if gaps:
-            verb = {1: "is", 2: "and one more are"}.get(len(gaps), f"and {len(gaps) - 1} more are")
             raise DataError(
-                f"data.path={url}: {stem}-{gaps[0]:0{len(count)}d}-of-{count}.parquet {verb} missing; fetch what is "
-                f"missing or, to use what is there, rename the files without -of-{count}"
+                f"data.path={url}: {stem}-{gaps[0]:0{len(count)}d}-of-{count}.parquet {_and_more(gaps)} missing; fetch "
+                f"what is missing or, to use what is there, rename the files without -of-{count}"
             )
+    _refuse_skipped_numbers(url, paths)
+
+
+def _refuse_skipped_numbers(url: str, paths: Sequence[str]) -> None:
+    """Refuse parts that are numbered from 0 or 1 on without a total, if a number between two of them is missing."""
+    wholes: dict[str, set[str]] = {}
+    for path in paths:
+        found = _NUMBERED.fullmatch(path)
+        # Numbers of a subject, a month or a class need not be consecutive.
+        if found and (found["word"] is None or found["word"].lower() in _PART_WORDS or _says(found["word"])):
+            wholes.setdefault(found["stem"], set()).add(found["part"])
+    for stem, parts in wholes.items():
+        numbers, widths = set(map(int, parts)), set(map(len, parts))
+        gaps = sorted(set(range(min(numbers), max(numbers))) - numbers)
+        padded = len(widths) == 1 and widths != {1}
+        # 0.parquet and 7.parquet alone may have been chosen by their numbers, 0000.parquet and 0007.parquet were not.
+        counted = all(part == str(int(part)) for part in parts) and len(gaps) < len(parts)
+        if gaps and min(numbers) <= 1 and (padded or counted):
+            first = f"{stem}{gaps[0]:0{max(widths) if padded else 1}d}.parquet"
+            raise DataError(
+                f"data.path={url}: {first} {_and_more(gaps)} missing; fetch what is missing or, to use what is there, "
+                "number the files without a gap"
+            )
+
+
+def _and_more(gaps: Sequence[int]) -> str:
+    return {1: "is", 2: "and one more are"}.get(len(gaps), f"and {len(gaps) - 1} more are")
 
 
 @contextlib.contextmanager
