@@ -19,6 +19,10 @@ class DataError(WmddError):
     """Real images that cannot be used: a missing folder, an empty class, a broken file. Exit status 2."""
 
 
+class ChangedError(DataError):
+    """An image that is no longer the one that was indexed; the next run of its set makes the index again."""
+
+
 class ArtifactError(WmddError):
     """A stored artifact that is missing, damaged or of another schema."""
 

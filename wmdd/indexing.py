@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,10 @@ from wmdd.data.set_notes import double_notes
 from wmdd.data.sources import list_files
 from wmdd.data.subsets import refuse_whole, subset_classes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, StorageError
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url, content_key
+
+Cut = tuple[dict[str, Any], Callable[[DatasetIndex], DatasetIndex]]
 
 
 def load_index(
@@ -50,6 +53,14 @@ def load_index(
         "version": 2,
     } | ({"exif_orientation": "apply"} if upright else {})
     ref = ArtifactRef("index", "index", content_key(parts))
+    cuts = _cuts(config)
+    refs = [ref]
+    for how, _ in cuts:
+        refs.append(ArtifactRef("index", f"index-{next(iter(how))}", content_key({"of": refs[-1].key, **how})))
+    outdated = _outdated(refs[-1])
+    if is_outdated := store.read_note(outdated) is not None:
+        for made in refs:
+            store.withdraw(made)
     if ref not in store:
         store.check_writable()
         if config.pretrain.weights is not None:
@@ -63,13 +74,34 @@ def load_index(
             on_progress=on_progress,
         )
         store.save(ref, index)
-    share, count = config.data.holdout, config.data.per_class
+    for (_, cut), whole, part in zip(cuts, refs, refs[1:], strict=False):
+        if part not in store:
+            store.save(part, cut(store.load(whole, DatasetIndex)))
+    if is_outdated:
+        store.drop_note(outdated)
+    index = store.load(refs[-1], DatasetIndex, keep=True)
+    return replace(index, notes=(*listing.notes, *double_notes(index), *_orientation_notes(index))), refs[-1]
+
+
+def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:
+    """Note which indexes no longer fit their images, for the next run: sizes and times of the files do not show it."""
+    for ref in {ref for ref in refs if isinstance(ref, ArtifactRef) and ref.stage == "index"}:
+        with contextlib.suppress(StorageError):  # the changed image is what the user has to know
+            store.write_note(_outdated(ref), b"")
+
+
+def _outdated(ref: ArtifactRef) -> str:
+    return f"outdated-{ref.key}"
+
+
+def _cuts(config: DistillConfig) -> list[Cut]:
+    """Return what is cut from the whole index: how, as its key has it, and what cuts it."""
+    share, count, cuts = config.data.holdout, config.data.per_class, list[Cut]()
     if count:
-        ref = _cut(store, ref, {"per_class": count}, lambda index: limit(index, count))
+        cuts.append(({"per_class": count}, lambda index: limit(index, count)))
     if share:
-        ref = _cut(store, ref, {"holdout": share}, lambda index: hold_out(index, share))
-    index = store.load(ref, DatasetIndex, keep=True)
-    return replace(index, notes=(*listing.notes, *double_notes(index), *_orientation_notes(index))), ref
+        cuts.append(({"holdout": share}, lambda index: hold_out(index, share)))
+    return cuts
 
 
 def _orientation_notes(index: DatasetIndex) -> list[str]:
@@ -82,13 +114,3 @@ def _orientation_notes(index: DatasetIndex) -> list[str]:
         f"{turned} of {total} images carry an EXIF orientation, which is ignored, as torchvision does; "
         "--data.exif_orientation apply turns them upright"
     ]
-
-
-def _cut(
-    store: ArtifactStore, ref: ArtifactRef, how: dict[str, Any], cut: Callable[[DatasetIndex], DatasetIndex]
-) -> ArtifactRef:
-    """Name a part of an indexed set, and make it when it is not there."""
-    part = ArtifactRef("index", f"index-{next(iter(how))}", content_key({"of": ref.key, **how}))
-    if part not in store:
-        store.save(part, cut(store.load(ref, DatasetIndex)))
-    return part

@@ -17,8 +17,9 @@ import torch
 
 from wmdd.config import DistillConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.errors import StageError, StorageError, WmddError
+from wmdd.errors import ChangedError, StageError, StorageError, WmddError
 from wmdd.events import Event, Failure, Note, Progress, Snapshot
+from wmdd.indexing import mark_outdated
 from wmdd.plan import TEACHER, Plan, PlannedUnit, StageTask
 from wmdd.runtime import Runtime
 from wmdd.schedule import Board
@@ -114,6 +115,8 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
         if stage.snapshots and failures:
             resume.drop()
     except WmddError as exc:
+        if isinstance(exc, ChangedError):
+            mark_outdated(store, [ref for unit in missing for ref in unit.inputs.values()])
         raise StageError(task.stage, at_work, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
         logger.debug("%s of %s failed", task.stage, at_work, exc_info=True)

@@ -169,6 +169,8 @@ class ArtifactStore:
 
     def withdraw(self, ref: ArtifactRef) -> None:
         """Remove an artifact's commit, which makes it absent."""
+        if ref.stage in self._kept and self._kept[ref.stage][0] == ref:
+            del self._kept[ref.stage]
         self.drop(self.path(ref.folder, "commit.json"))
 
     def put(self, path: str, data: bytes) -> None:

@@ -1,9 +1,10 @@
 """What fails is named: the unit at work, not the one before; and the other units of its task are finished."""
 
+import os
 from pathlib import Path
 
 import pytest
-from image_files import folder
+from image_files import folder, png
 
 from wmdd.config import override
 from wmdd.errors import StageError, StorageError
@@ -136,3 +137,22 @@ def test_what_is_finished_is_said_where_there_is_some(plan, store, monkeypatch):
         run_plan(plan, store, LocalExecutor(plan.config.runtime), lambda event: None)
     assert "failed: RuntimeError: no students today" in str(caught.value)
     assert "need what is missing" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cuts", [{}, {"data.per_class": 3}], ids=["whole", "cut"])
+def test_next_run_indexes_a_changed_image_anew_though_its_size_and_time_are_the_same(plan, store, cuts):
+    config = override(plan.config, cuts)
+    plan = make_plan(config, store)
+    path = Path(config.data.path) / "train/dog/1.png"
+    before, old = path.stat(), path.read_bytes()
+    path.write_bytes(next(new for new in map(png, range(100, 200)) if len(new) == len(old)))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    error, saved = failure(plan, store)
+    assert "train/dog/1.png has changed since the set was indexed; restore it, or run again to index anew" in str(error)
+    assert saved == ["ant", "cat", "eel"]
+    again = make_plan(config, store)
+    (task,) = again.tasks["select"]
+    list(run_stage(task, store, CPU))
+    assert store.absent(again.refs("select")) == set()
+    assert [ref in plan.refs("select") for ref in again.refs("select")] == [True, True, False, True]
+    assert not list(Path(store.root, "notes").glob("outdated-*"))

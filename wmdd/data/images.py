@@ -22,7 +22,7 @@ from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.pixels import evaluation_crop, to_tensor
 from wmdd.data.set_files import open_file_system
 from wmdd.data.sources import builtin_images
-from wmdd.errors import DataError, StorageError
+from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.files import explain, read
 
 _THREADS = min(8, usable_cpus())
@@ -40,7 +40,7 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
     """Yield (position, encoded bytes), in an order that reads each Parquet row group once, one of them in memory.
 
     Raises:
-        DataError: if a file has gone or changed since it was indexed.
+        DataError: if a file has gone or changed (ChangedError) since it was indexed.
     """
     part = _part(index, split)
     if index.kind == "builtin":
@@ -224,9 +224,9 @@ def _unchanged(data: bytes | None, index: DatasetIndex, split: str, position: in
     return data
 
 
-def _changed(index: DatasetIndex, split: str, position: int) -> DataError:
+def _changed(index: DatasetIndex, split: str, position: int) -> ChangedError:
     name = image_name(index, split, position)
-    return DataError(f"{name} has changed since the set was indexed; restore it, or run again to index anew")
+    return ChangedError(f"{name} has changed since the set was indexed; restore it, or run again to index anew")
 
 
 def _part(index: DatasetIndex, split: str) -> Split:
