@@ -12,16 +12,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
 from PIL import Image, ImageOps, features
+from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from wmdd.data.decoding import decode, read_header
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
 from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
+from wmdd.data.loading import in_one_line
 from wmdd.data.pixels import evaluation_crop
-from wmdd.errors import DataError
+from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.tables import read_table
 
 # Files that change
@@ -63,6 +66,20 @@ def test_image_file_that_changed_since_it_was_indexed_is_refused(tmp_path, reade
     file.unlink() if change == "gone" else file.write_bytes(png(77))
     since = "has gone" if change == "gone" else "has changed"
     assert f"train/b/1.png {since} since the set was indexed" in refusal(lambda: READERS[reader](index))
+
+
+@pytest.mark.parametrize("kind", [ChangedError, StorageError])
+def test_error_of_a_loading_process_comes_without_its_traceback(kind):
+    def batches():
+        """Raise as a DataLoader does what one of its processes met."""
+        yield torch.zeros(1), torch.zeros(1)
+        try:
+            raise kind("train/a/0.png has changed; run again")
+        except kind:
+            ExceptionWrapper(where="in DataLoader worker process 0").reraise()
+
+    with pytest.raises(kind, match=r"^train/a/0\.png has changed; run again$"):
+        list(in_one_line(batches()))
 
 
 def damaged_inside():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,15 @@ from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, wind
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.data.pixels import to_tensor
+from wmdd.errors import WmddError
 from wmdd.interruptions import accept
 from wmdd.parallel import ALONE, Ranks
 from wmdd.runtime import Runtime
 from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.temporary import shorten_tmpdir
+
+Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: n
 
 def validation_batches(
     index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime, ranks: Ranks = ALONE
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Yield this process's validation images, all processes together each once: (normalised, on the device; labels)."""
     own = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
     labels = runtime.send(torch.from_numpy(index.val.label[own].astype(np.int64)))
@@ -74,7 +77,7 @@ def training_batches(
     epoch: int,
     runtime: Runtime,
     ranks: Ranks = ALONE,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Yield this process's part of each batch of an epoch: (augmented, normalised, on the device; labels).
 
     Order and crops are drawn for the whole epoch before the first image is read, so neither the processes that train
@@ -93,8 +96,17 @@ def training_batches(
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
     loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
-    for images, labels in runtime.ahead(loader):
+    for images, labels in runtime.ahead(in_one_line(loader)):
         yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
+
+
+def in_one_line(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; raise an error of a loading process, which comes as the text of a traceback, as it was there."""
+    try:
+        yield from batches
+    except WmddError as exc:
+        line = str(exc).strip().rpartition("\n")[2]
+        raise type(exc)(line.removeprefix(f"{type(exc).__module__}.{type(exc).__name__}: ")) from exc
 
 
 def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
@@ -114,7 +126,7 @@ def _from_memory(
     rng: np.random.Generator,
     runtime: Runtime,
     ranks: Ranks,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     images = _decoded_training(_Same(index, index.digest("train")), runtime)
     order = _repeated(rng.permutation(len(images)), section.repeats)
     # The whole epoch at once, so that no step waits for a copy.
