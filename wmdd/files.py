@@ -21,16 +21,14 @@ import logging
 import os
 import posixpath
 import re
-import tarfile
 import uuid
-import zipfile
 from typing import Any
 from urllib.parse import urlsplit
 
 import fsspec
 import tenacity
-from fsspec.archive import AbstractArchiveFileSystem
 
+from wmdd.archives import ArchiveError, open_archive, read_member
 from wmdd.errors import ConfigError
 from wmdd.text import expand_home
 
@@ -38,7 +36,10 @@ logger = logging.getLogger(__name__)
 
 # Object stores show a new object only when it is whole; all others are written beside and renamed.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+FINAL = (
+    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
+    ArchiveError,
+)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG}
 # pyarrow tells what a server answered in words only.
@@ -61,6 +62,8 @@ def may_pass(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str:
     """Say in a line why a storage failed, and what to do about it."""
+    if isinstance(error, ArchiveError):
+        return f"({error}); {error.remedy}"
     reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
     if getattr(error, "errno", None) in NO_ROOM or "HTTP status 507" in reason:
         return f"({reason}); make room there"
@@ -92,7 +95,7 @@ def open_fs(url: str) -> tuple[Any, str]:
         ConfigError: if there is no such file system, it cannot be reached, or the URL holds a password.
     """
     refuse_secrets(url)
-    url, is_pointer = expand_home(url), False
+    url = expand_home(url)
     try:
         if "://" not in url:
             return fsspec.filesystem("file"), os.path.abspath(url)
@@ -102,14 +105,12 @@ def open_fs(url: str) -> tuple[Any, str]:
         raise ConfigError(f"{url}: its file system is not installed ({exc}){extra}") from exc
     except ValueError as exc:
         raise ConfigError(f"{url}: no such file system ({' '.join(str(exc).split())}); give a path or URL") from exc
-    except (zipfile.BadZipFile, tarfile.TarError) as exc:
-        with contextlib.suppress(OSError), open(url.rpartition("::")[2].removeprefix("file://"), "rb") as file:
-            is_pointer = file.read(23) == b"version https://git-lfs"
-        if is_pointer:
-            raise ConfigError(f"{url}: the archive is a pointer of Git LFS; run git lfs pull") from exc
-        raise ConfigError(f"{url}: the archive is damaged ({exc}); restore it") from exc
+    except ArchiveError as exc:
+        raise ConfigError(f"{url}: {exc}; {exc.remedy}") from exc
     except FileNotFoundError as exc:
         raise ConfigError(f"{url}: there is no such file; give a path or URL that is there") from exc
+    except IsADirectoryError as exc:
+        raise ConfigError(f"{url}: is a folder and no archive; give {url.rpartition('::')[2]}") from exc
     except OSError as exc:
         raise ConfigError(f"{url}: no connection {explain(exc)}") from exc
 
@@ -129,10 +130,8 @@ def _opened(url: str) -> tuple[Any, str]:
         # A key may hold ? and #, which a URL's path may not.
         root = url.partition("://")[2].rstrip("/")
         return again(_connected, parts.scheme, parts.netloc, os.getpid()), root
-    fs, root = again(fsspec.core.url_to_fs, url)
-    if isinstance(fs, AbstractArchiveFileSystem):
-        fs.info("")  # it lists itself at the first question; of two threads that ask at once, one would see half
-    return fs, root
+    found: tuple[Any, str] = again(open_archive if "::" in url else fsspec.core.url_to_fs, url)
+    return found
 
 
 @functools.lru_cache(maxsize=32)
@@ -220,7 +219,7 @@ def tree(fs: Any, root: str) -> dict[str, dict[str, Any]]:
 
 def read(fs: Any, path: str) -> bytes:
     """Give a file's content; failures that may pass are tried again."""
-    data: bytes = again(fs.cat_file, path)
+    data: bytes = again(read_member, fs, path)
     return data
 
 
@@ -301,7 +300,7 @@ class RangeFile(io.RawIOBase):
         last = self._size if size is None or size < 0 else min(self._size, self._place + size)
         if last <= self._place:
             return b""
-        data: bytes = again(self._fs.cat_file, self._path, self._place, last)
+        data: bytes = again(read_member, self._fs, self._path, self._place, last)
         self._place += len(data)
         return data
 

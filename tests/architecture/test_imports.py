@@ -27,6 +27,7 @@ FLOORS = (
         "wmdd.moments",
         "wmdd.runtime",
         "wmdd.parallel",
+        "wmdd.archives",
         "wmdd.files",
         "wmdd.tables",
         "wmdd.temporary",

@@ -23,7 +23,7 @@ def place(tmp_path):
     ):
         (tmp_path / name).write_text(text)
     for name in ("images.zip", "cut.zip"):
-        (tmp_path / name).write_bytes(b"PK" * 20)
+        (tmp_path / name).write_bytes(b"PK\3\4" * 20)
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     (tmp_path / "garbage.safetensors").write_bytes(b"nope" * 100)
     return tmp_path

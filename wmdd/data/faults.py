@@ -44,6 +44,7 @@ _BEGINNINGS = (
     (b"\x1f\x8b", "is a gzip file", _UNPACK),
     (b"Rar!", "is a RAR archive", _UNPACK),
     (b"7z\xbc\xaf", "is a 7z archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "is a Zstandard file", _UNPACK),
     (b"\x1aE\xdf\xa3", "is a video", "save its frames as images"),
     (b"\0GITCRYPT\0", "is encrypted by git-crypt", "run git-crypt unlock"),
     (b"\0\5\x16\7", "is an AppleDouble file of macOS, which holds no pixels", "remove it"),
@@ -55,6 +56,13 @@ _BEGINNINGS = (
     (b"iVBORw0KGgo", "is an image as base64 text", "decode it"),
     (b"R0lGOD", "is an image as base64 text", "decode it"),
     (b"UklGR", "is an image as base64 text", "decode it"),
+)
+# First bytes of archives that are read, the file system that reads them, and how their names end.
+_ARCHIVES = (
+    (b"PK\3\4", "zip", (".zip",)),
+    (b"\x1f\x8b", "tar", (".tar.gz", ".tgz", ".gz")),
+    (b"BZh", "tar", (".tar.bz2", ".tbz", ".tbz2", ".bz2")),
+    (b"\xfd7zXZ", "tar", (".tar.xz", ".txz", ".xz")),
 )
 # Brands of the container that HEIC, AVIF and video share; all others are video.
 _BRANDS = {
@@ -132,6 +140,25 @@ def placeholder(data: bytes) -> tuple[str, str] | None:
     if found is None or found[1] in remedies:
         return found
     return (found[0], "download it again") if found[1] == _DOWNLOAD else None
+
+
+def no_archive(data: bytes, url: str) -> tuple[str, str] | None:
+    """Return what is in place of an archive that cannot be opened, by its first bytes, and the remedy."""
+    protocol, name = url.partition(":")[0], url.lower()
+    if not data.strip(b"\0"):
+        return "is empty (0 bytes)" if not data else "holds zeros", "download it again"
+    if found := placeholder(data):
+        return found
+    is_tar = data[257:262] == b"ustar"
+    for beginning, reader, suffixes in (*_ARCHIVES, (data[:1] if is_tar else b"?", "tar", (".tar",))):
+        if data.startswith(beginning):
+            if reader != protocol or not name.endswith(suffixes):
+                right = f"rename it so that it ends in {suffixes[0]}, and give {reader}://::FILE"
+                return f"is a {suffixes[0]} file by its content", right
+            return ("is damaged, or its end is missing", "download it again") if reader == "zip" else None
+    if found := _named(data):
+        return found[0], "unpack it" if found[1] == _UNPACK else "give the archive itself"
+    return f"is no {protocol} file (it begins with {data[:16]!r})", "download it again"
 
 
 def _named(data: bytes) -> tuple[str, str] | None:

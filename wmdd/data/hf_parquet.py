@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from wmdd.archives import read_member
 from wmdd.data.faults import placeholder
 from wmdd.data.folder_tree import Folders
 from wmdd.data.layouts import has_training_folder
@@ -180,7 +181,7 @@ def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
             yield open_table(handle)
     except (pa.ArrowException, OSError, EOFError) as exc:
         with contextlib.suppress(OSError, EOFError):
-            if found := placeholder(fs.cat_file(path, end=4096)):
+            if found := placeholder(read_member(fs, path, 0, 4096)):
                 raise DataError(f"data.path={url}: {file} {found[0]}; {found[1]}") from exc
         line = " ".join(str(exc).split())[:160]
         raise DataError(f"data.path={url}: {file} is no readable Parquet file ({line}); restore it") from exc

@@ -7,6 +7,8 @@ import os
 import posixpath
 from typing import Any
 
+from wmdd.archives import ArchiveError, read_member
+from wmdd.data.faults import no_archive
 from wmdd.errors import ConfigError, DataError
 from wmdd.files import kind, open_fs, tree
 
@@ -99,7 +101,18 @@ def open_file_system(url: str) -> tuple[Any, str]:
     try:
         return open_fs(url)
     except ConfigError as exc:
+        if isinstance(exc.__cause__, ArchiveError) and (fault := _archive_fault(url)):
+            raise DataError(f"data.path={url}: the archive {fault[0]}; {fault[1]}") from exc
         raise DataError(f"data.path={exc}") from exc
+
+
+def _archive_fault(url: str) -> tuple[str, str] | None:
+    """Return what is in place of an archive that cannot be opened, and the remedy."""
+    try:
+        fs, path = open_fs(url.rpartition("::")[2])
+        return no_archive(read_member(fs, path, 0, 4096), url)
+    except (ConfigError, OSError, EOFError):
+        return None
 
 
 def find_files(fs: Any, root: str) -> tuple[dict[str, Any], bool]:

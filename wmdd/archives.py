@@ -1,0 +1,97 @@
+"""Archives as read-only file systems: which are damaged, and whose members are read one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import lzma
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+from fsspec.archive import AbstractArchiveFileSystem
+
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
+# What bz2 and the readers of compressed files raise without a type of their own.
+_DAMAGED_WORDS = ("Invalid data stream", "end-of-stream marker")
+_COMPRESSION = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}  # fsspec knows .gz, .bz2 and .xz
+_AGAIN = "download it again, or restore it"
+_one_at_a_time = threading.Lock()
+
+
+class ArchiveError(OSError):
+    """An archive that cannot be read, however often it is tried.
+
+    Args:
+        remedy: what the user can do.
+    """
+
+    def __init__(self, what: str, remedy: str = _AGAIN) -> None:
+        super().__init__(f"the archive {what}")
+        self.remedy = remedy
+
+
+def open_archive(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL with ``::``, and the path within it.
+
+    Raises:
+        ArchiveError: if it leads into an archive that is damaged or empty.
+    """
+    file = url.rpartition("::")[2].lower()
+    compression = next((name for suffix, name in _COMPRESSION.items() if file.endswith(suffix)), None)
+    with _errors_named():
+        fs, root = fsspec.core.url_to_fs(url, **({"tar": {"compression": compression}} if compression else {}))
+        if isinstance(fs, AbstractArchiveFileSystem):
+            _list(fs)
+    return fs, root
+
+
+def _list(fs: Any) -> None:
+    """List an archive once: it does so at the first question, and of two threads that ask at once, one sees half."""
+    try:
+        fs.info("")
+    except FileNotFoundError:
+        raise ArchiveError("is empty", "give one that holds the set") from None
+    if fs.protocol == "tar":  # tarfile takes a damaged header for the end
+        fs.fo.seek(fs.tar.offset)
+        if fs.fo.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            raise ArchiveError(f"is damaged after {len(fs.index)} members")
+        while fs.fo.read(2**20):  # the checksum of a compressed one is at its end
+            pass
+
+
+def read_member(fs: Any, path: str, *span: int) -> bytes:
+    """Return a file's bytes, or those from a start to an end.
+
+    Raises:
+        ArchiveError: if it lies in an archive, and is damaged or packed in a way that cannot be read.
+    """
+    if not isinstance(fs, AbstractArchiveFileSystem):
+        data: bytes = fs.cat_file(path, *span)
+        return data
+    # All members of a tar file are read through one handle, whose place another thread would move.
+    with _errors_named(), contextlib.nullcontext() if fs.protocol == "zip" else _one_at_a_time:
+        data = fs.cat_file(path, *span)
+    return data
+
+
+@contextlib.contextmanager
+def _errors_named() -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as exc:
+        raise ArchiveError(f"is damaged: {' '.join(str(exc).split())}") from exc
+    except NotImplementedError as exc:
+        raise ArchiveError(f"is packed in a way that is not read: {exc}", "unpack it") from exc
+    except (OSError, EOFError) as exc:
+        if any(words in str(exc) for words in _DAMAGED_WORDS):
+            raise ArchiveError(f"is damaged: {exc}") from exc
+        raise
+    except RuntimeError as exc:
+        if "password" not in str(exc):
+            raise
+        raise ArchiveError("is encrypted", "unpack it with its password") from exc
