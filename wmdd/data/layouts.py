@@ -11,6 +11,7 @@ from wmdd.data.split_names import (
     SPLIT_NAMES,
     VAL_NAMES,
     Role,
+    difference,
     is_generic,
     is_sure,
     same_form,
@@ -167,7 +168,7 @@ def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
 
 
 def _matched(names: list[str], places: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Match validation classes to training classes that are spelled in another case or Unicode form."""
+    """Match validation classes to training classes of other case, Unicode form or blanks at the ends."""
     known: dict[str, list[str]] = {}
     for name in names:
         known.setdefault(same_name(name), []).append(name)
@@ -177,18 +178,23 @@ def _matched(names: list[str], places: Mapping[str, tuple[str, str]]) -> dict[st
 
 def _spelling_note(spelled: Mapping[str, str]) -> str:
     first, known = next(iter(spelled.items()))
-    how = "Unicode form" if same_form(first, known) else "case"
+    ways = {difference(name, other) for name, other in spelled.items()}
+    way = ways.pop() if len(ways) == 1 else "otherwise"
+    # What is not seen is shown as code.
+    is_seen = difference(first, known) == "in another case"
+    shown = f"{first} to {known}" if is_seen else f"{first!a} to {known!a}"
     count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
-    return f"{count} spelled in another {how} than in training, and matched ({first} to {known})"
+    return f"{count} spelled {way} than in training, and matched ({shown})"
 
 
 def _twice(names: list[str]) -> str:
-    """Return which class name occurs in two Unicode forms, if one does."""
+    """Return which class name occurs in two Unicode forms or with and without blanks, if one does."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFC", name), name)
+        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
         if other != name:
-            return f"class {name} is there twice, in two Unicode forms ({other!a}, {name!a}); merge the folders"
+            how = "in two Unicode forms" if same_form(other, name) else "with and without blanks at an end"
+            return f"class {name} is there twice, {how} ({other!a}, {name!a}); merge the folders"
     return ""
 
 

@@ -73,3 +73,12 @@ def is_generic(name: str) -> bool:
 def same_form(first: str, second: str) -> bool:
     """Whether two names differ in nothing but their Unicode form."""
     return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
+
+
+def difference(first: str, second: str) -> str:
+    """Return how two names are spelled that `same_name` takes for one."""
+    if same_form(first, second):
+        return "in another Unicode form"
+    if same_form(first.strip(), second.strip()):
+        return "with other blanks at an end"
+    return "in another case" if first.strip() == first and second.strip() == second else "otherwise"
