@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from wmdd.data.companions import companion_notes
 from wmdd.data.folder_tree import Folders, join, some
 from wmdd.data.hf_parquet import is_parquet, parquet_decides, parquet_splits
 from wmdd.data.layouts import Layout, recognise
@@ -155,6 +156,7 @@ def _of_folder(
         notes += (f"left out: {some(sorted(left_out))} (no images in there)",)
     if data:
         notes += (f"left out: {some(data, 1)} (the set is images in class folders)",)
+    notes += companion_notes([*listed["train"], *listed["val"]], layout.places)
     signature = _signature(url, found, listed, extra)
     base = f"{layout.root}/" if layout.root else ""
     left_out |= {folder[len(base) :].partition("/")[0] for folder in own if folder.startswith(base)}
