@@ -18,7 +18,8 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
 from tuning.trials import Trial, noise, spoken_final, spoken_lead, table
-from wmdd.api import beside, distill, open_folder, open_run
+from wmdd.api import distill, open_folder, open_run, open_store
+from wmdd.callers import names_arguments
 from wmdd.config import DistillConfig, from_yaml, override, to_yaml
 from wmdd.errors import ConfigError, WmddError
 from wmdd.events import Event
@@ -79,6 +80,7 @@ class Outcome:
         }
 
 
+@names_arguments(resume="run")
 def search(
     config: DistillConfig,
     tune: TuneConfig,
@@ -106,8 +108,8 @@ def search(
     config = located(config)
     space = check_space(config, tune)
     url = (run or default_run(config, "tune")).rstrip("/")
-    refuse_in_set(config, url, store or beside(url))
-    folder, artifacts = open_run(url, "tune.json"), open_folder("--store", store or beside(url))
+    refuse_in_set(config, url, store)
+    folder, artifacts = open_run(url, "tune.json"), open_store(store, url)
     shared = search_config(config, tune)
     plan = make_plan(shared, artifacts, status)
     _note_search(folder, config, tune, artifacts)

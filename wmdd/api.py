@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wmdd.callers import names_arguments
 from wmdd.config import DistillConfig, from_yaml
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError, ConfigError, StorageError
@@ -18,7 +19,7 @@ from wmdd.log import both, progress_view
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import Executor, Listener, LocalExecutor, is_joint, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
-from wmdd.recipes import recipe
+from wmdd.recipes import as_config
 from wmdd.report.folder import write_run
 from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, refuse_in_set, replaced
 from wmdd.run_names import located, portable_yaml
@@ -39,6 +40,7 @@ class RunResult:
     metrics: dict[str, Any]
 
 
+@names_arguments()
 def distill(
     config: DistillConfig | str,
     *,
@@ -68,7 +70,8 @@ def distill(
         StageError: when a unit failed; all others are saved.
     """
     check_until(until)
-    config = located(recipe(config) if isinstance(config, str) else config)
+    check_executor(executor)
+    config = located(as_config(config))
     with contextlib.ExitStack() as stack:
         with progress_view(progress, listener, status) as (told, counted):
             url, artifacts = open_places(run, store, config, "distill", told)
@@ -104,6 +107,7 @@ def refuse_alone(executor: str | Executor, plans: Iterable[Plan], artifacts: Art
             check_alone(PretrainConfig.model_validate(task.section))
 
 
+@names_arguments(RUN="url")
 def rewrite(url: str, store: str | None = None) -> RunResult:
     """Write a run folder again from its store.
 
@@ -136,9 +140,7 @@ def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
         noted = read(fs, f"{root}/run.json")
         written = read(fs, f"{root}/config.yaml").decode()
     except (FileNotFoundError, NotADirectoryError) as exc:
-        if kind(fs, f"{root}/compare.json"):
-            raise ConfigError(f"RUN {url}: holds a comparison; give a case of it, such as {url}/wmdd-ipc-1") from exc
-        raise ConfigError(f"RUN {url}: holds no run (run.json); give the folder of wmdd distill --run") from exc
+        raise no_run(url) from exc
     except (OSError, EOFError) as exc:
         raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
     try:
@@ -151,6 +153,14 @@ def _read_start(url: str) -> tuple[dict[str, Any], DistillConfig]:
         return found, from_yaml(written)
     except ConfigError as exc:
         raise ConfigError(f"RUN {url}: config.yaml: {exc}; the same wmdd distill writes it again") from exc
+
+
+def no_run(url: str) -> ConfigError:
+    """Return the error for a folder that holds no run."""
+    fs, root = open_fs(url.rstrip("/"))
+    if kind(fs, f"{root}/compare.json"):
+        return ConfigError(f"RUN {url}: holds a comparison; give a case of it, such as {url}/wmdd-ipc-1")
+    return ConfigError(f"RUN {url}: holds no run (run.json); give the folder of wmdd distill --run")
 
 
 def _find_store(url: str, places: list[str], index: ArtifactRef) -> ArtifactStore:
@@ -190,8 +200,8 @@ def open_places(
     if run:
         open_run(run, _MARKS[command])
     url, note = choose_run(run, config, command, cases=cases, more=more)
-    refuse_in_set(config, url, store or beside(url))
-    artifacts = open_folder("--store", store or beside(url))
+    refuse_in_set(config, url, store)
+    artifacts = open_store(store, url)
     open_run(url, _MARKS[command])
     if note:
         listener(Event("note", "", text=note))
@@ -218,6 +228,20 @@ def open_folder(option: str, url: str) -> ArtifactStore:
     if is_file:
         raise ConfigError(f"{option} {url}: is a file; give a folder, new or old")
     return folder
+
+
+def open_store(store: str | None, run: str) -> ArtifactStore:
+    """Open the store that was asked for, or the one beside a run folder, which is then named in what is refused.
+
+    Raises:
+        ConfigError: as `open_folder` does.
+    """
+    if store:
+        return open_folder("--store", store)
+    option = f"--run {run}: its store"
+    artifacts = open_folder(option, beside(run))
+    artifacts.option = option
+    return artifacts
 
 
 _HOLDS = {
@@ -270,20 +294,29 @@ def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> 
         raise ConfigError(f"--run {url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 
 
+def check_executor(executor: str | Executor) -> None:
+    """Refuse a name of an executor that is not known.
+
+    Raises:
+        ConfigError: lists the names.
+    """
+    if isinstance(executor, str) and executor not in ("ray", "local"):
+        raise ConfigError(f"--executor {executor}: choose ray or local")
+
+
 def open_executor(choice: str, config: DistillConfig) -> Executor:
     """Open what runs the work, ``ray`` or ``local``; to be closed at the end.
 
     Raises:
         ConfigError: for another name.
     """
+    check_executor(choice)
     if choice == "local":
         return LocalExecutor(config.runtime)
-    if choice == "ray":
-        from ray_jobs.executor import RayExecutor
+    from ray_jobs.executor import RayExecutor
 
-        workers: Executor = RayExecutor(config)
-        return workers
-    raise ConfigError(f"executor={choice}: choose ray or local")
+    workers: Executor = RayExecutor(config)
+    return workers
 
 
 __all__ = ["Event", "RunResult", "beside", "default_run", "distill", "rewrite"]

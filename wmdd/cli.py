@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 
 from wmdd import interruptions
+from wmdd.callers import command_line
 from wmdd.cli_cluster import cluster
 from wmdd.cli_compare import compare
 from wmdd.cli_config import ADDRESS, ConfigCommand, check_address, common, configure, refuse_address
@@ -96,17 +97,16 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 @UNTIL
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
-    from wmdd.api import beside, default_run
+    from wmdd.api import default_run, open_store
     from wmdd.data.set_notes import describe_classes
     from wmdd.plan import make_plan
     from wmdd.run_folder import refuse_in_set
-    from wmdd.store import ArtifactStore
     from wmdd.until import cut
 
     config = configure(params)
     run_url = run_url or default_run(config)
-    refuse_in_set(config, run_url, store or beside(run_url))
-    console, artifacts = Terminal(), ArtifactStore(store or beside(run_url))
+    refuse_in_set(config, run_url, store)
+    console, artifacts = Terminal(), open_store(store, run_url)
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
@@ -255,7 +255,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except FileNotFoundError:  # torch's libraries end the process there
         return _say("the current folder was removed: go to another one (cd ..), and give the command again", 2)
     try:
-        with interruptions.before_errors():
+        with interruptions.before_errors(), command_line():
             cli.main(args=arguments, prog_name="wmdd", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())

@@ -117,6 +117,10 @@ def base_of(params: dict[str, Any], named: NamedIn | None = None) -> DistillConf
     noted = (named.recipe or "").removesuffix("-debug")
     if given and noted in recipes() and noted != given:
         raise ConfigError(f"--config {file}: is of recipe {noted}, not {given}; leave RECIPE {given} out, or the file")
+    if given and given not in recipes() and os.path.isfile(os.path.join(given, "config.yaml")):
+        raise ConfigError(
+            f"RECIPE {given}: is a run folder; give the file in it, --config {given.rstrip('/')}/config.yaml"
+        )
     if given or noted in recipes():
         config = recipe(given or noted)
     elif named.recipe and named.whole:  # from Python, or under a name of its own: it has every option

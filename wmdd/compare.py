@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import note_config, note_start, open_executor, open_places, refuse_alone
+from wmdd.api import check_executor, note_config, note_start, open_executor, open_places, refuse_alone
+from wmdd.callers import names_arguments
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -18,6 +19,7 @@ from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import Plan, make_plan
 from wmdd.protocols import with_protocol
+from wmdd.recipes import as_config
 from wmdd.report.comparison import write_comparison
 from wmdd.report.folder import write_run
 from wmdd.run_folder import SIZES, hold
@@ -63,7 +65,7 @@ def cases(
         shared = [field for field in options if field.partition(".")[0] not in _OWN or field == "barycenter.ipc"]
         if shared:
             raise ConfigError(
-                f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give --{shared[0]} for all"
+                f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give it for all, --{shared[0]}"
             )
         unused = [field for field in options if field.partition(".")[0] not in _USED.get(name, _OWN)]
         if unused:
@@ -90,8 +92,9 @@ def _changed(config: DistillConfig) -> dict[str, Any]:
     }
 
 
+@names_arguments(set="changes", ipc="ipcs")
 def compare(
-    config: DistillConfig,
+    config: DistillConfig | str,
     methods: Sequence[str],
     ipcs: Sequence[int],
     *,
@@ -116,7 +119,8 @@ def compare(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved, and the cases that need it not are written.
     """
-    config = located(config)
+    check_executor(executor)
+    config = located(as_config(config))
     made = cases(config, methods, ipcs, changes or {})
     named = {f"{name}-ipc-{ipc}": case for (name, ipc), case in made.items()}
     url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from wmdd.callers import names_arguments
 from wmdd.data.pixels import png, to_image, to_tensor
 from wmdd.errors import ArtifactError, StorageError
 from wmdd.files import entries, explain, open_fs, read
@@ -74,6 +75,7 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         return (self.transform(image) if self.transform else image.float() / 255), int(self.labels[place])
 
 
+@names_arguments()
 def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -> DistilledImages:
     """Load the distilled images of a run folder.
 

@@ -18,12 +18,14 @@ from typing import Any
 import torch
 import yaml
 
-from wmdd.api import open_folder
+from wmdd.api import no_run, open_folder
+from wmdd.callers import names_arguments
 from wmdd.config import DistillConfig, from_yaml
 from wmdd.data.own_folders import EXPORT_MARK
 from wmdd.data.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
-from wmdd.errors import ArtifactError, ConfigError
+from wmdd.errors import ArtifactError, ConfigError, StorageError
+from wmdd.files import kind as kind_of
 from wmdd.files import open_fs, read, tree
 from wmdd.store import ArtifactStore
 from wmdd.types import Teacher
@@ -62,6 +64,7 @@ LabelRobustScoreSoft(config).compute_metrics(image_path=str(here / "{name}" / "I
 _NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
 
 
+@names_arguments(RUN="run", format="kind", to="target")
 def export(run: str, kind: str, target: str | None = None, dataset: str | None = None) -> str:
     """Write a run's images in another layout.
 
@@ -83,13 +86,25 @@ def export(run: str, kind: str, target: str | None = None, dataset: str | None =
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
-    images = load_distilled(run)
+    images = _load(run)
     folder = open_folder("--to", target or f"{run.rstrip('/')}/{FORMATS[kind]}")
     if kind == "ddranking":
         return _ddranking(run, folder, images, dataset)
     if dataset:
         raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
     return _as_folders(folder, images)
+
+
+def _load(run: str) -> DistilledImages:
+    try:
+        return load_distilled(run)
+    except StorageError:
+        raise
+    except ArtifactError as exc:
+        fs, root = open_fs(run.rstrip("/"))
+        if kind_of(fs, f"{root}/run.json"):
+            raise
+        raise no_run(run) from exc
 
 
 def _as_folders(folder: ArtifactStore, images: DistilledImages) -> str:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from wmdd.callers import in_callers_words
 from wmdd.events import Event
 from wmdd.progress import RunProgress, StageProgress, clock
 from wmdd.terminal import Terminal
@@ -51,7 +52,7 @@ class ConsoleListener:
         self._run(event)
         if event.kind in ("retry", "failed", "note") and event.text:
             name = f"{event.stage}: " if event.stage else ""
-            self._print(f"{name}{event.text}", "red" if event.kind == "failed" else "yellow")
+            self._print(f"{name}{in_callers_words(event.text)}", "red" if event.kind == "failed" else "yellow")
         elif not self._is_live:
             self._plain(event)
 

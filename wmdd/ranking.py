@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.api import note_config, open_executor, open_places, refuse_alone
+from wmdd.api import check_executor, note_config, open_executor, open_places, refuse_alone
+from wmdd.callers import names_arguments
 from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
@@ -23,6 +24,7 @@ from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
+from wmdd.recipes import as_config
 from wmdd.report.scores import collect_metrics, committee, scored_on
 from wmdd.run_folder import hold
 from wmdd.run_names import located, set_title
@@ -98,8 +100,9 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     }
 
 
+@names_arguments()
 def rank(
-    config: DistillConfig,
+    config: DistillConfig | str,
     *,
     rates: Sequence[float] = RATES,
     weight: float = WEIGHT,
@@ -115,8 +118,10 @@ def rank(
         ConfigError, DataError: before anything runs.
         StageError: when a unit failed; all others are saved.
     """
+    check_executor(executor)
+    config = as_config(config)
     if not (rates and all(rate > 0 for rate in rates)):
-        raise ConfigError(f"--rates {','.join(f'{rate:g}' for rate in rates)}: give rates above 0")
+        raise ConfigError(f"--rates {','.join(f'{rate:g}' for rate in rates) or '()'}: give rates above 0")
     if not 0 <= weight <= 1:
         raise ConfigError(f"--weight {weight:g}: give one between 0 and 1")
     if config.method == "random":

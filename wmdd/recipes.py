@@ -142,6 +142,22 @@ def recipe(name: str) -> DistillConfig:
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
 
 
+def as_config(config: object) -> DistillConfig:
+    """Return the configuration that was given, or the recipe of that name.
+
+    Raises:
+        ConfigError: for an unknown name, and for anything else.
+    """
+    if isinstance(config, str):
+        return recipe(config)
+    if not isinstance(config, DistillConfig):
+        kind = type(config).__name__
+        raise ConfigError(
+            f"config: is of type {kind}; give a recipe's name, or a DistillConfig, as recipe() returns it"
+        )
+    return config
+
+
 def recipes() -> dict[str, str]:
     """List the names of all recipes, each with one line about it."""
     return {name: about for name, (about, _) in _RECIPES.items()}

@@ -41,8 +41,11 @@ def default_run(config: DistillConfig, command: str = "distill", more: Mapping[s
     return f"runs/{name}-{command}" + (f"-{content_key(dict(more))[:8]}" if more else "")
 
 
-def refuse_in_set(config: DistillConfig, run: str, store: str) -> None:
+def refuse_in_set(config: DistillConfig, run: str, store: str | None) -> None:
     """Refuse a run folder or store that is a folder of the data set's own: what is written there would be mixed up.
+
+    Args:
+        store: URL of the store; None: the one beside the run folder.
 
     Raises:
         ConfigError: names the option, and what to give.
@@ -51,12 +54,11 @@ def refuse_in_set(config: DistillConfig, run: str, store: str) -> None:
     if not path or path.startswith(("builtin:", "torchvision:")) or "::" in path:
         return
     root = absolute_url(path).rstrip("/")
-    for option, url in (("--run", run), ("--store", store)):
+    beside_run = (f"--run {run}: its store {beside(run)}", beside(run))
+    for option, url in ((f"--run {run}:", run), (f"--store {store}:", store) if store else beside_run):
         place = absolute_url(url).rstrip("/")
         if place == root or (place.startswith(f"{root}/") and _holds_images(place)):
-            raise ConfigError(
-                f"{option} {url}: is a folder of the data set ({path}); give another, such as {url}/runs/a"
-            )
+            raise ConfigError(f"{option} is a folder of the data set ({path}); give another, such as {url}/runs/a")
 
 
 def _holds_images(url: str) -> bool:

@@ -81,6 +81,7 @@ class ArtifactStore:
     def __init__(self, url: str) -> None:
         self.url = absolute_url(url)
         self.fs, self.root = open_fs(self.url)
+        self.option = "--store"  # that named it, for what is refused
         self._kept: dict[str, tuple[ArtifactRef, Any]] = {}
 
     def __reduce__(self) -> tuple[type[ArtifactStore], tuple[str]]:
@@ -214,7 +215,12 @@ class ArtifactStore:
             self.write_note(name, b"")
             self.drop_note(name)
         except StorageError as exc:
-            raise ConfigError(f"--store {self.url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
+            reason = explain(exc.__cause__ or exc)
+            if self.option == "--store":
+                raise ConfigError(f"--store {self.url}: cannot be written {reason}") from exc
+            raise ConfigError(
+                f"{self.option} {self.url} cannot be written {reason}; give another --run, or --store URL"
+            ) from exc
 
     def read_note(self, name: str) -> bytes | None:
         """Read a note, or None when there is none."""

@@ -15,6 +15,7 @@ SOURCES = sorted(path for top in ("wmdd", "ray_jobs", "cluster", "tuning") for p
 FLOORS = (
     (
         "wmdd.errors",
+        "wmdd.callers",
         "wmdd.cpus",
         "wmdd.interruptions",
         "wmdd.text",

@@ -89,7 +89,7 @@ def test_run_ends_after_any_stage_reports_it_and_goes_on_in_its_folder(tmp_path,
             assert len(load_distilled(run)) == 2
             export(run, "folder")
         else:
-            with pytest.raises(ArtifactError, match="--until"):
+            with pytest.raises(ArtifactError, match="until=recover"):
                 load_distilled(run)
             assert rewrite(run).metrics == made.metrics
         artifacts = json.loads((tmp_path / "run/manifest.json").read_text())["artifacts"]
@@ -101,7 +101,7 @@ def test_run_ends_after_any_stage_reports_it_and_goes_on_in_its_folder(tmp_path,
 
 
 def test_stage_that_is_none_is_one_line_before_any_work(tmp_path):
-    line = "--until recovr: there is no such stage; choose from pretrain, statistics, barycenter, recover, select"
+    line = "until=recovr: there is no such stage; choose from pretrain, statistics, barycenter, recover, select"
     with pytest.raises(ConfigError, match=line):
         distill("digits", run=str(tmp_path / "run"), until="recovr")
     assert list(tmp_path.iterdir()) == []

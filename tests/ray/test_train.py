@@ -156,5 +156,5 @@ def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path
 
 
 def test_several_workers_without_ray_are_refused(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"pretrain\.workers=2: .*use --executor ray"):
+    with pytest.raises(ConfigError, match=r"pretrain\.workers=2: .*use executor=ray"):
         distill(config, run=str(tmp_path / "run"), executor=LocalExecutor(RuntimeConfig(device="cpu")))

@@ -139,7 +139,7 @@ def test_export_goes_on_where_it_was_and_leaves_what_is_there(tmp_path):
 def test_export_of_other_images_is_not_mixed_in(tmp_path, other):
     like = {"names": ["a", "b"], "ipc": 2}
     export(write_run(tmp_path / "run", **like), "folder", str(tmp_path / "out"))
-    with pytest.raises(ConfigError, match=r"--to .*/out: holds an export of other images.*give another with --to"):
+    with pytest.raises(ConfigError, match=r"target=.*/out: holds an export of other images.*give another with target="):
         export(write_run(tmp_path / "other", **like | other), "folder", str(tmp_path / "out"))
 
 
@@ -149,7 +149,7 @@ def test_folder_that_holds_something_else_is_left_alone(tmp_path):
     export(run, "folder")  # an empty folder is as good as none
     shutil.rmtree(tmp_path / "run/export/a")
     (tmp_path / "run/export/classes.json").unlink()
-    with pytest.raises(ConfigError, match=r"--to .*/run/export: is not empty.*give another with --to"):
+    with pytest.raises(ConfigError, match=r"target=.*/run/export: is not empty.*give another with target="):
         export(run, "folder")
     assert sorted(path.name for path in (tmp_path / "run/export").iterdir()) == [".wmdd-export", "b"]
 

@@ -118,7 +118,7 @@ def test_what_is_not_part_of_keys_is_no_difference():
 
 def test_finished_run_of_another_configuration_is_left_alone():
     held = leave_run("mine", changed(barycenter__ipc=2))
-    line = r"--run mine: holds a run with barycenter\.ipc=2 \(not 1\), and is left alone; give another --run, or delete"
+    line = r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\), and is left alone; give another run=, or delete"
     with pytest.raises(ConfigError, match=line):
         distill("digits", run="mine", executor="local")
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == held
@@ -232,8 +232,8 @@ def test_comparisons_and_rankings_with_options_of_their_own_have_folders_of_thei
 def test_ranking_with_another_weight_is_left_alone():
     note_config("r", recipe("digits"))
     Path("r/ranking.json").write_text(json.dumps({"weight": 0.7, "rates": [0.1, 0.01]}))
-    for options, told in (({}, "--rates 0.1,0.01"), ({"rates": (0.1, 0.01)}, "--weight 0.7")):
-        with pytest.raises(ConfigError, match=f"--run .*/r: holds a ranking with {told}, and is left alone"):
+    for options, told in (({}, "rates=0.1,0.01"), ({"rates": (0.1, 0.01)}, "weight=0.7")):
+        with pytest.raises(ConfigError, match=f"run=.*/r: holds a ranking with {told}, and is left alone"):
             rank(recipe("digits"), run="r", executor="local", **options)
     with pytest.raises(ConfigError, match=r"holds a run with barycenter\.ipc=1 \(not 2\)"):
         rank(changed(barycenter__ipc=2), run="r", executor="local", weight=0.7, rates=(0.1, 0.01))
@@ -242,7 +242,7 @@ def test_ranking_with_another_weight_is_left_alone():
 def test_one_process_at_a_time_is_at_work_in_a_folder(monkeypatch):
     monkeypatch.setattr(run_folder, "WAIT_S", 0.0)
     with hold("mine"):
-        with pytest.raises(ConfigError, match="--run mine: another process is at work in it"):
+        with pytest.raises(ConfigError, match="run=mine: another process is at work in it"):
             distill(changed(data__path="builtin:digits"), run="mine", executor="local")
         with hold("other"):
             pass

@@ -1,0 +1,126 @@
+"""Messages name options as the caller wrote them: flags on the command line, keyword arguments from Python."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+import wmdd
+from wmdd.callers import command_line, in_callers_words
+from wmdd.cli import _run
+from wmdd.compare import compare
+from wmdd.config import override
+from wmdd.errors import ArtifactError, ConfigError
+from wmdd.events import Event
+from wmdd.export import export
+from wmdd.log import ConsoleListener
+from wmdd.ranking import rank
+from wmdd.recipes import recipe
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments"),
+    [
+        ("--until foo: choose", "until=foo: choose"),
+        ("--run /a--b c: held; give another --run, or delete it", "run=/a--b c: held; give another run=, or delete it"),
+        ("x; use --executor local (--until recover)", "x; use executor=local (until=recover)"),
+        ("give a file: --pretrain.weights FILE", "give a file: pretrain.weights=FILE"),
+        ("--address h:1: nobody answers", "ray.address=h:1: nobody answers"),
+        ("submit it: wmdd submit --address URL -- distill --run URL", None),
+        ("no run; give the folder of wmdd distill --run", None),
+        ("data.path=/a/--x: no such folder", None),
+    ],
+)
+def test_flags_become_arguments_but_in_commands(flags, arguments):
+    assert in_callers_words(flags) == (arguments or flags)
+    with command_line():
+        assert in_callers_words(flags) == flags
+
+
+def config(**changes):
+    return override(recipe("digits"), {name.replace("__", "."): value for name, value in changes.items()})
+
+
+PYTHON = {
+    "until": (lambda: wmdd.distill("digits", until="foo"), "^until=foo: there is no such stage"),
+    "executor": (lambda: wmdd.distill("digits", executor="foo", run="r"), "^executor=foo: choose ray or local"),
+    "run": (
+        lambda: wmdd.distill("digits", run="/proc/x"),
+        "^run=/proc/x: its store /proc/store cannot .* another run=, or",
+    ),
+    "store": (lambda: wmdd.distill("digits", store="http://x/y"), "^store=http://x/y: web servers cannot"),
+    "address": (lambda: wmdd.distill(config(ray__address="localhost:1")), r"^ray\.address=localhost:1: nobody answers"),
+    "workers": (
+        lambda: wmdd.distill(config(pretrain__workers=2), executor="local"),
+        "use executor=ray, or set pretrain",
+    ),
+    "path": (lambda: wmdd.distill("cifar10"), "give a folder or Parquet, data.path=PATH"),
+    "config": (lambda: wmdd.distill({"seed": 3}), "^config: is of type dict; give a recipe's name, or a DistillConfig"),
+    "report": (lambda: wmdd.rewrite("none"), "^url=none: holds no run"),
+    "images": (lambda: wmdd.load_distilled("none"), r"none/images holds no Parquet file.*\(until=recover\)$"),
+    "export": (lambda: export("none", "folder"), "^run=none: holds no run"),
+    "format": (lambda: export("none", "zip"), "^kind=zip: there is none of this name"),
+    "methods": (lambda: compare("digits", ["wmdd", "wmdd"], [1]), "^methods=wmdd,wmdd: names wmdd twice"),
+    "ipcs": (lambda: compare(config(), ["wmdd"], []), "^methods, ipcs: name at least"),
+    "changes": (lambda: compare(config(), ["wmdd"], [1], changes={"cda": {}}), "^changes=cda: is not compared"),
+    "compared by": (lambda: compare(config(), ["wmdd"], [1], executor="x"), "^executor=x: choose ray or local"),
+    "rates": (lambda: rank("digits", rates=()), r"^rates=\(\): give rates above 0"),
+    "weight": (lambda: rank(config(), weight=2), "^weight=2: give one between 0 and 1"),
+    "ranked by": (lambda: rank(config(), executor="x"), "^executor=x: choose ray or local"),
+}
+
+
+@pytest.mark.parametrize("case", PYTHON)
+def test_error_names_the_argument_of_the_call(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    call, message = PYTHON[case]
+    with pytest.raises((ConfigError, ArtifactError), match=message):
+        call()
+    assert not any(tmp_path.glob("r*/*.yaml")), "nothing began"
+
+
+def test_note_is_in_the_words_of_the_caller():
+    shown = io.StringIO()
+    with ConsoleListener(Console(file=shown)) as listener:
+        listener(Event("note", "", text="images lie on their side; --data.exif_orientation apply turns them"))
+    assert "; data.exif_orientation=apply turns" in shown.getvalue()
+
+
+# Words of `wmdd`, and the beginning and the end of its one line.
+COMMANDS = {
+    "run": (
+        ("distill", "digits", "--executor", "local", "--run", "/proc/x"),
+        ("--run /proc/x: its store /proc/store cannot be written", "give another --run, or --store URL"),
+    ),
+    "planned run": (
+        ("plan", "digits", "--run", "/proc/x"),
+        ("--run /proc/x: its store /proc/store cannot", "--store URL"),
+    ),
+    "store": (("plan", "digits", "--store", "/proc/x"), ("--store /proc/x: cannot be written", "storage")),
+    "run in the set": (
+        ("plan", "digits", "--data.path", "set", "--run", "set/train/x"),
+        (
+            "--run set/train/x: its store set/train/store is a folder of the data set (set)",
+            "such as set/train/store/runs/a",
+        ),
+    ),
+    "report": (("report", "none"), ("RUN none: holds no run (run.json)", "give the folder of wmdd distill --run")),
+    "export": (("export", "none"), ("RUN none: holds no run (run.json)", "give the folder of wmdd distill --run")),
+    "export of a file": (("export", "file"), ("RUN file: holds no run (run.json)", "wmdd distill --run")),
+    "export of a comparison": (("export", "all"), ("RUN all: holds a comparison", "all/wmdd-ipc-1")),
+    "recipe": (("rank", "old/"), ("RECIPE old/: is a run folder", "--config old/config.yaml")),
+}
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+def test_command_names_the_flag_that_was_given(case, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "all/compare.json", "old/config.yaml", "set/train/store/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    words, (begins, ends) = COMMANDS[case]
+    assert _run(list(words)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"wmdd: {begins}")
+    assert line.endswith(ends)
