@@ -103,11 +103,22 @@ def from_text(annotation: Any, text: str) -> Any:
     items = _tuple_of(annotation)
     if not items:
         return _INFINITE.get(text, str(text)) if annotation is float else str(text)
-    if text in ("", "none", "None"):
+    if text in ("", "none", "None", "[]"):
         return ()
     if str not in items:
         text = text.strip("()[] ")  # as Python and YAML write a pair of numbers
-    return tuple(item.strip() for item in text.split(","))
+    return _listed(text) or tuple(item.strip() for item in text.split(","))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Return the items of a text that is a whole list of YAML, such as ``[cat, 'dog, wild']``; none for another."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return ()
+    try:
+        items = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:  # classes may be called [a and b]
+        return ()
+    return tuple(map(str, items)) if all(isinstance(item, str) for item in items) else ()
 
 
 def from_yaml_value(label: str, annotation: Any, value: Any) -> Any:

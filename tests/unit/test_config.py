@@ -13,10 +13,11 @@ import yaml
 from hypothesis import given, settings
 
 from wmdd import config as configuration
-from wmdd.config import DistillConfig, from_yaml, merge, override, parse_config, read_config, to_yaml
+from wmdd.config import DistillConfig, field_type, from_yaml, merge, override, parse_config, read_config, to_yaml
 from wmdd.errors import ConfigError
 from wmdd.recipes import recipe, recipes
 from wmdd.sections import PretrainConfig, Section
+from wmdd.values import from_text
 
 FRACTIONS = st.floats(0, 1, exclude_min=True)
 POSITIVES = st.floats(0, exclude_min=True, allow_infinity=False)
@@ -343,3 +344,24 @@ def test_option_that_came_later_is_in_keys_only_away_from_its_default():
     assert known.for_key({"lr"}) == {name: value for name, value in known.for_key().items() if name != "lr"}
     assert {"keep", "ema", "augment"} < set(known.model_dump()) - set(known.for_key())
     assert {"epochs", "lr", "workers"} < set(known.for_key())
+
+
+@pytest.mark.parametrize(
+    ("text", "classes"),
+    [
+        ("cat,dog", ("cat", "dog")),
+        ("[cat,dog]", ("cat", "dog")),
+        ("[cat, 'dog, wild', 007]", ("cat", "dog, wild", "007")),
+        ("[]", ()),
+        ("[red],[blue]", ("[red]", "[blue]")),
+        ("[a]b,c]", ("[a]b", "c]")),
+        ("[a: b]", ("[a: b]",)),
+    ],
+)
+def test_list_of_names_on_the_command_line_may_be_a_list_of_yaml(text, classes):
+    assert from_text(field_type("data.classes"), text) == classes
+
+
+def test_list_of_numbers_may_be_in_brackets():
+    for text in ("0.5,1", "[0.5, 1]", "(0.5, 1)"):
+        assert from_text(field_type("recover.crop_scale"), text) == ("0.5", "1")
