@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import codecs
+import difflib
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from wmdd.errors import ConfigError
@@ -77,3 +79,20 @@ def escape_tex(text: str) -> str:
     """Return text in which TeX finds no command."""
     escaped = re.sub(r"[\\~^&%$#_{}]", lambda found: _TEX.get(found[0], "\\" + found[0]), printable(text))
     return escaped.replace("±", r"$\pm$")
+
+
+def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return the names that a wrong one may stand for, the nearest first; none if none is near.
+
+    Case, blanks and punctuation do not count, and a beginning stands for the shortest names that begin so.
+    """
+    wanted, plain = _plain(name), dict[str, str]()
+    for known in names:
+        plain.setdefault(_plain(known), known)
+    begin = sorted((known for known in plain if len(wanted) > 2 and known.startswith(wanted)), key=len)
+    near = dict.fromkeys([*difflib.get_close_matches(wanted, plain, count), *begin])
+    return [plain[known] for known in near][:count]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).casefold()

@@ -200,8 +200,9 @@ def test_splits_are_asked_for_as_each_set_names_them(name, train, val, monkeypat
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("torchvision:CIFR10", "torchvision has no such set; try CIFAR10, CIFAR100"),
-        ("torchvision:os", "torchvision has no such set"),
+        ("torchvision:CIFR10", "torchvision has no such set; did you mean CIFAR10 or CIFAR100? .*__all__ lists all"),
+        ("torchvision:os", "torchvision has no such set; common ones are CIFAR10, CIFAR100, MNIST, "),
+        ("torchvision:fashion-mnist", "torchvision has no such set; did you mean FashionMNIST"),
         ("torchvision:CIFAR10?root=/nowhere", r"not found or corrupted.*looked in /nowhere.*--data\.download true"),
         ("torchvision:CIFAR10?colour=1", "unexpected keyword argument 'colour'"),
     ],

@@ -206,8 +206,12 @@ def test_empty_class_folder_is_refused(tmp_path):
 
 
 def test_unknown_class_names_near_ones(tmp_path):
-    with pytest.raises(DataError, match=r"data\.classes=aunt.*near are ant"):
+    with pytest.raises(DataError, match=r"data\.classes=aunt.*near is ant$"):
         build_index(small_set(tmp_path), classes=("aunt",))
+    with pytest.raises(DataError, match=r"data\.classes=zebra: not in .*; the classes are ant, bee$"):
+        build_index(small_set(tmp_path), classes=("zebra",))
+    with pytest.raises(DataError, match=r"data\.classes=ant bee: not in .*; several are written ant,bee$"):
+        build_index(small_set(tmp_path), classes=("ant bee",))
 
 
 @pytest.mark.parametrize(

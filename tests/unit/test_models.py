@@ -89,8 +89,26 @@ def test_prefix_takes_timm_where_both_have_the_name():
 
 @pytest.mark.parametrize("name", ["resnet1x", "convnetx", "fasterrcnn_resnet50_fpn", ""])
 def test_unknown_network_is_refused_with_other_names(name):
-    with pytest.raises(ConfigError, match=rf"evaluate\.students={name}: neither .* try \w+"):
+    line = rf"evaluate\.students={name}: neither .*; (did you mean|common ones are) \w+.*timm\.list_models\(\) list all"
+    with pytest.raises(ConfigError, match=line):
         build_model(name, 10, 32, option="evaluate.students")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnt18", "did you mean resnet18"),
+        ("ResNet-18", "did you mean resnet18"),
+        ("torchvision:resnet18", "did you mean resnet18"),
+        ("torchvision.models.ResNet_50", "did you mean resnet50"),
+        ("timm/vit_tiny_patch16", "did you mean vit_tiny_patch16_"),
+        ("ConvNet-3", "did you mean convnet3"),
+        ("torchvision:NOPE", "common ones are resnet18, resnet50"),
+    ],
+)
+def test_unknown_network_is_answered_with_near_ones_or_common_ones(name, told):
+    with pytest.raises(ConfigError, match=f"pretrain.model={name}: neither a ConvNet-D nor .*; {told}"):
+        build_model(name, 10, 32, option="pretrain.model")
 
 
 def test_network_that_cannot_take_the_images_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import posixpath
+import re
 from typing import Any
 
 from wmdd.data.hf_parquet import open_parquet, parquet_class_names, parquet_columns
@@ -11,8 +12,9 @@ from wmdd.data.own_folders import own_folders
 from wmdd.data.set_files import is_junk_folder, open_file_system
 from wmdd.data.sources import Listing, builtin_images
 from wmdd.data.split_names import same_form
-from wmdd.errors import DataError
+from wmdd.errors import SHOWN, DataError
 from wmdd.files import entries, explain, tree
+from wmdd.text import near_names
 
 
 def class_folders(url: str, listing: Listing) -> set[str]:
@@ -59,12 +61,25 @@ def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) ->
     classes = tuple(name if name in names else _spelled(name, names) for name in classes)
     for name in classes:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 3, 0.3) or names[:3]
-            raise DataError(f"data.classes={name}: not in {url}; near are {', '.join(near)}")
+            raise DataError(f"data.classes={name or repr(name)}: not in {url}; {_names_for(name, names)}")
         if classes.count(name) > 1 or names.count(name) > 1:
             where = "data.classes" if classes.count(name) > 1 else url
             raise DataError(f"data.classes={name}: occurs twice in {where}; remove or rename one")
     return classes, [classes.index(name) if name in classes else -1 for name in names]
+
+
+def _names_for(name: str, names: tuple[str, ...]) -> str:
+    """Return which classes there are in place of one that is not, and how several are written if it holds some."""
+    near = near_names(name, names)
+    if len(near) == 1:
+        told = f"near is {near[0]}"
+    elif near:
+        told = f"near are {', '.join(near)}"
+    else:
+        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        told = f"the classes are {', '.join(names[:SHOWN])}{more}"
+    example = ",".join(names[:2])
+    return f"{told}; several are written {example}" if re.search(r"[][()'\";|\s]", name) else told
 
 
 def _spelled(name: str, names: tuple[str, ...]) -> str:

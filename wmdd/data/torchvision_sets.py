@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from wmdd.data.decoding import turned
 from wmdd.data.pixels import png
 from wmdd.errors import DataError
+from wmdd.text import near_names
 
 TORCHVISION = "torchvision:"
+COMMON = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN", "Imagenette")
 ROOT = "~/.cache/wmdd/torchvision"
 ROWS, ROW_GROUP_BYTES, FILE_BYTES = 1000, 2**25, 2**28  # what is held in memory, whatever the set's size
 _SPLITS = {"train": ("train", "trainval"), "val": ("test", "val", "valid", "validation")}
@@ -109,8 +111,11 @@ def _kind(path: str, name: str) -> Any:
 
     kind = getattr(zoo, name, None) if name in zoo.__all__ else None
     if kind is None:
-        near = [known for known in zoo.__all__ if known.lower().startswith(name.lower()[:3])]
-        raise DataError(f"data.path={path}: torchvision has no such set; try {', '.join((near or zoo.__all__)[:6])}")
+        near = near_names(name, zoo.__all__)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"common ones are {', '.join(COMMON)}"
+        raise DataError(
+            f"data.path={path}: torchvision has no such set; {hint} (in Python, torchvision.datasets.__all__ lists all)"
+        )
     return kind
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
 from wmdd.sections import SMALL_BELOW_PX, Stem
+from wmdd.text import near_names
+
+COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnet3")
 
 
 def build_model(
@@ -99,20 +102,32 @@ def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.
             kwargs = {"aux_logits": False, "init_weights": True}
         model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **kwargs)
         return model
-    return _timm(name.removeprefix("timm/"), num_classes, image_size, option)
+    return _timm(name, num_classes, image_size, option)
 
 
-def _timm(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:
+def _timm(given: str, num_classes: int, image_size: int, option: str) -> nn.Module:
     import timm
 
+    name = given.removeprefix("timm/")
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:4]) or "resnet18, convnet3"
-        raise ConfigError(f"{option}={name}: neither a ConvNet-D nor in torchvision or timm; try {near}")
+        raise ConfigError(f"{option}={given}: neither a ConvNet-D nor in torchvision or timm; {_names_for(given)}")
     try:
         model: nn.Module = timm.create_model(name, num_classes=num_classes, img_size=image_size)
     except TypeError:  # convolutional networks take no img_size
         model = timm.create_model(name, num_classes=num_classes)
     return model
+
+
+def _names_for(given: str) -> str:
+    """Return what to write for a network that is not known: near names, or common ones, and how to list all."""
+    import timm
+    import torchvision.models as zoo
+
+    name = re.split(r"[:/]|models\.", given)[-1]  # libraries and hubs are named before it in many ways
+    known = [*(f"convnet{depth}" for depth in range(2, 6)), *zoo.list_models(module=zoo), *timm.list_models()]
+    near = near_names(name, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"common ones are {', '.join(COMMON)}"
+    return f"{hint} (in Python, torchvision.models.list_models() and timm.list_models() list all)"
 
 
 def _replace_stem(model: nn.Module, stem: Stem) -> None:
