@@ -14,6 +14,7 @@ from wmdd.errors import ConfigError
 from wmdd.fidelity import Fidelity
 from wmdd.methods import SELECTING
 from wmdd.sections import Section
+from wmdd.sections.base import message_of
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 
@@ -69,9 +70,8 @@ def parse_tune(values: dict[str, Any]) -> TuneConfig:
     except pydantic.ValidationError as exc:
         first = exc.errors()[0]
         name, given = str(first["loc"][0]), first.get("input")
-        text = str(first.get("ctx", {}).get("error", first["msg"]))
         shown = " ".join(":".join(map(str, item)) for item in given) if isinstance(given, tuple) else given
-        raise ConfigError(f"--tune.{name}={shown}: {text[:1].lower()}{text[1:]}") from exc
+        raise ConfigError(f"--tune.{name} {shown}: {message_of(first)}") from exc
 
 
 def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:

@@ -22,6 +22,7 @@ from wmdd.cli_jobs import list_jobs, logs, stop, submit
 from wmdd.cli_rank import rank
 from wmdd.cli_released import answer
 from wmdd.cli_tune import read_options, read_search, run_search, tune_options
+from wmdd.cli_types import OneOf, usage
 from wmdd.config import STAGE_NAMES, override
 from wmdd.cpus import wait_passively
 from wmdd.errors import ConfigError, DataError, WmddError
@@ -54,7 +55,7 @@ def cli() -> None:
 
 UNTIL = click.option(
     "--until",
-    type=click.Choice(STAGE_NAMES),
+    type=OneOf(STAGE_NAMES),
     metavar="STAGE",
     help=f"End after a stage: recover makes the images, without students ({', '.join(STAGE_NAMES)}).",
 )
@@ -62,9 +63,7 @@ UNTIL = click.option(
 
 @cli.command(cls=ConfigCommand)
 @common
-@click.option(
-    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
-)
+@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
 @ADDRESS
 @UNTIL
 def distill(run_url: str | None, store: str | None, executor: str, until: str | None, **params: Any) -> None:
@@ -93,7 +92,7 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 
 @cli.command(cls=ConfigCommand)
 @common
-@click.option("--executor", type=click.Choice(["ray", "local"]), expose_value=False, hidden=True)  # as distill has it
+@click.option("--executor", type=OneOf(["ray", "local"]), expose_value=False, hidden=True)  # as distill has it
 @UNTIL
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
@@ -261,7 +260,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo(exc.format_message())
         return 2
     except click.ClickException as exc:
-        message = answer(exc) or " ".join(exc.format_message().split())
+        message = answer(exc) or usage(exc)
         return _say(f"{message} ({_path(exc)} --help lists all options)", 2)
     except (ConfigError, DataError) as exc:
         return _say(str(exc), 2)

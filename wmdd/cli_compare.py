@@ -8,7 +8,18 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, base_of, check_address, common, configure, refuse_address
+from wmdd.cli_config import (
+    ADDRESS,
+    SEEDS,
+    ConfigCommand,
+    as_typed,
+    base_of,
+    check_address,
+    common,
+    configure,
+    refuse_address,
+)
+from wmdd.cli_types import OneOf
 from wmdd.config import DistillConfig, field_type, override
 from wmdd.errors import ConfigError
 from wmdd.methods import methods as known_methods
@@ -34,9 +45,7 @@ from wmdd.values import from_text
     metavar="METHOD:FIELD=VALUE",
     help="An option of one method, such as sre2l:recover.bn_weight=1; may be given often.",
 )
-@click.option(
-    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
-)
+@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
 @ADDRESS
 def compare(
     run_url: str | None,
@@ -121,6 +130,7 @@ def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, 
         ConfigError: naming the one that cannot be.
     """
     found: dict[str, dict[str, Any]] = {}
+    typed: dict[str, dict[str, str]] = {}
     for text in settings:
         method, colon, rest = text.partition(":")
         field, equals, value = rest.partition("=")
@@ -128,11 +138,12 @@ def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, 
             raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
         kind = field_type(field)
         found.setdefault(method, {})[field] = value if kind is None else from_text(kind, value)
+        typed.setdefault(method, {})[field] = f"--set {method}:{field}={value}"
     for method, changes in found.items():
         try:
             override(with_method(config, method), changes)
         except ConfigError as exc:
-            raise ConfigError(f"--set {method}: {exc}") from exc
+            raise ConfigError(as_typed(exc, typed[method], f"--set {method}: ")) from exc
     return found
 
 

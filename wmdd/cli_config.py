@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from wmdd.cli_types import OneOf, Whole, shown
 from wmdd.config import DistillConfig, NamedIn, field_type, names_in, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
@@ -163,13 +164,25 @@ def _laid_over(config: DistillConfig, params: dict[str, Any]) -> DistillConfig:
     try:
         return override(config, changes)
     except ConfigError as exc:
-        raise ConfigError(f"--{exc}") from exc
+        raise ConfigError(as_typed(exc, {label: f"--{label} {shown(text)}" for label, text in given.items()})) from exc
+
+
+def as_typed(error: ConfigError, typed: dict[str, str], before: str = "--") -> str:
+    """Return what is wrong with options, each as the command line has it.
+
+    Args:
+        typed: flag and value by option, such as ``recover.lr``.
+        before: what stands before an option that is not among these.
+    """
+    told = []
+    for path, value, message in error.mistakes:
+        own = next((words for label, words in typed.items() if path == label or path.startswith(f"{label}.")), "")
+        told.append(f"{own or f'{before}{path}' + (f' {value}' if value else '')}: {message}")
+    return "; ".join(told) or f"{before}{error}"
 
 
 _SHORT = {"seed": "seed", "barycenter.ipc": "ipc", "evaluate.seeds": "seeds", "ray.address": "address"}
-SEEDS = click.option(
-    "--seeds", type=click.IntRange(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
-)
+SEEDS = click.option("--seeds", type=Whole(1), metavar="INT", help="Students of each set (short for --evaluate.seeds).")
 
 
 def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callable[..., None]:
@@ -177,11 +190,11 @@ def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callab
     for decorate in (
         click.option(
             "--ipc",
-            type=str if several_ipc else click.IntRange(1),
+            type=str if several_ipc else Whole(1),
             metavar="INT,..." if several_ipc else "INT",
             help="Distilled images per class (short for --barycenter.ipc).",
         ),
-        click.option("--seed", type=int, metavar="INT", help="Root of every random stream [default: 0]."),
+        click.option("--seed", type=Whole(), metavar="INT", help="Root of every random stream [default: 0]."),
         click.option(
             "--store",
             type=full_path,
@@ -197,13 +210,11 @@ def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callab
         ),
         click.option(
             "--method",
-            type=click.Choice(list(methods())),
+            type=OneOf(methods()),
             hidden=several_ipc,  # a comparison takes --methods, and says so
             help="What makes the images [default: wmdd].",
         ),
-        click.option(
-            "--protocol", type=click.Choice(list(protocols())), help="Students' training [default: the recipe's own]."
-        ),
+        click.option("--protocol", type=OneOf(protocols()), help="Students' training [default: the recipe's own]."),
         click.option(
             "--debug",
             is_flag=True,

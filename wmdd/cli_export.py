@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from wmdd.cli_types import OneOf
 from wmdd.terminal import full_path
 from wmdd.text import printable
 
@@ -13,7 +14,7 @@ from wmdd.text import printable
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["folder", "ddranking"]),
+    type=OneOf(["folder", "ddranking"]),
     default="folder",
     show_default=True,
     help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",

@@ -8,6 +8,7 @@ import click
 from rich.table import Column, Table
 
 from wmdd.cli_config import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, refuse_address
+from wmdd.cli_types import Number, OneOf
 from wmdd.errors import ConfigError
 from wmdd.terminal import Terminal
 
@@ -22,10 +23,8 @@ from wmdd.terminal import Terminal
     help="Learning rates that hard labels and random images may choose from.",
 )
 @SEEDS
-@click.option("--weight", type=float, default=0.5, show_default=True, help="Of the first part of each score.")
-@click.option(
-    "--executor", type=click.Choice(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
-)
+@click.option("--weight", type=Number(), default=0.5, show_default=True, help="Of the first part of each score.")
+@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
 @ADDRESS
 def rank(
     run_url: str | None,

@@ -12,7 +12,15 @@ class WmddError(Exception):
 
 
 class ConfigError(WmddError):
-    """A configuration that cannot work: the message names option, value and remedy. Exit status 2."""
+    """A configuration that cannot work: the message names option, value and remedy. Exit status 2.
+
+    Args:
+        mistakes: of several options, which the message joins: name, value as text (or none) and what is wrong.
+    """
+
+    def __init__(self, message: str = "", mistakes: Sequence[tuple[str, str, str]] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(mistakes)
 
 
 class DataError(WmddError):

@@ -73,6 +73,7 @@ FLOORS = (
         "wmdd.cli_export",
         "wmdd.cli_jobs",
         "wmdd.cli_tune",
+        "wmdd.cli_types",
         "wmdd.__main__",
         "wmdd",
     ),

@@ -32,8 +32,8 @@ def place(tmp_path):
 # Words, and what the line must hold: the option, the value, the remedy or the choices.
 REFUSED = {
     "executor": (("--executor", "spark"), ("--executor", "spark", "local")),
-    "seed": (("--seed", "x"), ("--seed", "'x'")),
-    "no images": (("--ipc", "0"), ("--ipc", "0 is not in the range")),
+    "seed": (("--seed", "x"), ("--seed x: ", "whole number")),
+    "no images": (("--ipc", "0"), ("--ipc 0: ", "greater than or equal to 1")),
     "two numbers": (("--barycenter.ipc", "3"), ("--ipc 2", "--barycenter.ipc 3", "give one")),
     "no value": (("--recover.lr",), ("--recover.lr", "argument")),
     "nan": (("--recover.lr", "nan"), ("--recover.lr", "nan", "finite")),

@@ -98,7 +98,7 @@ REFUSED = {
     "nobody": (("logs", "a", "--address", "http://127.0.0.1:1"), ("http://127.0.0.1:1", "nobody answers")),
     "nothing runs": (("cluster", "status"), ("wmdd cluster up",)),
     "nothing to end": (("cluster", "down"), ("wmdd cluster up",)),
-    "no node": (("cluster", "up", "--nodes", "0"), ("--nodes", "wmdd cluster up --help")),
+    "no node": (("cluster", "up", "--nodes", "0"), ("--nodes 0: ", "greater than or equal to 1")),
     "ray client": (("distill", "digits", "--address", "ray://h:10001"), ("--address ray://h:10001", "wmdd submit")),
     "no port": (("distill", "digits", "--address", "head"), ("--address head", "HOST:PORT")),
     "no head": (("distill", "digits", "--address", "127.0.0.1:1"), ("--address 127.0.0.1:1", "nobody answers")),

@@ -87,7 +87,7 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
         (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),
         (("--ipc", "1", "--barycenter.ipc", "2"), "--ipc, --barycenter.ipc: are the same option"),
         (("--seeds", "2", "--evaluate.seeds", "3"), "--seeds 2, --evaluate.seeds 3: are the same option"),
-        (("--seeds", "0"), "'--seeds': 0 is not in the range"),
+        (("--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
         (("--evaluate.students", "convnet2,convnet2"), "names convnet2 twice"),
     ],
 )

@@ -53,12 +53,12 @@ def test_field_twice_is_refused():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"samples": 0}, "--tune.samples=0: "),
-        ({"student_seeds": 1}, "--tune.student_seeds=1: "),
-        ({"holdout": 1.0}, "--tune.holdout=1.0: "),
-        ({"levels": (("1", "0.5", "1"),)}, "--tune.levels=1:0.5:1: the last level must be 1:1:1"),
+        ({"samples": 0}, "--tune.samples 0: "),
+        ({"student_seeds": 1}, "--tune.student_seeds 1: "),
+        ({"holdout": 1.0}, "--tune.holdout 1.0: "),
+        ({"levels": (("1", "0.5", "1"),)}, "--tune.levels 1:0.5:1: the last level must be 1:1:1"),
         ({"levels": ((1, 1, 1), (1, 0.5, 1), (1, 1, 1))}, "may not fall"),
-        ({"nosuch": 1}, "--tune.nosuch=1: "),
+        ({"nosuch": 1}, "--tune.nosuch 1: "),
     ],
 )
 def test_options_that_cannot_be_are_one_line(values, told):

@@ -124,3 +124,50 @@ def test_command_names_the_flag_that_was_given(case, tmp_path, monkeypatch, caps
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"wmdd: {begins}")
     assert line.endswith(ends)
+
+
+BOUNDS, WHOLE = "input should be greater than or equal to 1", "input should be a whole number, such as 10"
+# Words of `wmdd`, and its line: option, value, what it should be.
+LINES = {
+    "ipc": (("plan", "digits", "--ipc", "x"), f"--ipc x: {WHOLE}"),
+    "seed": (("plan", "digits", "--seed", "1.5"), f"--seed 1.5: {WHOLE}"),
+    "too few": (("rank", "digits", "--seeds", "0"), f"--seeds 0: {BOUNDS}"),
+    "number": (("rank", "digits", "--weight", "half"), "--weight half: input should be a number, such as 0.1"),
+    "names": (("plan", "digits", "--executor", "x"), "--executor x: input should be 'ray' or 'local'"),
+    "field": (("plan", "digits", "--recover.iterations", "x"), f"--recover.iterations x: {WHOLE}"),
+    "below": (("plan", "digits", "--barycenter.ipc=-5"), f"--barycenter.ipc -5: {BOUNDS}"),
+    "choice": (
+        ("plan", "digits", "--recover.curriculum", ""),
+        "--recover.curriculum '': input should be 'none', 'step',",
+    ),
+    "truth": (("plan", "digits", "--recover.flip", "maybe"), "--recover.flip maybe: input should be true or false"),
+    "pair": (("plan", "digits", "--recover.betas", "0.5,2"), "--recover.betas 0.5,2: input should be less than 1"),
+    "colons": (
+        ("plan", "digits", "--recover.init", "a: b; c=d: e"),
+        "--recover.init a: b; c=d: e: input should be 'noise'",
+    ),
+    "several": (
+        ("plan", "digits", "--recover.lr", "fast", "--recover.flip", "no!"),
+        "--recover.lr fast: input should be a number, such as 0.1; --recover.flip no!: input should be true or false",
+    ),
+    "method's own": (
+        ("compare", "digits", "--set", "cda:recover.lr=fast"),
+        "--set cda:recover.lr=fast: input should be a number, such as 0.1",
+    ),
+    "search": (("tune", "digits", "--tune.samples", "x"), f"--tune.samples x: {WHOLE}"),
+    "no value": (("plan", "digits", "--recover.lr"), "--recover.lr: requires an argument; write its value behind it ("),
+    "no run": (("report",), "RUN: is missing; give one (wmdd report --help"),
+    "empty": (("plan", "digits", "--run", ""), "--run: it is empty; name a folder or file"),
+    "blank": (
+        ("plan", "digits", "--evaluate.students", "resnet18", "resnet50"),
+        "Got unexpected extra argument (resnet50); several values of an option are written a,b (",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LINES)
+def test_value_that_cannot_be_is_one_line_in_one_style(case, capsys):
+    words, line = LINES[case]
+    assert _run(list(words)) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"wmdd: {line}")

@@ -178,12 +178,12 @@ REFUSED = {
     "no file": (("--config=~/none.yaml",), ("--config /home/a/none.yaml", "No such file")),
     "empty run": (("--run", ""), ("--run", "it is empty")),
     "empty store": (("--store", " "), ("--store", "it is empty")),
-    "no classes": (("--data.classes", ""), ("--data.classes=()", "no name")),
+    "no classes": (("--data.classes", ""), ("--data.classes ''", "no name")),
     "empty path": (("--data.path", ""), ("--data.path", "it is empty")),
     "home": (("--data.path=~/none",), ("data.path=/home/a/none", "no such folder")),
     "control codes": (("--data.path", "a\x1b[31m\nb"), (r"a\x1b[31m\nb", "no such folder")),
     "markup": (("--data.path", "a[/red]"), ("a[/red]", "no such folder")),
-    "bytes": (("--recover.init", "\udce9"), (r"--recover.init=\xe9", "no UTF-8")),
+    "bytes": (("--recover.init", "\udce9"), (r"--recover.init \xe9", "no UTF-8")),
 }
 
 

@@ -39,6 +39,16 @@ Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
 
+NOT_WHOLE, NOT_A_NUMBER = "a whole number, such as 10", "a number, such as 0.1"
+_WORDS = {  # for texts, which pydantic says that it cannot parse
+    "int_parsing": NOT_WHOLE,
+    "int_from_float": NOT_WHOLE,
+    "int_type": NOT_WHOLE,
+    "float_parsing": NOT_A_NUMBER,
+    "float_type": NOT_A_NUMBER,
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+}
 _LATER: dict[str, Any] = {"later": True}
 
 
@@ -98,7 +108,9 @@ class Section(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as exc:
-            raise ConfigError("; ".join(_explain(error, cls) for error in exc.errors())) from exc
+            mistakes = [_explain(error, cls) for error in exc.errors()]
+            lines = (f"{name}={value}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
+            raise ConfigError("; ".join(lines), mistakes) from exc
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with fields changed, checked as `wmdd.override` checks them.
@@ -147,18 +159,26 @@ class Section(BaseModel):
         return field.json_schema_extra == _LATER and getattr(self, name) == field.default
 
 
-def _explain(error: Any, root: type[Section]) -> str:
+def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
+    """Return the option of a mistake, its value as text, if that matters, and what is wrong with it."""
     path = root.option(".".join(str(part) for part in error["loc"]))
-    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        return f"{path}: no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
+        return path, "", f"no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
     if error["type"] == "string_unicode":
-        return f"{path}={error['input']}: is no UTF-8 text; write it again"
+        return path, str(error["input"]), "is no UTF-8 text; write it again"
     value = error["input"]
     if error["type"] == "missing" and isinstance(value, (tuple, list)):
-        return f"{path.rpartition('.')[0]}={','.join(map(str, value))}: has too few values; give two, such as 0.5,0.9"
+        return path.rpartition(".")[0], ",".join(map(str, value)), "has too few values; give two, such as 0.5,0.9"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
-    return f"{path}={shown}: {message[0].lower()}{message[1:]}"
+    return path, shown, message_of(error)
+
+
+def message_of(error: Any) -> str:
+    """Return what pydantic says of a value, in plain words where it speaks of parsing."""
+    if error["type"] in _WORDS:
+        return f"input should be {_WORDS[error['type']]}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _known(root: type[Section], path: tuple[str | int, ...]) -> str:
