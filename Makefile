@@ -34,16 +34,19 @@ gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	  $(call given,DATA,data) $(call given,TINY,tiny) $(call given,MINUTES,minutes) $(call given,WORK,work) \
 	  $(call given,STEPS,steps))
 
-# The environment is made anew when the pinned packages or the project's metadata change.
-$(STAMP): requirements.lock pyproject.toml
+# compat puts this folder on the path. The default, a finder behind the path's own, lets a script that lies beside a
+# clone named wmdd import that folder, as a namespace without content.
+EDITABLE := --config-settings editable_mode=compat -e .
+# The environment is made anew when the pinned packages, the project's metadata or the way of installing change.
+$(STAMP): requirements.lock pyproject.toml Makefile
 ifdef UV
 	test -x .venv/bin/python || uv venv --quiet --python '>=3.11' .venv
 	uv pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
-	uv pip install --quiet --python .venv/bin/python --no-deps -e .
+	uv pip install --quiet --python .venv/bin/python --no-deps $(EDITABLE)
 else
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(EDITABLE)
 endif
 	touch $(STAMP)
 
