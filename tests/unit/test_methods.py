@@ -14,7 +14,7 @@ from wmdd.methods import methods, with_method
 from wmdd.plan import plan_from
 from wmdd.recipes import recipe
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
-from wmdd.report.scores import validation_digest
+from wmdd.report.scores import score_rows, validation_digest
 from wmdd.stages.select import herd
 from wmdd.store import ArtifactRef, ArtifactStore
 
@@ -136,7 +136,7 @@ def test_tables_say_the_same_for_people_and_papers():
     assert cells(facts()) == [
         ["wmdd", "net_w1", "50.0 ± 1.2", "60.0 ± 10.0"],
         ["sre2l", "net_w1", "25.0 ± 0.0", "70.0 ± 0.0"],
-        ["all data", "net_w1", "90.0", "90.0"],
+        ["all data (the teacher)", "net_w1", "90.0", "90.0"],
     ]
     assert "| wmdd | net_w1 | **50.0 ± 1.2** | 60.0 ± 10.0 |" in markdown(facts())
     assert "2 students; protocol wmdd abc" in markdown(facts())
@@ -167,6 +167,23 @@ def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
     assert "teacher net_w1, 90.0 % (loaded), labels also by net_w2, 85.0 %" in text
     assert "all data" in markdown(facts())
     assert plot_png(loaded)
+
+
+def test_only_the_teachers_own_score_is_called_the_teachers():
+    scored = {"top1_last_mean": 0.5, "top1_last_std": None, "top1_best_mean": 0.5, "top1_best_std": None}
+    students = {
+        name: {"distilled": scored, "random_real": None, "full_data": {"top1": 0.9, "from": trained}}
+        for name, trained in (("net_w1", "teacher"), ("net_w2", "trained as the teacher was"))
+    }
+    teacher = {"model": "net_w1", "top1": 0.9, "loaded": None}
+    counts = {"classes": 2, "ipc": 1, "train_images": 9, "labelled_with": []}
+    names = [row.name for row in score_rows({"teacher": teacher, "students": students, **counts})]
+    assert names[1:] == [
+        *("distilled, net_w1", "full data (the teacher), net_w1"),
+        *("distilled, net_w2", "full data, net_w2"),
+    ]
+    other = facts() | {"full_data": {"net_w1": {"top1": 0.9, "from": "trained as the teacher was"}}}
+    assert "| all data | net_w1 | 90.0 |" in markdown(other)
 
 
 def test_options_of_single_methods_are_named_in_every_table():

@@ -105,7 +105,7 @@ def changed(facts: dict[str, Any]) -> str:
 
 def _every(full: dict[str, Any]) -> str:
     """Name the bound of all data; what a loaded teacher was trained on is not known."""
-    return "loaded teacher" if full["from"] == "loaded teacher" else "all data"
+    return {"loaded teacher": "loaded teacher", "teacher": "all data (the teacher)"}.get(full["from"], "all data")
 
 
 def protocols_of(facts: dict[str, Any]) -> str:

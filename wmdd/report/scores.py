@@ -207,7 +207,8 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
         full = scores["full_data"]
         scored = scores["distilled"] or scores["random_real"]
         if scored and full and full["from"] != "loaded teacher":  # whose images are not known here
-            rows.append(ScoreRow(f"full data, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
+            every_image = "full data (the teacher)" if full["from"] == "teacher" else "full data"
+            rows.append(ScoreRow(f"{every_image}, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
     return rows
 
 
