@@ -32,7 +32,10 @@ STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "rel
 
 
 class DistillConfig(Section):
-    """Everything that decides a run."""
+    """Everything that decides a run: a few options, and a section for each stage.
+
+    ``help(config.recover)`` lists the options of a section; ``override(config, {"recover.lr": 0.1})`` changes one.
+    """
 
     recipe: str = Field("custom", description="name that the run folder and the report carry")
     method: Method = Field("wmdd", description="what makes the images; see `wmdd.methods`")

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import pydoc
 import re
 import shlex
@@ -61,6 +62,19 @@ RELEASED_FLAGS = {
     "train/train_vanilla_randaug.py": _VANILLA,
     "Flags that only guides name": "--wandb-project --wandb-api-key --arch-name",
 }
+
+
+def test_help_of_a_configuration_lists_sections_and_options_first():
+    top = pydoc.plain(pydoc.render_doc(wmdd.DistillConfig))[:2500]
+    for name in section_names():
+        section = getattr(DistillConfig(), name)
+        assert f" {name}: {type(section).__doc__.splitlines()[0]}" in top
+        page = pydoc.plain(pydoc.render_doc(section))
+        assert len(page.partition("Options:")[0]) < 1500
+        for option, field in type(section).model_fields.items():
+            assert f"{option}: {field.description} [default: {getattr(section, option)!r}]" in page
+    assert list(inspect.signature(DistillConfig).parameters) == list(DistillConfig.model_fields)
+    assert DistillConfig(seed=3).seed == 3
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -83,10 +84,40 @@ def in_full(path: str | None) -> str | None:
     return path and expand_home(path)
 
 
+class _Short:
+    """A default as a signature shows it: a section without its values."""
+
+    def __init__(self, value: Any) -> None:
+        self._shown = f"{type(value).__name__}()" if isinstance(value, Section) else repr(value)
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+def _meaning(field: Any, default: Any) -> str:
+    if isinstance(default, Section):
+        return (type(default).__doc__ or "").partition("\n")[0]
+    return f"{field.description} [default: {default!r}]"
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Describe its options in its help, which pydantic begins with all annotations and defaults at full length."""
+        super().__pydantic_init_subclass__(**kwargs)
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        cls.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_Short(default))
+                for name, default in defaults.items()
+            ]
+        )
+        lines = [f"    {name}: {_meaning(field, defaults[name])}" for name, field in cls.model_fields.items()]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Options:", *lines])
 
     @classmethod
     def option(cls, name: str) -> str:
