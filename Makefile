@@ -2,6 +2,8 @@
 PYTHON ?= python3
 UV := $(shell command -v uv 2>/dev/null)
 STAMP := .venv/.installed
+# Many containers set it, and each command and each worker of a Ray would compile all of torch again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test lint gpu lock clean
 

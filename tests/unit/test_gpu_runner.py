@@ -212,3 +212,12 @@ def test_make_passes_options_and_takes_no_clusters_variables_for_them():
     assert done.stdout.splitlines()[-1].endswith(
         "-m benchmarks.gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"
     )
+
+
+def test_make_lets_python_keep_what_it_compiled(tmp_path):
+    (tmp_path / "more").write_text("kept:\n\t@echo kept $$PYTHONDONTWRITEBYTECODE\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of make test
+    asked = ["make", "-f", "Makefile", "-f", str(tmp_path / "more"), "kept"]
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "kept\n"), done.stderr
