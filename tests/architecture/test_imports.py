@@ -203,7 +203,7 @@ def test_help_does_not_wait_for_torch(imported):
 
 def test_planning_waits_for_no_library_that_it_does_not_need(tmp_path):
     """Each of these takes a command, and every worker of a cluster, a second or more."""
-    slow = ("sklearn", "scipy.optimize", "torchvision", "torch._dynamo", "sympy", "ot", "matplotlib", "ray")
+    slow = ("sklearn", "scipy.optimize", "torchvision", "torch._dynamo", "sympy", "ot", "matplotlib", "ray", "triton")
     code = (
         "import sys, wmdd.api, wmdd.pipeline; from wmdd.plan import make_plan; from wmdd.store import ArtifactStore;"
         "from wmdd.recipes import recipe; make_plan(recipe('digits'), ArtifactStore('store'));"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from wmdd.cpus import compute_cpus, free_cpus
 from wmdd.events import Note
@@ -71,6 +70,8 @@ def resumed_threads(written: int, runtime: Runtime) -> tuple[int, str]:
 
 
 def _forward_flops(network: nn.Module, batches: Batches) -> float:
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
+
     images = torch.zeros(2, 3, batches.image_size, batches.image_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         copy.deepcopy(network).eval()(images)
