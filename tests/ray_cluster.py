@@ -34,6 +34,7 @@ HEALTH = {
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 4,
 }
+REPORTS = {"metrics_report_interval_ms": 3000}  # a gauge lasts two of them, longer than REFRESH_S of ray_jobs.metrics
 SMALL = {"object_store_memory": 80 * 2**20}
 HEAD = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False, **SMALL}
 NODE = {"num_cpus": 2, **SMALL}
@@ -46,7 +47,7 @@ def ray_cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": HEALTH})
+    cluster = Cluster(initialize_head=True, head_node_args={**HEAD, "_system_config": {**HEALTH, **REPORTS}})
     for _ in range(NODES):
         cluster.add_node(**NODE)
     ray.init(address=cluster.address, log_to_driver=False, namespace="wmdd-tests")

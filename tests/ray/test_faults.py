@@ -136,7 +136,7 @@ def test_teacher_alone_takes_the_cpus_that_no_other_program_reserved(cluster, co
 
 
 def test_resources_that_no_node_has_are_an_error_and_not_an_endless_wait(cluster, config, tmp_path):
-    asked = override(config, {"ray.cpus_per_actor": 64, "ray.start_timeout_s": 3})
-    with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=3: no worker could start .*ray\.cpus_per_actor=64"):
+    asked = override(config, {"ray.cpus_per_actor": 64, "ray.start_timeout_s": 0.3})
+    with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=0\.3: no worker could start .*ray\.cpus_per_actor=64"):
         ray_run(asked, tmp_path)
     assert not list((tmp_path / "store").glob("pretrain/*/commit.json"))
