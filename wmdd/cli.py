@@ -71,14 +71,14 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 
     Started again after a crash, or with other options, it computes only what is missing.
     """
-    from wmdd.api import distill as run
-    from wmdd.log import ConsoleListener
-
     config = configure(params)
     if executor == "ray":
         check_address(config)
     else:
         refuse_address(params)
+    from wmdd.api import distill as run  # takes seconds, which a mistyped option does not wait for
+    from wmdd.log import ConsoleListener
+
     console = Terminal()
     with ConsoleListener(console) as listener:
         shown: dict[str, Any] = {"listener": listener, "status": show_index(console)}
@@ -96,13 +96,13 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 @UNTIL
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
+    config = configure(params)
     from wmdd.api import default_run, open_store
     from wmdd.data.set_notes import describe_classes
     from wmdd.plan import make_plan
     from wmdd.run_folder import refuse_in_set
     from wmdd.until import cut
 
-    config = configure(params)
     run_url = run_url or default_run(config)
     refuse_in_set(config, run_url, store)
     console, artifacts = Terminal(), open_store(store, run_url)

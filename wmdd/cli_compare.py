@@ -59,9 +59,6 @@ def compare(
 
     Started again after a crash, or with more methods, it computes only what is missing.
     """
-    from wmdd.compare import compare as run
-    from wmdd.log import ConsoleListener, show_index
-
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
     ipcs = numbers(params.pop("ipc"))
@@ -75,6 +72,9 @@ def compare(
         check_address(config)
     else:
         refuse_address(params)
+    from wmdd.compare import compare as run
+    from wmdd.log import ConsoleListener, show_index
+
     console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(

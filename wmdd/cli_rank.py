@@ -38,16 +38,16 @@ def rank(
 
     Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
     """
-    from wmdd.log import ConsoleListener, show_index
-    from wmdd.ranking import HEAD, TRAINING_HEAD, caption, cells, training_cells
-    from wmdd.ranking import rank as run
-
     config = configure(params)
     chosen = read_rates(rates)
     if executor == "ray":
         check_address(config)
     else:
         refuse_address(params)
+    from wmdd.log import ConsoleListener, show_index
+    from wmdd.ranking import HEAD, TRAINING_HEAD, caption, cells, training_cells
+    from wmdd.ranking import rank as run
+
     console = Terminal()
     with ConsoleListener(console) as listener:
         result = run(

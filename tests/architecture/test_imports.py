@@ -201,6 +201,17 @@ def test_help_does_not_wait_for_torch(imported):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_mistyped_option_does_not_wait_for_torch(tmp_path):
+    code = (
+        "import sys; from wmdd.cli import cli; from wmdd.errors import ConfigError\n"
+        "for name in ('distill', 'plan', 'compare', 'rank', 'tune'):\n"
+        "    try: cli.main(args=[name, 'digits', '--recover.lr', 'nan'], standalone_mode=False)\n"
+        "    except ConfigError: print(name, [lib for lib in ('torch', 'ray') if lib in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "distill []\nplan []\ncompare []\nrank []\ntune []\n", done.stderr
+
+
 def test_planning_waits_for_no_library_that_it_does_not_need(tmp_path):
     """Each of these takes a command, and every worker of a cluster, a second or more."""
     slow = ("sklearn", "scipy.optimize", "torchvision", "torch._dynamo", "sympy", "ot", "matplotlib", "ray", "triton")
