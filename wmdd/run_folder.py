@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import posixpath
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from wmdd.config import DistillConfig, from_yaml, parse_config
 from wmdd.data.own_folders import own_folders
-from wmdd.data.set_files import has_image_suffix
+from wmdd.data.set_files import has_image_suffix, is_junk, is_junk_folder
 from wmdd.errors import ConfigError
 from wmdd.files import entries, is_local, kind, open_fs
 from wmdd.run_names import digest, run_name, same_but
@@ -53,27 +54,56 @@ def refuse_in_set(config: DistillConfig, run: str, store: str | None) -> None:
     path = config.data.path or ""
     if not path or path.startswith(("builtin:", "torchvision:")) or "::" in path:
         return
-    root = absolute_url(path).rstrip("/")
+    root = _place(path)
     beside_run = (f"--run {run}: its store {beside(run)}", beside(run))
     for option, url in ((f"--run {run}:", run), (f"--store {store}:", store) if store else beside_run):
-        place = absolute_url(url).rstrip("/")
-        if place == root or (place.startswith(f"{root}/") and _holds_images(place)):
-            raise ConfigError(f"{option} is a folder of the data set ({path}); give another, such as {url}/runs/a")
+        place = _place(url)
+        if place == root or (_is_below(place, root) and _holds_images(url)):
+            raise ConfigError(
+                f"{option} is a folder of the data set ({path}); give another, such as {path.rstrip('/')}/runs/a"
+            )
+
+
+def _place(url: str) -> tuple[str, str]:
+    """Return the kind of storage and the path of a URL, equal for the spellings of one place."""
+    scheme, _, path = absolute_url(url).rpartition("://")
+    scheme = {"": "file", "s3a": "s3", "gcs": "gs", "ssh": "sftp"}.get(scheme, scheme)
+    return scheme, os.path.realpath(path) if scheme == "file" else posixpath.normpath(path)
+
+
+def _is_below(place: tuple[str, str], root: tuple[str, str]) -> bool:
+    return place[0] == root[0] and place[1].startswith(f"{root[1].rstrip('/')}/")
 
 
 def _holds_images(url: str) -> bool:
-    """Whether a folder, or one directly in it, holds images, and nothing says that wmdd wrote it."""
+    """Whether images or Parquet lie below a folder, apart from what wmdd wrote."""
     fs, root = open_fs(url)
+    seen = set[str]()
     try:
-        items = entries(fs, root) if kind(fs, root) == "directory" else []
+        folders = [root] if kind(fs, root) not in (None, "file") else []
+        while folders:
+            folder = folders.pop()
+            place = os.path.realpath(folder) if is_local(fs) else folder
+            items = [] if place in seen else entries(fs, folder)  # a link may lead back
+            seen.add(place)
+            names = [item["name"].rstrip("/").rpartition("/")[2] for item in items]
+            if "commit.json" in names or own_folders(f"own/{name}" for name in names):
+                continue
+            if any(map(_is_of_a_set, names)):
+                return True
+            inner = [name for item, name in zip(items, names, strict=True) if _is_folder(fs, item)]
+            folders += [posixpath.join(folder, name) for name in inner if not is_junk_folder(name)]
     except (OSError, EOFError):  # told when the folder is opened
-        return False
-    names = [item["name"].rpartition("/")[2] for item in items]
-    if own_folders(f"own/{name}" for name in names):
-        return False
-    folders = [item["name"] for item in items if item["type"] == "directory"]
-    inner = (item["name"] for folder in folders for item in entries(fs, folder) if item["type"] != "directory")
-    return any(map(has_image_suffix, names)) or any(map(has_image_suffix, inner))
+        pass
+    return False
+
+
+def _is_folder(fs: Any, item: Mapping[str, Any]) -> bool:
+    return item["type"] == "directory" or bool(item.get("islink") and fs.isdir(item["name"]))
+
+
+def _is_of_a_set(name: str) -> bool:
+    return (has_image_suffix(name) or name.lower().endswith(".parquet")) and not is_junk(name)
 
 
 def choose_run(

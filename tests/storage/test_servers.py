@@ -21,11 +21,15 @@ from conftest import TINY, contents, environment, run, start
 from PIL import Image
 
 from wmdd import load_distilled
+from wmdd.config import override
 from wmdd.data.images import StreamedImages, load_native_uint8
 from wmdd.data.index import build_index
 from wmdd.data.pixels import to_tensor
 from wmdd.data.sources import list_files
+from wmdd.errors import ConfigError
 from wmdd.files import open_fs, write
+from wmdd.recipes import recipe
+from wmdd.run_folder import refuse_in_set
 from wmdd.store import ArtifactRef, ArtifactStore
 from wmdd.types import Barycenter
 
@@ -291,6 +295,18 @@ def test_server_of_another_key_is_refused(sftp, tmp_path):
     assert result.returncode == 2
     assert "no connection" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_folder_of_a_set_is_no_run_folder(url):
+    fs, root = open_fs(url)
+    write(fs, f"{root}/set/train/a/0.png", b"x")
+    config = override(recipe("digits"), {"data.path": f"{url}/set"})
+    for place in (f"{url}/set", f"{url}/set/", f"{url}/set/train", f"{url}/set/train/a"):
+        with pytest.raises(ConfigError, match="is a folder of the data set"):
+            refuse_in_set(config, place, f"{url}/store")
+        with pytest.raises(ConfigError, match="is a folder of the data set"):
+            refuse_in_set(config, f"{url}/run", place)
+    refuse_in_set(config, f"{url}/set/runs/a", f"{url}/set/runs/store")
 
 
 def test_bucket_that_is_not_there_is_one_line_at_once(s3, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -119,6 +120,56 @@ def test_new_folders_and_those_of_wmdd_below_a_set_are_allowed(tmp_path, monkeyp
         (tmp_path / "runs/x" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "runs/x" / name).write_text("")
     refuse_in_set(config, "runs/x", "runs/store")
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [("memory://m/set", "memory://m/set"), ("memory://m/set/", "memory://m/set/train"),
+     ("memory://m/set", "memory://m/set/train/a/"), ("memory://m/set", "memory://m/set/parts"),
+     ("memory://m/wrapped", "memory://m/wrapped/data")],
+)  # fmt: skip
+def test_folder_of_a_set_on_another_storage_is_refused(path, place):
+    fs = fsspec.filesystem("memory")
+    for name in ("set/train/a/0.png", "set/parts/more/train-0.parquet", "wrapped/data/train/a/0.png"):
+        fs.pipe_file(f"/m/{name}", b"x")
+    config = override(recipe("cifar10-quick"), {"data.path": path})
+    with pytest.raises(ConfigError, match=f"--run {place}: is a folder of the data set"):
+        refuse_in_set(config, place, "memory://m/store")
+    with pytest.raises(ConfigError, match=f"--store {place}: is a folder of the data set"):
+        refuse_in_set(config, "memory://m/run", place)
+    for other in ("memory://m/set/runs/a", "memory://m/sets", "memory://m", "m/set/train"):
+        refuse_in_set(config, other, other)
+
+
+def test_folder_of_a_set_is_known_through_links_and_other_spellings(tmp_path):
+    folder(tmp_path / "set", "train/a/0.png")
+    folder(tmp_path / "far", "a/0.png")
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    (tmp_path / "set/linked").mkdir()
+    (tmp_path / "set/linked/a").symlink_to(tmp_path / "far/a")
+    (tmp_path / "set/new").mkdir()
+    (tmp_path / "set/new/back").symlink_to(tmp_path / "set/new")
+    config = override(recipe("cifar10-quick"), {"data.path": str(tmp_path / "link")})
+    for name in ("set/train", "link/train", "set/linked"):
+        for place in (str(tmp_path / name), f"file://{tmp_path}/{name}"):
+            with pytest.raises(ConfigError, match="is a folder of the data set"):
+                refuse_in_set(config, place, "elsewhere/store")
+    refuse_in_set(config, str(tmp_path / "set/new"), str(tmp_path / "link/new"))
+
+
+def test_folder_of_runs_in_a_set_is_no_folder_of_the_set(tmp_path):
+    folder(tmp_path, "train/a/0.png")
+    for name in (
+        "x/config.yaml",
+        "x/run.json",
+        "x/images.png",
+        "store/index/0a/commit.json",
+        "store/index/0a/b/i.parquet",
+    ):
+        (tmp_path / "runs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / name).write_text("")
+    config = override(recipe("cifar10-quick"), {"data.path": str(tmp_path)})
+    refuse_in_set(config, str(tmp_path / "runs"), str(tmp_path / "runs/store"))
 
 
 def test_teacher_for_several_workers_is_refused_before_a_folder_is_made(tmp_path):
