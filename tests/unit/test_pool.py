@@ -4,7 +4,7 @@ import collections
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.simulation import SimulatedCrew
@@ -363,6 +363,7 @@ def test_error_of_the_method_is_final_and_one_that_may_pass_is_tried_on_a_new_wo
         assert len(run.told("done")) == 3
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_no_chaos_loses_or_repeats_a_result(data):
     names = [f"t{number}" for number in range(data.draw(st.integers(1, 12)))]
