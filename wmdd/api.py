@@ -21,6 +21,7 @@ from wmdd.pipeline import Executor, Listener, LocalExecutor, is_joint, run_plan
 from wmdd.plan import Plan, make_plan, plan_from
 from wmdd.recipes import as_config
 from wmdd.report.folder import write_run
+from wmdd.report.scores import brief
 from wmdd.run_folder import beside, choose_run, default_run, forget_other, hold, refuse_in_set, replaced
 from wmdd.run_names import located, portable_yaml
 from wmdd.sections import PretrainConfig
@@ -38,6 +39,9 @@ class RunResult:
 
     url: str
     metrics: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"RunResult({brief(self.metrics)}; in {self.url})"
 
 
 @names_arguments()

@@ -20,7 +20,7 @@ from wmdd.pipeline import run_plans
 from wmdd.plan import Plan, make_plan
 from wmdd.protocols import with_protocol
 from wmdd.recipes import as_config
-from wmdd.report.comparison import write_comparison
+from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
 from wmdd.run_folder import SIZES, hold
 from wmdd.run_names import located
@@ -38,6 +38,11 @@ class Comparison:
 
     url: str
     facts: dict[str, Any]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(map(str, self.facts["ipc"]))
+        rows = "; ".join(f"{method}, {student}: {', '.join(scores)}" for method, student, *scores in cells(self.facts))
+        return f"Comparison({self.facts['set']}, {sizes} per class; top-1 in %: {rows}; in {self.url})"
 
 
 def cases(

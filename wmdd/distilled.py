@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from wmdd.callers import names_arguments
 from wmdd.data.pixels import png, to_image, to_tensor
-from wmdd.errors import ArtifactError, StorageError
+from wmdd.errors import SHOWN, ArtifactError, StorageError
 from wmdd.files import entries, explain, open_fs, read
 from wmdd.tables import read_table
 from wmdd.types import DistilledClass
@@ -54,6 +54,7 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         weights: (n,) float32, sum to 1 within each class.
         class_names: by label.
         transform: applied to each (3, h, w) uint8 image; without one, items are float32 in [0, 1].
+        url: of the run folder that they were read from.
     """
 
     def __init__(
@@ -63,9 +64,21 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         weights: Tensor,
         class_names: tuple[str, ...],
         transform: Callable[[Tensor], Any] | None = None,
+        url: str = "",
     ) -> None:
         self.images, self.labels, self.weights = images, labels, weights
-        self.class_names, self.transform = class_names, transform
+        self.class_names, self.transform, self.url = class_names, transform, url
+
+    def __repr__(self) -> str:
+        counts = sorted(set(torch.bincount(self.labels, minlength=len(self.class_names)).tolist()))
+        each = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
+        size = " x ".join(map(str, self.images.shape[-2:]))
+        names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
+        place = f"; from {self.url}" if self.url else ""
+        return (
+            f"DistilledImages({len(self)} images of {size} px, {each} for each of {len(self.class_names)} classes "
+            f"({names}){place})"
+        )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -102,7 +115,7 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
     labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
     weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
-    return DistilledImages(images, labels, weights, tuple(names), transform)
+    return DistilledImages(images, labels, weights, tuple(names), transform, run)
 
 
 def _table(path: str, data: bytes) -> pa.Table:

@@ -75,6 +75,10 @@ class Ranking:
     url: str
     facts: dict[str, Any]
 
+    def __repr__(self) -> str:
+        rows = (f"{row['student']}: LRS {row['LRS']:.3f}, ARS {row['ARS']:.3f}" for row in self.facts["rows"])
+        return f"Ranking({self.facts['set']}, {self.facts['ipc']} per class; {'; '.join(rows)}; in {self.url})"
+
 
 def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[float, DistillConfig]]:
     """Give every configuration whose students are needed, by what it is for and by learning rate.

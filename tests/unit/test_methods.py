@@ -2,16 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmdd.compare import cases
+from wmdd.api import RunResult
+from wmdd.compare import Comparison, cases
 from wmdd.config import from_yaml, override, to_yaml
 from wmdd.data.index import build_index, hold_out
+from wmdd.distilled import DistilledImages
 from wmdd.errors import ConfigError
 from wmdd.indexing import load_index
 from wmdd.methods import methods, with_method
 from wmdd.plan import plan_from
+from wmdd.ranking import Ranking
 from wmdd.recipes import recipe
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
 from wmdd.report.scores import score_rows, validation_digest
@@ -146,6 +150,19 @@ def test_tables_say_the_same_for_people_and_papers():
     assert plot_png(facts()).startswith(b"\x89PNG")
 
 
+def test_results_are_shown_in_one_line():
+    line = "Comparison(some_set, 1, 10 per class; top-1 in %: wmdd, net_w1: 50.0 ± 1.2, 60.0 ± 10.0; sre2l, net_w1: "
+    assert repr(Comparison("runs/c", facts())).startswith(line)
+    scores = {"set": "pets", "ipc": 2, "rows": [{"student": "net_w1", "LRS": 0.25, "ARS": 0.5}]}
+    assert repr(Ranking("runs/r", scores)) == "Ranking(pets, 2 per class; net_w1: LRS 0.250, ARS 0.500; in runs/r)"
+    names, labels = tuple("abcdefg"), torch.arange(7).repeat_interleave(2)
+    images = DistilledImages(
+        torch.zeros(14, 3, 8, 8, dtype=torch.uint8), labels, torch.ones(14) / 2, names, url="runs/x"
+    )
+    line = "DistilledImages(14 images of 8 x 8 px, 2 for each of 7 classes (a, b, c, d, e, ...); from runs/x)"
+    assert repr(images) == line
+
+
 def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
     index = build_index("builtin:digits")
     whole, held = validation_digest(index), validation_digest(hold_out(index, 0.2))
@@ -182,6 +199,11 @@ def test_only_the_teachers_own_score_is_called_the_teachers():
         *("distilled, net_w1", "full data (the teacher), net_w1"),
         *("distilled, net_w2", "full data, net_w2"),
     ]
+    subject = {"subject": "pets, 1 image per class", "missing": []}
+    shown = repr(RunResult("runs/pets", {"teacher": teacher, "students": students, **counts, **subject}))
+    begin = "RunResult(pets, 1 image per class, 2 classes; top-1: teacher net_w1: 90.0%; distilled, net_w1: 50.0%; full"
+    assert shown.startswith(begin)
+    assert shown.endswith("; in runs/pets)")
     other = facts() | {"full_data": {"net_w1": {"top1": 0.9, "from": "trained as the teacher was"}}}
     assert "| all data | net_w1 | 90.0 |" in markdown(other)
 

@@ -212,6 +212,17 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     return rows
 
 
+_IN_BRIEF = 6  # lines of a result table
+
+
+def brief(metrics: dict[str, Any]) -> str:
+    """Return what a run is of and its scores, in one line."""
+    scores = [f"{row.name}: {row.last}" for row in score_rows(metrics)]
+    shown = "; ".join(scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else []))
+    without = f"; without {', '.join(metrics['missing'])}" if metrics["missing"] else ""
+    return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {shown}{without}"
+
+
 def _score_row(name: str, count: str, scores: dict[str, Any], kind: str) -> ScoreRow:
     def shown(epoch: str) -> str:
         mean, spread = scores[f"{kind}_{epoch}_mean"], scores[f"{kind}_{epoch}_std"]
