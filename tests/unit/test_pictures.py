@@ -7,11 +7,13 @@ import warnings
 import matplotlib
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from wmdd.report import fonts
+from wmdd.report import fonts, pictures
 from wmdd.report.comparison import latex, markdown, plot_png
 from wmdd.report.fonts import dejavu, label, lettering, with_escapes
+from wmdd.report.page import _spread
 from wmdd.report.pictures import curves_svg, grid_png
 
 NAMES = [
@@ -58,6 +60,50 @@ def test_legend_names_every_curve(start):
         if name.strip():
             assert label(name, 28) in texts
     svg.encode()
+
+
+@pytest.mark.parametrize("names", ["0123456789", ("distilled, convnet3_w64", "random real, net"), ["猫" * 14] * 12])
+def test_legend_hides_no_curve(names, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(pictures, "svg_text", lambda figure: drawn.append(figure) or "")
+    curves_svg("t", "x", [(name, [0, 1], [place, 2]) for place, name in enumerate(names)])
+    (figure,) = drawn
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.draw_without_rendering()
+        own, (axes,) = figure.legends[0].get_window_extent(), figure.axes
+        assert own.y1 <= axes.get_tightbbox().y0
+    assert figure.bbox.x0 <= own.x0 <= own.x1 <= figure.bbox.x1
+    assert axes.bbox.height > 130  # of 290 pixels without a legend
+
+
+def test_comparison_of_one_size_has_a_bar_for_each_method_and_the_bound_above(monkeypatch):
+    row = {"student": "net", "ipc": 1, "top1_last_mean": 0.5, "top1_last_std": 0.1, "protocol": {"hash": "a"}}
+    rows = [row | {"method": method} for method in ("wmdd", "sre2l", "cda")]
+    facts = {"set": "pets", "methods": ["cda", "wmdd", "sre2l"], "ipc": [1], "rows": rows}
+    facts["full_data"] = {"net": {"top1": 0.9, "from": "teacher"}}
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *given, **options: drawn.append(figure))
+    plot_png(facts)
+    (axes,) = drawn[0].axes
+    assert len(axes.patches) == 3
+    assert [text.get_text() for text in axes.get_xticklabels()] == facts["methods"]
+    assert [text.get_text() for text in axes.texts] == ["50.0"] * 3
+    assert axes.get_xlabel() == "1 image per class"
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_ylim()[1] > 0.9
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["all data (the teacher)"]
+    drawn.clear()
+    plot_png(facts | {"full_data": {"net": None}})
+    assert not drawn[0].legends
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [([1.0], ""), ([0.5, 0.5], "0.500 each"), ([0.25, 0.75], "0.250 to 0.750"), ([1 / 3] * 3, "0.333 each")],
+)
+def test_weights_of_atoms_are_told_only_where_they_say_something(weights, told):
+    assert _spread(weights) == told
 
 
 def test_text_that_our_font_lacks_is_left_to_the_browser():

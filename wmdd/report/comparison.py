@@ -173,27 +173,56 @@ def latex(facts: dict[str, Any]) -> str:
 
 
 def plot_png(facts: dict[str, Any]) -> bytes:
-    """Draw top-1 against images per class, each method in a colour, a panel for each student."""
+    """Draw top-1, a panel for each student: against images per class, or as bars if there is one number of them."""
     students = list(dict.fromkeys(row["student"] for row in facts["rows"]))
-    out = io.BytesIO()
+    draw, out = _bars if len(facts["ipc"]) == 1 else _lines, io.BytesIO()
     with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawn, panels):
         for axes, student in zip(panels, students, strict=True):
-            for method in facts["methods"]:
-                own = [row for row in facts["rows"] if (row["method"], row["student"]) == (method, student)]
-                own.sort(key=lambda row: int(row["ipc"]))
-                heights, errors = [row["top1_last_mean"] for row in own], [row["top1_last_std"] or 0.0 for row in own]
-                # Points of several hashes do not compare, so no line leads from one to the next.
-                line = "-" if len({row["protocol"]["hash"] for row in own}) == 1 else ""
-                sizes = [row["ipc"] for row in own]
-                axes.errorbar(sizes, heights, errors, label=method, marker="o", linestyle=line, capsize=3)
+            draw(axes, facts, [row for row in facts["rows"] if row["student"] == student])
             full = facts["full_data"][student]
             if full:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
             axes.set_title(with_escapes(label(f"{facts['set']}, {student}", 60)), parse_math=False)
-            axes.set(xlabel="images per class", ylabel="top-1", xscale="log")
-            axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
-            axes.minorticks_off()
+            axes.set(ylabel="top-1")
             as_percent(axes)
-        drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
+        if draw is _bars:  # from 0, with room for the values above
+            panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
+        handles, names = panels[0].get_legend_handles_labels()
+        if handles:
+            drawn.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
         drawn.savefig(out, format="png", dpi=150)
     return out.getvalue()
+
+
+def _lines(axes: Any, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Draw a student's top-1 against images per class, each method in a colour."""
+    for method in facts["methods"]:
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: int(row["ipc"]))
+        heights, errors = _scores(own)
+        # Points of several hashes do not compare, so no line leads from one to the next.
+        line = "-" if len({row["protocol"]["hash"] for row in own}) == 1 else ""
+        sizes = [row["ipc"] for row in own]
+        axes.errorbar(sizes, heights, errors, label=method, marker="o", linestyle=line, capsize=3)
+    axes.set(xlabel="images per class", xscale="log")
+    axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
+    axes.minorticks_off()
+
+
+def _bars(axes: Any, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Draw a student's top-1 as a bar for each method, with its value."""
+    by_method = {row["method"]: row for row in rows}
+    own = [by_method[method] for method in facts["methods"]]
+    heights, errors = _scores(own)
+    colours = [f"C{place}" for place in range(len(own))]
+    bars = axes.bar(range(len(own)), heights, 0.6, yerr=errors, color=colours, capsize=3)
+    axes.bar_label(bars, [f"{100 * height:.1f}" for height in heights], padding=2, fontsize=8)
+    turned = {"rotation": 20, "ha": "right"} if len(own) > 3 else {}
+    axes.set_xticks(range(len(own)), facts["methods"], **turned)
+    number = facts["ipc"][0]
+    axes.set(xlabel=f"{number} image{'' if number == 1 else 's'} per class", xlim=(-0.7, len(own) - 0.3))
+    axes.grid(visible=False, axis="x")
+    axes.set_axisbelow(True)
+
+
+def _scores(rows: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+    return [row["top1_last_mean"] for row in rows], [row["top1_last_std"] or 0.0 for row in rows]

@@ -115,9 +115,17 @@ def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:
             "name": plan.index.class_names[item.class_id],
             "quantiles": [f"{value:.1f}" for value in item.norms],
             "tail": item.norms[4] / max(item.norms[2], 1e-9),
-            "weights": f"{float(item.weights.min()):.3f} to {float(item.weights.max()):.3f}",
+            "weights": _spread(item.weights.tolist()),
             "steps": len(item.objective),
             "converged": item.converged,
         }
         for item in barycenters
     ]
+
+
+def _spread(weights: list[float]) -> str:
+    """Return the least and the largest weight of a class's atoms; nothing for one atom, which has all of it."""
+    least, largest = f"{min(weights):.3f}", f"{max(weights):.3f}"
+    if len(weights) == 1:
+        return ""
+    return f"{least} each" if least == largest else f"{least} to {largest}"

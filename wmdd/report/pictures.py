@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from rich.cells import cell_len
 from torch import Tensor
 
 from wmdd.data.pixels import png, to_image
@@ -18,6 +20,7 @@ from wmdd.report.fonts import has_all, label, lettering
 
 MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64
 MAX_NAMED = 12  # curves that a legend can name
+LEGEND_WIDTH = 70  # characters
 Series = tuple[str, Sequence[float], Sequence[float]]
 
 
@@ -90,8 +93,12 @@ def svg_text(drawn: Any) -> str:
 
 
 def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
-    """Draw curves as SVG text."""
-    with figure(4.6, 2.9) as (drawn, (axes,)):
+    """Draw curves as SVG text, their names below them, where they hide nothing."""
+    names = [label(name, 28) for name, _, _ in series] if 1 < len(series) <= MAX_NAMED else []
+    longest = max(map(cell_len, names), default=0)
+    fitting = max(1, LEGEND_WIDTH // (longest + 9))  # names, each with its line and the space to the next
+    lines = math.ceil(len(names) / fitting)
+    with figure(4.6, 2.9 + 0.17 * lines) as (drawn, (axes,)):
         for place, (_, x, y) in enumerate(series):
             # matplotlib shows no name that begins with _, and takes $ for mathematics: names come last, and as text.
             axes.plot(x, y, label=str(place), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
@@ -101,11 +108,13 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             axes.set_yscale("log")
         if percent:
             as_percent(axes)
-        if 1 < len(series) <= MAX_NAMED:
-            shape = {"fontsize": 8, "ncols": 1} if len(series) <= 6 else {"fontsize": 7, "ncols": 2}
-            legend = axes.legend(frameon=False, **shape)
-            for text, (name, _, _) in zip(legend.get_texts(), series, strict=True):
-                text.set(text=label(name, 28 if len(series) <= 6 else 18), parse_math=False)
+        if names:
+            handles = axes.get_legend_handles_labels()
+            legend = drawn.legend(
+                *handles, loc="outside lower center", frameon=False, fontsize=8, ncols=math.ceil(len(names) / lines)
+            )
+            for text, name in zip(legend.get_texts(), names, strict=True):
+                text.set(text=name, parse_math=False)
         return svg_text(drawn)
 
 
