@@ -12,6 +12,7 @@ from wmdd.models.registry import build_model, check_model, has_batch_norm, skele
 from wmdd.models.weight_files import is_file, read_weights
 from wmdd.models.weights import check_card, load_weights
 from wmdd.sections import Stem
+from wmdd.text import counted
 
 
 def check(config: DistillConfig, index: DatasetIndex) -> None:
@@ -29,7 +30,8 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                     "of each class; lower it, or raise data.per_class"
                 )
             raise ConfigError(
-                f"barycenter.ipc={ipc}: larger than class {name} ({count} training images); lower barycenter.ipc"
+                f"barycenter.ipc={ipc}: larger than class {name} "
+                f"({counted(count, 'training image', 'training images')}); lower barycenter.ipc"
             )
     if min(config.relabel.batch_size, num_classes * ipc) < 2:
         raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")

@@ -110,7 +110,8 @@ def _orientation_notes(index: DatasetIndex) -> list[str]:
     if index.upright or not turned:
         return []
     total = len(index.train) + len(index.val)
+    what = "carries" if turned == 1 else "carry"
     return [
-        f"{turned} of {total} images carry an EXIF orientation, which is ignored, as torchvision does; "
+        f"{turned} of {total} images {what} an EXIF orientation, which is ignored, as torchvision does; "
         "--data.exif_orientation apply turns them upright"
     ]

@@ -81,6 +81,11 @@ def escape_tex(text: str) -> str:
     return escaped.replace("±", r"$\pm$")
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """Return a count with what follows it: the first words for 1, the others for every other number."""
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return the names that a wrong one may stand for, the nearest first; none if none is near.
 

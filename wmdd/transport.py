@@ -20,6 +20,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.exceptions import ConvergenceWarning
 
 from wmdd.errors import ConfigError
+from wmdd.text import counted
 
 WeightMode = Literal["uniform", "learnt"]
 PIVOTS = 5_000_000
@@ -71,7 +72,8 @@ def free_support_barycenter(
     """
     points = np.asarray(features, dtype=np.float64)
     if k > len(points):
-        raise ConfigError(f"barycenter.ipc={k}: larger than the class ({len(points)} images); lower barycenter.ipc")
+        held = counted(len(points), "image", "images")
+        raise ConfigError(f"barycenter.ipc={k}: larger than the class ({held}); lower barycenter.ipc")
     if not np.isfinite(points).all():
         raise ValueError("features must be finite")
     # Centring changes no distance and keeps the expanded squares exact for features far from the origin.

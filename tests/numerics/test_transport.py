@@ -154,3 +154,11 @@ def test_too_few_features_name_the_option_and_the_remedy():
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         solve(np.array([[0.0], [np.nan]]), 1)
+
+
+def test_more_atoms_than_images_are_refused_with_their_number():
+    for count, held in ((1, r"\(1 image\)"), (2, r"\(2 images\)")):
+        with pytest.raises(
+            ConfigError, match=rf"barycenter\.ipc=3: larger than the class {held}; lower barycenter\.ipc"
+        ):
+            solve(np.zeros((count, 2)), 3)

@@ -374,7 +374,7 @@ def test_images_in_both_splits_are_counted(tmp_path):
     (note,) = double_notes(build_index(url))
     assert note.startswith("3 of 8 validation images are training images too")
     (tmp_path / "train/cat/0.png").write_bytes((tmp_path / "train/dog/0.png").read_bytes())
-    assert "1 of 8 training images are copies of another one, 1 of them in another class" in double_notes(
+    assert "1 of 8 training images is a copy of another one, 1 of them in another class" in double_notes(
         build_index(url)
     )
 

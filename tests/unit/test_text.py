@@ -19,7 +19,7 @@ from wmdd.files import open_fs
 from wmdd.log import ConsoleListener
 from wmdd.store import absolute_url
 from wmdd.terminal import LineFormatter, Terminal, full_path
-from wmdd.text import SPELL, escape_markdown, escape_tex, expand_home, on_a_page, printable
+from wmdd.text import SPELL, counted, escape_markdown, escape_tex, expand_home, near_names, on_a_page, printable
 
 ODD = [
     "exp[lr=0.1]",
@@ -214,3 +214,21 @@ def test_page_takes_no_control_code_from_a_value():
     assert on_a_page("a\x00b\udce9") == r"a\x00b\xe9"
     assert on_a_page(Ready("<svg>\n")) == "<svg>\n"
     assert on_a_page(3) == 3
+
+
+def test_one_of_a_kind_is_counted_as_one():
+    assert [counted(count, "class", "classes") for count in (0, 1, 2000)] == ["0 classes", "1 class", "2,000 classes"]
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("resnt18", ["resnet18"]),
+        ("ResNet-18", ["resnet18"]),
+        ("conv", ["convnet3"]),
+        ("zebra", []),
+        ("", []),
+    ],
+)
+def test_near_names_leave_case_and_punctuation_aside(given, near):
+    assert near_names(given, ["resnet18", "convnet3", "vgg16"]) == near

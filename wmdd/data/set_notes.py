@@ -23,7 +23,8 @@ def double_notes(index: DatasetIndex) -> tuple[str, ...]:
     if repeats.any() and repeats.sum() >= _NOTED * len(train):
         mixed = int((repeats & (index.train.label[order][1:] != index.train.label[order][:-1])).sum())
         other = f", {mixed:,} of them in another class" if mixed else ""
-        notes.append(f"{repeats.sum():,} of {len(train):,} training images are copies of another one{other}")
+        what = "is a copy" if repeats.sum() == 1 else "are copies"
+        notes.append(f"{repeats.sum():,} of {len(train):,} training images {what} of another one{other}")
     return tuple(notes)
 
 

@@ -16,6 +16,7 @@ from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
 from wmdd.run_names import portable_yaml
 from wmdd.store import ArtifactStore
+from wmdd.text import counted
 from wmdd.types import Barycenter, DistilledClass
 
 IMAGES_PER_SHARD = 500
@@ -100,8 +101,10 @@ def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict
     barycenters: list[Barycenter] = [load_value(ref, store) for ref in plan.refs("barycenter")]
     loose = sum(not item.converged for item in barycenters)
     split = [ref.unit for ref in plan.refs("recover") if load_value(ref, store).notes]
-    notes = [f"{loose} barycenters stopped before they converged; raise barycenter.max_iterations"] if loose else []
-    notes += [f"{len(split)} classes ran in smaller tensor batches, because memory was full"] if split else []
+    stopped = counted(loose, "barycenter stopped before it", "barycenters stopped before they")
+    notes = [f"{stopped} converged; raise barycenter.max_iterations"] if loose else []
+    ran = counted(len(split), "class", "classes")
+    notes += [f"{ran} ran in smaller tensor batches, because memory was full"] if split else []
     return {
         "schema": 1,
         "config": plan.config.model_dump(mode="json"),
