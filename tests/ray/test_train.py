@@ -101,7 +101,8 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     assert steps[-1] == config.pretrain.epochs
     assert len(steps) <= config.pretrain.epochs + 2  # an epoch is done anew at most for each that was killed
     assert teachers(url) == teachers(tmp_path / "plain") != {}
-    assert not list((tmp_path / "store/notes").glob("resume-*"))
+    # A writer that was killed may leave a part, which nobody reads.
+    assert not [path for path in (tmp_path / "store/notes").glob("resume-*") if path.suffix != ".part"]
     assert "127.0.0.1" in listening
     assert listening <= LOOPBACK
     gone("RayTrainWorker")
