@@ -299,12 +299,12 @@ def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> 
 
 
 def check_executor(executor: str | Executor) -> None:
-    """Refuse a name of an executor that is not known.
+    """Refuse what is neither an executor nor the name of one.
 
     Raises:
         ConfigError: lists the names.
     """
-    if isinstance(executor, str) and executor not in ("ray", "local"):
+    if executor not in ("ray", "local") if isinstance(executor, str) else not hasattr(executor, "run"):
         raise ConfigError(f"--executor {executor}: choose ray or local")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from wmdd.errors import StageError, WmddError
 
@@ -57,6 +58,8 @@ def in_callers_words(text: str, names: dict[str, str] | None = None) -> str:
 def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator for functions that Python and the command line call: their errors are in the caller's words.
 
+    Paths of pathlib are taken as text.
+
     Args:
         names: as for `in_callers_words`.
     """
@@ -65,7 +68,7 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                return function(*args, **kwargs)
+                return function(*map(_text, args), **{name: _text(value) for name, value in kwargs.items()})
             except StageError as exc:
                 exc.cause = in_callers_words(exc.cause, names)
                 raise
@@ -76,3 +79,7 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return call
 
     return decorate
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

@@ -1,6 +1,7 @@
 """Messages name options as the caller wrote them: flags on the command line, keyword arguments from Python."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from wmdd.callers import command_line, in_callers_words
 from wmdd.cli import _run
 from wmdd.compare import compare
 from wmdd.config import override
-from wmdd.errors import ArtifactError, ConfigError
+from wmdd.errors import ArtifactError, ConfigError, DataError
 from wmdd.events import Event
 from wmdd.export import export
 from wmdd.log import ConsoleListener
@@ -42,6 +43,15 @@ def config(**changes):
 
 
 PYTHON = {
+    "no executor": (lambda: wmdd.distill("digits", executor=None, run="r"), "^executor=None: choose ray or local"),
+    "path of the run": (
+        lambda: wmdd.distill("digits", run=Path("/proc/x")),
+        "^run=/proc/x: its store /proc/store cannot",
+    ),
+    "path of the store": (lambda: wmdd.distill("digits", store=Path("/proc/x")), "^store=/proc/x: cannot be written"),
+    "path of a report": (lambda: wmdd.rewrite(Path("none")), "^url=none: holds no run"),
+    "path of images": (lambda: wmdd.load_distilled(Path("none")), "^none/images holds no Parquet file"),
+    "path of the set": (lambda: wmdd.distill(config(data__path=Path("none"))), "^data.path=.*none: there is no such"),
     "until": (lambda: wmdd.distill("digits", until="foo"), "^until=foo: there is no such stage"),
     "executor": (lambda: wmdd.distill("digits", executor="foo", run="r"), "^executor=foo: choose ray or local"),
     "run": (
@@ -75,7 +85,7 @@ def test_error_names_the_argument_of_the_call(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     call, message = PYTHON[case]
-    with pytest.raises((ConfigError, ArtifactError), match=message):
+    with pytest.raises((ConfigError, DataError, ArtifactError), match=message):
         call()
     assert not any(tmp_path.glob("r*/*.yaml")), "nothing began"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from wmdd.errors import ConfigError
 from wmdd.text import expand_home
@@ -118,6 +119,11 @@ class Section(BaseModel):
         )
         lines = [f"    {name}: {_meaning(field, defaults[name])}" for name, field in cls.model_fields.items()]
         cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Options:", *lines])
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _take_paths(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
 
     @classmethod
     def option(cls, name: str) -> str:
