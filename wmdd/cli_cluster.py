@@ -8,7 +8,7 @@ import time
 import click
 from rich.table import Table
 
-from wmdd.cli_types import Whole
+from wmdd.cli_types import WholeFrom
 from wmdd.errors import ConfigError, WmddError
 from wmdd.progress import clock
 from wmdd.terminal import Terminal
@@ -34,29 +34,29 @@ def cluster() -> None:
 @cluster.command()
 @click.option(
     "--nodes",
-    type=Whole(min=1),
+    type=WholeFrom(min=1),
     default=2,
     show_default=True,
     help="Nodes that work, beside a head without CPUs, which holds the dashboard and the job server.",
 )
 @click.option(
     "--cpus-per-node",
-    type=Whole(min=1),
+    type=WholeFrom(min=1),
     default=1,
     show_default=True,
     help="CPUs that each node claims; they share this machine's.",
 )
 @click.option(
     "--gpus-per-node",
-    type=Whole(min=0),
+    type=WholeFrom(min=0),
     default=0,
     show_default=True,
     help="GPUs that each node claims, there or not: for trying how work is placed, not for computing on.",
 )
-@click.option("--port", type=Whole(0, 65535), default=0, help="Of the head [default: a free one].")
+@click.option("--port", type=WholeFrom(0, 65535), default=0, help="Of the head [default: a free one].")
 @click.option(
     "--dashboard-port",
-    type=Whole(1, 65535),
+    type=WholeFrom(1, 65535),
     default=8265,
     show_default=True,
     help="Of the dashboard and the job server.",

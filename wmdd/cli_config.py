@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from wmdd.cli_types import OneOf, Whole, shown
+from wmdd.cli_types import OneOf, Whole, WholeFrom, shown
 from wmdd.config import DistillConfig, NamedIn, field_type, names_in, override, read_config, section_names
 from wmdd.errors import ConfigError
 from wmdd.methods import methods, with_method
@@ -182,7 +182,9 @@ def as_typed(error: ConfigError, typed: dict[str, str], before: str = "--") -> s
 
 
 _SHORT = {"seed": "seed", "barycenter.ipc": "ipc", "evaluate.seeds": "seeds", "ray.address": "address"}
-SEEDS = click.option("--seeds", type=Whole(1), metavar="INT", help="Students of each set (short for --evaluate.seeds).")
+SEEDS = click.option(
+    "--seeds", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
+)
 
 
 def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callable[..., None]:
@@ -190,7 +192,7 @@ def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callab
     for decorate in (
         click.option(
             "--ipc",
-            type=str if several_ipc else Whole(1),
+            type=str if several_ipc else WholeFrom(1),
             metavar="INT,..." if several_ipc else "INT",
             help="Distilled images per class (short for --barycenter.ipc).",
         ),

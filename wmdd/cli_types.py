@@ -41,8 +41,8 @@ def _refuse(value: Any, param: click.Parameter | None, told: str) -> NoReturn:
     raise ConfigError(f"{name} {shown(str(value))}: input should be {told}")
 
 
-class Whole(click.IntRange):
-    """A whole number, if need be within bounds."""
+class Whole(click.types.IntParamType):
+    """A whole number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the number.
@@ -51,9 +51,21 @@ class Whole(click.IntRange):
             ConfigError: in one line with option, value and what is allowed.
         """
         try:
-            number = int(value)
+            return int(value)
         except ValueError:
             _refuse(value, param, NOT_WHOLE)
+
+
+class WholeFrom(click.IntRange):
+    """A whole number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number.
+
+        Raises:
+            ConfigError: in one line with option, value and what is allowed.
+        """
+        number = Whole().convert(value, param, ctx)
         if self.min is not None and number < self.min:
             _refuse(value, param, f"greater than or equal to {self.min}")
         if self.max is not None and number > self.max:

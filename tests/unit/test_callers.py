@@ -175,6 +175,14 @@ LINES = {
 }
 
 
+@pytest.mark.parametrize("command", ["distill", "compare", "rank", "tune"])
+def test_help_shows_the_bounds_that_there_are(command, capsys):
+    assert _run([command, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "None]" not in told
+    assert "[x>=1]" in told
+
+
 @pytest.mark.parametrize("case", LINES)
 def test_value_that_cannot_be_is_one_line_in_one_style(case, capsys):
     words, line = LINES[case]
