@@ -64,6 +64,19 @@ def _list(fs: Any) -> None:
             pass
 
 
+def members(fs: Any, root: str) -> dict[str, dict[str, Any]] | None:
+    """Return all files below a folder of an archive by their paths; None for another file system, or a file.
+
+    To list each of its folders, as elsewhere, would look at every member once for each folder.
+    """
+    if not isinstance(fs, AbstractArchiveFileSystem) or fs.info(root)["type"] != "directory":
+        return None
+    prefix = f"{root.rstrip('/')}/" if root.strip("/") else ""
+    listed = ((path.rstrip("/"), info) for path, info in list(fs.dir_cache.items()))
+    inner = ((path, info) for path, info in listed if info["type"] != "directory" and not path.startswith("/"))
+    return {path: info for path, info in inner if path.startswith(prefix)}
+
+
 def read_member(fs: Any, path: str, *span: int) -> bytes:
     """Return a file's bytes, or those from a start to an end.
 

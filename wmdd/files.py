@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import fsspec
 import tenacity
 
-from wmdd.archives import ArchiveError, open_archive, read_member
+from wmdd.archives import ArchiveError, members, open_archive, read_member
 from wmdd.errors import ConfigError
 from wmdd.text import expand_home
 
@@ -207,6 +207,8 @@ def tree(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     if hasattr(fs, "below"):
         whole: dict[str, dict[str, Any]] = again(fs.below, root)
         return whole
+    if (inside := members(fs, root)) is not None:
+        return inside
     found, folders = dict[str, dict[str, Any]](), [root]
     while folders:
         for item in entries(fs, folders.pop()):

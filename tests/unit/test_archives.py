@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from fsspec.archive import AbstractArchiveFileSystem
 from image_files import png, refusal
 
 from wmdd.data.images import read_encoded
@@ -106,3 +107,19 @@ def test_archive_that_is_encrypted_empty_or_a_folder_is_named(tmp_path):
         assert "the archive" in (told := refusal(lambda url=url: list_files(url))), told
     (tmp_path / "folder.zip").mkdir()
     assert "is a folder and no archive; give" in refusal(lambda: list_files(f"zip://::{tmp_path}/folder.zip"))
+
+
+@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
+@pytest.mark.parametrize("wrap", ["./", "data/set/", ""])
+def test_archive_is_listed_at_once_however_its_names_begin(tmp_path, monkeypatch, name, wrap):
+    url = packed(tmp_path / name, {f"{wrap}{path}": data for path, data in FEW.items()})
+
+    def ls(*_, **__):
+        raise AssertionError("to list each folder by itself takes minutes")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AbstractArchiveFileSystem, "ls", ls)
+        assert len(list_files(url).files["train"]) == 4
+    index = build_index(url)
+    assert (index.class_names, len(index.train), len(index.val)) == (("a", "b"), 4, 4)
+    assert sorted(data for _, data in read_encoded(index, "train", np.arange(4))) == sorted(list(FEW.values())[:4])

@@ -66,7 +66,8 @@ def is_junk(path: str) -> bool:
 
 def is_junk_folder(name: str) -> bool:
     """Whether a folder's name is hidden, or is of the system and not of the set."""
-    return name.startswith(".") or name.lower() in _JUNK_FOLDERS
+    # "." is the folder itself, as tar calls it in ./train/cat/0.png.
+    return (name.startswith(".") and name != ".") or name.lower() in _JUNK_FOLDERS
 
 
 @functools.lru_cache(maxsize=2**16)
