@@ -124,7 +124,8 @@ def test_folders_that_may_be_no_classes_are_refused_unless_they_are_named(tmp_pa
     config = override(recipe("digits"), {"data.path": url})
     assert told in refusal(lambda: load_index(config, store, lambda done, total: None))
     names = tuple(sorted({path.partition("/")[0] for path in paths}))
-    assert build_index(url, classes=names).class_names == names
+    classes = tuple(name.partition("/")[0] for name in names)
+    assert build_index(url, classes=classes).class_names == classes
 
 
 @pytest.mark.parametrize("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
@@ -202,6 +203,38 @@ def test_what_a_matched_class_differs_in_is_seen(tmp_path, name, told):
 def test_class_with_and_without_a_blank_in_one_split_is_refused(tmp_path):
     told = refusal(lambda: build_index(folder(tmp_path, *images("train", classes=("cat", "cat ", "dog")))))
     assert "class cat  is there twice, with and without blanks at an end ('cat', 'cat '); merge the folders" in told
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("images", "masks"), ("JPEGImages", "SegmentationClass"), ("img", "gt"), ("images", "annotations/trimaps")],
+    ids="-".join,
+)
+def test_images_and_their_masks_are_no_classes(tmp_path, names):
+    url = folder(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(4)))
+    assert "are named as images and their masks, and not as classes" in refusal(lambda: build_index(url))
+    classes = tuple(name.partition("/")[0] for name in names)
+    assert build_index(url, classes=classes).class_names == classes
+
+
+@pytest.mark.parametrize("names", [("mask", "no_mask"), ("label", "cat"), ("images", "photos")])
+def test_classes_that_sound_like_masks_are_read(tmp_path, names):
+    url = folder(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(4)))
+    assert build_index(url).class_names == tuple(sorted(names))
+
+
+def test_folder_of_all_images_is_no_class(tmp_path):
+    (tmp_path / "labels.csv").write_text("file,label")
+    told = refusal(lambda: build_index(folder(tmp_path, *(f"images/{i}.png" for i in range(4)))))
+    assert "images/0.png (and 3 more) lies in no class folder" in told
+
+
+@pytest.mark.parametrize("suffix", ["crdownload", "part", "incomplete", "aria2"])
+@pytest.mark.parametrize("file", ["train-1.parquet", "train/cat/9.png"])
+def test_download_that_has_not_finished_is_refused(tmp_path, file, suffix):
+    folder(tmp_path, *images("train", "val")) if file.endswith("png") else parquet(tmp_path, "train-0.parquet")
+    (tmp_path / f"{file}.{suffix}").write_bytes(b"\x89PNG\r\n")
+    assert f"{file}.{suffix} is a download that has not finished" in refusal(lambda: list_files(str(tmp_path)))
 
 
 def test_class_that_validation_spells_wrongly_is_shown_beside_the_right_one(tmp_path):

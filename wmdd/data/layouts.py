@@ -13,6 +13,7 @@ from wmdd.data.split_names import (
     Role,
     difference,
     is_generic,
+    is_segmentation,
     is_sure,
     same_form,
     same_name,
@@ -208,7 +209,8 @@ def _by_classes(tree: Folders, base: str, url: str) -> Layout:
     above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
     _refuse_loose(tree, above, url)
     roles = _roles(tree, base)
-    if len(roles) == len(names) and (len(names) > 1 or roles[names[0]].rank < 2):
+    alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
+    if alone or (len(roles) == len(names) > 1):
         _refuse_loose(tree, [join(base, name) for name in names], url)
     root = f"{base}/" if base else ""
     places = {
@@ -278,6 +280,8 @@ def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, l
                 f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes",
                 notes,
             )
+    if len(bare) < len(names) and is_segmentation(names):
+        return f"{some(names, 3)} are named as images and their masks, and not as classes; {chosen}", notes
     for name in (name for name in roles if name not in bare):
         text = f"{name} holds images and no class folders"
         if len(names) > 2 and is_sure(name):

@@ -53,6 +53,9 @@ _NOTE_FILES = _words(
 )
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
+_UNFINISHED = _words(
+    "crdownload part partial incomplete download opdownload filepart aria2 !qb"
+)  # of browsers and tools
 _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
 
 
@@ -90,6 +93,12 @@ def may_be_image(path: str) -> bool:
     """Whether a file has to be an image, by its name; many sets have images without an extension."""
     suffix = _suffix(path)
     return suffix not in _NO_IMAGES if suffix else path.rpartition("/")[2].lower() not in _NOTE_FILES
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether a file is an image or Parquet whose download has not finished, by its name."""
+    name, _, suffix = path.rpartition(".")
+    return suffix.lower() in _UNFINISHED and (has_image_suffix(name) or name.lower().endswith(".parquet"))
 
 
 def has_image_suffix(path: str) -> bool:

@@ -24,6 +24,7 @@ from wmdd.data.set_files import (
     has_image_suffix,
     is_data,
     is_junk,
+    is_unfinished,
     may_be_image,
     open_file_system,
     version,
@@ -111,6 +112,10 @@ def list_files(url: str) -> Listing:
     pipes = [path for path in rest if found[path].get("type") == "other" and not found[path].get("islink")]
     if pipes:  # to read one waits for whoever writes into it
         raise DataError(f"data.path={url}: {pipes[0]} is no regular file but a pipe, socket or device; remove it")
+    if unfinished := next(filter(is_unfinished, sorted(rest)), None):
+        raise DataError(
+            f"data.path={url}: {unfinished} is a download that has not finished; finish it, or remove the file"
+        )
     parquet = sorted(path for path in rest if is_parquet(path))
     images = sorted(path for path in rest if may_be_image(path))
     if single and parquet:

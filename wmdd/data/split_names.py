@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 VAL_NAMES = ("val", "validation", "valid", "test")
@@ -20,6 +21,10 @@ _FILLER_WORDS = (
     "sample samples folder dir jpg jpeg jpegs png crops cropped class classes of"
 )
 _FILLERS = frozenset(_FILLER_WORDS.split())
+# Of masks, with fillers: SegmentationClass, ground_truth, train_masks.
+_MASK_WORDS = "mask masks segmentation segmentations seg gt groundtruth truth trimaps annotations labels"
+_MASKS = frozenset(_MASK_WORDS.split())
+_OF_MASKS = _MASKS | frozenset(("ground", "object", "instance", "semantic"))
 # As names of classes these are too common to be taken for splits (valid and invalid, control and test).
 _SURE_SPLITS = frozenset({"val", "validation", "test", "testing"})
 
@@ -68,6 +73,14 @@ def is_sure(name: str) -> bool:
 def is_generic(name: str) -> bool:
     """Whether a folder's name says nothing about the class of its images."""
     return name.lower() in {*_FILLERS, "imagefolder"} or split_role(name) is not None
+
+
+def is_segmentation(names: Sequence[str]) -> bool:
+    """Whether the folders of a set are named for images and for masks, and for nothing else."""
+    spaced = (re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name) for name in names)
+    words = [set(re.findall(r"[^\W\d_]+", name.casefold())) for name in spaced]
+    masks = [bool(found & _MASKS) and found <= _OF_MASKS | _FILLERS for found in words]
+    return any(masks) and all(mask or found <= _FILLERS for mask, found in zip(masks, words, strict=True))
 
 
 def same_form(first: str, second: str) -> bool:
