@@ -1,15 +1,17 @@
 """Sets in zip and tar files: read by several threads, and named for what they are if they cannot be read."""
 
+import copy
 import io
 import tarfile
 import zipfile
 
+import fsspec
 import numpy as np
 import pytest
 from fsspec.archive import AbstractArchiveFileSystem
 from image_files import png, refusal
 
-from wmdd.data.images import read_encoded
+from wmdd.data.images import StreamedImages, read_encoded
 from wmdd.data.index import build_index
 from wmdd.data.sources import list_files
 from wmdd.errors import DataError
@@ -123,3 +125,14 @@ def test_archive_is_listed_at_once_however_its_names_begin(tmp_path, monkeypatch
     index = build_index(url)
     assert (index.class_names, len(index.train), len(index.val)) == (("a", "b"), 4, 4)
     assert sorted(data for _, data in read_encoded(index, "train", np.arange(4))) == sorted(list(FEW.values())[:4])
+
+
+def test_streamed_images_open_their_archive_once(tmp_path, monkeypatch):
+    index = build_index(packed(tmp_path / "x.zip"))
+    opened, open_url = [], fsspec.core.url_to_fs
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **options: opened.append(url) or open_url(url, **options))
+    images = StreamedImages(index, "train", np.asarray)
+    assert [images[place][0].shape for place in range(4)] == [(40, 40, 3)] * 4
+    assert len(opened) == 1
+    assert copy.copy(images)[0][1] == images[0][1]
+    assert len(opened) == 2, "a loading process opens its own"

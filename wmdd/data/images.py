@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,9 +132,10 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         self.index, self.split, self.transform, self.cached_groups = index, split, transform, cached_groups
         self._groups: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
         self._starts: dict[int, np.ndarray] = {}
+        self._files: dict[int, tuple[Any, str]] = {}  # by process: to open an archive lists all that is in it
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": OrderedDict(), "_starts": {}}
+        return self.__dict__ | {"_groups": OrderedDict(), "_starts": {}, "_files": {}}
 
     def __len__(self) -> int:
         return len(_part(self.index, self.split))
@@ -145,7 +147,9 @@ class StreamedImages(Dataset[tuple[Any, int]]):
 
     def _encoded(self, part: Split, position: int) -> bytes:
         if self.index.kind == "folder":
-            return _read_file(*open_file_system(self.index.url), self.index, self.split, position)[1]
+            if os.getpid() not in self._files:
+                self._files = {os.getpid(): open_file_system(self.index.url)}
+            return _read_file(*self._files[os.getpid()], self.index, self.split, position)[1]
         if self.index.kind == "builtin":
             return next(read_encoded(self.index, self.split, np.array([position])))[1]
         file, row = int(part.file[position]), int(part.row[position])
