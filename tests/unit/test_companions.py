@@ -31,12 +31,16 @@ def notes(*names):
         ("images/#.png", "masks/#.png"),
         ("images/#.png", "Masks/#_mask.png"),
         ("#.png", "ground_truth/#.png"),
+        ("#.jpg", "thumbs/#.jpg"),
+        ("#.jpg", "#_thumb.jpg"),
     ],
 )
 def test_masks_beside_the_images_are_noted(image, mask):
     (note,) = notes(image, mask)
     first = f"train/cat/{mask.replace('#', '0')} of train/cat/{image.replace('#', '0')}"
-    assert note.startswith(f"8 of 16 images are named as masks of others ({first}), and are learned as images")
+    assert note.startswith(
+        f"8 of 16 images are named as masks or thumbnails of others ({first}), and are learned as images"
+    )
 
 
 def test_image_in_two_formats_is_noted():
@@ -66,5 +70,7 @@ def test_class_of_masks_and_a_few_odd_names_are_not_noted():
 def test_set_with_masks_is_read_whole_with_a_note(tmp_path):
     names = [f"{name}/{i}{end}.png" for name in ("benign", "normal") for i in range(3) for end in ("", "_mask")]
     url = folder(tmp_path, *names)
-    assert any(note.startswith("6 of 12 images are named as masks of others") for note in list_files(url).notes)
+    assert any(
+        note.startswith("6 of 12 images are named as masks or thumbnails of others") for note in list_files(url).notes
+    )
     assert len(build_index(url).train) == 8

@@ -1,4 +1,4 @@
-"""Images that are named as the mask or the copy of another one: they would be learned as images of its class."""
+"""Images that are named as the mask or a copy of another one: they would be learned as images of its class."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from wmdd.data.set_files import has_image_suffix
 
-_WORD = r"(?:masks?|seg|segm|segmentations?|segmented|labels?|labelled|gt|ground[-_ ]?truths?|annotations?|annotated)"
-_MAY_BE = ("mask", "seg", "label", "gt", "truth", "annot")
+_WORD = (
+    r"(?:masks?|seg|segm|segmentations?|segmented|labels?|labelled|gt|ground[-_ ]?truths?|annotations?|annotated"
+    r"|thumbs?|thumbnails?)"
+)
+_MAY_BE = ("mask", "seg", "label", "gt", "truth", "annot", "thumb")
 _BEHIND = re.compile(rf"(?P<stem>.+?)[-_. ]{_WORD}(?:[-_. ]?\d{{1,2}})?", re.IGNORECASE)
 _BEFORE = re.compile(rf"{_WORD}[-_. ](?P<stem>.+)", re.IGNORECASE)
 _FOLDER = re.compile(_WORD, re.IGNORECASE)
@@ -28,8 +31,8 @@ def companion_notes(paths: Sequence[str], places: Mapping[str, tuple[str, str]])
     if masks and len(masks) >= _NOTED * len(paths):
         first, of = next(iter(masks.items()))
         return (
-            f"{len(masks):,} of {len(paths):,} images are named as masks of others ({first} of {of}), and are learned "
-            "as images; to leave them out, move them out of the class folders",
+            f"{len(masks):,} of {len(paths):,} images are named as masks or thumbnails of others ({first} of {of}), "
+            "and are learned as images; to leave them out, move them out of the class folders",
         )
     endings = {path[path.rfind(".") :].lower() for path in paths[:1]}
     doubles = _doubles(paths) if sum(text.count(f"{ending}\n") for ending in endings) < len(paths) else {}
