@@ -112,7 +112,7 @@ COMMANDS = {
         ("plan", "digits", "--data.path", "set", "--run", "set/train/x"),
         (
             "--run set/train/x: its store set/train/store is a folder of the data set (set)",
-            "such as set/train/store/runs/a",
+            "such as set/runs/a",
         ),
     ),
     "report": (("report", "none"), ("RUN none: holds no run (run.json)", "give the folder of wmdd distill --run")),
