@@ -60,7 +60,10 @@ class RayCrew:
 
     def room(self, lane: str) -> int:
         """Count the workers of a lane that the nodes there are can hold; the teacher's trainers come alone."""
-        return 1 if lane in ("train", "alone") else self._shares.room(lane, self._resources())
+        if lane == "train":
+            return 1
+        fit = self._shares.room(lane, self._resources())
+        return min(1, fit) if lane == "alone" else fit
 
     def describe(self) -> str:
         """Say what a worker asks for and what there is."""

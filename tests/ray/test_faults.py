@@ -140,3 +140,5 @@ def test_resources_that_no_node_has_are_an_error_and_not_an_endless_wait(cluster
     with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=0\.3: no worker could start .*ray\.cpus_per_actor=64"):
         ray_run(asked, tmp_path)
     assert not list((tmp_path / "store").glob("pretrain/*/commit.json"))
+    crew = RayCrew(asked, Shares(64.0, 0.0), str(tmp_path), "probe")
+    assert [crew.room(lane) for lane in ("main", "alone")] == [0, 0]  # else busy nodes are waited for ten times as long
