@@ -214,7 +214,7 @@ def test_damaged_run_is_told_by_its_file(tmp_path, file, text, message):
     (tmp_path / "run.json").write_text('{"store": "/nowhere", "index": "0"}')
     (tmp_path / "config.yaml").write_text("recipe: digits\n")
     (tmp_path / file).write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(f"RUN {tmp_path}: {message}")):
+    with pytest.raises(ConfigError, match=re.escape(f"url={tmp_path}: {message}")):
         rewrite(str(tmp_path))
 
 

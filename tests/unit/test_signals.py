@@ -35,6 +35,7 @@ def begin(tmp_path):
         ignore = f"import signal, os, sys; signal.signal({int(ignored or 0)}, signal.SIG_IGN);"
         words = ["-c", f"{ignore} os.execv(sys.executable, [sys.executable, {str(path)!r}])"] if ignored else [path]
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the suite may run under nohup
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         process = subprocess.Popen([sys.executable, *words], **pipes)
         begun.append(process)
