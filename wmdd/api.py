@@ -81,7 +81,7 @@ def distill(
             url, artifacts = open_places(run, store, config, "distill", told)
             plan = cut_or_further(make_plan(config, artifacts, counted), until, artifacts)
             refuse_alone(executor, [plan], artifacts)
-            stack.enter_context(hold(url))
+            stack.enter_context(hold(url, lambda: choose_run(url, config)))
             if note := replaced(url, {ref.unit: ref.key for ref in plan.refs("evaluate")}):
                 told(Event("note", "", text=note))
             _run(plan, url, artifacts, executor, told)

@@ -22,7 +22,7 @@ from wmdd.protocols import with_protocol
 from wmdd.recipes import as_config
 from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
-from wmdd.run_folder import SIZES, hold
+from wmdd.run_folder import SIZES, choose_run, hold
 from wmdd.run_names import located
 from wmdd.sections.base import refuse_twice
 from wmdd.store import ArtifactStore
@@ -132,7 +132,7 @@ def compare(
     lost = _lost(ArtifactStore(url), set(made))
     plans = {name: make_plan(case, artifacts, status) for name, case in named.items()}
     refuse_alone(executor, plans.values(), artifacts)
-    with hold(url):
+    with hold(url, lambda: choose_run(url, config, "compare", cases=named, more=changes)):
         note_config(url, config, SIZES)
         for name, plan in plans.items():
             note_start(f"{url}/{name}", plan, artifacts)

@@ -26,7 +26,7 @@ from wmdd.pipeline import run_plans
 from wmdd.plan import make_plan
 from wmdd.recipes import as_config
 from wmdd.report.scores import collect_metrics, committee, scored_on
-from wmdd.run_folder import hold
+from wmdd.run_folder import choose_run, hold
 from wmdd.run_names import located, set_title
 from wmdd.store import ArtifactStore
 from wmdd.text import escape_markdown
@@ -143,7 +143,7 @@ def rank(
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
     refuse_alone(executor, plans.values(), artifacts)
-    with hold(url):
+    with hold(url, lambda: choose_run(url, config, "rank", more=own_options(rates, weight))):
         note_config(url, config)
         workers, metrics = open_executor(executor, config), MetricsFile(url)
         try:

@@ -7,7 +7,7 @@ import json
 import os
 import posixpath
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,11 +196,14 @@ def forget_other(folder: ArtifactStore, config: DistillConfig, skip: Collection[
 
 
 @contextlib.contextmanager
-def hold(url: str) -> Iterator[None]:
+def hold(url: str, check: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Keep a local run folder from other processes, for as long as this one is at work in it; it may be new.
 
+    Args:
+        check: what was checked of the folder before, once more: another process may have been at work there since.
+
     Raises:
-        ConfigError: if another process is at work there.
+        ConfigError: if another process is at work there, and as the check does.
     """
     folder = ArtifactStore(url)
     lock = _lock(Path(folder.root), url) if is_local(folder.fs) else None
@@ -209,6 +212,7 @@ def hold(url: str) -> Iterator[None]:
         return
     _OPEN.add(lock)
     try:
+        check()
         yield
     finally:
         _OPEN.discard(lock)

@@ -126,6 +126,16 @@ def test_finished_run_of_another_configuration_is_left_alone():
     assert choose_run("mine/", changed(barycenter__ipc=2, ray__actors=3)) == ("mine", "")
 
 
+def test_run_that_ended_while_this_one_waited_for_the_folder_is_left_alone(monkeypatch):
+    held = {}
+    monkeypatch.setattr("wmdd.api.refuse_alone", lambda *_: held.update(leave_run("mine", changed(barycenter__ipc=2))))
+    with pytest.raises(ConfigError, match=r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\)"):
+        distill("digits", run="mine", executor="local")
+    assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == held
+    with hold("mine"):  # is free again
+        pass
+
+
 def test_run_of_before_that_gave_another_path_of_the_same_set_is_the_same_run():
     leave_run("mine", changed(data__path="set"))
     assert choose_run("mine", changed(data__path=str(Path("set").absolute()))) == ("mine", "")
