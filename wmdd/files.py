@@ -29,7 +29,7 @@ import fsspec
 import tenacity
 
 from wmdd.archives import ArchiveError, members, open_archive, read_member
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, WmddError
 from wmdd.text import expand_home
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,10 @@ def kind(fs: Any, path: str) -> str | None:
         return str(again(fs.info, path)["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except (OSError, EOFError, WmddError):
+        raise
+    except Exception as exc:  # file systems of others raise errors of their own
+        raise OSError(f"{type(exc).__name__}: {' '.join(str(exc).split())}") from exc
 
 
 def entries(fs: Any, folder: str) -> list[dict[str, Any]]:

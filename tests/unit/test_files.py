@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from wmdd.files import explain, may_pass
+from wmdd.files import explain, kind, may_pass, open_fs
 
 
 @pytest.mark.parametrize("number", ["EIO", "ETIMEDOUT", "ECONNRESET", "ESTALE", "EAGAIN"])
@@ -26,3 +26,16 @@ def test_mistakes_of_our_own_are_not_tried_again():
 @pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT"])
 def test_full_disk_is_told_with_its_remedy(number):
     assert explain(OSError(getattr(errno, number), "full")) == "(full); make room there"
+
+
+def test_error_of_another_file_system_is_told_as_one_of_storage(monkeypatch):
+    class UnreachableError(Exception):
+        pass
+
+    def info(self, path):
+        raise UnreachableError("no such\nhost")
+
+    fs, path = open_fs("memory://other/set")
+    monkeypatch.setattr(type(fs), "info", info)
+    with pytest.raises(OSError, match=r"^UnreachableError: no such host$"):
+        kind(fs, path)
