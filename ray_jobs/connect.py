@@ -58,6 +58,7 @@ def connect(address: str | None) -> bool:
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
+    _check_loopback()
     try:
         ray.init(address="local", include_dashboard=False, **options)
     except Exception as exc:  # Ray has no class for this
@@ -65,6 +66,18 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
         raise WmddError(
             f"Ray does not start on this machine ({text[:300]}); if it is only busy, try again; --executor local needs "
             "no Ray"
+        ) from exc
+
+
+def _check_loopback() -> None:
+    """Refuse a machine whose loopback is down or closed: Ray would wait for its own head for many minutes."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            socket.create_connection(listener.getsockname(), timeout=5).close()
+    except OSError as exc:
+        raise WmddError(
+            f"Ray does not start on this machine: 127.0.0.1, by which its processes talk, is not reached ({exc}); "
+            "bring loopback up, or open it; --executor local needs no Ray"
         ) from exc
 
 

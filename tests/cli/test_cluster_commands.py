@@ -373,3 +373,17 @@ def test_ray_that_does_not_start_is_one_line(monkeypatch):
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(WmddError, match=r"^Ray does not start .*timed out during startup.*--executor local"):
         connect(None)
+
+
+def test_a_closed_loopback_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+    from ray_jobs.connect import connect
+
+    def refuse(address, timeout):
+        raise OSError(101, "Network is unreachable")  # as where `lo` is down; Ray itself waits for minutes
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(WmddError, match=r"^Ray does not start .*127\.0\.0\.1, .*unreachable.*--executor local"):
+        connect(None)
