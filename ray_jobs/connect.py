@@ -211,6 +211,8 @@ def import_ray(*, alone: bool) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # The pool tells of workers that died in a line of its own.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed while executing a task")
     if alone:
         os.environ.setdefault(LOOPBACK, "0")
         # Ray gives its workers a niceness of 15, with which they hardly get a CPU beside any other program.

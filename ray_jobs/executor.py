@@ -7,8 +7,10 @@ import os
 import uuid
 from collections.abc import Iterable, Sequence
 
+from ray_jobs.resources import Node, Shares, check_fit, fit_memory
 from wmdd.config import DistillConfig
 from wmdd.cpus import compute_cpus
+from wmdd.events import Event
 from wmdd.pipeline import Listener, is_joint
 from wmdd.plan import StageTask
 from wmdd.schedule import Board
@@ -45,7 +47,6 @@ class RayExecutor:
         from ray_jobs.crew import RayCrew
         from ray_jobs.metrics import metered
         from ray_jobs.pool import Pool
-        from ray_jobs.resources import Shares, check_fit
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = Shares.of(self._config.ray, nodes, self._config.runtime.device)
@@ -55,7 +56,7 @@ class RayExecutor:
         probe = f"probe-{uuid.uuid4().hex}"
         store.write_note(probe, b"")
         crew = RayCrew(self._config, shares, store.url, probe, compute_cpus() if self._owns_ray else 0)
-        limits = {"main": self._config.ray.actors}
+        limits = {"main": self._config.ray.actors or self._limit(shares, nodes, listener)}
         # On a Ray of this run alone, a worker that trains a teacher may use what nobody else does.
         solo = {"alone": "main" if self._owns_ray else "alone", "train": "train"}
         two_lanes = shares.two_lanes(nodes)
@@ -75,6 +76,17 @@ class RayExecutor:
             stack.callback(pool.close)
             pool.run(board)
         return board
+
+    def _limit(self, shares: Shares, nodes: list[Node], listener: Listener) -> int:
+        """Return how many workers this machine's memory holds, with a note if its CPUs held more; 0 for any number."""
+        if not self._owns_ray or shares.gpu_per_worker:
+            return 0
+        limit, free = fit_memory(nodes[0])
+        cpus = shares.room("main", nodes)
+        if limit < cpus:
+            text = f"{limit} of {cpus} workers: {free:.1f} GiB of memory are free, and each takes 1 GiB or more"
+            listener(Event("note", "", text=f"{text}; ray.actors sets another number"))
+        return limit
 
     def _lane(self, task: StageTask, gpu: bool, two_lanes: bool) -> str:
         if is_joint(task):

@@ -31,6 +31,7 @@ BACKOFF_S = 0.5
 MAX_HIRING_PAUSE_S = 30.0
 BUSY_FACTOR = 10  # nodes that could hold a worker are waited for so much longer: they are busy, or slow
 SPECULATE_AFTER_S = 20.0  # a second copy of something short costs more than waiting for it
+FEWER = "; is memory too small? --ray.actors 1, or --executor local, needs less"
 Key = tuple[str, str]
 
 
@@ -293,7 +294,7 @@ class Pool:
             if news.node_left:
                 self._retry(person.task, f"its node left ({news.text})", blame=False)
             else:
-                self._retry(person.task, f"its worker{where} died ({news.text})", hint="; is memory too small?")
+                self._retry(person.task, f"its worker{where} died ({news.text})", hint=FEWER)
         elif person.node is None:
             self._stillborn(news.text, MAX_SPAWN_FAILURES, None)
         else:

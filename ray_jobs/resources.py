@@ -10,6 +10,9 @@ from wmdd.errors import ConfigError
 from wmdd.sections import RayConfig
 
 Node = dict[str, float]
+# Measured with a cgroup's limit on two cores: Ray's own processes, and a worker with small networks and images.
+RAY_BYTES = 0.25 * 2**30
+WORKER_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,19 @@ def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: in
     if trainers > 1 and shares.room("train", nodes) < trainers:
         each = shares.of_lane("train")
         raise ConfigError(f"pretrain.workers={trainers}: so many, of {each}, do not fit {has(nodes)}; ask for fewer")
+
+
+def fit_memory(node: Node) -> tuple[int, float]:
+    """Count the workers that a node's free memory holds, at least one.
+
+    Args:
+        node: Ray's resources of it; its object store, which takes next to nothing here, is a part of what was free.
+
+    Returns:
+        The number, and the free memory in GiB.
+    """
+    free = node.get("memory", 0.0) + node.get("object_store_memory", 0.0)
+    return max(1, int((free - RAY_BYTES) / WORKER_BYTES)), free / 2**30
 
 
 def asked(shares: Shares) -> str:

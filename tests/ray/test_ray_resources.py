@@ -2,7 +2,9 @@
 
 import pytest
 
-from ray_jobs.resources import Share, Shares, check_fit
+from ray_jobs.executor import RayExecutor
+from ray_jobs.resources import Share, Shares, check_fit, fit_memory
+from wmdd.config import DistillConfig
 from wmdd.errors import ConfigError
 from wmdd.sections import RayConfig
 
@@ -96,3 +98,29 @@ def test_pool_that_never_fits_is_refused(node, options, parts):
 def test_pool_that_fits_is_not_refused():
     for actors in (0, 1, 8):
         check_fit(RayConfig(actors=actors), shares({"CPU": 8}), [{"CPU": 8}])
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("free", "workers"), [(24, 23), (8, 7), (2.3, 2), (1.5, 1), (0.1, 1)])
+def test_memory_bounds_the_workers_of_a_machine_and_leaves_one(free, workers):
+    assert fit_memory({"CPU": 64, "memory": 0.7 * free * GIB, "object_store_memory": 0.3 * free * GIB})[0] == workers
+
+
+@pytest.mark.parametrize(
+    ("cpus", "owns", "gpu", "limit", "note"),
+    [
+        (8, True, 0, 3, "3 of 8 workers: 3.4 GiB of memory are free"),
+        (2, True, 0, 3, ""),
+        (8, False, 0, 0, ""),
+        (8, True, 1, 0, ""),
+    ],
+)
+def test_run_takes_as_many_workers_as_memory_holds_and_says_so(cpus, owns, gpu, limit, note):
+    told = []
+    executor = RayExecutor(DistillConfig())
+    executor._owns_ray = owns
+    nodes = [{"CPU": cpus, "GPU": gpu, "memory": 2.4 * GIB, "object_store_memory": GIB}]
+    assert executor._limit(shares(*nodes), nodes, told.append) == limit
+    assert [event.text[: len(note)] for event in told] == ([note] if note else [])
