@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -21,6 +22,10 @@ from wmdd.temporary import ray_folder, shorten_tmpdir
 from wmdd.text import printable
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
+# Artifacts go through the run's store, not through Ray's objects; each process maps all room for these at once, which a
+# limit of address space (ulimit -v, as batch systems set it) counts.
+OBJECT_STORE_BYTES = 2**28
+MIN_ADDRESS_SPACE = 7 * 2**30
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are looked for there
 
 
@@ -46,7 +51,7 @@ def connect(address: str | None) -> bool:
             os.environ["RAY_TMPDIR"] = ray_folder()
             shorten_tmpdir()  # workers inherit it
             # Ray counts the CPUs of the machine, also where this process may use a few of them.
-            _start(ray, {"num_cpus": usable_cpus(), **options})
+            _start(ray, {"num_cpus": usable_cpus(), "object_store_memory": OBJECT_STORE_BYTES, **options})
             return True
         try:
             if found != "auto":
@@ -59,6 +64,7 @@ def connect(address: str | None) -> bool:
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
     _check_loopback()
+    _check_address_space()
     try:
         ray.init(address="local", include_dashboard=False, **options)
     except Exception as exc:  # Ray has no class for this
@@ -79,6 +85,16 @@ def _check_loopback() -> None:
             f"Ray does not start on this machine: 127.0.0.1, by which its processes talk, is not reached ({exc}); "
             "bring loopback up, or open it; --executor local needs no Ray"
         ) from exc
+
+
+def _check_address_space() -> None:
+    """Refuse a limit under which Ray ends the process with a stack trace: seen at 5 GB, and fine at 8 GB."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+        raise WmddError(
+            f"Ray does not start under ulimit -v {limit // 1024} (KiB): its processes map more than they use; allow "
+            f"{MIN_ADDRESS_SPACE // 1024} or more, or use --executor local"
+        )
 
 
 def find_address(address: str | None) -> str | None:

@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -387,3 +388,26 @@ def test_a_closed_loopback_is_one_line(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(WmddError, match=r"^Ray does not start .*127\.0\.0\.1, .*unreachable.*--executor local"):
         connect(None)
+
+
+def test_a_limit_of_address_space_is_one_line(monkeypatch):
+    ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+    from ray_jobs.connect import connect
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))  # it aborts the process
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (5_000_000 * 1024, resource.RLIM_INFINITY))
+    with pytest.raises(WmddError, match=r"^Ray does not start under ulimit -v 5000000 .*--executor local"):
+        connect(None)
+
+
+def test_own_ray_maps_little(monkeypatch):
+    """Each process maps the whole object store, a third of the memory unless told: too much for ulimit -v."""
+    ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+    from ray_jobs.connect import connect
+
+    asked = {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: asked.update(options))
+    assert connect(None)
+    assert asked["object_store_memory"] <= 2**29
