@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 
 import numpy as np
 import pyarrow as pa
@@ -66,3 +67,35 @@ def refusal(call):
 
 
 TWO_CLASSES = [f"{split}/{name}/{i}.png" for split in ("train", "val") for name in "ab" for i in range(2)]
+
+
+def raw_tiff(pixels, photometric=1, sample_format=1, *, separate=False, extra=()):
+    """Return an uncompressed TIFF of (h, w, channels), of any kind of numbers, which Pillow does not write."""
+    height, width, channels = pixels.shape
+    planes = [pixels[..., channel] for channel in range(channels)] if separate else [pixels]
+    parts = [plane.astype(plane.dtype.newbyteorder("<")).tobytes() for plane in planes]
+    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * channels, 259: [1], 262: [photometric]}
+    tags |= {273: [0] * len(parts), 277: [channels], 278: [height], 279: [len(part) for part in parts]}
+    tags |= {284: [2 if separate else 1], 338: list(extra), 339: [sample_format] * channels}
+    tags = {tag: values for tag, values in tags.items() if values}
+    room = 8 + 2 + 12 * len(tags) + 4
+    start = room + sum(4 * len(values) for values in tags.values() if len(values) > 1)
+    tags[273] = [start + sum(map(len, parts[:place])) for place in range(len(parts))]
+    entries, behind = b"", b""
+    for tag, values in tags.items():
+        value = struct.pack(f"<{len(values)}I", *values)
+        if len(values) > 1:
+            value, behind = struct.pack("<I", room + len(behind)), behind + value
+        entries += struct.pack("<HHI", tag, 4, len(values)) + value
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags))
+    return head + entries + bytes(4) + behind + b"".join(parts)
+
+
+def fits(numbers, **cards):
+    """Return a FITS image of big-endian numbers."""
+    bits = 8 * numbers.itemsize * (-1 if numbers.dtype.kind == "f" else 1)
+    axes = {f"NAXIS{place}": length for place, length in enumerate(reversed(numbers.shape), 1)}
+    facts = {"SIMPLE": "T", "BITPIX": bits, "NAXIS": numbers.ndim, **axes, **cards}
+    header = "".join(f"{name:8}= {value:>20} / it".ljust(80) for name, value in facts.items()) + "END".ljust(80)
+    blocks = header.encode(), numbers.astype(numbers.dtype.newbyteorder(">")).tobytes()
+    return blocks[0].ljust(2880) + blocks[1].ljust(-(-len(blocks[1]) // 2880) * 2880, b"\0")

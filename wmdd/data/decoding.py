@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from wmdd.data.faults import one_line, refusal, refuse_preview, unopened
+from wmdd.data.samples import BITS, FORMAT, PLAIN, Samples, misread_planes, samples_of, tag
 from wmdd.errors import DataError
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs as an error is raised here, with a name
 
 _ORIENTATION = 0x0112
 _EXIF_MARKS = (b"eXIf", b"rofile type", b"com.adobe.xmp")  # where a PNG may keep it
@@ -24,7 +28,7 @@ _TURNS = {
 }
 # To decode an image of so few pixels takes hardly longer than to read its file.
 _SMALL_PX = 64 * 64
-_BITS, _OFFSETS, _COUNTS, _SAMPLES = 258, (273, 324), (279, 325), 339  # of TIFF
+_OFFSETS, _COUNTS = (273, 324), (279, 325)  # of TIFF
 # Opened by Pillow, and decoded by other programs alone.
 _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
@@ -52,11 +56,17 @@ def read_header(data: bytes, name: str) -> Header:
     """
     with _open(data, name) as image:
         width, height = image.size
-        if image.mode in ("F", "I", "LAB") or width * height <= _SMALL_PX or not _has_end(image, data):
+        samples = samples_of(image, data)
+        if (
+            image.mode in ("F", "I", "LAB")
+            or samples != PLAIN
+            or width * height <= _SMALL_PX
+            or not _has_end(image, data)
+        ):
             width, height = decode(data, name).size
             if image.format == "JPEG" and _ends_in_zeros(data):
                 raise refusal(name, "is broken (it ends in zeros, as a download that was cut short)")
-        return Header(height, width, _orientation(image, data), _scale(image, name))
+        return Header(height, width, _orientation(image, data), _scale(image, samples, name))
 
 
 def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
@@ -66,9 +76,13 @@ def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
         DataError: if it is broken or truncated, or holds values that no rule brings to 8 bits; names it.
     """
     image = _open(data, name)
+    return _turn(_loaded(image, samples_of(image, data), name), orientation)
+
+
+def _loaded(image: Image.Image, samples: Samples, name: str) -> Image.Image:
     try:
         image.load()
-        rgb = _to_rgb(image, name)
+        return _to_rgb(image, samples, name)
     except DataError:
         raise
     except (
@@ -76,7 +90,6 @@ def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
     ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
         whole = image.format in _FOREIGN or "not available" in str(exc) or "not supported" in str(exc)
         raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({one_line(exc)})") from exc
-    return _turn(rgb, orientation)
 
 
 def turned(image: Image.Image) -> Image.Image:
@@ -95,62 +108,65 @@ def _open(data: bytes, name: str) -> Image.Image:
         raise unopened(data, name, exc) from exc
     if image.format == "TIFF":
         refuse_preview(image, data, name)
+        if misread_planes(image):
+            raise refusal(name, "is a TIFF in separate planes of a kind that Pillow cannot read", "save it as PNG")
     return image
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bits(image, name)
+def _to_rgb(image: Image.Image, samples: Samples, name: str) -> Image.Image:
+    if image.mode.startswith(("I", "F")) or samples != PLAIN:
+        image = _to_8_bits(image, samples, name)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
+def _to_8_bits(image: Image.Image, samples: Samples, name: str) -> Image.Image:
     """Scale grey values of more than 8 bits: Pillow's own conversion would clip everything above 255 to white."""
-    values, white = _values(image, name)
+    values, white = _values(image, samples, name)
+    values = values.astype(np.float64)
+    values = white - values if samples.inverted else values
     return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
 
 
-def _scale(image: Image.Image, name: str) -> tuple[str, int] | None:
+def _scale(image: Image.Image, samples: Samples, name: str) -> tuple[str, int] | None:
     if image.mode not in ("F", "I"):
         return None
-    values, white = _values(image, name)
+    values, white = _values(image, samples, name)
     return (image.mode, white) if values.any() else None  # black is black by every scale
 
 
-def _values(image: Image.Image, name: str) -> tuple[np.ndarray, int]:
-    """Return the values of an image of more than 8 bits, and which of them is white."""
-    values = np.asarray(image)
-    if _tag(image, _SAMPLES) == 1 and _tag(image, _BITS) == 32:
+def _values(image: Image.Image, samples: Samples, name: str) -> tuple[np.ndarray, int]:
+    """Return the values of a grey image, and which of them is white."""
+    values = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if tag(image, FORMAT) == 1 and tag(image, BITS) == 32:
         values = values.view(np.uint32)  # Pillow reads them with a sign
-    values = values.astype(np.float64)
-    if not np.isfinite(values).all():
+    values = samples.applied(values)
+    is_float = values.dtype.kind == "f"
+    if is_float and not np.isfinite(values).all():
         raise refusal(name, "holds values that are NaN or infinite", "convert it to 8 or 16 bits")
     low, high = float(values.min()), float(values.max())
-    white = _white(image, low, high, whole=bool((values == np.rint(values)).all()))
+    whole = not is_float or bool((values == np.rint(values)).all())
+    white = _white(image, "F" if samples.factor != 1 else image.mode, low, high, whole=whole)
     if white is None:
         span = f"from {low:.10g} up to {high:.10g}" if low < 0 else f"up to {high:.10g}"
         raise refusal(name, f"holds values {span}", "convert it to 8 or 16 bits")
     return values, white
 
 
-def _white(image: Image.Image, low: float, high: float, *, whole: bool) -> int | None:
+def _white(image: Image.Image, mode: str, low: float, high: float, *, whole: bool) -> int | None:
     """Return the value that is white; None if the kind of the image and its values leave it open."""
-    if image.mode.startswith("I;16"):
-        return 4095 if _tag(image, _BITS) == 12 else 65535
-    if image.mode == "I":
-        sixteen_bits = high > 255 or image.format == "PPM"  # whose reader scales to 16 bits
-        return (65535 if sixteen_bits else 255) if low >= 0 and high <= 65535 else None
-    if low < 0 or high > 255 or (1 < high < 2 and not whole):  # 1.02 is 0 to 1 that was overshot, not 8 bits
-        return None
-    return 1 if high <= 1 else 255
-
-
-def _tag(image: Image.Image, tag: int) -> int | None:
-    """Return the first number of a TIFF's tag; None in other formats."""
-    values = getattr(image, "tag_v2", {}).get(tag)
-    return int(np.ravel(values)[0]) if values is not None else None
+    if mode == "F":
+        if low < 0 or high > 255 or (1 < high < 2 and not whole):  # 1.02 is 0 to 1 that was overshot, not 8 bits
+            return None
+        return 1 if high <= 1 else 255
+    if mode.startswith("I;16"):
+        white = 4095 if tag(image, BITS) == 12 else 65535
+    elif mode == "I" and (high > 255 or image.format == "PPM"):  # whose reader scales to 16 bits
+        white = 65535
+    else:
+        white = 255
+    return white if low >= 0 and high <= white else None
 
 
 def _has_end(image: Image.Image, data: bytes) -> bool:

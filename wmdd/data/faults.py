@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
+from wmdd.data.samples import describe_tiff
 from wmdd.errors import DataError
 from wmdd.files import explain, is_local
 
@@ -98,6 +99,9 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
         words = "its header is cut short or damaged"
     if words.isdigit() and data[:2] in (b"II", b"MM"):
         words = f"TIFF compression {words}, which Pillow does not know"
+    channels = describe_tiff(data) if data[:2] in (b"II", b"MM") else None
+    if channels and ("mode" in words or "samples" in words or "planes" in channels[0]):
+        return refusal(name, *channels)
     if "MAX_TEXT" in words:
         return refusal(name, f"cannot be opened ({words})", "save it again without its text")
     if isinstance(cause, Image.DecompressionBombError):
