@@ -17,6 +17,7 @@ from wmdd.files import explain, is_local
 
 REPLACE = "remove or replace it"
 _CONVERT = "convert it to JPEG or PNG"
+_SLICES = "save its slices as PNG"
 _UNPACK = "unpack it, or move it away"
 _DOWNLOAD = "download the image again, or remove it"
 
@@ -39,6 +40,14 @@ _BEGINNINGS = (
     (b"gimp xcf", "is a GIMP file, which Pillow cannot read", _CONVERT),
     (b"AT&TFORM", "is a DjVu file, which Pillow cannot read", _CONVERT),
     (b"%PDF", "is a PDF file", _CONVERT),
+    (b"II\xbc", "is a JPEG XR image, which Pillow cannot read", _CONVERT),
+    (b"P7\n", "is a PAM image, which Pillow cannot read", _CONVERT),
+    (b"PF\n", "is a PFM image in colour, which Pillow cannot read", _CONVERT),
+    (b"ZISRAWFILE", "is a microscope's CZI file, which Pillow cannot read", _SLICES),
+    (b"NRRD000", "is a NRRD volume, which Pillow cannot read", _SLICES),
+    (b"ObjectType", "is a MetaImage volume, which Pillow cannot read", _SLICES),
+    (b"\x5c\x01\0\0", "is a NIfTI volume, which Pillow cannot read", _SLICES),
+    (b"\0\0\x01\x5c", "is a NIfTI volume, which Pillow cannot read", _SLICES),
     (b"\x93NUMPY", "is a NumPy array", "save its images as PNG"),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "save its images as PNG"),
     (b"PK\3\4", "is a zip archive", _UNPACK),
@@ -106,7 +115,10 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
         return refusal(name, f"cannot be opened ({words})", "save it again without its text")
     if isinstance(cause, Image.DecompressionBombError):
         return refusal(name, f"cannot be opened ({words})", "make it smaller, or remove it")
-    if "mode" in words:
+    if data.startswith(b"8BPS") and data[22:24] != b"\0\x08":
+        words = f"a Photoshop file of {int.from_bytes(data[22:24])} bits a channel, which Pillow cannot read"
+        return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
+    if "mode" in words or "-bit layers" in words:
         return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
     return refusal(name, f"cannot be opened ({words})")
 
