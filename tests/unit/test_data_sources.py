@@ -15,6 +15,7 @@ import torchvision.transforms.v2.functional as F
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
+from wmdd.data import pixels
 from wmdd.data.decoding import decode
 from wmdd.data.images import StreamedImages, image_name, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, build_index
@@ -273,6 +274,17 @@ def test_evaluation_crop_agrees_with_torchvision(size, crop):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     expected = F.center_crop(F.resize(image, [round(crop / 0.875)], antialias=True), [crop, crop])
     np.testing.assert_array_equal(np.asarray(evaluation_crop(image, crop, 0.875)), np.asarray(expected))
+
+
+def test_centre_of_a_very_long_image_is_that_of_the_whole_resized(monkeypatch):
+    strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8))
+    for image, ratio in ((strip, 0.875), (strip.transpose(Image.Transpose.ROTATE_90), 1.0)):
+        whole = np.asarray(pixels.evaluation_crop(image, 32, ratio), int)
+        with monkeypatch.context() as patched:
+            patched.setattr(pixels, "_LARGEST_PX", 1000)
+            cut = np.asarray(pixels.evaluation_crop(image, 32, ratio), int)
+        assert cut.shape == whole.shape == (32, 32, 3)
+        assert np.abs(cut - whole).max() <= 1
 
 
 def test_order_and_doubles_are_kept(tmp_path):
