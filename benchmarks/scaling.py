@@ -48,7 +48,9 @@ def make_plan(ipc: int) -> Plan:
         label = np.repeat(np.arange(CLASSES, dtype=np.int32), count // CLASSES)
         zero, size = np.zeros(len(label), np.int32), np.full(len(label), 256, np.int32)
         upright = np.ones(len(label), np.int8)
-        return Split(("none",), zero, zero.astype(np.int64), label, size, size, zero.astype(np.uint64), upright)
+        return Split(
+            ("none",), zero, zero.astype(np.int64), label, size, size, zero.astype(np.uint64), upright, *[zero] * 5
+        )
 
     names = tuple(f"class {number}" for number in range(CLASSES))
     index = DatasetIndex("none", "folder", names, split(CLASSES * PER_CLASS), split(VALIDATION), val_held_out=False)

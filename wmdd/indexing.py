@@ -10,7 +10,7 @@ from typing import Any
 from wmdd.config import DistillConfig
 from wmdd.data.classes import all_class_names
 from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
-from wmdd.data.set_notes import double_notes
+from wmdd.data.set_notes import double_notes, pixel_notes
 from wmdd.data.sources import list_files
 from wmdd.data.subsets import refuse_whole, subset_classes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
@@ -52,6 +52,7 @@ def load_index(
         "val": config.data.val_fraction,
         "version": 2,
     } | ({"exif_orientation": "apply"} if upright else {})
+    parts |= {} if config.data.bits is None else {"bits": config.data.bits}
     ref = ArtifactRef("index", "index", content_key(parts))
     cuts = _cuts(config)
     refs = [ref]
@@ -70,6 +71,7 @@ def load_index(
             classes=classes,
             val_fraction=config.data.val_fraction,
             upright=upright,
+            bits=config.data.bits,
             listing=listing,
             on_progress=on_progress,
         )
@@ -80,7 +82,8 @@ def load_index(
     if is_outdated:
         store.drop_note(outdated)
     index = store.load(refs[-1], DatasetIndex, keep=True)
-    return replace(index, notes=(*listing.notes, *double_notes(index), *_orientation_notes(index))), refs[-1]
+    notes = (*listing.notes, *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
+    return replace(index, notes=notes), refs[-1]
 
 
 def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:

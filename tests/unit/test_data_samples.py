@@ -1,13 +1,27 @@
 """Numbers of TIFF and FITS are read as their headers say, or refused with the remedy; nothing is misread silently."""
 
+import io
+import re
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from image_files import fits, raw_tiff, refusal
+from image_files import TWO_CLASSES, deep_png, fits, folder, raw_tiff, refusal, saved
+from PIL import Image
 
+from wmdd.config import override
 from wmdd.data.decoding import decode, read_header
+from wmdd.data.images import StreamedImages, load_uint8
+from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.set_notes import pixel_notes
+from wmdd.errors import ConfigError, DataError
+from wmdd.indexing import load_index
+from wmdd.plan import make_plan
+from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
+from wmdd.tables import read_table
 
 RAMP = np.linspace(0, 1, 80)[None].repeat(70, 0)  # too large to be decoded for the index without need
 COLOURS = np.stack([RAMP, RAMP / 2, 0 * RAMP], -1)
@@ -17,9 +31,9 @@ def grey(top, dtype):
     return (RAMP * top).astype(dtype)[..., None]
 
 
-def first_row(data):
-    read_header(data, "x")
-    return np.asarray(decode(data, "x"))[0, :, 0].astype(int)
+def first_row(data, **options):
+    read_header(data, "x", **options)
+    return np.asarray(decode(data, "x", **options))[0, :, 0].astype(int)
 
 
 # TIFF
@@ -125,3 +139,150 @@ def test_fits_is_read_with_its_sign_and_its_offset():
     assert np.abs(first_row(fits((RAMP * 1000).astype(np.int16), BSCALE="1.0E-3")) - expected).max() <= 1
     message = refusal(lambda: read_header(fits(stored), "x"))
     assert message == "x holds values from -32768 up to 32767; convert it to 8 or 16 bits"
+
+
+# Notes
+
+
+def image_set(root, *images):
+    """Write images in turn into two classes of both splits; return the set's URL."""
+    for split in ("train", "val"):
+        for place in range(4):
+            path = root / split / "ab"[place % 2] / f"{place}.img"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(images[place % len(images)])
+    return str(root)
+
+
+def noise(top, dtype, offset=0):
+    return saved(Image.fromarray((RAMP * top + offset).astype(dtype)), "TIFF")
+
+
+FAINT = {
+    "12 of 16": (
+        noise(4095, np.uint16),
+        "8 of 8 images of 16 bits hold values from 0 to 4095 only, 16 of 255 grey levels once decoded; "
+        "--data.bits 12 makes 4095 white",
+    ),
+    "8 of 16": (
+        noise(255, np.uint16),
+        "0 to 255 only, 1 of 255 grey levels once decoded; --data.bits 8 makes 255 white",
+    ),
+    "12 of 32": (noise(4000, np.int32), "0 to 4000 only, 16 of 255 .*; --data.bits 12 makes 4095 white"),
+    "FITS": (fits((RAMP * 1000).astype(np.int16)), "0 to 1000 only, 4 of 255 .*; --data.bits 10 makes 1023 white"),
+    "offset": (
+        noise(3000, np.uint16, 32000),
+        "from 32000 to 35000 only, 12 of 255 .*; stretch the values of all files",
+    ),
+    "floats": (noise(0.1, np.float32), "8 of 8 images of floats hold values from 0 to 0.1 only, 26 of 255 .*; stretch"),
+    "truth values": (noise(1, np.int32), "8 of 8 images are decoded to values from 0 to 1 of 255 only; stretch"),
+    "colours": (deep_png(COLOURS * 4095), "8 of 8 images are decoded to values from 0 to 15 of 255 only; stretch"),
+    "small": (
+        saved(Image.fromarray(np.eye(8, dtype=np.uint8))),
+        "8 of 8 images are decoded to values from 0 to 1 of 255 only; stretch the values of all files alike",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FAINT)
+def test_set_that_is_decoded_to_few_grey_levels_is_noted(tmp_path, kind):
+    data, expected = FAINT[kind]
+    index = build_index(image_set(tmp_path, data))
+    (note,) = pixel_notes(DatasetIndex.from_bytes(index.to_bytes()))
+    assert re.search(expected, note), note
+
+
+def test_sets_that_use_their_range_and_few_dark_images_are_not_noted(tmp_path):
+    black = saved(Image.new("I;16", (80, 70)))
+    full = [noise(top, dtype) for top, dtype in ((65535, np.uint16), (20000, np.uint16), (65535, np.uint16))]
+    assert pixel_notes(build_index(image_set(tmp_path / "deep", black, *full))) == ()
+    small = [saved(Image.new("RGB", (8, 8), (value,) * 3)) for value in (0, 200, 90, 255)]
+    assert pixel_notes(build_index(image_set(tmp_path / "small", *small))) == ()
+
+
+def test_frames_and_alpha_are_counted(tmp_path):
+    frames = [Image.new("RGB", (70, 80), colour) for colour in ("red", "blue")]
+    several = [
+        saved(frames[0], kind, save_all=True, append_images=frames[1:]) for kind in ("GIF", "PNG", "TIFF", "MPO")
+    ]
+    index = build_index(image_set(tmp_path / "frames", *several))
+    assert pixel_notes(index) == ("6 of 8 images have several frames or pages each, of which the first is read",)
+    drawings = [saved(Image.new(mode, size, "white")) for mode in ("RGBA", "RGB") for size in ((80, 70), (8, 8))]
+    index = build_index(image_set(tmp_path / "alpha", *drawings))
+    (note,) = pixel_notes(index)
+    assert note.startswith("2 of 8 images have alpha channels, dropped as torchvision does: ")  # the small are opaque
+    cube = build_index(image_set(tmp_path / "cube", fits(np.stack([RAMP, RAMP]).astype(np.float32))))
+    assert pixel_notes(cube) == ("8 of 8 images have several frames or pages each, of which the first is read",)
+
+
+def test_index_of_an_earlier_version_has_no_notes_on_pixels(tmp_path):
+    out = io.BytesIO()
+    table = read_table(build_index(image_set(tmp_path, noise(255, np.uint16))).to_bytes())
+    pq.write_table(table.drop_columns(["low", "high", "white", "several", "alpha"]), out)
+    again = DatasetIndex.from_bytes(out.getvalue())
+    assert (pixel_notes(again), len(again.train), again.bits) == ((), 4, None)
+
+
+# data.bits
+
+
+def test_bits_make_their_greatest_value_white_wherever_images_are_decoded(tmp_path):
+    url = image_set(tmp_path, noise(4095, np.uint16), noise(4095, np.int32))
+    index = DatasetIndex.from_bytes(build_index(url, bits=12).to_bytes())
+    assert (index.bits, pixel_notes(index)) == (12, ())
+    expected = np.rint(np.floor(RAMP[0] * 4095) / 4095 * 255)
+    for place in range(4):
+        image, _ = StreamedImages(index, "train", np.asarray)[place]
+        np.testing.assert_array_equal(image[0, :, 0], expected)
+    assert load_uint8(index, "val", np.arange(4), size=16, crop_ratio=1.0).max() > 200
+    plain = build_index(url)
+    assert index.digest("train") != plain.digest("train")
+    assert index.class_digest(0) != plain.class_digest(0)
+
+
+def test_bits_leave_8_bits_and_floats_as_they_are(tmp_path):
+    for data in (saved(Image.fromarray(grey(200, np.uint8)[..., 0])), noise(1, np.float32)):
+        np.testing.assert_array_equal(first_row(data, bits=12), first_row(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            noise(5000, np.uint16),
+            "holds values from 0 up to 5000, which are not of 12 bits; leave out data.bits=12, or",
+        ),
+        (noise(5, np.int32, -3), "holds values from -3 up to 2, which are not of 12 bits; leave out"),
+        (deep_png(COLOURS * 4095), "has several channels of 16 bits, of which Pillow keeps 8; leave out data.bits=12"),
+    ],
+    ids=["above", "negative", "colours"],
+)
+def test_values_that_are_not_of_these_bits_are_refused_by_the_index(tmp_path, data, message):
+    url = folder(tmp_path, *TWO_CLASSES)
+    (tmp_path / "train/b/1.png").write_bytes(data)
+    assert f"data.path={url}: train/b/1.png {message}" in refusal(lambda: build_index(url, bits=12))
+
+
+def test_bits_decide_where_the_values_of_a_set_leave_the_scale_open(tmp_path):
+    url = image_set(tmp_path, noise(100, np.int32), noise(4000, np.int32))
+    with pytest.raises(DataError, match=r"cannot be told; convert them to 8 or 16 bits, or set data\.bits"):
+        build_index(url)
+    assert build_index(url, bits=12).bits == 12
+
+
+def test_bits_enter_all_keys_and_their_default_none(tmp_path):
+    store = ArtifactStore(str(tmp_path / "store"))
+    network = {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 1}
+    url = image_set(tmp_path / "set", *(noise(top, np.uint16) for top in (4095, 4000, 3900, 3800)))
+    config = override(recipe("cifar10-quick"), {"data.path": url, **network})
+    assert "bits" not in config.data.for_key()
+    plain, set_ = make_plan(config, store), make_plan(override(config, {"data.bits": 12}), store)
+    assert any("--data.bits 12" in note for note in plain.index.notes)
+    assert not any("--data.bits" in note for note in set_.index.notes)
+    assert plain.index_ref != set_.index_ref
+    for stage in ("pretrain", "statistics", "barycenter", "recover", "relabel", "evaluate"):
+        assert not set(plain.refs(stage)) & set(set_.refs(stage))
+    index, _ = load_index(override(config, {"data.bits": 12, "data.per_class": 1}), store, lambda done, total: None)
+    assert index.bits == 12
+    with pytest.raises(ConfigError, match=r"data\.bits=40"):
+        override(config, {"data.bits": 40})

@@ -48,6 +48,7 @@ VALUES = {
     "pretrain.model": "convnet2_w8",
     "pretrain.weights": None,  # a file: see the tests of outside teachers
     "pretrain.crop_scale": (0.5, 1.0),
+    "data.bits": 12,
     "data.per_class": 20,
     "pretrain.lr_min": 0.001,
     "pretrain.norm_weight_decay": 0.5,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from wmdd.data.faults import one_line, refusal, refuse_preview, unopened
-from wmdd.data.samples import BITS, FORMAT, PLAIN, Samples, misread_planes, samples_of, tag
+from wmdd.data.samples import BITS, FORMAT, PLAIN, Samples, has_planes, is_deep, misread_planes, samples_of, tag
 from wmdd.errors import DataError
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs as an error is raised here, with a name
@@ -40,49 +40,63 @@ class Header(NamedTuple):
         height, width: in px, as stored.
         orientation: of EXIF (1: upright, or none).
         scale: the kind of the image and the value that is taken for white, where its values alone decide; else None.
+        levels: the least and the greatest value, and the one that is taken for white; None if it was not decoded.
+        several: there are more frames or pages than the first, which is read.
+        alpha: there is a channel of transparency, which is dropped.
     """
 
     height: int
     width: int
     orientation: int
     scale: tuple[str, int] | None = None
+    levels: tuple[float, float, int] | None = None
+    several: bool = False
+    alpha: bool = False
 
 
-def read_header(data: bytes, name: str) -> Header:
-    """Read the size and the orientation of an image file; decode it only if its end cannot be checked otherwise.
+def read_header(data: bytes, name: str, bits: int | None = None) -> Header:
+    """Read what a file says of its image; decode it only if it has more than 8 bits or its end is not seen otherwise.
+
+    Args:
+        bits: as for `decode`.
 
     Raises:
         DataError: if it cannot be opened, its end is missing, or its values cannot be brought to 8 bits; names it.
     """
     with _open(data, name) as image:
-        width, height = image.size
-        samples = samples_of(image, data)
-        if (
-            image.mode in ("F", "I", "LAB")
-            or samples != PLAIN
-            or width * height <= _SMALL_PX
-            or not _has_end(image, data)
-        ):
-            width, height = decode(data, name).size
+        (width, height), several, levels = image.size, _has_several(image, data), None
+        samples, deep = samples_of(image, data), is_deep(image, data)
+        wanted = deep or samples != PLAIN or image.mode == "LAB" or width * height <= _SMALL_PX
+        if wanted or not _has_end(image, data):
+            rgb = _loaded(image, samples, bits, name)
+            width, height = rgb.size
             if image.format == "JPEG" and _ends_in_zeros(data):
                 raise refusal(name, "is broken (it ends in zeros, as a download that was cut short)")
-        return Header(height, width, _orientation(image, data), _scale(image, samples, name))
+            levels = _levels(image, rgb, samples, bits, name, deep=deep)
+        is_open = image.mode == "F" or (image.mode == "I" and bits is None)
+        scale = (image.mode, levels[2]) if is_open and levels and levels[1] else None  # black is black by every scale
+        return Header(
+            height, width, _orientation(image, data), scale, levels, several, _has_alpha(image, levels is not None)
+        )
 
 
-def decode(data: bytes, name: str, orientation: int = 1) -> Image.Image:
+def decode(data: bytes, name: str, orientation: int = 1, bits: int | None = None) -> Image.Image:
     """Decode an image file's bytes to RGB, and turn it upright if an orientation is given.
+
+    Args:
+        bits: that images use which have more than 8 in the file; None for all that the file has.
 
     Raises:
         DataError: if it is broken or truncated, or holds values that no rule brings to 8 bits; names it.
     """
     image = _open(data, name)
-    return _turn(_loaded(image, samples_of(image, data), name), orientation)
+    return _turn(_loaded(image, samples_of(image, data), bits, name), orientation)
 
 
-def _loaded(image: Image.Image, samples: Samples, name: str) -> Image.Image:
+def _loaded(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
     try:
         image.load()
-        return _to_rgb(image, samples, name)
+        return _to_rgb(image, samples, bits, name)
     except DataError:
         raise
     except (
@@ -113,30 +127,36 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image, samples: Samples, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
     if image.mode.startswith(("I", "F")) or samples != PLAIN:
-        image = _to_8_bits(image, samples, name)
+        image = _to_8_bits(image, samples, bits, name)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image, samples: Samples, name: str) -> Image.Image:
+def _to_8_bits(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
     """Scale grey values of more than 8 bits: Pillow's own conversion would clip everything above 255 to white."""
-    values, white = _values(image, samples, name)
+    values, white = _values(image, samples, bits, name)
     values = values.astype(np.float64)
     values = white - values if samples.inverted else values
     return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
 
 
-def _scale(image: Image.Image, samples: Samples, name: str) -> tuple[str, int] | None:
-    if image.mode not in ("F", "I"):
-        return None
-    values, white = _values(image, samples, name)
-    return (image.mode, white) if values.any() else None  # black is black by every scale
+def _levels(
+    image: Image.Image, rgb: Image.Image, samples: Samples, bits: int | None, name: str, *, deep: bool
+) -> tuple[float, float, int]:
+    """Return the least and the greatest value of a decoded image, and which is white; of colours, as decoded."""
+    if image.mode.startswith(("I", "F")):
+        values, white = _values(image, samples, bits, name)
+        return float(values.min()), float(values.max()), white
+    lows, highs = zip(*rgb.getextrema(), strict=True)
+    if deep and bits is not None:
+        raise refusal(name, "has several channels of 16 bits, of which Pillow keeps 8", f"leave out data.bits={bits}")
+    return min(lows), max(highs), 255
 
 
-def _values(image: Image.Image, samples: Samples, name: str) -> tuple[np.ndarray, int]:
+def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[np.ndarray, int]:
     """Return the values of a grey image, and which of them is white."""
     values = np.asarray(image.convert("L") if image.mode == "1" else image)
     if tag(image, FORMAT) == 1 and tag(image, BITS) == 32:
@@ -147,6 +167,11 @@ def _values(image: Image.Image, samples: Samples, name: str) -> tuple[np.ndarray
         raise refusal(name, "holds values that are NaN or infinite", "convert it to 8 or 16 bits")
     low, high = float(values.min()), float(values.max())
     whole = not is_float or bool((values == np.rint(values)).all())
+    if bits is not None and image.mode.startswith("I"):
+        if low < 0 or high >= 1 << bits or not whole:
+            told = f"holds values from {low:.10g} up to {high:.10g}, which are not of {bits} bits"
+            raise refusal(name, told, f"leave out data.bits={bits}, or give another")
+        return values, (1 << bits) - 1
     white = _white(image, "F" if samples.factor != 1 else image.mode, low, high, whole=whole)
     if white is None:
         span = f"from {low:.10g} up to {high:.10g}" if low < 0 else f"up to {high:.10g}"
@@ -167,6 +192,23 @@ def _white(image: Image.Image, mode: str, low: float, high: float, *, whole: boo
     else:
         white = 255
     return white if low >= 0 and high <= white else None
+
+
+def _has_several(image: Image.Image, data: bytes) -> bool:
+    """Whether there are more frames or pages: not layers of a drawing, or a phone's previews."""
+    try:
+        if image.format == "FITS":
+            return has_planes(image, data)
+        return image.format not in ("MPO", "PSD") and bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second frame is no fault of the first
+        return True
+
+
+def _has_alpha(image: Image.Image, decoded: bool) -> bool:
+    """Whether there is transparency; an image that is not decoded may be opaque all the same."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        return not decoded or image.getextrema()[-1] != (255, 255)
+    return "transparency" in image.info
 
 
 def _has_end(image: Image.Image, data: bytes) -> bool:

@@ -105,7 +105,7 @@ def _load(
 
 def _decoded(data: bytes, index: DatasetIndex, split: str, position: int) -> Image.Image:
     orientation = int(_part(index, split).orientation[position]) if index.upright else 1
-    return decode(data, image_name(index, split, position), orientation)
+    return decode(data, image_name(index, split, position), orientation, index.bits)
 
 
 def _chunks(items: Iterator[tuple[int, bytes]], length: int) -> Iterator[list[tuple[int, bytes]]]:

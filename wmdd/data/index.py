@@ -32,9 +32,31 @@ from wmdd.tables import column, read_table
 from wmdd.text import printable
 from wmdd.types import Files
 
-_COLUMNS = ("file", "row", "label", "height", "width", "digest", "orientation")
-_KINDS = (np.int32, np.int64, np.int32, np.int32, np.int32, np.uint64, np.int8)
+LEVELS = ("low", "high", "white", "several", "alpha")
+_COLUMNS = ("file", "row", "label", "height", "width", "digest", "orientation", *LEVELS)
+_KINDS = (
+    np.int32,
+    np.int64,
+    np.int32,
+    np.int32,
+    np.int32,
+    np.uint64,
+    np.int8,
+    np.float32,
+    np.float32,
+    np.int64,
+    np.int8,
+    np.int8,
+)
 _AT_ONCE = 1024
+
+
+class Whites(dict[tuple[str, int], str]):
+    """Which values are taken for white by which kinds of images, with the first of each; `bits` decides for some."""
+
+    def __init__(self, bits: int | None) -> None:
+        super().__init__()
+        self.bits = bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +71,10 @@ class Split:
         height, width: (n,) int32 px, as the image is decoded.
         digest: (n,) uint64 of the encoded bytes.
         orientation: (n,) int8, as EXIF numbers them; 1 is upright.
+        low, high: (n,) float32, the least and the greatest value in the file.
+        white: (n,) int64, the value that is decoded to 255; 0 if the image was not decoded for the index.
+        several: (n,) int8, 1 if the file holds further frames or pages.
+        alpha: (n,) int8, 1 if the image has transparency.
     """
 
     files: tuple[str, ...]
@@ -59,6 +85,11 @@ class Split:
     width: np.ndarray
     digest: np.ndarray
     orientation: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    white: np.ndarray
+    several: np.ndarray
+    alpha: np.ndarray
 
     def __len__(self) -> int:
         return len(self.label)
@@ -94,6 +125,7 @@ class DatasetIndex:
         class_names: class ids are positions in it.
         val_held_out: the validation images were taken from the training split, because there is no other.
         upright: images are turned as their EXIF orientation asks for, wherever they are decoded.
+        bits: that grey images of more than 8 bits use; None for all that their files have.
         notes: lines for the user about how the set was read; not stored.
     """
 
@@ -104,21 +136,23 @@ class DatasetIndex:
     val: Split
     val_held_out: bool
     upright: bool = False
+    bits: int | None = None
     notes: tuple[str, ...] = ()
 
     def class_digest(self, class_id: int) -> str:
         """Hash one class's training images and name; no other class can change it."""
         part = self.train.take(self.train.of_class(class_id))
-        return _hash(self.class_names[class_id].encode(), part.digest.tobytes(), *self._turned)
+        return _hash(self.class_names[class_id].encode(), part.digest.tobytes(), *self._decoded)
 
     def digest(self, split: Literal["train", "val"]) -> str:
         """Hash a split: names, labels and contents, in order."""
         part = self.train if split == "train" else self.val
-        return _hash(json.dumps(self.class_names).encode(), part.label.tobytes(), part.digest.tobytes(), *self._turned)
+        return _hash(json.dumps(self.class_names).encode(), part.label.tobytes(), part.digest.tobytes(), *self._decoded)
 
     @property
-    def _turned(self) -> tuple[bytes, ...]:
-        return (b"upright",) if self.upright else ()
+    def _decoded(self) -> tuple[bytes, ...]:
+        upright = (b"upright",) if self.upright else ()
+        return upright if self.bits is None else (*upright, f"bits {self.bits}".encode())
 
     def to_files(self) -> dict[str, bytes]:
         """Give one Parquet file."""
@@ -132,7 +166,9 @@ class DatasetIndex:
     def to_bytes(self) -> bytes:
         """Write a Parquet table of both splits."""
         columns = {name: np.concatenate([getattr(self.train, name), getattr(self.val, name)]) for name in _COLUMNS}
-        facts = {name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright")}
+        facts = {
+            name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright", "bits")
+        }
         facts |= {"train": len(self.train), "train_files": self.train.files, "val_files": self.val.files}
         table = pa.table(columns).replace_schema_metadata({"wmdd": json.dumps(facts)})
         out = io.BytesIO()
@@ -146,11 +182,13 @@ class DatasetIndex:
         facts = json.loads(table.schema.metadata[b"wmdd"])
         if "orientation" not in table.column_names:  # of an earlier version, which ignored it
             table = table.append_column("orientation", pa.array(np.ones(len(table), np.int8)))
+        for name in LEVELS if "white" not in table.column_names else ():
+            table = table.append_column(name, pa.array(np.zeros(len(table), np.int8)))
         columns = [column(table, name).astype(kind) for name, kind in zip(_COLUMNS, _KINDS, strict=True)]
         train = Split(tuple(facts["train_files"]), *(values[: facts["train"]] for values in columns))
         val = Split(tuple(facts["val_files"]), *(values[facts["train"] :] for values in columns))
-        names, upright = tuple(facts["class_names"]), facts.get("upright", False)
-        return cls(facts["url"], facts["kind"], names, train, val, facts["val_held_out"], upright)
+        names, upright, bits = tuple(facts["class_names"]), facts.get("upright", False), facts.get("bits")
+        return cls(facts["url"], facts["kind"], names, train, val, facts["val_held_out"], upright, bits)
 
 
 def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
@@ -187,6 +225,7 @@ def build_index(
     classes: tuple[str, ...] | None = None,
     val_fraction: float = 0.2,
     upright: bool = False,
+    bits: int | None = None,
     workers: int | None = None,
     listing: Listing | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -199,6 +238,7 @@ def build_index(
         val_fraction: held out per class when there is no validation split; chosen by content digest, so that neither
             a seed nor a file name decides.
         upright: turn images as their EXIF orientation asks for.
+        bits: that grey images of more than 8 bits use; their files' own when absent.
         workers: threads; a few per core when absent.
         on_progress: told images done and the total.
 
@@ -211,7 +251,7 @@ def build_index(
     scan = {"folder": _scan_folder, "parquet": _scan_parquet, "builtin": _scan_builtin}[listing.kind]
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
-        whites: Whites = {}
+        whites = Whites(bits)
         names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent, whites)
     _refuse_bad(url, bad)
     _refuse_two_scales(url, whites)
@@ -222,11 +262,10 @@ def build_index(
         train, val = _hold_out(url, names, train, val_fraction)
     _refuse_empty(url, names, val, "validation")
     train, val = (train.upright(), val.upright()) if upright else (train, val)
-    return DatasetIndex(url, listing.kind, names, train, val, held_out, upright)
+    return DatasetIndex(url, listing.kind, names, train, val, held_out, upright, bits)
 
 
-Row = tuple[int, int, int, int, int, int, int]
-Whites = dict[tuple[str, int], str]
+Row = tuple[int, int, int, int, int, int, int, float, float, int, int, int]
 Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str]]
 Progress = Callable[[int, int], None]
 
@@ -360,12 +399,21 @@ def _parquet_row(
         return str(exc)
 
 
-def _facts(data: bytes, where: str, whites: Whites) -> tuple[int, int, int, int]:
-    """Return height, width, digest and orientation of an encoded image; note which value it takes for white."""
-    header = read_header(data, where)
+def _facts(data: bytes, where: str, whites: Whites) -> tuple[int, int, int, int, float, float, int, int, int]:
+    """Return the columns of an encoded image from its height on; note which value it takes for white."""
+    header = read_header(data, where, whites.bits)
     if header.scale is not None:
         whites.setdefault(header.scale, where)
-    return header.height, header.width, content_digest(data), header.orientation
+    levels = header.levels or (0, 0, 0)
+    return (
+        header.height,
+        header.width,
+        content_digest(data),
+        header.orientation,
+        *levels,
+        int(header.several),
+        int(header.alpha),
+    )
 
 
 def _refuse_two_scales(url: str, whites: Whites) -> None:
@@ -374,9 +422,10 @@ def _refuse_two_scales(url: str, whites: Whites) -> None:
         scales = sorted((white, where) for (found, white), where in whites.items() if found == kind)
         if len(scales) > 1:
             (low, dark), (high, light) = scales[0], scales[-1]
+            remedy = "convert them to 8 or 16 bits" + (", or set data.bits" if kind == "I" else "")
             raise DataError(
                 f"data.path={url}: {dark} holds values up to {low}, and {light} up to {high}: which value is white in "
-                "all of them cannot be told; convert them to 8 or 16 bits"
+                f"all of them cannot be told; {remedy}"
             )
 
 

@@ -57,6 +57,13 @@ def tag(image: Image.Image, number: int) -> int | None:
     return int(np.ravel(values)[0]) if values is not None else None
 
 
+def is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether a channel has more than 8 bits in the file, whatever Pillow keeps of them."""
+    if image.format == "PNG":
+        return data[24:25] == b"\x10"
+    return image.mode.startswith(("I", "F")) or (tag(image, BITS) or 8) > 8
+
+
 def misread_planes(image: Image.Image) -> bool:
     """Whether a TIFF keeps its channels apart in a form that Pillow cannot read, or takes for another silently."""
     if tag(image, _PLANAR) != 2 or _stored(image)[0] != "raw":
@@ -85,6 +92,11 @@ def describe_tiff(data: bytes) -> tuple[str, str] | None:
     planes = " in separate planes" if tags.get(_PLANAR) == 2 else ""
     remedy = "save it as RGB of 8 bits" if channels in (2, 3, 4) else "save three of them as RGB of 8 bits"
     return f"has {channels} channels of {what}{planes}, which Pillow cannot read", remedy
+
+
+def has_planes(image: Image.Image, data: bytes) -> bool:
+    """Whether a FITS file holds more planes than the first, which Pillow reads."""
+    return (_card(data[: _stored(image)[1]], b"NAXIS3") or 1) > 1
 
 
 def _of_tiff(image: Image.Image) -> Samples:

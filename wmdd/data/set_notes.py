@@ -1,13 +1,15 @@
-"""What a user should see of an indexed set before it is used: its classes, and images that occur twice."""
+"""What a user should see of an indexed set before it is used: its classes, images that occur twice, and odd pixels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from wmdd.data.index import DatasetIndex
+from wmdd.data.index import LEVELS, DatasetIndex
 
 _FIRST_CLASSES = 5
 _NOTED = 0.001  # of the images; published sets have a few doubles
+_NOTED_ALPHA = 0.01  # of photographs, a few are PNG with alpha
+_FAINT, _FAINT_8_BITS = 1 / 4, 1 / 16  # of the grey levels: 14 of 16 bits, and 4 of 8
 
 
 def double_notes(index: DatasetIndex) -> tuple[str, ...]:
@@ -26,6 +28,41 @@ def double_notes(index: DatasetIndex) -> tuple[str, ...]:
         what = "is a copy" if repeats.sum() == 1 else "are copies"
         notes.append(f"{repeats.sum():,} of {len(train):,} training images {what} of another one{other}")
     return tuple(notes)
+
+
+def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
+    """Return lines about images that use a small part of the grey levels, or have several frames or alpha."""
+    low, high, white, several, alpha = (
+        np.concatenate([getattr(split, name) for split in (index.train, index.val)]) for name in LEVELS
+    )
+    notes = []
+    for top in np.unique(white[white > 0]).tolist():
+        alike = white == top
+        faint = alike & (high < top * _FAINT_8_BITS if top == 255 else high - low < top * _FAINT)
+        # A few dark images are dark; of small ones among large ones, which were not decoded, nothing follows.
+        if 2 * faint.sum() >= (len(white) if top == 255 else alike.sum()):
+            counts = f"{faint.sum():,} of {alike.sum():,}"
+            notes.append(f"{counts} {_faint(float(low[faint].min()), float(high[faint].max()), top)}")
+    if several.any():
+        what = "has several frames or pages" if several.sum() == 1 else "have several frames or pages each"
+        notes.append(f"{int(several.sum()):,} of {len(several):,} images {what}, of which the first is read")
+    if alpha.any() and alpha.sum() >= _NOTED_ALPHA * len(alpha):
+        what = "has an alpha channel" if alpha.sum() == 1 else "have alpha channels"
+        hidden = "what was transparent shows the colour behind it, often black"
+        notes.append(f"{int(alpha.sum()):,} of {len(alpha):,} images {what}, dropped as torchvision does: {hidden}")
+    return tuple(notes)
+
+
+def _faint(low: float, high: float, white: int) -> str:
+    remedy = "stretch the values of all files alike to the whole range"
+    if white == 255:
+        return f"images are decoded to values from {low:.3g} to {high:.3g} of 255 only; {remedy}"
+    if white > 255 and low < high / 2:
+        remedy = f"--data.bits {int(high).bit_length()} makes {2 ** int(high).bit_length() - 1} white"
+    kind = "floats" if white == 1 else f"{white.bit_length()} bits"
+    span = " to ".join(f"{value:.3g}" if white == 1 else f"{value:.0f}" for value in (low, high))
+    levels = round(255 * (high - low) / white)
+    return f"images of {kind} hold values from {span} only, {levels} of 255 grey levels once decoded; {remedy}"
 
 
 def describe_classes(index: DatasetIndex) -> str:

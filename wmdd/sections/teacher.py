@@ -53,6 +53,9 @@ class DataConfig(Section):
     exif_orientation: Literal["ignore", "apply"] = later(
         "ignore", description="of photographs: read them as stored, as torchvision does, or turn them upright"
     )
+    bits: Annotated[int, Field(ge=1, le=32)] | None = later(
+        None, description="that grey images use whose files have more than 8: 12 of 16, say (none: all of them)"
+    )
     normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = Field(
         "imagenet", description="channel means and deviations that networks see"
     )
