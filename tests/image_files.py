@@ -70,12 +70,19 @@ def refusal(call):
 TWO_CLASSES = [f"{split}/{name}/{i}.png" for split in ("train", "val") for name in "ab" for i in range(2)]
 
 
-def raw_tiff(pixels, photometric=1, sample_format=1, *, separate=False, extra=()):
-    """Return an uncompressed TIFF of (h, w, channels), of any kind of numbers, which Pillow does not write."""
+def raw_tiff(pixels, photometric=1, sample_format=1, *, separate=False, extra=(), deflate=False):
+    """Return a TIFF of (h, w, channels), of any kind of numbers, which Pillow does not write."""
     height, width, channels = pixels.shape
     planes = [pixels[..., channel] for channel in range(channels)] if separate else [pixels]
     parts = [plane.astype(plane.dtype.newbyteorder("<")).tobytes() for plane in planes]
-    tags = {256: [width], 257: [height], 258: [8 * pixels.itemsize] * channels, 259: [1], 262: [photometric]}
+    parts = [zlib.compress(part) for part in parts] if deflate else parts
+    tags = {
+        256: [width],
+        257: [height],
+        258: [8 * pixels.itemsize] * channels,
+        259: [8 if deflate else 1],
+        262: [photometric],
+    }
     tags |= {273: [0] * len(parts), 277: [channels], 278: [height], 279: [len(part) for part in parts]}
     tags |= {284: [2 if separate else 1], 338: list(extra), 339: [sample_format] * channels}
     tags = {tag: values for tag, values in tags.items() if values}

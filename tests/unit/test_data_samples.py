@@ -84,6 +84,12 @@ BANDS = np.zeros((8, 8, 13), np.uint16)
             raw_tiff(BANDS[..., :5].astype(np.uint8)),
             "has 5 channels of 8 bits, which Pillow cannot read; save three of",
         ),
+        (
+            raw_tiff(BANDS, extra=[0] * 12, separate=True, deflate=True),
+            "has 13 channels of 16 bits in separate planes, which Pillow cannot read; save three of them as RGB of 8",
+        ),
+        (raw_tiff((COLOURS * 255).astype(np.uint8), 8, separate=True), UNREAD),
+        (raw_tiff((COLOURS * 255).astype(np.uint8), 8, separate=True, deflate=True), UNREAD),
         (raw_tiff(SIXTEEN, extra=[0, 0]), "has 3 channels of 16 bits, which Pillow cannot read; save it as RGB of 8"),
         (raw_tiff(COLOURS.astype(np.float32), 2, 3), "has 3 channels of 32-bit floats, which Pillow cannot read; save"),
         (raw_tiff(RAMP[..., None], 1, 3), "holds 64-bit floats in a form that Pillow cannot read; save it as PNG of 8"),
@@ -101,6 +107,9 @@ BANDS = np.zeros((8, 8, 13), np.uint16)
         "13",
         "13 planes",
         "5",
+        "13 compressed planes",
+        "LAB planes",
+        "LAB compressed planes",
         "3 not RGB",
         "float RGB",
         "float64",
@@ -113,9 +122,16 @@ def test_tiff_that_pillow_cannot_read_is_described(data, message):
     assert refusal(lambda: read_header(data, "x")).startswith(f"x {message}")
 
 
-def test_planes_of_8_bits_are_read():
-    image = decode(raw_tiff((COLOURS * 255).astype(np.uint8), 2, separate=True), "x")
-    np.testing.assert_array_equal(np.asarray(image), (COLOURS * 255).astype(np.uint8))
+def test_planes_that_pillow_reads_are_read():
+    colours = (COLOURS * 255).astype(np.uint8)
+    for data in (
+        raw_tiff(colours, 2, separate=True),
+        raw_tiff(colours, 2, separate=True, deflate=True),
+        raw_tiff(colours.astype(np.uint16) * 257, 2, separate=True, deflate=True),
+        raw_tiff(np.concatenate([colours, colours], -1), 2, extra=[0, 0, 0]),  # RGB, and what a camera saw besides
+    ):
+        read_header(data, "x")
+        np.testing.assert_array_equal(np.asarray(decode(data, "x")), colours)
 
 
 def test_what_pillow_logs_is_not_printed(tmp_path):

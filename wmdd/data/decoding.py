@@ -10,7 +10,19 @@ import numpy as np
 from PIL import Image
 
 from wmdd.data.faults import one_line, refusal, refuse_preview, unopened
-from wmdd.data.samples import BITS, FORMAT, PLAIN, Samples, has_planes, is_deep, misread_planes, samples_of, tag
+from wmdd.data.samples import (
+    BITS,
+    FORMAT,
+    PLAIN,
+    Samples,
+    describe_tiff,
+    has_dropped_bands,
+    has_planes,
+    is_deep,
+    misread_planes,
+    samples_of,
+    tag,
+)
 from wmdd.errors import DataError
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs as an error is raised here, with a name
@@ -124,6 +136,8 @@ def _open(data: bytes, name: str) -> Image.Image:
         refuse_preview(image, data, name)
         if misread_planes(image):
             raise refusal(name, "is a TIFF in separate planes of a kind that Pillow cannot read", "save it as PNG")
+        if has_dropped_bands(image) and (channels := describe_tiff(data)):
+            raise refusal(name, *channels)
     return image
 
 

@@ -67,11 +67,16 @@ def is_deep(image: Image.Image, data: bytes) -> bool:
 def misread_planes(image: Image.Image) -> bool:
     """Whether a TIFF keeps its channels apart in a form that Pillow cannot read, or takes for another silently."""
     if tag(image, _PLANAR) != 2 or _stored(image)[0] != "raw":
-        return False
+        return tag(image, _PLANAR) == 2 and image.mode == "LAB"
     bits = tag(image, BITS) or 8
     is_whole = bits <= 8 or (bits == 32 and isinstance(image, TiffImageFile) and image.tag_v2.prefix == b"II")
     is_premultiplied = any(tile[3][0] == "a" for tile in getattr(image, "tile", ()))
-    return not is_whole or is_premultiplied or image.mode in ("LA", "La", "PA", "YCbCr")
+    return not is_whole or is_premultiplied or image.mode in ("LA", "La", "PA", "YCbCr", "LAB")
+
+
+def has_dropped_bands(image: Image.Image) -> bool:
+    """Whether Pillow took the first of many channels for a grey image: no RGB, whose further ones are beside it."""
+    return tag(image, _PHOTOMETRIC) in (0, 1) and (tag(image, _SAMPLES) or 1) > 2
 
 
 def describe_tiff(data: bytes) -> tuple[str, str] | None:
