@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from wmdd.errors import ConfigError
-from wmdd.sections.base import NOT_A_NUMBER, NOT_WHOLE
+from wmdd.values import NOT_A_NUMBER, NOT_WHOLE
 
 
 def shown(value: str) -> str:

@@ -25,6 +25,7 @@ from wmdd.sections import (
     Section,
     StatisticsConfig,
 )
+from wmdd.sections.base import check_changes
 from wmdd.text import expand_home
 from wmdd.values import Plain, decode, from_text, from_yaml_value, load_yaml
 
@@ -85,17 +86,20 @@ def field_type(dotted: str) -> Any:
     return _fields(section).get(name) if not section or section in section_names() else None
 
 
-def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
+def override(config: DistillConfig, changes: Mapping[str, Any]) -> DistillConfig:
     """Return a copy with options changed, such as ``{"recover.lr": 0.1, "seed": 3}``.
 
     Args:
-        changes: by dotted name, or by section: ``{"recover": {"lr": 0.1}}`` leaves the section's other values.
+        changes: by dotted name, or by section: ``{"recover": {"lr": 0.1}}`` leaves the section's other values. A value
+            may be the text that the command line takes: ``{"data.classes": "cat,dog"}``.
 
     Raises:
         ConfigError: one line for all mistakes, naming option, value and what is allowed.
     """
+    if not isinstance(config, DistillConfig):
+        raise ConfigError(f"config: is of type {type(config).__name__}; give a DistillConfig, as recipe() returns it")
     values = config.model_dump(mode="python")
-    for dotted, value in changes.items():
+    for dotted, value in _flat(changes).items():
         *sections, name = dotted.split(".")
         target = values
         for section in sections:
@@ -104,9 +108,22 @@ def override(config: DistillConfig, changes: dict[str, Any]) -> DistillConfig:
                 sections_are = f"the sections are {', '.join(section_names())}"
                 raise ConfigError(f"{dotted}: no such option; {sections_are}{DistillConfig.near(dotted)}")
             target = inner
-        before = target.get(name)
-        target[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
+        target[name] = value
     return parse_config(values)
+
+
+def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by dotted name, those of whole sections too."""
+    check_changes("changes", changes)
+    found: dict[str, Any] = {}
+    for name, value in changes.items():
+        is_section = name in section_names() and isinstance(value, Mapping | Section)
+        options = {f"{name}.{key}": inner for key, inner in dict(value).items()} if is_section else {name: value}
+        twice = next((option for option in options if option in found), None)
+        if twice:
+            raise ConfigError(f"{twice}: is given twice; leave one out")
+        found |= options
+    return found
 
 
 def section_names() -> list[str]:
@@ -117,19 +134,6 @@ def section_names() -> list[str]:
 def to_yaml(config: DistillConfig) -> str:
     """Write every value as YAML; `from_yaml` gives an equal configuration back."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def merge(base: DistillConfig, values: dict[str, Any]) -> DistillConfig:
-    """Lay a partial nested mapping over a configuration."""
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        is_section = isinstance(value, dict) and name in section_names()
-        options = {f"{name}.{key}": inner for key, inner in value.items()} if is_section else {name: value}
-        twice = next((option for option in options if option in changes), None)
-        if twice:
-            raise ConfigError(f"{twice}: is given twice; leave one out")
-        changes |= options
-    return override(base, changes)
 
 
 def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
@@ -144,7 +148,7 @@ def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
         name: _section(name, value) if name in section_names() else _value(name, value)
         for name, value in load_yaml(text).items()
     }
-    return merge(base or DistillConfig(), values)
+    return override(base or DistillConfig(), values)
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:

@@ -1,10 +1,13 @@
-"""Values as people write them: one text means one value, on the command line and in YAML."""
+"""Values as people write them: one text means one value, on the command line, in YAML and in Python."""
 
 from __future__ import annotations
 
+import enum
+import os
 import re
 import types
 import typing
+from collections.abc import Iterable, KeysView, Mapping, Set
 from typing import Any
 
 import yaml
@@ -13,6 +16,8 @@ from wmdd.errors import ConfigError
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _INFINITE = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
+NOT_WHOLE, NOT_A_NUMBER, NOT_TEXT = "a whole number, such as 10", "a number, such as 0.1", "text; write it in quotes"
+_WANTED = {int: NOT_WHOLE, float: NOT_A_NUMBER, str: NOT_TEXT}
 
 
 class Plain(str):
@@ -96,18 +101,79 @@ def _tuple_of(annotation: Any) -> tuple[Any, ...]:
     return ()
 
 
+def _types(annotation: Any) -> set[Any]:
+    """Return the types that a field, or an item of it, may have, without their bounds."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _types(inner[0])
+    is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    return set[Any]().union(*map(_types, inner)) if is_union else {annotation}
+
+
 def from_text(annotation: Any, text: str) -> Any:
     """Return what a text means for a field of this type; its validation reads numbers and truth values."""
     if text in ("none", "None") and types.NoneType in typing.get_args(annotation):
         return None
     items = _tuple_of(annotation)
     if not items:
-        return _INFINITE.get(text, str(text)) if annotation is float else str(text)
+        return _INFINITE.get(text, str(text)) if float in _types(annotation) else str(text)
     if text in ("", "none", "None", "[]"):
         return ()
     if str not in items:
         text = text.strip("()[] ")  # as Python and YAML write a pair of numbers
     return _listed(text) or tuple(item.strip() for item in text.split(","))
+
+
+def from_value(annotation: Any, value: Any) -> Any:
+    """Return what a value given in Python means for a field of this type: what it means where it is written as text.
+
+    Paths, members of an enum, and what numpy, torch and pandas hold are taken as the plain values that they stand for.
+
+    Raises:
+        ValueError: saying what it should be.
+    """
+    items = _tuple_of(annotation)
+    if isinstance(value, os.PathLike):  # a file may be called none
+        return (_plain(value),) if items else _plain(value)
+    value = _plain(value)
+    if isinstance(value, str):
+        return from_text(annotation, value)
+    if isinstance(value, Mapping):
+        raise ValueError("holds a mapping; write one value")
+    if not items and isinstance(value, list | tuple | Set):
+        raise ValueError("holds a list; write one value")
+    if not items:
+        return _fitting(annotation, value)
+    if value is None:
+        return from_text(annotation, "none")
+    if isinstance(value, Set) and not isinstance(value, KeysView):
+        raise ValueError("a set has no order; write a list")
+    if not isinstance(value, Iterable):
+        value = (value,)
+    return tuple(_fitting(items[0], _plain(item)) for item in value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    to_list = getattr(value, "tolist", None)  # of numpy's numbers and arrays, torch's tensors and pandas' columns
+    return to_list() if callable(to_list) else value
+
+
+def _fitting(annotation: Any, value: Any) -> Any:
+    """Return one value as pydantic should read it, which takes True for 1 and no number for a name."""
+    wanted = _types(annotation)
+    if isinstance(value, bool) and bool not in wanted:
+        told = next((words for kind, words in _WANTED.items() if kind in wanted), None)
+        if told:
+            raise ValueError(f"input should be {told}")
+    elif isinstance(value, int) and str in wanted:
+        return str(value)
+    return value
 
 
 def _listed(text: str) -> tuple[str, ...]:

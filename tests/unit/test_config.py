@@ -1,19 +1,23 @@
 """The configuration: what goes in comes out, what cannot work is refused in words that help."""
 
 import copy
+import enum
 import operator
 import os
 import re
 import types
 import typing
+from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 
 from wmdd import config as configuration
-from wmdd.config import DistillConfig, field_type, from_yaml, merge, override, parse_config, read_config, to_yaml
+from wmdd.config import DistillConfig, field_type, from_yaml, override, parse_config, read_config, to_yaml
 from wmdd.errors import ConfigError
 from wmdd.recipes import recipe, recipes
 from wmdd.sections import PretrainConfig, Section
@@ -83,7 +87,9 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ({"seeds": 1}, r"seeds: no such option; the options here are recipe, method, seed, data"),
         ({"recover.lr.peak": 1}, r"recover\.lr\.peak: no such option"),
         ({"recover.lr": -1}, r"recover\.lr=-1: input should be greater than 0"),
-        ({"recover.lr": float("nan")}, r"recover\.lr=nan: "),
+        ({"recover.lr": float("nan")}, r"recover\.lr=nan: input should be a finite number"),
+        ({"data.val_fraction": float("nan")}, r"data\.val_fraction=nan: input should be a finite number"),
+        ({"pretrain.norm_weight_decay": ".nan"}, r"pretrain\.norm_weight_decay='nan': input should be a finite number"),
         ({"recover.bn_weight": float("inf")}, r"recover\.bn_weight=inf: input should be a finite number"),
         ({"recover.init": "nois"}, r"recover\.init='nois': input should be 'noise', 'nearest' or 'random'"),
         ({"recover.crop_scale": (0.9, 0.2)}, r"the low end must not be above the high end; try 0\.2,0\.9"),
@@ -91,13 +97,105 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ({"recover.betas": (0.5, 1.0)}, r"recover\.betas\.1=1\.0: input should be less than 1"),
         ({"barycenter.ipc": 0}, r"barycenter\.ipc=0: input should be greater than or equal to 1"),
         ({"barycenter.ipc": 1.5}, r"barycenter\.ipc=1\.5: "),
-        ({"evaluate.students": ()}, r"evaluate\.students=\(\): "),
+        ({"evaluate.students": ()}, r"evaluate\.students=\(\): is empty; name one or more"),
+        ({"barycenter.ipc": True}, r"barycenter\.ipc=True: input should be a whole number, such as 10"),
+        ({"recover.lr": True}, r"recover\.lr=True: input should be a number"),
+        ({"data.path": False}, r"data\.path=False: input should be text"),
+        ({"data.path": ["a"]}, r"data\.path=\['a'\]: holds a list; write one value"),
+        ({"data.path": {"a": 1}}, r"data\.path={'a': 1}: holds a mapping; write one value"),
+        (
+            {"data.classes": [1.5, None]},
+            r"classes\.0=1\.5: input should be text; .*classes\.1=None: input should be text",
+        ),
+        ({"data.classes": {"a", "b"}}, r"data\.classes={.*}: a set has no order; write a list"),
+        ({"data.classes": {"a": 1}}, r"data\.classes={'a': 1}: holds a mapping"),
+        ({"recover.crop_scale": (0.1, 0.5, 1)}, r"recover\.crop_scale=0\.1,0\.5,1: has too many values; give 2"),
+        ({"recover.crop_scale": None}, r"^recover\.crop_scale: has too few values; give two, such as 0\.5,0\.9$"),
+        ({"recover": 3}, r"recover=3: is a section; write its options, such as recover\.init"),
+        ({"recover": {"lr": 1}, "recover.lr": 2}, r"recover\.lr: is given twice; leave one out"),
+        ({"recover": {3: 1}}, r"recover\.3: no such option"),
+        (None, r"changes: is of type NoneType; give a mapping by option, such as {\"recover\.lr\": 0\.1}"),
+        ([("seed", 1)], r"changes: is of type list; "),
+        ({3: 1}, r"changes: 3 is no option's name"),
         ({"runtime.device": "gpu"}, r"runtime\.device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
 def test_override_that_cannot_work_is_refused_by_name_value_and_remedy(changes, message):
     with pytest.raises(ConfigError, match=message):
         override(DistillConfig(), changes)
+
+
+class Names(enum.Enum):
+    CAT = "cat"
+
+
+# A value of Python, and the text that means the same on the command line.
+SAME = {
+    "names as text": ("data.classes", "cat,dog", "cat,dog"),
+    "names as YAML's list": ("data.classes", "[cat, 'a, b']", "[cat, 'a, b']"),
+    "numbers for names": ("data.classes", [0, 1], "0,1"),
+    "one number": ("data.classes", 0, "0"),
+    "numbers of numpy": ("data.classes", np.arange(2), "0,1"),
+    "names of numpy": ("data.classes", np.array(["a", "b"]), "a,b"),
+    "numbers of torch": ("data.classes", torch.arange(2), "0,1"),
+    "generator": ("data.classes", (str(i) for i in range(2)), "0,1"),
+    "keys": ("data.classes", {"b": 1, "a": 2}.keys(), "b,a"),
+    "enum": ("data.classes", [Names.CAT, "dog"], "cat,dog"),
+    "all classes": ("data.classes", "none", "none"),
+    "student": ("evaluate.students", "convnet2_w16", "convnet2_w16"),
+    "no teachers": ("relabel.teachers", None, "none"),
+    "path": ("data.path", Path("~/x"), "~/x"),
+    "number for a path": ("data.path", 123, "123"),
+    "no weights": ("pretrain.weights", "none", "none"),
+    "whole number of numpy": ("barycenter.ipc", np.int64(10), "10"),
+    "whole number of torch": ("barycenter.ipc", torch.tensor(10), "10"),
+    "number of numpy": ("recover.lr", np.float64(0.5), ".5"),
+    "pair as text": ("recover.crop_scale", "0.5,1", "0.5,1"),
+    "pair of numpy": ("recover.crop_scale", np.array([0.5, 1]), "0.5,1"),
+    "truth value of numpy": ("pretrain.flip", np.bool_(False), "off"),
+    "infinite": ("evaluate.cosine_stretch", ".inf", ".inf"),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_value_means_in_python_what_its_text_means(case):
+    option, value, text = SAME[case]
+    base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+    section, name = option.split(".")
+    made = override(base, {option: value})
+    assert made == override(base, {option: from_text(field_type(option), text)})
+    if case != "generator":
+        built = type(getattr(base, section))(**{name: value})
+        assert getattr(built, name) == getattr(getattr(made, section), name)
+        assert {type(item) for item in np.atleast_1d(getattr(built, name)).tolist()} <= {
+            str,
+            int,
+            float,
+            bool,
+            type(None),
+        }
+
+
+def test_file_called_none_is_a_path():
+    assert override(DistillConfig(), {"data.path": Path("none")}).data.path == "none"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DistillConfig(sed=1), r"sed: no such option; the options here are .*; did you mean seed\?$"),
+        (lambda: DistillConfig(seed="x"), r"^seed='x': input should be a whole number"),
+        (lambda: DistillConfig(data={"pth": 1}, seed="x"), r"^seed='x': .*data\.pth: .* did you mean data\.path\?"),
+        (lambda: PretrainConfig(epocs=1), r"pretrain\.epocs: no such option; .*; did you mean pretrain\.epochs\?$"),
+        (lambda: recipe("digits").copy(update={"sed": 1}), r"sed: no such option; .* did you mean seed\?"),
+        (lambda: recipe("digits").model_copy(update=[1]), r"update: is of type list; give a mapping"),
+        (lambda: override("digits", {"seed": 1}), r"config: is of type str; give a DistillConfig, as recipe\(\)"),
+    ],
+)
+def test_configuration_that_cannot_be_built_is_one_line(build, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
 
 
 def test_every_mistake_is_named_at_once():
@@ -137,7 +235,8 @@ def test_copy_is_checked_like_override():
     changed = config.model_copy(update={"seed": 3, "pretrain": {"epochs": 3}})
     assert changed == override(config, {"seed": 3, "pretrain.epochs": 3})
     assert config.pretrain.model_copy(update={"epochs": 3}) == changed.pretrain
-    assert config.model_copy() == config.model_copy(deep=True) == copy.copy(config) == config
+    assert config.copy(update={"seed": 3}) == override(config, {"seed": 3})
+    assert config.copy() == config.model_copy() == config.model_copy(deep=True) == copy.copy(config) == config
     for update, message in (
         ({"epocs": 3}, r"pretrain\.epocs: no such option; the options here are model, stem"),
         ({"epochs": 0}, r"pretrain\.epochs=0: input should be greater than or equal to 1"),
@@ -161,13 +260,6 @@ def test_override_of_a_part_of_a_section_leaves_the_others():
 
 def test_configuration_is_hashable_by_value():
     assert hash(DistillConfig()) == hash(from_yaml(to_yaml(DistillConfig())))
-
-
-def test_merge_lays_sections_over_a_base():
-    base = override(DistillConfig(), {"recover.lr": 0.5})
-    assert merge(base, {"seed": 2, "recover": {"iterations": 9}}) == override(
-        base, {"seed": 2, "recover.iterations": 9}
-    )
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "word", "recover: [", "recover: 3", "3", "a: !!python/object:os.system x"])

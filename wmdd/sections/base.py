@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-import os
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from wmdd.errors import ConfigError
 from wmdd.text import expand_home
+from wmdd.values import NOT_A_NUMBER, NOT_TEXT, NOT_WHOLE, from_value
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -41,7 +42,6 @@ Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
 
-NOT_WHOLE, NOT_A_NUMBER = "a whole number, such as 10", "a number, such as 0.1"
 _WORDS = {  # for texts, which pydantic says that it cannot parse
     "int_parsing": NOT_WHOLE,
     "int_from_float": NOT_WHOLE,
@@ -50,6 +50,8 @@ _WORDS = {  # for texts, which pydantic says that it cannot parse
     "float_type": NOT_A_NUMBER,
     "bool_parsing": "true or false",
     "bool_type": "true or false",
+    "string_type": NOT_TEXT,
+    "tuple_type": "a list of values",
 }
 _LATER: dict[str, Any] = {"later": True}
 
@@ -104,7 +106,7 @@ def _meaning(field: Any, default: Any) -> str:
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -122,8 +124,9 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _take_paths(cls, value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if _is_section(annotation) else from_value(annotation, value)
 
     @classmethod
     def option(cls, name: str) -> str:
@@ -133,7 +136,8 @@ class Section(BaseModel):
     @classmethod
     def near(cls, dotted: str) -> str:
         """Return a question with the options that a wrong name may stand for; nothing where none is near."""
-        return ""
+        found = difflib.get_close_matches(dotted, map(cls.option, cls.model_fields), 1, 0.8)
+        return f"; did you mean {found[0]}?" if found else ""
 
     @classmethod
     def checked(cls, values: dict[str, Any]) -> Self:
@@ -145,9 +149,7 @@ class Section(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as exc:
-            mistakes = [_explain(error, cls) for error in exc.errors()]
-            lines = (f"{name}={value}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
-            raise ConfigError("; ".join(lines), mistakes) from exc
+            raise _refusal(exc, cls) from exc
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with fields changed, checked as `wmdd.override` checks them.
@@ -155,8 +157,9 @@ class Section(BaseModel):
         Raises:
             ConfigError: for a name that is no field, and for a value that is not allowed.
         """
-        if not update:
+        if update is None or update == {}:
             return super().model_copy(deep=deep)
+        check_changes("update", update)
         values = dict(self)
         for name, value in update.items():
             if name.partition(".")[0] in values and "." in name:
@@ -167,7 +170,20 @@ class Section(BaseModel):
             values[name] = value
         return self.checked(values)
 
-    if not TYPE_CHECKING:  # a type checker that sees these would let every assignment pass
+    if not TYPE_CHECKING:  # a type checker that sees these would let every argument and assignment pass
+
+        def __init__(self, **values: Any) -> None:
+            """Build it from values; what is wrong is one line, as in `wmdd.override`."""
+            try:
+                super().__init__(**values)
+            except ValidationError as exc:
+                raise _refusal(exc, type(self)) from exc
+
+        __init__.__pydantic_base_init__ = True  # without, pydantic would build sections one by one, and not all at once
+
+        def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            """Return a copy with fields changed: `model_copy`, by the name that pydantic had for it before."""
+            return self.model_copy(update=update, deep=deep)
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Refuse every change in place, and name the way."""
@@ -196,6 +212,30 @@ class Section(BaseModel):
         return field.json_schema_extra == _LATER and getattr(self, name) == field.default
 
 
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def check_changes(argument: str, changes: Any) -> None:
+    """Refuse what is no mapping from names to values.
+
+    Raises:
+        ConfigError: naming the argument of the call.
+    """
+    if not isinstance(changes, Mapping):
+        kind = type(changes).__name__
+        raise ConfigError(f'{argument}: is of type {kind}; give a mapping by option, such as {{"recover.lr": 0.1}}')
+    for name in changes:
+        if not isinstance(name, str):
+            raise ConfigError(f"{argument}: {name!r} is no option's name; write it in full, such as recover.lr")
+
+
+def _refusal(exc: ValidationError, root: type[Section]) -> ConfigError:
+    mistakes = list(dict.fromkeys(_explain(error, root) for error in exc.errors()))
+    lines = (f"{name}={value}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
+    return ConfigError("; ".join(lines), mistakes)
+
+
 def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
     """Return the option of a mistake, its value as text, if that matters, and what is wrong with it."""
     path = root.option(".".join(str(part) for part in error["loc"]))
@@ -206,6 +246,9 @@ def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
     value = error["input"]
     if error["type"] == "missing" and isinstance(value, (tuple, list)):
         return path.rpartition(".")[0], ",".join(map(str, value)), "has too few values; give two, such as 0.5,0.9"
+    if error["type"] == "model_type":
+        first = next(iter(_section_at(root, error["loc"]).model_fields))
+        return path, repr(value), f"is a section; write its options, such as {path}.{first}"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
     return path, shown, message_of(error)
 
@@ -214,14 +257,20 @@ def message_of(error: Any) -> str:
     """Return what pydantic says of a value, in plain words where it speaks of parsing."""
     if error["type"] in _WORDS:
         return f"input should be {_WORDS[error['type']]}"
+    if error["type"] == "too_short":
+        return "is empty; name one or more"
+    if error["type"] == "too_long":
+        return f"has too many values; give {error['ctx']['max_length']}"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}"
 
 
 def _known(root: type[Section], path: tuple[str | int, ...]) -> str:
-    model: Any = root
+    return f"the options here are {', '.join(_section_at(root, path).model_fields)}"
+
+
+def _section_at(root: type[Section], path: tuple[str | int, ...]) -> type[Section]:
     for part in path:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, Section) else None
-        model = field.annotation if field is not None else None
-    names = list(model.model_fields) if isinstance(model, type) and issubclass(model, Section) else []
-    return f"the options here are {', '.join(names)}"
+        inner: Any = root.model_fields[str(part)].annotation
+        root = inner
+    return root

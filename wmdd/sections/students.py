@@ -78,7 +78,9 @@ class EvaluateConfig(Section):
     lr: Positive = Field(1e-3, description="peak learning rate")
     weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
     temperature: Positive = Field(20.0, description="of teacher's and student's softmax")
-    cosine_stretch: Annotated[float, Field(ge=1.0)] = Field(1.0, description="cosine ends at 0 after epochs x this")
+    cosine_stretch: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] = Field(
+        1.0, description="cosine ends at 0 after epochs x this"
+    )
     val_every: Count = Field(10, description="epochs between validations (the last epoch always counts)")
     val_batch_size: Count = Field(250, description="images per validation step")
     protocol: Protocol = later("wmdd", description="named settings that these are, or began as; see wmdd protocols")
