@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from wmdd.errors import StageError, WmddError
+from pydantic import TypeAdapter, ValidationError
+
+from wmdd.errors import ConfigError, StageError, WmddError
+from wmdd.sections.base import message_of
+from wmdd.values import NOT_TEXT, from_value
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,17 +62,23 @@ def in_callers_words(text: str, names: dict[str, str] | None = None) -> str:
 def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator for functions that Python and the command line call: their errors are in the caller's words.
 
-    Paths of pathlib are taken as text.
+    Arguments are checked as options are: a text may be a path of pathlib, and is not empty; a list may be given as the
+    text that the command line takes.
 
     Args:
         names: as for `in_callers_words`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        kinds = {name: str(kind) for name, kind in function.__annotations__.items() if name != "return"}
+
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                return function(*map(_text, args), **{name: _text(value) for name, value in kwargs.items()})
+                given: Any = [_as_meant(name, kinds[name], value) for name, value in zip(kinds, args, strict=False)]
+                named: Any = {name: _as_meant(name, kinds.get(name, ""), value) for name, value in kwargs.items()}
+                given += args[len(given) :]  # more than it takes: Python says so
+                return function(*given, **named)
             except StageError as exc:
                 exc.cause = in_callers_words(exc.cause, names)
                 raise
@@ -81,5 +91,32 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+_LISTS: dict[str, Any] = {
+    "Sequence[str]": tuple[str, ...],
+    "Sequence[int]": tuple[int, ...],
+    "Sequence[float]": tuple[float, ...],
+}
+
+
+def _as_meant(name: str, kind: str, value: Any) -> Any:
+    """Return the value of an argument, whose annotation is `kind`.
+
+    Raises:
+        ConfigError: if it is none of that kind.
+    """
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    remedy = ", or leave it out" if kind == "str | None" else ""
+    if kind in ("str", "str | None") and not (value is None and remedy):
+        if not isinstance(value, str):
+            raise ConfigError(f"{name}={value!r}: input should be {NOT_TEXT}{remedy}")
+        if not value.strip():
+            raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
+    if kind not in _LISTS:
+        return value
+    try:
+        return TypeAdapter(_LISTS[kind]).validate_python(from_value(_LISTS[kind], value))
+    except ValidationError as exc:
+        told = message_of(exc.errors()[0])
+    except ValueError as exc:
+        told = str(exc)
+    raise ConfigError(f"{name}={value!r}: {told}")

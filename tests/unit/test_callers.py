@@ -76,6 +76,15 @@ PYTHON = {
     "compared by": (lambda: compare(config(), ["wmdd"], [1], executor="x"), "^executor=x: choose ray or local"),
     "rates": (lambda: rank("digits", rates=()), r"^rates=\(\): give rates above 0"),
     "weight": (lambda: rank(config(), weight=2), "^weight=2: give one between 0 and 1"),
+    "run that is no text": (lambda: wmdd.distill("digits", run=3), "^run=3: input should be text.*, or leave it out$"),
+    "empty run": (lambda: wmdd.distill("digits", run=""), "^run='': is empty; give a name, path or URL, or leave it"),
+    "empty store": (lambda: compare(config(), ["wmdd"], [1], store=" "), "^store=' ': is empty"),
+    "images of no run": (lambda: wmdd.load_distilled(None), "^run=None: input should be text; write it in quotes$"),
+    "report of no run": (lambda: wmdd.rewrite(""), "^url='': is empty; give a name, path or URL$"),
+    "methods as text": (lambda: compare("digits", "wmdd,wmdd", 1), "^methods=wmdd,wmdd: names wmdd twice"),
+    "ipcs as text": (lambda: compare("digits", ["wmdd"], "1,x"), "^ipcs='1,x': input should be a whole number"),
+    "truth value": (lambda: compare("digits", ["wmdd"], [True]), r"^ipcs=\[True\]: input should be a whole number"),
+    "one rate": (lambda: rank("digits", rates=-1), "^rates=-1: give rates above 0"),
     "ranked by": (lambda: rank(config(), executor="x"), "^executor=x: choose ray or local"),
 }
 
