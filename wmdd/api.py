@@ -27,7 +27,7 @@ from wmdd.run_names import located, portable_yaml
 from wmdd.sections import PretrainConfig
 from wmdd.stages.pretrain import check_alone
 from wmdd.store import ArtifactRef, ArtifactStore, absolute_url
-from wmdd.text import expand_home
+from wmdd.text import expand_home, printable
 from wmdd.until import check_until, cut_or_further
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class RunResult:
     metrics: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"RunResult({brief(self.metrics)}; in {self.url})"
+        return printable(f"RunResult({brief(self.metrics)}; in {self.url})")
 
 
 @names_arguments()

@@ -26,6 +26,7 @@ from wmdd.run_folder import SIZES, choose_run, hold
 from wmdd.run_names import located
 from wmdd.sections.base import refuse_twice
 from wmdd.store import ArtifactStore
+from wmdd.text import printable
 
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
 _USED = {"random": (), "herding": ("statistics",)}  # of these, where it is not all
@@ -42,7 +43,8 @@ class Comparison:
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.facts["ipc"]))
         rows = "; ".join(f"{method}, {student}: {', '.join(scores)}" for method, student, *scores in cells(self.facts))
-        return f"Comparison({self.facts['set']}, {sizes} per class; top-1 in %: {rows}; in {self.url})"
+        told = f"{self.facts['set']}, {sizes} per class; top-1 in %: {rows}"
+        return printable(f"Comparison({told}; in {self.url})")
 
 
 def cases(

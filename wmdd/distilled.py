@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import torch
@@ -18,6 +19,7 @@ from wmdd.data.pixels import png, to_image, to_tensor
 from wmdd.errors import SHOWN, ArtifactError, StorageError
 from wmdd.files import entries, explain, open_fs, read
 from wmdd.tables import read_table
+from wmdd.text import printable
 from wmdd.types import DistilledClass
 
 
@@ -75,7 +77,7 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         size = " x ".join(map(str, self.images.shape[-2:]))
         names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
         place = f"; from {self.url}" if self.url else ""
-        return (
+        return printable(
             f"DistilledImages({len(self)} images of {size} px, {each} for each of {len(self.class_names)} classes "
             f"({names}){place})"
         )
@@ -83,7 +85,21 @@ class DistilledImages(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: int) -> tuple[Any, int]:
+    @overload
+    def __getitem__(self, place: int) -> tuple[Any, int]: ...
+    @overload
+    def __getitem__(self, place: slice) -> DistilledImages: ...
+    def __getitem__(self, place: int | slice) -> tuple[Any, int] | DistilledImages:
+        """Return an image with its label; of a slice, a set of these images, with the weights that they have here."""
+        if isinstance(place, slice):
+            parts = (self.images[place], self.labels[place], self.weights[place])
+            return DistilledImages(*parts, self.class_names, self.transform, self.url)
+        try:
+            place = operator.index(place)
+        except TypeError as exc:
+            raise TypeError(
+                f"images[{place!r}]: give a whole number or a slice; torch.utils.data.Subset takes a list"
+            ) from exc
         image = self.images[place]
         return (self.transform(image) if self.transform else image.float() / 255), int(self.labels[place])
 

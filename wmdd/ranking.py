@@ -29,7 +29,7 @@ from wmdd.report.scores import collect_metrics, committee, scored_on
 from wmdd.run_folder import choose_run, hold
 from wmdd.run_names import located, set_title
 from wmdd.store import ArtifactStore
-from wmdd.text import escape_markdown
+from wmdd.text import escape_markdown, printable
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
 WEIGHT = 0.5
@@ -77,7 +77,8 @@ class Ranking:
 
     def __repr__(self) -> str:
         rows = (f"{row['student']}: LRS {row['LRS']:.3f}, ARS {row['ARS']:.3f}" for row in self.facts["rows"])
-        return f"Ranking({self.facts['set']}, {self.facts['ipc']} per class; {'; '.join(rows)}; in {self.url})"
+        told = f"{self.facts['set']}, {self.facts['ipc']} per class; {'; '.join(rows)}"
+        return printable(f"Ranking({told}; in {self.url})")
 
 
 def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[float, DistillConfig]]:

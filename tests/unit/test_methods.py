@@ -161,6 +161,31 @@ def test_results_are_shown_in_one_line():
     )
     line = "DistilledImages(14 images of 8 x 8 px, 2 for each of 7 classes (a, b, c, d, e, ...); from runs/x)"
     assert repr(images) == line
+    images.class_names = ("\x1b[31ma", *names[1:])
+    shown = [repr(images), repr(Comparison("runs/\x1b", facts())), repr(Ranking("runs/\x1b", scores))]
+    assert all("\x1b" not in text and "\\x1b" in text for text in shown)
+
+
+def test_slice_of_images_is_a_set_of_them():
+    images = DistilledImages(
+        torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2),
+        torch.tensor([0, 0, 1, 1]),
+        torch.tensor([0.5, 0.5, 0.25, 0.75]),
+        ("a", "b"),
+        transform=lambda image: int(image.max()),
+        url="runs/x",
+    )
+    part = images[1:3]
+    assert (list(part), part.weights.tolist(), part.class_names, part.url) == (
+        [(1, 0), (2, 1)],
+        [0.5, 0.25],
+        ("a", "b"),
+        "runs/x",
+    )
+    assert (images[np.int64(-1)], list(images[::3]), len(images[9:])) == ((3, 1), [(0, 0), (3, 1)], 0)
+    for place in ("a", [0, 1], 1.5):
+        with pytest.raises(TypeError, match=r"give a whole number or a slice; torch\.utils\.data\.Subset takes a list"):
+            images[place]
 
 
 def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
