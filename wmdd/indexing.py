@@ -10,7 +10,7 @@ from typing import Any
 from wmdd.config import DistillConfig
 from wmdd.data.classes import all_class_names
 from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
-from wmdd.data.set_notes import double_notes, pixel_notes
+from wmdd.data.set_notes import class_notes, double_notes, pixel_notes
 from wmdd.data.sources import list_files
 from wmdd.data.subsets import refuse_whole, subset_classes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
@@ -82,8 +82,8 @@ def load_index(
     if is_outdated:
         store.drop_note(outdated)
     index = store.load(refs[-1], DatasetIndex, keep=True)
-    notes = (*listing.notes, *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
-    return replace(index, notes=notes), refs[-1]
+    own = (*class_notes(index), *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
+    return replace(index, notes=(*listing.notes, *index.notes, *own)), refs[-1]
 
 
 def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:

@@ -1,15 +1,23 @@
 """Parquet sets as people have them: other names of splits and columns, other types, missing parts."""
 
 import json
+import re
+import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files import parquet, png, refusal, structs, table
+from image_files import HF, folder, parquet, png, refusal, structs, table
 
+from wmdd.config import override
 from wmdd.data.hf_parquet import parquet_splits
 from wmdd.data.images import load_native_uint8
 from wmdd.data.index import build_index
+from wmdd.data.set_notes import class_notes
+from wmdd.data.split_names import same_name
+from wmdd.indexing import load_index
+from wmdd.recipes import recipe
+from wmdd.store import ArtifactStore
 
 
 @pytest.mark.parametrize(
@@ -172,3 +180,101 @@ def test_split_without_labels_is_told_from_wrong_labels(tmp_path):
     told = refusal(lambda: build_index(str(tmp_path)))
     assert "row 0 has label -1, which is none of 2 classes" in told
     assert "move the files of a split without labels away" in told
+
+
+def labelled(root, **splits):
+    for seed, (split, labels) in enumerate(splits.items()):
+        images = structs(*(png(100 * seed + i) for i in range(2 * len(labels))))
+        pq.write_table(pa.table({"image": images, "label": pa.array(labels * 2)}), root / f"{split}.parquet")
+    return str(root)
+
+
+DECOMPOSED = unicodedata.normalize("NFD", "café")
+UNFIT = {
+    "forms": ({"train": ["café", DECOMPOSED, "dog"]}, r"café is there twice, in two Unicode forms \('cafe\\u0301', "),
+    "blanks": (
+        {"train": ["cat", "cat ", "dog"]},
+        r"is there twice, with and without blanks .*; write one label in all",
+    ),
+    "empty": (
+        {"train": ["cat", "dog", ""]},
+        r"train\.parquet row 2 has no label \(''\) \(and 1 more like it\); remove",
+    ),
+    "blank": ({"train": ["cat", "dog"], "test": ["cat", " "]}, r"test\.parquet row 1 has no label \(' '\)"),
+    "null": ({"train": ["cat", "dog", None]}, r"train\.parquet row 2 has no label \(None\)"),
+    "types": (
+        {"train": [0, 1], "test": ["0", "1"]},
+        r"test\.parquet has labels of type string, and train\.parquet of ",
+    ),
+    "unlabelled": (
+        {"train": [0, -1, 2, 3]},
+        r"label -1 marks .*: data\.classes 0,2,3.* leaves these images out, -1,0,2,",
+    ),
+    "other": ({"train": ["cat", "dog"], "test": ["cat", "bird"]}, r"label 'bird', which is none of 2 classes"),
+    "two near": ({"train": ["cat", "Cat"], "test": ["CAT"]}, r"label 'CAT', which is none of 2 classes"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_labels_that_are_surely_no_classes_are_refused(tmp_path, case):
+    splits, told = UNFIT[case]
+    assert re.search(told, refusal(lambda: build_index(labelled(tmp_path, **splits))))
+
+
+def test_one_who_names_the_classes_is_asked_nothing(tmp_path):
+    url = labelled(tmp_path, train=[-1, 0, 1])
+    assert build_index(url, classes=("0", "1")).class_names == ("0", "1")
+    assert len(build_index(url, classes=("-1", "0", "1")).train) == 3
+    assert build_index(labelled(tmp_path, train=[-1, 1])).class_names == ("-1", "1"), "as signs are"
+    url = labelled(tmp_path, train=["café", DECOMPOSED, "dog"])
+    assert build_index(url, classes=("dog", "café")).class_names == ("dog", "café")
+
+
+def test_declared_names_are_looked_at_too(tmp_path):
+    assert "is there twice" in refusal(lambda: build_index(parquet(tmp_path, names=("cat", "cat "))))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "note"),
+    [
+        (["cat", "dog"], ["Dog", "Cat"], "2 validation classes are spelled in another case than in training, and"),
+        (["cat", "café"], ["cat ", DECOMPOSED], "2 validation classes are spelled otherwise than in training, and"),
+    ],
+)
+def test_validation_labels_in_another_spelling_are_matched_with_a_note(tmp_path, train, test, note):
+    config = override(recipe("digits"), {"data.path": labelled(tmp_path, train=train, test=test)})
+    for _ in range(2):  # read from the store, the index keeps the note
+        index, _ = load_index(config, ArtifactStore(str(tmp_path / "store")), lambda done, total: None)
+        assert index.class_names == tuple(sorted(train))
+        assert sorted(index.val.label.tolist()) == [0, 0, 1, 1]
+        assert next(line for line in index.notes if "spelled" in line).startswith(note)
+    names = [index.class_names[label] for label in index.val.label]
+    assert [same_name(name) for name in names] == [same_name(test[row % 2]) for row in index.val.row]
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["Cat", "cat"], "classes Cat and cat are one name in another case, and are read as two classes; merge them"),
+        (["cat", "NaN"], "class NaN has the name of a missing label; to leave it out, name the others"),
+    ],
+)
+def test_classes_that_may_be_none_are_noted(tmp_path, labels, note):
+    (line,) = class_notes(build_index(labelled(tmp_path, train=labels)))
+    assert line.startswith(note)
+
+
+def test_classes_of_folders_in_two_cases_are_noted(tmp_path):
+    images = [f"{split}/{name}/{i}.png" for split in ("train", "val") for name in ("Cat", "cat", "nan") for i in "01"]
+    (line,) = class_notes(build_index(folder(tmp_path, *images)))
+    assert line.startswith("classes Cat and cat are one name in another case")
+
+
+def test_images_outside_of_the_file_are_told_from_lost_ones(tmp_path):
+    images = pa.array([{"bytes": png(0), "path": "a.png"}, {"bytes": None, "path": "b.png"}, None], HF)
+    pq.write_table(table(images, pa.array([0, 1, 1])), tmp_path / "train.parquet")
+    told = refusal(lambda: build_index(str(tmp_path)))
+    assert "row 1 holds the name of a file (b.png), and not its bytes: the images are outside of the set" in told
+    assert told.endswith("write it with their bytes, or give them in class folders")
+    pq.write_table(table(pa.array([png(0), None]), pa.array([0, 1])), tmp_path / "train.parquet")
+    assert "row 1 holds no image bytes; remove" in refusal(lambda: build_index(str(tmp_path)))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -235,10 +235,12 @@ def _holds_images(kind: pa.DataType) -> bool:
 
 def _holds_labels(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind))
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or holds_text(kind))
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether the values of a column are text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -269,35 +271,10 @@ def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list
     return encoded.to_pylist(), table.column(label).to_pylist()
 
 
-def class_values(url: str, listed: Mapping[str, tuple[str, ...]]) -> tuple[dict[Any, str], int]:
-    """Return the class name of each label value, in the order of class ids, and the number of rows of all files."""
-    declared: tuple[str, ...] | None = None
-    by_name, total, found = False, 0, set()
-    files = [(split, file) for split in ("train", "val") for file in listed[split]]
-    for place, (split, file) in enumerate(files):
-        with open_parquet(url, file) as parquet:
-            schema = parquet.schema_arrow
-            label = parquet_columns(schema, f"data.path={url}: {file}")[1]
-            names = parquet_class_names(schema, label)
-            if place and names != declared:
-                raise DataError(
-                    f"data.path={url}: {file} declares other class names than {files[0][1]}; write both with the same"
-                )
-            declared, total = names, total + parquet.metadata.num_rows
-            by_name = _names_classes(schema.field(label).type)
-            if names is None and split == "train":
-                found |= _distinct(parquet, label)
-    if declared is None:
-        return {value: str(value) for value in sorted(found - {None})}, total
-    return (dict(zip(declared, declared, strict=True)) if by_name else dict(enumerate(declared))), total
-
-
-def _names_classes(kind: pa.DataType) -> bool:
-    return _is_text(kind.value_type if pa.types.is_dictionary(kind) else kind)
-
-
-def _distinct(parquet: pq.ParquetFile, label: str) -> set[Any]:
-    """Return the different labels of a file."""
-    column = parquet.read(columns=[label], use_threads=False).column(label)
-    # Neither views nor dictionaries of views have a kernel for this.
-    return set((column.cast(pa.large_string()) if _names_classes(column.type) else column).unique().to_pylist())
+def read_image_paths(parquet: pq.ParquetFile, group: int, file: str) -> list[str | None]:
+    """Read the names of files that a row group has beside, or in place of, the bytes of images."""
+    image, _ = parquet_columns(parquet.schema_arrow, file)
+    column = read_rows(parquet, group, [image]).column(image)
+    if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+        return [None] * len(column)
+    return [str(path) if path else None for path in pc.struct_field(column, "path").to_pylist()]

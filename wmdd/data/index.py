@@ -23,7 +23,8 @@ from wmdd.cpus import usable_cpus
 from wmdd.data.classes import choose, class_folders, refuse_unknown
 from wmdd.data.decoding import read_header
 from wmdd.data.faults import REPLACE, unread
-from wmdd.data.hf_parquet import class_values, open_parquet, read_row_group, row_group_starts
+from wmdd.data.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
+from wmdd.data.parquet_labels import read_labels, unlabelled_row
 from wmdd.data.set_files import open_file_system
 from wmdd.data.sources import Listing, builtin_images, list_files
 from wmdd.errors import DataError
@@ -126,7 +127,7 @@ class DatasetIndex:
         val_held_out: the validation images were taken from the training split, because there is no other.
         upright: images are turned as their EXIF orientation asks for, wherever they are decoded.
         bits: that grey images of more than 8 bits use; None for all that their files have.
-        notes: lines for the user about how the set was read; not stored.
+        notes: lines for the user about how the set was read; those about labels, which are read once, are stored.
     """
 
     url: str
@@ -169,6 +170,7 @@ class DatasetIndex:
         facts = {
             name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright", "bits")
         }
+        facts |= {"notes": self.notes} if self.notes else {}
         facts |= {"train": len(self.train), "train_files": self.train.files, "val_files": self.val.files}
         table = pa.table(columns).replace_schema_metadata({"wmdd": json.dumps(facts)})
         out = io.BytesIO()
@@ -188,7 +190,8 @@ class DatasetIndex:
         train = Split(tuple(facts["train_files"]), *(values[: facts["train"]] for values in columns))
         val = Split(tuple(facts["val_files"]), *(values[facts["train"] :] for values in columns))
         names, upright, bits = tuple(facts["class_names"]), facts.get("upright", False), facts.get("bits")
-        return cls(facts["url"], facts["kind"], names, train, val, facts["val_held_out"], upright, bits)
+        notes = tuple(facts.get("notes", ()))
+        return cls(facts["url"], facts["kind"], names, train, val, facts["val_held_out"], upright, bits, notes)
 
 
 def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
@@ -252,7 +255,7 @@ def build_index(
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
         whites = Whites(bits)
-        names, rows, bad = scan(url, listing, classes, pool, on_progress or _silent, whites)
+        names, rows, bad, notes = scan(url, listing, classes, pool, on_progress or _silent, whites)
     _refuse_bad(url, bad)
     _refuse_two_scales(url, whites)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
@@ -262,11 +265,11 @@ def build_index(
         train, val = _hold_out(url, names, train, val_fraction)
     _refuse_empty(url, names, val, "validation")
     train, val = (train.upright(), val.upright()) if upright else (train, val)
-    return DatasetIndex(url, listing.kind, names, train, val, held_out, upright, bits)
+    return DatasetIndex(url, listing.kind, names, train, val, held_out, upright, bits, notes)
 
 
 Row = tuple[int, int, int, int, int, int, int, float, float, int, int, int]
-Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str]]
+Scan = tuple[tuple[str, ...], dict[str, list[Row]], list[str], tuple[str, ...]]
 Progress = Callable[[int, int], None]
 
 
@@ -292,7 +295,7 @@ def _scan_builtin(
     kept = [row for row in range(len(images)) if ids[labels[row]] >= 0]
     rows = [(0, row, ids[labels[row]], *_facts(images[row], f"{url} row {row}", whites)) for row in kept]
     on_progress(len(rows), len(rows))
-    return names, {"train": rows, "val": []}, []
+    return names, {"train": rows, "val": []}, [], ()
 
 
 def _refuse_undecoded(url: str, names: tuple[str, ...]) -> None:
@@ -350,7 +353,7 @@ def _scan_folder(
             _sort_out(pool.map(scan, items[start : start + _AT_ONCE]), rows[split], bad)
             done += len(items[start : start + _AT_ONCE])
             on_progress(done, total)
-    return names, rows, bad
+    return names, rows, bad, ()
 
 
 def _scan_parquet(
@@ -361,38 +364,54 @@ def _scan_parquet(
     on_progress: Progress,
     whites: Whites,
 ) -> Scan:
-    values, total = class_values(url, listing.files)
-    all_names = tuple(str(name) for name in values.values())
+    found = read_labels(url, listing.files)
+    if classes is None and found.doubt:
+        raise DataError(f"data.path={url}: {found.doubt}")
+    all_names = tuple(found.values.values())
     _refuse_undecoded(url, all_names)
     names, ids = choose(url, classes, all_names)
-    id_of = dict(zip(values, ids, strict=True))
+    id_of = dict(zip(found.values, ids, strict=True))
+    id_of |= {label: id_of[known] for label, known in found.spelled.items()}
     rows: dict[str, list[Row]] = {split: [] for split in listing.files}
     bad: list[str] = []
     done = 0
-    for split, paths in listing.files.items():
-        for number, file in enumerate(paths):
+    for split, files in listing.files.items():
+        for number, file in enumerate(files):
             with open_parquet(url, file) as parquet:
                 starts = row_group_starts(parquet).tolist()
                 for group, start in enumerate(starts[:-1]):
                     encoded, labels = read_row_group(parquet, group, file)
                     wanted = [i for i, label in enumerate(labels) if id_of.get(label, 0) >= 0]
-                    scan = functools.partial(_parquet_row, whites, number, file, id_of)
+                    paths = read_image_paths(parquet, group, file) if None in encoded else []
+                    scan = functools.partial(_parquet_row, whites, number, file, id_of, start, paths)
                     columns = ([start + i for i in wanted], [encoded[i] for i in wanted], [labels[i] for i in wanted])
                     _sort_out(pool.map(scan, *columns), rows[split], bad)
                     done += len(labels)
-                    on_progress(done, total)
-    return names, rows, bad
+                    on_progress(done, found.total)
+    return names, rows, bad, found.notes
 
 
 def _parquet_row(
-    whites: Whites, number: int, file: str, id_of: dict[Any, int], row: int, data: bytes | None, label: Any
+    whites: Whites,
+    number: int,
+    file: str,
+    id_of: dict[Any, int],
+    start: int,
+    paths: list[str | None],
+    row: int,
+    data: bytes | None,
+    label: Any,
 ) -> Row | str:
     where = f"{file} row {row}"
+    if data is None and paths[row - start]:
+        return (
+            f"{where} holds the name of a file ({paths[row - start]}), and not its bytes: the images are outside of "
+            "the set; write it with their bytes, or give them in class folders"
+        )
     if data is None:
         return f"{where} holds no image bytes; {REPLACE}"
     if label not in id_of:
-        remedy = "move the files of a split without labels away" if label == -1 else REPLACE
-        return f"{where} has label {label!r}, which is none of {len(id_of)} classes; {remedy}"
+        return unlabelled_row(where, label, len({class_id for class_id in id_of.values() if class_id >= 0}))
     try:
         return number, row, id_of[label], *_facts(data, where, whites)
     except DataError as exc:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,13 +10,14 @@ from wmdd.data.split_names import (
     SPLIT_NAMES,
     VAL_NAMES,
     Role,
-    difference,
     is_generic,
     is_segmentation,
     is_sure,
-    same_form,
+    matched,
     same_name,
+    spelling_note,
     split_role,
+    twice,
 )
 from wmdd.errors import DataError
 
@@ -161,42 +161,11 @@ def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
     names = sorted({name for split, name in places.values() if split == "train"})
     if len(names) == 1 and is_generic(names[0]):
         _refuse_loose(tree, [join(train, names[0])], url)
-    spelled = _matched(names, places)
+    spelled = matched(names, {name for split, name in places.values() if split == "val"})
     if spelled:
         places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
-        notes.append(_spelling_note(spelled))
-    return Layout(places, train, (*notes, *_deep_notes(tree, train)), _twice(names))
-
-
-def _matched(names: list[str], places: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """Match validation classes to training classes of other case, Unicode form or blanks at the ends."""
-    known: dict[str, list[str]] = {}
-    for name in names:
-        known.setdefault(same_name(name), []).append(name)
-    unknown = sorted({name for split, name in places.values() if split == "val"} - set(names))
-    return {name: known[same_name(name)][0] for name in unknown if len(known.get(same_name(name), ())) == 1}
-
-
-def _spelling_note(spelled: Mapping[str, str]) -> str:
-    first, known = next(iter(spelled.items()))
-    ways = {difference(name, other) for name, other in spelled.items()}
-    way = ways.pop() if len(ways) == 1 else "otherwise"
-    # What is not seen is shown as code.
-    is_seen = difference(first, known) == "in another case"
-    shown = f"{first} to {known}" if is_seen else f"{first!a} to {known!a}"
-    count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
-    return f"{count} spelled {way} than in training, and matched ({shown})"
-
-
-def _twice(names: list[str]) -> str:
-    """Return which class name occurs in two Unicode forms or with and without blanks, if one does."""
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
-        if other != name:
-            how = "in two Unicode forms" if same_form(other, name) else "with and without blanks at an end"
-            return f"class {name} is there twice, {how} ({other!a}, {name!a}); merge the folders"
-    return ""
+        notes.append(spelling_note(spelled))
+    return Layout(places, train, (*notes, *_deep_notes(tree, train)), twice(names, "merge the folders"))
 
 
 def _by_classes(tree: Folders, base: str, url: str) -> Layout:
@@ -220,7 +189,7 @@ def _by_classes(tree: Folders, base: str, url: str) -> Layout:
     }
     doubt, notes = _doubts(tree, base, roles)
     notes = ([f"{base} is read as the set"] if base else []) + notes
-    return Layout(places, base, (*notes, *_deep_notes(tree, base)), doubt or _twice(names))
+    return Layout(places, base, (*notes, *_deep_notes(tree, base)), doubt or twice(names, "merge the folders"))
 
 
 def _refuse_sets(tree: Folders, base: str, url: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from wmdd.data.index import LEVELS, DatasetIndex
+from wmdd.data.split_names import difference, same_name
 
 _FIRST_CLASSES = 5
+_MISSING = ("nan", "nat", "none", "null", "<na>", "n/a")  # as pandas and databases write it
 _NOTED = 0.001  # of the images; published sets have a few doubles
 _NOTED_ALPHA = 0.01  # of photographs, a few are PNG with alpha
 _FAINT, _FAINT_8_BITS = 1 / 4, 1 / 16  # of the grey levels: 14 of 16 bits, and 4 of 8
@@ -63,6 +65,26 @@ def _faint(low: float, high: float, white: int) -> str:
     span = " to ".join(f"{value:.3g}" if white == 1 else f"{value:.0f}" for value in (low, high))
     levels = round(255 * (high - low) / white)
     return f"images of {kind} hold values from {span} only, {levels} of 255 grey levels once decoded; {remedy}"
+
+
+def class_notes(index: DatasetIndex) -> tuple[str, ...]:
+    """Return lines about classes that may be one class, or none, by their names."""
+    notes, seen = [], dict[str, str]()
+    pairs = [(other, name) for name in index.class_names if (other := seen.setdefault(same_name(name), name)) != name]
+    if pairs:
+        first, second = pairs[0]
+        more = f" (and {len(pairs) - 1} more such)" if len(pairs) > 1 else ""
+        way = difference(first, second)
+        shown = f"{first} and {second}" if way == "in another case" else f"{first!a} and {second!a}"
+        notes.append(
+            f"classes {shown} are one name {way}{more}, and are read as two classes; merge them if they are one"
+        )
+    missing = [name for name in index.class_names if name.strip().casefold() in _MISSING]
+    if missing and index.kind == "parquet":
+        notes.append(
+            f"class {missing[0]} has the name of a missing label; to leave it out, name the others in data.classes"
+        )
+    return tuple(notes)
 
 
 def describe_classes(index: DatasetIndex) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 VAL_NAMES = ("val", "validation", "valid", "test")
@@ -95,3 +95,40 @@ def difference(first: str, second: str) -> str:
     if same_form(first.strip(), second.strip()):
         return "with other blanks at an end"
     return "in another case" if first.strip() == first and second.strip() == second else "otherwise"
+
+
+def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Match validation classes to training classes of other case, Unicode form or blanks at the ends.
+
+    Args:
+        names: of the training classes.
+        others: of the validation classes.
+    """
+    known: dict[str, list[str]] = {}
+    for name in names:
+        known.setdefault(same_name(name), []).append(name)
+    unknown = sorted(set(others).difference(*known.values()))
+    return {name: known[same_name(name)][0] for name in unknown if len(known.get(same_name(name), ())) == 1}
+
+
+def spelling_note(spelled: Mapping[str, str]) -> str:
+    """Return a line about the validation classes that were matched."""
+    first, known = next(iter(spelled.items()))
+    ways = {difference(name, other) for name, other in spelled.items()}
+    way = ways.pop() if len(ways) == 1 else "otherwise"
+    # What is not seen is shown as code.
+    is_seen = difference(first, known) == "in another case"
+    shown = f"{first} to {known}" if is_seen else f"{first!a} to {known!a}"
+    count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
+    return f"{count} spelled {way} than in training, and matched ({shown})"
+
+
+def twice(names: Iterable[str], remedy: str) -> str:
+    """Return which class name occurs in two Unicode forms or with and without blanks, if one does."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
+        if other != name:
+            how = "in two Unicode forms" if same_form(other, name) else "with and without blanks at an end"
+            return f"class {name} is there twice, {how} ({other!a}, {name!a}); {remedy}"
+    return ""
