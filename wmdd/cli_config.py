@@ -111,25 +111,25 @@ def base_of(params: dict[str, Any], named: NamedIn | None = None) -> DistillConf
     """Return the recipe, under a method, that a command line or its configuration file names.
 
     Raises:
-        ConfigError: if neither names one, or both name one and differ.
+        ConfigError: if neither names one, both name one and differ, or a part of a configuration names an unknown one.
     """
     file, given = params["file"], params["recipe_name"]
     named = named or (names_in(file) if file else NamedIn())
     noted = (named.recipe or "").removesuffix("-debug")
-    if given and noted in recipes() and noted != given:
+    if given and noted not in ("", given) and (noted in recipes() or named.whole):
         raise ConfigError(f"--config {file}: is of recipe {noted}, not {given}; leave RECIPE {given} out, or the file")
     if given and given not in recipes() and os.path.isfile(os.path.join(given, "config.yaml")):
         raise ConfigError(
             f"RECIPE {given}: is a run folder; give the file in it, --config {given.rstrip('/')}/config.yaml"
         )
+    is_unknown = noted not in ("", "custom", *recipes()) and not named.whole
+    if is_unknown and (not given or given in recipes()):
+        remedy = f"leave that line out, RECIPE {given} is given" if given else "write one of these"
+        raise ConfigError(f"--config {file}: recipe {named.recipe} is none of {', '.join(recipes())}; {remedy}")
     if given or noted in recipes():
         config = recipe(given or noted)
     elif named.recipe and named.whole:  # from Python, or under a name of its own: it has every option
         config = DistillConfig(recipe=named.recipe)
-    elif named.recipe:
-        raise ConfigError(
-            f"--config {file}: recipe {named.recipe} is none of {', '.join(recipes())}; give a RECIPE too"
-        )
     elif file:
         raise ConfigError(f"--config {file}: names no recipe; give a RECIPE ({', '.join(recipes())})")
     else:

@@ -45,6 +45,14 @@ def test_configuration_made_in_python_needs_no_recipe():
     assert configured("--config", "config.yaml") == config
 
 
+def test_file_of_no_recipe_is_laid_over_the_one_that_is_given():
+    Path("part.yaml").write_text("recipe: custom\nseed: 3\n")
+    assert configured("digits", "--config", "part.yaml").seed == 3
+    Path("part.yaml").write_text("recipe: none-such\n")
+    with pytest.raises(ConfigError, match=r"^recipe nope: there is none of this name"):
+        configured("nope", "--config", "part.yaml")
+
+
 def test_partial_file_that_names_a_method_or_protocol_gets_its_options():
     Path("part.yaml").write_text("recipe: digits\nmethod: sre2l\nevaluate: {protocol: rded}\nrecover: {lr: 0.7}\n")
     made = configured("--config", "part.yaml")
@@ -58,6 +66,8 @@ def test_partial_file_that_names_a_method_or_protocol_gets_its_options():
         ("recipe: digits-debug", ("cifar10",), "--config c.yaml: is of recipe digits, not cifar10"),
         ("seed: 3", (), "--config c.yaml: names no recipe; give a RECIPE"),
         ("recipe: mine", (), "--config c.yaml: recipe mine is none of digits"),
+        ("{recipe: cifar-10, seed: 3}", ("cifar10",), "--config c.yaml: recipe cifar-10 is none of digits"),
+        (to_yaml(DistillConfig(recipe="mine")), ("cifar10",), "--config c.yaml: is of recipe mine, not cifar10; leave"),
         ("{recipe: digits, method: sre2l}", ("--method", "cda"), "--method cda: --config c.yaml is of method sre2l"),
         ("{recipe: digits, evaluate: {protocol: edc}}", ("--protocol", "cda"), "--protocol cda: --config c.yaml is of"),
         ("{recipe: digits, method: dm}", (), "--config c.yaml: method='dm'"),
