@@ -97,19 +97,18 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
     config = configure(params)
-    from wmdd.api import default_run, open_store
+    from wmdd.api import open_places
     from wmdd.data.set_notes import describe_classes
+    from wmdd.events import Event
     from wmdd.plan import make_plan
-    from wmdd.run_folder import refuse_in_set
     from wmdd.until import cut
 
-    run_url = run_url or default_run(config)
-    refuse_in_set(config, run_url, store)
-    console, artifacts = Terminal(), open_store(store, run_url)
+    console, told = Terminal(), list[Event]()
+    _, artifacts = open_places(run_url, store, config, "distill", told.append)
     made = cut(make_plan(config, artifacts, show_index(console)), until)
     sizes = f"{len(made.index.train)} training and {len(made.index.val)} validation images"
     console.print(f"{len(made.index.class_names)} classes, {sizes}{_held_out(made.index.val_held_out)}")
-    for line in (describe_classes(made.index), *made.index.notes):
+    for line in (describe_classes(made.index), *made.index.notes, *(event.text for event in told)):
         console.print(line, soft_wrap=True)
     table = Table("stage", "units", "in the store", "to run", "first units to run")
     for stage in (stage for stage in made.tasks if made.tasks[stage] or not until):

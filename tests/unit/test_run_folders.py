@@ -12,7 +12,7 @@ import pytest
 
 from wmdd import run_folder
 from wmdd.api import distill, note_config, open_places
-from wmdd.cli import cli
+from wmdd.cli import _run, cli
 from wmdd.cli_config import configure
 from wmdd.compare import cases
 from wmdd.config import DistillConfig, from_yaml, override
@@ -179,6 +179,24 @@ def test_default_folder_that_is_taken_gives_way_and_says_so():
     assert note.text.endswith(f"this one goes to {url}")
     leave_run(url, config)
     assert choose_run(None, config)[0] == url
+
+
+def test_plan_says_what_a_run_would_of_its_folder(capsys):
+    leave_run("mine", changed(barycenter__ipc=2))
+    assert _run(["plan", "digits", "--run", "mine"]) == 2
+    line = (
+        "wmdd: --run mine: holds a run with barycenter.ipc=2 (not 1), and is left alone; give another --run, or delete"
+    )
+    assert capsys.readouterr().err.startswith(line)
+    Path("all").mkdir()
+    Path("all/compare.json").write_text("{}")
+    assert _run(["plan", "digits", "--run", "all"]) == 2
+    assert "--run all: holds a comparison" in capsys.readouterr().err
+    leave_run("runs/digits", changed(recover__lr=3))
+    assert _run(["plan", "digits"]) == 0
+    assert "runs/digits holds a run with recover.lr=3 (not 0.1), and is left alone; this one goes to" in (
+        capsys.readouterr().out
+    )
 
 
 def test_damaged_folder_is_written_again():
