@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from wmdd.errors import ConfigError
 from wmdd.values import NOT_A_NUMBER, NOT_WHOLE
@@ -41,19 +42,34 @@ def _refuse(value: Any, param: click.Parameter | None, told: str) -> NoReturn:
     raise ConfigError(f"{name} {shown(str(value))}: input should be {told}")
 
 
-class Whole(click.types.IntParamType):
-    """A whole number."""
+class _Read:
+    """A value that is read as an option of a configuration is."""
+
+    kind: ClassVar[type]
+    told: ClassVar[str]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number.
+        """Return the value.
 
         Raises:
             ConfigError: in one line with option, value and what is allowed.
         """
         try:
-            return int(value)
-        except ValueError:
-            _refuse(value, param, NOT_WHOLE)
+            return TypeAdapter(self.kind).validate_python(value)
+        except ValidationError:
+            _refuse(value, param, self.told)
+
+
+class Whole(_Read, click.types.IntParamType):
+    """A whole number."""
+
+    kind, told = int, NOT_WHOLE
+
+
+class Number(_Read, click.types.FloatParamType):
+    """A number."""
+
+    kind, told = float, NOT_A_NUMBER
 
 
 class WholeFrom(click.IntRange):
@@ -71,21 +87,6 @@ class WholeFrom(click.IntRange):
         if self.max is not None and number > self.max:
             _refuse(value, param, f"less than or equal to {self.max}")
         return number
-
-
-class Number(click.types.FloatParamType):
-    """A number."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number.
-
-        Raises:
-            ConfigError: in one line with option, value and what is allowed.
-        """
-        try:
-            return float(value)
-        except ValueError:
-            _refuse(value, param, NOT_A_NUMBER)
 
 
 class OneOf(click.Choice[str]):

@@ -9,8 +9,9 @@ from rich.console import Console
 import wmdd
 from wmdd.callers import command_line, in_callers_words
 from wmdd.cli import _run
+from wmdd.cli_types import Whole
 from wmdd.compare import compare
-from wmdd.config import override
+from wmdd.config import DistillConfig, override
 from wmdd.errors import ArtifactError, ConfigError, DataError
 from wmdd.events import Event
 from wmdd.export import export
@@ -182,6 +183,18 @@ LINES = {
         "Got unexpected extra argument (resnet50); several values of an option are written a,b (",
     ),
 }
+
+
+@pytest.mark.parametrize("text", ["3", "3.0", " 3", "1_000", "x", "3.5", "0x3", "1e3", "", "True", "9" * 30])
+def test_whole_number_is_read_alike_wherever_it_is_given(text):
+    short, full = Whole(), lambda given: override(DistillConfig(), {"seed": given}).seed
+    try:
+        expected = full(text)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            short.convert(text, None, None)
+    else:
+        assert short.convert(text, None, None) == expected
 
 
 @pytest.mark.parametrize("command", ["distill", "compare", "rank", "tune"])
