@@ -83,11 +83,14 @@ def decode(data: bytes) -> str:
     """Return the text of a file: UTF-8, or UTF-16 with its mark.
 
     Raises:
-        ConfigError: with the line that is neither.
+        ConfigError: with the line that is neither, or what else it may be.
     """
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
-        return data.decode(encoding)
+        text = data.decode(encoding)
+        if "\0" in text:
+            raise ConfigError("holds zero bytes, as UTF-16 without its mark, or UTF-32; save the file as UTF-8")
+        return text
     except UnicodeDecodeError as exc:
         line = data.count(b"\n", 0, exc.start) + 1
         raise ConfigError(f"line {line} is not UTF-8 (byte 0x{data[exc.start]:02x}); save the file as UTF-8") from exc

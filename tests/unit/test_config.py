@@ -98,6 +98,10 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ({"barycenter.ipc": 0}, r"barycenter\.ipc=0: input should be greater than or equal to 1"),
         ({"barycenter.ipc": 1.5}, r"barycenter\.ipc=1\.5: "),
         ({"evaluate.students": ()}, r"evaluate\.students=\(\): is empty; name one or more"),
+        ({"evaluate.students": ","}, r"evaluate\.students=',': holds an empty name; leave it out"),
+        ({"relabel.teachers": ["a", ""]}, r"relabel\.teachers=\['a', ''\]: holds an empty name"),
+        ({"seed": 1e300}, r"seed=1e\+300: input should be a smaller number"),
+        ({"recover.lr": 10**400}, r"^recover\.lr=10{59}\.\.\.0{60}: input should be a number"),
         ({"barycenter.ipc": True}, r"barycenter\.ipc=True: input should be a whole number, such as 10"),
         ({"recover.lr": True}, r"recover\.lr=True: input should be a number"),
         ({"data.path": False}, r"data\.path=False: input should be text"),
@@ -369,6 +373,13 @@ def test_file_of_any_editor_is_read(tmp_path, monkeypatch, encoding):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "my.yaml").write_bytes("data: {classes: [café, 猫]}".encode(encoding))
     assert read_config("~/my.yaml").data.classes == ("café", "猫")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_file_of_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "my.yaml").write_bytes("seed: 3".encode(encoding))
+    with pytest.raises(ConfigError, match=r"my\.yaml: holds zero bytes, as UTF-16 .*; save the file as UTF-8$"):
+        read_config(str(tmp_path / "my.yaml"))
 
 
 def test_file_that_is_not_utf8_is_refused_with_the_line(tmp_path):

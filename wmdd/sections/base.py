@@ -45,6 +45,7 @@ Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 _WORDS = {  # for texts, which pydantic says that it cannot parse
     "int_parsing": NOT_WHOLE,
     "int_from_float": NOT_WHOLE,
+    "int_parsing_size": "a smaller number",
     "int_type": NOT_WHOLE,
     "float_parsing": NOT_A_NUMBER,
     "float_type": NOT_A_NUMBER,
@@ -53,6 +54,7 @@ _WORDS = {  # for texts, which pydantic says that it cannot parse
     "string_type": NOT_TEXT,
     "tuple_type": "a list of values",
 }
+_SHOWN = 60  # characters at both ends of a long value
 _LATER: dict[str, Any] = {"later": True}
 
 
@@ -65,11 +67,13 @@ def later(default: Any, **facts: Any) -> Any:
 
 
 def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that is given twice.
+    """Refuse a name that is empty, or given twice.
 
     Raises:
         ValueError: names it.
     """
+    if "" in names:
+        raise ValueError("holds an empty name; leave it out")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"names {twice[0]} twice; leave one out")
@@ -232,8 +236,12 @@ def check_changes(argument: str, changes: Any) -> None:
 
 def _refusal(exc: ValidationError, root: type[Section]) -> ConfigError:
     mistakes = list(dict.fromkeys(_explain(error, root) for error in exc.errors()))
-    lines = (f"{name}={value}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
+    lines = (f"{name}={_shortened(value)}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
     return ConfigError("; ".join(lines), mistakes)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}...{text[-_SHOWN:]}"
 
 
 def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
