@@ -91,7 +91,8 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-_LISTS: dict[str, Any] = {
+_READ: dict[str, Any] = {
+    "float": float,
     "Sequence[str]": tuple[str, ...],
     "Sequence[int]": tuple[int, ...],
     "Sequence[float]": tuple[float, ...],
@@ -111,10 +112,12 @@ def _as_meant(name: str, kind: str, value: Any) -> Any:
             raise ConfigError(f"{name}={value!r}: input should be {NOT_TEXT}{remedy}")
         if not value.strip():
             raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
-    if kind not in _LISTS:
+    if kind.startswith(("Callable", "Listener")) and not (callable(value) or value is None):
+        raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
+    if kind not in _READ:
         return value
     try:
-        return TypeAdapter(_LISTS[kind]).validate_python(from_value(_LISTS[kind], value))
+        return TypeAdapter(_READ[kind]).validate_python(from_value(_READ[kind], value))
     except ValidationError as exc:
         told = message_of(exc.errors()[0])
     except ValueError as exc:

@@ -24,7 +24,7 @@ from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
 from wmdd.run_folder import SIZES, choose_run, hold
 from wmdd.run_names import located
-from wmdd.sections.base import refuse_twice
+from wmdd.sections.base import check_changes, refuse_twice
 from wmdd.store import ArtifactStore
 from wmdd.text import printable
 
@@ -59,6 +59,9 @@ def cases(
         ConfigError: for methods that are unknown or named twice, for changes of methods that are not compared or of
             what all methods share, and for numbers below 1.
     """
+    check_changes("changes", changes)
+    for name, options in changes.items():
+        check_changes(f"changes={name}", options)
     for option, given in (("methods", methods), ("ipc", ipcs)):
         names = tuple(map(str, given))
         try:
@@ -128,7 +131,7 @@ def compare(
     """
     check_executor(executor)
     config = located(as_config(config))
-    made = cases(config, methods, ipcs, changes or {})
+    made = cases(config, methods, ipcs, {} if changes is None else changes)
     named = {f"{name}-ipc-{ipc}": case for (name, ipc), case in made.items()}
     url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)
     lost = _lost(ArtifactStore(url), set(made))

@@ -85,6 +85,11 @@ PYTHON = {
     "methods as text": (lambda: compare("digits", "wmdd,wmdd", 1), "^methods=wmdd,wmdd: names wmdd twice"),
     "ipcs as text": (lambda: compare("digits", ["wmdd"], "1,x"), "^ipcs='1,x': input should be a whole number"),
     "truth value": (lambda: compare("digits", ["wmdd"], [True]), r"^ipcs=\[True\]: input should be a whole number"),
+    "no mapping": (lambda: compare(config(), "wmdd", 1, changes=3), "^changes: is of type int; give a mapping"),
+    "no options": (lambda: compare(config(), "wmdd", 1, changes={"wmdd": 3}), "^changes=wmdd: is of type int; give a"),
+    "no function": (lambda: wmdd.distill("digits", listener=3), "^listener=3: is of type int; give a function, or"),
+    "no transform": (lambda: wmdd.load_distilled("none", transform="x"), "^transform='x': is of type str; give a"),
+    "no number": (lambda: rank("digits", weight="half"), "^weight='half': input should be a number, such as 0.1"),
     "one rate": (lambda: rank("digits", rates=-1), "^rates=-1: give rates above 0"),
     "ranked by": (lambda: rank(config(), executor="x"), "^executor=x: choose ray or local"),
 }
