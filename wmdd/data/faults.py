@@ -20,6 +20,7 @@ _CONVERT = "convert it to JPEG or PNG"
 _SLICES = "save its slices as PNG"
 _UNPACK = "unpack it, or move it away"
 _DOWNLOAD = "download the image again, or remove it"
+_ARRAYS, _FRAMES = "save its images as PNG", "save its frames as images"
 
 # First bytes, what such a file is, and what to do about it.
 _BEGINNINGS = (
@@ -48,19 +49,19 @@ _BEGINNINGS = (
     (b"ObjectType", "is a MetaImage volume, which Pillow cannot read", _SLICES),
     (b"\x5c\x01\0\0", "is a NIfTI volume, which Pillow cannot read", _SLICES),
     (b"\0\0\x01\x5c", "is a NIfTI volume, which Pillow cannot read", _SLICES),
-    (b"\x93NUMPY", "is a NumPy array", "save its images as PNG"),
-    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", "save its images as PNG"),
+    (b"\x93NUMPY", "is a NumPy array", _ARRAYS),
+    (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", _ARRAYS),
     (b"PK\3\4", "is a zip archive", _UNPACK),
     (b"\x1f\x8b", "is a gzip file", _UNPACK),
     (b"Rar!", "is a RAR archive", _UNPACK),
     (b"7z\xbc\xaf", "is a 7z archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "is a Zstandard file", _UNPACK),
-    (b"\x1aE\xdf\xa3", "is a video", "save its frames as images"),
+    (b"\x1aE\xdf\xa3", "is a video", _FRAMES),
     (b"\0GITCRYPT\0", "is encrypted by git-crypt", "run git-crypt unlock"),
     (b"\0\5\x16\7", "is an AppleDouble file of macOS, which holds no pixels", "remove it"),
     (b"L\0\0\0\1\x14\2\0", "is a shortcut of Windows", "copy the image here in its place"),
-    (b"\x80\4\x95", "is a Python pickle", "save its images as PNG"),
-    (b"MATLAB 5.0", "is a MATLAB file", "save its images as PNG"),
+    (b"\x80\4\x95", "is a Python pickle", _ARRAYS),
+    (b"MATLAB 5.0", "is a MATLAB file", _ARRAYS),
     (b"data:image/", "is an image as base64 text", "decode it"),
     (b"/9j/", "is an image as base64 text", "decode it"),
     (b"iVBORw0KGgo", "is an image as base64 text", "decode it"),
@@ -80,6 +81,7 @@ _BRANDS = {
     "is an AVIF image, which this Pillow cannot read": (b"avi",),
     "is a camera's raw file (Canon CR3)": (b"crx",),
 }
+_NO_READERS = frozenset({"BUFR", "GRIB", "HDF5", "MPEG"})  # of Pillow: it knows these files, which are no images
 _RAW_NAMES = (".dng", ".nef", ".nrw", ".arw", ".sr2", ".pef", ".cr2", ".rw2", ".orf", ".raf", ".kdc", ".dcr", ".erf")
 _SUBFILE, _VERSION_OF_DNG = 254, 50706
 
@@ -121,6 +123,28 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
     if "mode" in words or "-bit layers" in words:
         return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
     return refusal(name, f"cannot be opened ({words})")
+
+
+def begins_as_image(data: bytes) -> bool:
+    """Whether first bytes are of an image, whole or not, or of what stands in its place, such as a pointer or zeros."""
+    if not data.strip(b"\0"):
+        return bool(data)
+    if found := _named(data):
+        return found[1] not in (_UNPACK, _DOWNLOAD, _ARRAYS, _FRAMES)
+    Image.init()
+    readers = (Image.OPEN[name][1] for name in Image.ID if name not in _NO_READERS)
+    return any(_accepts(accepts, data[:16]) for accepts in readers) or _opens(data)
+
+
+def _opens(data: bytes) -> bool:
+    """Whether Pillow opens bytes, some of whose readers look at all of a header and not at its first bytes."""
+    try:
+        with Image.open(io.BytesIO(data)):
+            return True
+    except UnidentifiedImageError:
+        return False
+    except Exception:  # too large, or cut short: it was recognised
+        return True
 
 
 def refuse_preview(image: Image.Image, data: bytes, name: str) -> None:
@@ -186,7 +210,7 @@ def _named(data: bytes) -> tuple[str, str] | None:
         for what, brands in _BRANDS.items():
             if data[8:12].startswith(brands):
                 return what, _CONVERT
-        return "is a video", "save its frames as images"
+        return "is a video", _FRAMES
     if data[128:132] == b"DICM":
         return "is a DICOM file, which Pillow cannot read", _CONVERT
     return _named_text(data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().lower())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+import re
 from typing import Any
 
 from wmdd.archives import ArchiveError, read_member
@@ -32,7 +33,7 @@ _JUNK_FOLDERS = frozenset(
         "lost+found",
     }
     | {"$recycle.bin", "system volume information", "lost.dir", "found.000", "__pycache__"}
-    | {"recycler", "~snapshot"}
+    | {"recycler", "~snapshot", "node_modules", "site-packages", "_vti_cnf"}
 )
 _JUNK_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_ds_store", "synophoto_thumb_m.jpg"}
@@ -41,18 +42,32 @@ _STREAMS = (":zone.identifier", ":encryptable")
 # Notes about a set are left out without a word; files that hold data, with one.
 _NOTES = _words(
     "txt csv tsv json jsonl ndjson md rst xml yaml yml toml ini cfg conf html htm css js py ipynb sh bat log lock bib "
-    "md5 sha1 sha256 sig url lnk doc docx xls xlsx ods pdf names cff"
+    "md5 sha1 sha256 sig url lnk doc docx xls xlsx ods pdf names cff xmp aae dvc torrent pp3 crc sfv rtf nfo markdown "
+    "geojson kml gpx tfw jgw pgw bpw prj eml ppt pptx odt dop cos vtt srt ass"
 )
 _DATA = _words(
     "parquet arrow feather npy npz mat pkl pickle pt pth safetensors h5 hdf5 db sqlite sqlite3 mdb lmdb tfrecord "
-    "tfrecords rec idx beton zip tar gz tgz bz2 xz 7z rar mp4 avi mov mkv webm mpg mpeg wav mp3 flac onnx"
+    "tfrecords rec idx beton zip tar gz tgz bz2 xz 7z rar mp4 avi mov mkv webm mpg mpeg wav mp3 flac onnx "
+    "cache m4v wmv flv 3gp mts lrv ogv m4a ogg ovr shp dbf shx gpkg zst lz4 iso ckpt joblib"
 )
 _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
-    "md5sum md5sums sha256sum sha256sums checksums"
+    "md5sum md5sums sha256sum sha256sums checksums _success label labels index metadata dataset-metadata annotations"
 )
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
+# Of images that Pillow does not read, or rarely; such a file is refused with what to do about it.
+_RARE_IMAGES = _words(
+    "apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw cr2 cr3 crw nef nrw arw "
+    "srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw"
+)
+_NAMED_IMAGES = _IMAGES | _RARE_IMAGES
+# Copies that tools keep: 0.jpg_original (exiftool), 0.jpg~ and #0.jpg# (editors), 0.THM (cameras).
+_TOOL_COPY = re.compile(
+    r".*~|#.*#|.+\.(?:bak\d*|bck|bkp|backup|orig|rej|tmp|swp|swo|thm)"
+    r"|.+\.(?:jpe?g|png|tiff?|webp|gif|bmp|heic|dng|cr2|nef|arw)"
+    r"(?:[._](?:original|orig|old|save|sav|temp|backup|bak|exiftool_tmp))"
+)
 _UNFINISHED = _words(
     "crdownload part partial incomplete download opdownload filepart aria2 !qb"
 )  # of browsers and tools
@@ -78,7 +93,8 @@ def _in_junk(folder: str) -> bool:
     return any(map(is_junk_folder, folder.split("/")))
 
 
-def _suffix(path: str) -> str:
+def suffix(path: str) -> str:
+    """Return what follows the last point of a file's name, in small letters; nothing in a name that begins with it."""
     name = path[path.rfind("/") + 1 :]
     dot = name.rfind(".")
     return name[dot + 1 :].lower() if dot > 0 else ""
@@ -86,24 +102,34 @@ def _suffix(path: str) -> str:
 
 def is_data(path: str) -> bool:
     """Whether a file holds data of another kind than one image, by its name."""
-    return _suffix(path) in _DATA
+    return suffix(path) in _DATA
 
 
 def may_be_image(path: str) -> bool:
     """Whether a file has to be an image, by its name; many sets have images without an extension."""
-    suffix = _suffix(path)
-    return suffix not in _NO_IMAGES if suffix else path.rpartition("/")[2].lower() not in _NOTE_FILES
+    ending = suffix(path)
+    return ending not in _NO_IMAGES if ending else path.rpartition("/")[2].lower() not in _NOTE_FILES
 
 
 def is_unfinished(path: str) -> bool:
     """Whether a file is an image or Parquet whose download has not finished, by its name."""
-    name, _, suffix = path.rpartition(".")
-    return suffix.lower() in _UNFINISHED and (has_image_suffix(name) or name.lower().endswith(".parquet"))
+    name, _, ending = path.rpartition(".")
+    return ending.lower() in _UNFINISHED and (has_image_suffix(name) or name.lower().endswith(".parquet"))
 
 
 def has_image_suffix(path: str) -> bool:
     """Whether a file is named as an image is."""
-    return _suffix(path) in _IMAGES
+    return suffix(path) in _IMAGES
+
+
+def is_unclear(path: str) -> bool:
+    """Whether the name of a file that may be an image is not one of an image format."""
+    return suffix(path) not in _NAMED_IMAGES
+
+
+def is_tool_copy(path: str) -> bool:
+    """Whether a file that is not named as an image is a copy that a tool makes of one, to keep or to work on."""
+    return _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower()) is not None
 
 
 def open_file_system(url: str) -> tuple[Any, str]:

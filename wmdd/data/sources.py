@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import distribution
 from typing import Any
 
@@ -24,12 +24,14 @@ from wmdd.data.set_files import (
     has_image_suffix,
     is_data,
     is_junk,
+    is_unclear,
     is_unfinished,
     may_be_image,
     open_file_system,
     version,
 )
 from wmdd.data.split_names import VAL_NAMES
+from wmdd.data.strays import no_images, stray_notes, tool_copies
 from wmdd.errors import DataError
 from wmdd.files import explain, read
 
@@ -120,9 +122,23 @@ def list_files(url: str) -> Listing:
     images = sorted(path for path in rest if may_be_image(path))
     if single and parquet:
         return _of_parquet(url, found, {"train": tuple(parquet), "val": ()})
-    if parquet and parquet_decides(url, parquet, Folders(images)):
-        return _of_parquet(url, found, parquet_splits(parquet, url), tuple(filter(has_image_suffix, images)))
-    return _of_folder(url, found, images, rest, own)
+    kept, notes = (images, ()) if single else _without_strays(url, found, images)
+    if parquet and parquet_decides(url, parquet, Folders(kept)):
+        return _of_parquet(url, found, parquet_splits(parquet, url), tuple(filter(has_image_suffix, kept)))
+    listing = _of_folder(url, found, kept, rest, own, frozenset(images).difference(kept))
+    return replace(listing, notes=listing.notes + notes)
+
+
+def _without_strays(url: str, found: Mapping[str, Any], images: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Return the images without copies that tools made and files that are none, and notes about these."""
+    unclear = list(filter(is_unclear, images))
+    copies = tool_copies(images, unclear)
+    rest = [path for path in unclear if path not in copies]
+    others = no_images(*open_file_system(url), rest, [found[path].get("size") for path in rest])
+    dropped = copies.union(*others.values())
+    kept = [path for path in images if path not in dropped]
+    # If nothing is left, each of these files has to be named with what it is.
+    return (kept, stray_notes(copies, others)) if kept else (images, ())
 
 
 def _of_parquet(
@@ -133,7 +149,12 @@ def _of_parquet(
 
 
 def _of_folder(
-    url: str, found: Mapping[str, Any], images: list[str], rest: Collection[str], own: Collection[str]
+    url: str,
+    found: Mapping[str, Any],
+    images: list[str],
+    rest: Collection[str],
+    own: Collection[str],
+    strays: Collection[str],
 ) -> Listing:
     annotated = _annotations(url, images, rest)
     if annotated:
@@ -151,7 +172,7 @@ def _of_folder(
     extra: list[Any] = [sorted(annotated.items())] if annotated else []
     odd = {folder: place for folder, place in layout.places.items() if place != _usual(folder)}
     extra += [sorted(odd.items())] if odd else []
-    left_out, doubt = _beside(rest, layout)
+    left_out, doubt = _beside(rest, layout, strays)
     data = [path for path in sorted(rest) if is_data(path)]
     notes = layout.notes
     written = sorted(folder.rstrip("/") for folder in own if any(path.startswith(folder) for path in found))
@@ -184,19 +205,20 @@ def _usual(folder: str) -> tuple[str, str]:
     return "train", top
 
 
-def _beside(found: Collection[str], layout: Layout) -> tuple[frozenset[str], str]:
+def _beside(found: Collection[str], layout: Layout, strays: Collection[str]) -> tuple[frozenset[str], str]:
     """Return the folders beside the classes that are none, because they hold notes alone, and which hold other data."""
     if layout.root is None:
         return frozenset(), ""
     root = f"{layout.root}/" if layout.root else ""
     classes = {name for split, name in layout.places.values() if split == "train"}
     inner = [path for path in found if path.startswith(root) and "/" in path[len(root) :]]
-    others = {name: path for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes}
-    data = {name: path for name, path in others.items() if is_data(path) and path.lower().endswith(_NO_IMAGES)}
+    others = [(name, path) for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes]
+    data = [item for item in others if item[1] in strays or (is_data(item[1]) and item[1].lower().endswith(_NO_IMAGES))]
+    names = frozenset(name for name, _ in others)
     if not data:
-        return frozenset(others), ""
-    name, path = next(iter(sorted(data.items())))
-    return frozenset(others), (
+        return names, ""
+    name, path = min(data)
+    return names, (
         f"{name} holds no images, but {path}; write each image as a file, move the folder away, or name the classes in "
         "data.classes"
     )

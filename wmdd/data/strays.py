@@ -1,0 +1,116 @@
+"""Files among the images of a set that are none of it: copies that tools made, and what no image begins like."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from wmdd.archives import read_member
+from wmdd.data.faults import begins_as_image
+from wmdd.data.folder_tree import some
+from wmdd.data.set_files import is_tool_copy, suffix
+from wmdd.data.split_names import is_generic
+from wmdd.text import counted
+
+_THUMBNAILS = re.compile(r"_?(?:thumb|thumbnail)s?_?", re.IGNORECASE)
+_ORIGINALS = frozenset({"full", "large", "original", "originals"})
+# Dropbox and Nextcloud; Syncthing; ownCloud.
+_CONFLICT = re.compile(
+    r"(?P<stem>.+?)(?: \([^()]*conflicted copy[^()]*\)|\.sync-conflict-\d{8}-\d{6}-\w+|_conflict-\d{8}-\d{6})"
+    r"(?P<suffix>\.\w+)",
+    re.IGNORECASE,
+)
+_ALL, _SAMPLE, _ENDINGS, _HEAD = 64, 32, 32, 2**16
+
+
+def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
+    """Return the files that file managers, editors and tools of cameras and networks made of others, by their names.
+
+    Args:
+        unclear: those whose names do not end as an image's.
+    """
+    text = "\n".join(images).lower()  # to search one text takes a fraction of the time of a look at each name
+    found = set(filter(is_tool_copy, unclear))
+    if "conflict" in text:
+        known = set(images)
+        matches = ((path, _CONFLICT.fullmatch(path)) for path in images)
+        found |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
+    return found | (_thumbnails(images) if "thumb" in text else set())
+
+
+def _thumbnails(images: Iterable[str]) -> set[str]:
+    """Return the images in a folder of thumbnails that lies beside what they are of; elsewhere it may be a class."""
+    folders: dict[str, list[str]] = {}
+    for path in images:
+        folders.setdefault(path.rpartition("/")[0], []).append(path)
+    inner: dict[str, set[str]] = {}
+    for folder in folders:
+        parts = folder.split("/") if folder else []
+        for depth, name in enumerate(parts):
+            inner.setdefault("/".join(parts[:depth]), set()).add(name)
+
+    def has_originals(above: str) -> bool:
+        names = (name for name in inner[above] if not _THUMBNAILS.fullmatch(name))
+        return above in folders or any(is_generic(name) or name.lower() in _ORIGINALS for name in names)
+
+    def is_of_thumbnails(folder: str) -> bool:
+        parts = folder.split("/")
+        depths = (depth for depth, name in enumerate(parts) if _THUMBNAILS.fullmatch(name))
+        return any(has_originals("/".join(parts[:depth])) for depth in depths)
+
+    return {path for folder, paths in folders.items() if folder and is_of_thumbnails(folder) for path in paths}
+
+
+def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | None]) -> dict[str, list[str]]:
+    """Return, by ending, files of which none begins as an image does; their names do not show it.
+
+    An ending with an image among its files is one of images: another file with it may be a damaged one.
+    """
+    groups: dict[str, list[tuple[str, int | None]]] = {}
+    for path, size in zip(files, sizes, strict=True):
+        groups.setdefault(_ending(path), []).append((path, size))
+    rare = sorted(groups, key=lambda ending: (-len(groups[ending]), ending))[_ENDINGS:]
+    for ending in rare:  # as of names that end in a hash
+        groups.setdefault("", []).extend(groups.pop(ending) if ending else [])
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # such as one about a large image
+
+        def holds_images(group: list[tuple[str, int | None]]) -> bool:
+            step = 1 if len(group) <= _ALL else len(group) // _SAMPLE
+            return any(pool.map(lambda item: _may_be_image(fs, root, *item), group[::step]))
+
+        return {ending: [path for path, _ in group] for ending, group in groups.items() if not holds_images(group)}
+
+
+def _ending(path: str) -> str:
+    found = suffix(path)  # a number, or a sentence with a point in it, is no ending
+    return found if found[:1].isalpha() and found.isascii() and found.isalnum() and len(found) <= 12 else ""
+
+
+def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
+    if size == 0:
+        return False
+    try:
+        return begins_as_image(read_member(fs, f"{root}/{path}", 0, min(size or _HEAD, _HEAD)))
+    except (OSError, EOFError):  # the index names it, and says why
+        return True
+
+
+def stray_notes(copies: Iterable[str], others: dict[str, list[str]]) -> tuple[str, ...]:
+    """Return a line about each kind of files that are left out."""
+    notes, made = [], sorted(copies)
+    if made:
+        what = counted(len(made), "copy or thumbnail", "copies and thumbnails")
+        notes.append(f"left out: {what} that a tool made ({some(made, 2)})")
+    paths = sorted(path for group in others.values() for path in group)
+    if paths:
+        endings = [f"{len(others[ending])} {f'.{ending}' if ending else 'without one'}" for ending in sorted(others)]
+        kinds = f"by ending: {some(endings)}; " if len(endings) > 1 else ""
+        what = counted(
+            len(paths), "file that is no image by its first bytes", "files that are no images by their first bytes"
+        )
+        notes.append(f"left out: {what} ({kinds}{some(paths, 1)})")
+    return tuple(notes)
