@@ -395,6 +395,26 @@ def test_set_of_another_format_is_told_what_to_do(tmp_path, files, told):
     assert told in message or ("notes.txt" in files and "holds no images; expected" in message)
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("train/n01440764.tar", "train/n01443537.tar"), "holds a tar file for each class, as ImageNet is published"),
+        (("cat.zip", "dog.zip"), "holds 2 archives; unpack them, if each is a class into train/CLASS"),
+        (("a.tar.gz",), "holds an archive; unpack it, or give tar://::"),
+        (("a.zip",), "holds an archive; unpack it, or give zip://::"),
+    ],
+)
+def test_archives_are_told_what_to_do(tmp_path, files, told):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    message = refusal(lambda: build_index(str(tmp_path)))
+    assert told in message
+    if len(files) == 1:
+        assert f"::{tmp_path}/{files[0]} ({files[0]})" in message
+        assert told.removeprefix("holds an archive; ") in refusal(lambda: build_index(f"{tmp_path}/{files[0]}"))
+
+
 # What a user sees of it
 
 

@@ -10,6 +10,7 @@ from wmdd.data.set_files import has_image_suffix
 from wmdd.errors import DataError
 
 _WRITE = "write each image to train/CLASS/NAME.png, or Parquet with the columns image and label"
+_UNPACK_EACH = "unpack each into a folder of its name, train/CLASS"
 # Files without a suffix, which might be images: known by all of their name.
 _PUBLISHED = {
     r"(data_batch_\d|test_batch|batches\.meta)(\.bin|\.txt)?": (
@@ -27,9 +28,11 @@ _PUBLISHED = {
 }
 _SUFFIXES = (
     (r"\.arrow", 'holds Arrow files; write Parquet with ds["train"].to_parquet("train-0.parquet")'),
+    (r"n\d{8}\.tar", f"holds a tar file for each class, as ImageNet is published; {_UNPACK_EACH}"),
     (r"\d\.tar(\.gz)?|\.tar\.\d+", f"holds tar files, as WebDataset; unpack them, and {_WRITE}"),
-    (r"\.(tar|tgz|tar\.\w+|7z|rar|gz|bz2|xz)", "holds an archive; unpack it"),
-    (r"\.zip", "holds an archive; unpack it, or give zip://::FILE.zip"),
+    (r"\.(tar|tgz|tar\.(gz|bz2|xz))", "holds an archive; unpack it, or give tar://::FILE"),
+    (r"\.(7z|rar|gz|bz2|xz|zst|tar\.\w+)", "holds an archive; unpack it"),
+    (r"\.zip", "holds an archive; unpack it, or give zip://::FILE"),
     (r"\.npz|\.npy", f"holds NumPy arrays; {_WRITE}"),
     (r"\.mat", f"holds MATLAB files; {_WRITE}"),
     (r"\.(h5|hdf5)", f"holds HDF5 files; {_WRITE}"),
@@ -53,7 +56,8 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
     if any("\\" in path for path in paths):
         raise DataError(f"data.path={url}: its names have backslashes, as some tools of Windows pack; pack it again")
     if url.lower().endswith(_ARCHIVES) and "::" not in url:
-        how = f"unpack it, or give zip://::{url}" if url.lower().endswith(".zip") else "unpack it"
+        reader = _reader(url.lower())
+        how = f"unpack it, or give {reader}://::{url}" if reader else "unpack it"
         raise DataError(f"data.path={url}: is an archive; {how}")
     if "" in tree.images:
         first, count = tree.images[""]
@@ -65,4 +69,14 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
     for pattern, text in _SUFFIXES:
         if found := next((path for path in sorted(paths) if re.search(f"({pattern})$", path.lower())), None):
             place = f"{url.rstrip('/')}/{found}"
-            raise DataError(f"data.path={url}: {text.replace('FILE.zip', place)} ({found})")
+            archives = [path for path in paths if _reader(path.lower())]
+            if "::FILE" in text and len(archives) > 1:
+                text = f"holds {len(archives)} archives; unpack them, if each is a class into train/CLASS"
+            raise DataError(f"data.path={url}: {text.replace('FILE', place)} ({found})")
+
+
+def _reader(name: str) -> str:
+    """Return the file system that reads an archive of this name, if one does."""
+    if name.endswith(".zip"):
+        return "zip"
+    return "tar" if re.search(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", name) else ""
