@@ -41,7 +41,7 @@ FINAL = (
     ArchiveError,
 )
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG}
+FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 # pyarrow tells what a server answered in words only.
 REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"

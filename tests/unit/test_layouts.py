@@ -229,7 +229,7 @@ def test_folder_of_all_images_is_no_class(tmp_path):
     assert "images/0.png (and 3 more) lies in no class folder" in told
 
 
-@pytest.mark.parametrize("suffix", ["crdownload", "part", "incomplete", "aria2"])
+@pytest.mark.parametrize("suffix", ["crdownload", "part", "incomplete", "aria2", "!ut"])
 @pytest.mark.parametrize("file", ["train-1.parquet", "train/cat/9.png"])
 def test_download_that_has_not_finished_is_refused(tmp_path, file, suffix):
     folder(tmp_path, *images("train", "val")) if file.endswith("png") else parquet(tmp_path, "train-0.parquet")

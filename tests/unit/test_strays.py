@@ -143,3 +143,42 @@ def test_image_that_only_its_whole_header_shows_begins_as_one():
     from PIL import Image
 
     assert begins_as_image(saved(Image.new("RGB", (4, 4)), "TGA"))
+
+
+# What cameras and links leave
+
+
+def test_raw_file_of_an_image_in_another_format_is_left_out_with_a_note(tmp_path):
+    url = folder(tmp_path, *IMAGES, "train/cat/0.CR2", "train/cat/1.HEIC")
+    assert counts(url) == (CLASSES, 4, 4)
+    told = "left out: 2 raw or HEIC files of images that are there in another format too "
+    assert list_files(url).notes == (f"{told}(train/cat/0.CR2, train/cat/1.HEIC)",)
+    (tmp_path / "train/cat/7.nef").write_bytes(b"II\1\2")
+    assert "train/cat/7.nef is a camera's raw file; convert it" in refusal(lambda: build_index(url))
+
+
+@pytest.mark.parametrize("name", ["train/bird", "train/cat/0.weird"])
+@pytest.mark.parametrize(
+    ("target", "told"), [("gone", "is a link to gone, which does not"), (None, "is a link that leads")]
+)
+def test_link_that_leads_to_nothing_is_named_as_one(tmp_path, name, target, told):
+    url = folder(tmp_path, *IMAGES)
+    (tmp_path / name).symlink_to(target or (tmp_path / name).name)
+    assert f"{name} {told}" in refusal(lambda: list_files(url))
+
+
+def test_image_that_is_a_link_to_itself_is_named_at_once(tmp_path):
+    url = folder(tmp_path, *IMAGES)
+    (tmp_path / "train/cat/9.png").symlink_to("9.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tenacity.nap.time.sleep", lambda seconds: pytest.fail("tried again"))
+        told = refusal(lambda: build_index(url))
+    assert "train/cat/9.png is a link that leads back to itself; remove the link" in told
+
+
+def test_class_of_videos_is_asked_about(tmp_path):
+    url = folder(tmp_path, *(f"{name}/{i}.png" for name in CLASSES for i in "01"))
+    (tmp_path / "frog").mkdir()
+    (tmp_path / "frog/0.webm").write_bytes(b"x")
+    (tmp_path / "frog/a.txt").write_bytes(b"x")
+    assert "frog holds no images, but frog/0.webm" in refusal(lambda: build_index(url))

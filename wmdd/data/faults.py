@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -163,6 +164,8 @@ def unread(fs: Any, path: str, name: str, error: Exception) -> str:
         if ".git/annex/objects/" in target:
             return f"{name} is a link of git-annex whose content is not here; run git annex get"
         return f"{name} is a link to {target}, which does not exist; restore that, or remove the link"
+    if getattr(error, "errno", None) == errno.ELOOP:
+        return f"{name} is a link that leads back to itself; remove the link"
     if isinstance(error, PermissionError) and is_local(fs):
         return f"{name} cannot be read ({one_line(error.strerror or error)}); check its permissions"
     return f"{name} cannot be read {explain(error)}"

@@ -56,10 +56,11 @@ _NOTE_FILES = _words(
 )
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
-# Of images that Pillow does not read, or rarely; such a file is refused with what to do about it.
-_RARE_IMAGES = _words(
-    "apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw cr2 cr3 crw nef nrw arw "
-    "srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw"
+# Of cameras, which Pillow does not read: an image may lie beside it in a format that it reads.
+_CAMERAS = _words("cr2 cr3 crw nef nrw arw srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw heic heif")
+# Such a file is refused with what to do about it.
+_RARE_IMAGES = _CAMERAS | _words(
+    "apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw"
 )
 _NAMED_IMAGES = _IMAGES | _RARE_IMAGES
 # Copies that tools keep: 0.jpg_original (exiftool), 0.jpg~ and #0.jpg# (editors), 0.THM (cameras).
@@ -69,7 +70,7 @@ _TOOL_COPY = re.compile(
     r"(?:[._](?:original|orig|old|save|sav|temp|backup|bak|exiftool_tmp))"
 )
 _UNFINISHED = _words(
-    "crdownload part partial incomplete download opdownload filepart aria2 !qb"
+    "crdownload part partial incomplete download opdownload filepart aria2 !qb !ut bc! td xltd"
 )  # of browsers and tools
 _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", "created")
 
@@ -125,6 +126,11 @@ def has_image_suffix(path: str) -> bool:
 def is_unclear(path: str) -> bool:
     """Whether the name of a file that may be an image is not one of an image format."""
     return suffix(path) not in _NAMED_IMAGES
+
+
+def is_of_camera(path: str) -> bool:
+    """Whether a file is named as one in a format of cameras or phones that is not read."""
+    return suffix(path) in _CAMERAS
 
 
 def is_tool_copy(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import distribution
@@ -31,27 +32,15 @@ from wmdd.data.set_files import (
     version,
 )
 from wmdd.data.split_names import VAL_NAMES
-from wmdd.data.strays import no_images, stray_notes, tool_copies
+from wmdd.data.strays import camera_files, no_images, refuse_broken_links, stray_notes, tool_copies
 from wmdd.errors import DataError
 from wmdd.files import explain, read
 
 BUILTIN = "builtin:"
 TINY_LIST, TINY_IMAGES = "val/val_annotations.txt", "val/images/"
-_NO_IMAGES = (
-    ".npy",
-    ".npz",
-    ".mat",
-    ".tar",
-    ".zip",
-    ".gz",
-    ".tgz",
-    ".h5",
-    ".hdf5",
-    ".mp4",
-    ".avi",
-    ".mov",
-    ".pkl",
-    ".pt",
+_NO_IMAGES = re.compile(
+    r".*\.(npy|npz|mat|tar|zip|gz|tgz|bz2|xz|zst|7z|rar|h5|hdf5|mp4|m4v|avi|mov|mkv|webm|wmv|flv|mpe?g|3gp|pkl|pt)",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -131,14 +120,16 @@ def list_files(url: str) -> Listing:
 
 def _without_strays(url: str, found: Mapping[str, Any], images: list[str]) -> tuple[list[str], tuple[str, ...]]:
     """Return the images without copies that tools made and files that are none, and notes about these."""
+    fs, root = open_file_system(url)
     unclear = list(filter(is_unclear, images))
-    copies = tool_copies(images, unclear)
-    rest = [path for path in unclear if path not in copies]
-    others = no_images(*open_file_system(url), rest, [found[path].get("size") for path in rest])
-    dropped = copies.union(*others.values())
+    refuse_broken_links(url, fs, root, [path for path in unclear if found[path].get("islink")])
+    copies, cameras = tool_copies(images, unclear), camera_files(images)
+    rest = [path for path in unclear if path not in copies | cameras]
+    others = no_images(fs, root, rest, [found[path].get("size") for path in rest])
+    dropped = copies.union(cameras, *others.values())
     kept = [path for path in images if path not in dropped]
     # If nothing is left, each of these files has to be named with what it is.
-    return (kept, stray_notes(copies, others)) if kept else (images, ())
+    return (kept, stray_notes(copies, cameras, others)) if kept else (images, ())
 
 
 def _of_parquet(
@@ -213,7 +204,7 @@ def _beside(found: Collection[str], layout: Layout, strays: Collection[str]) -> 
     classes = {name for split, name in layout.places.values() if split == "train"}
     inner = [path for path in found if path.startswith(root) and "/" in path[len(root) :]]
     others = [(name, path) for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes]
-    data = [item for item in others if item[1] in strays or (is_data(item[1]) and item[1].lower().endswith(_NO_IMAGES))]
+    data = [item for item in others if item[1] in strays or (is_data(item[1]) and _NO_IMAGES.fullmatch(item[1]))]
     names = frozenset(name for name, _ in others)
     if not data:
         return names, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -9,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wmdd.archives import read_member
-from wmdd.data.faults import begins_as_image
+from wmdd.data.faults import begins_as_image, unread
 from wmdd.data.folder_tree import some
-from wmdd.data.set_files import is_tool_copy, suffix
+from wmdd.data.set_files import has_image_suffix, is_of_camera, is_tool_copy, suffix
 from wmdd.data.split_names import is_generic
+from wmdd.errors import DataError
 from wmdd.text import counted
 
 _THUMBNAILS = re.compile(r"_?(?:thumb|thumbnail)s?_?", re.IGNORECASE)
@@ -39,6 +41,17 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
         matches = ((path, _CONFLICT.fullmatch(path)) for path in images)
         found |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
     return found | (_thumbnails(images) if "thumb" in text else set())
+
+
+def camera_files(images: Sequence[str]) -> set[str]:
+    """Return the files in a format of cameras that is not read whose image is there in another one: 0.CR2 of 0.jpg."""
+    found = set(filter(is_of_camera, images))
+    known = {_stem(path) for path in images if path not in found and has_image_suffix(path)} if found else set()
+    return {path for path in found if _stem(path) in known}
+
+
+def _stem(path: str) -> str:
+    return path[: path.rindex(".")].lower()
 
 
 def _thumbnails(images: Iterable[str]) -> set[str]:
@@ -99,12 +112,24 @@ def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
         return True
 
 
-def stray_notes(copies: Iterable[str], others: dict[str, list[str]]) -> tuple[str, ...]:
+def refuse_broken_links(url: str, fs: Any, root: str, links: Sequence[str]) -> None:
+    """Raise DataError for a link that leads to nothing, or in a circle, and may be one to a folder."""
+    for name in links:
+        try:
+            os.stat(f"{root}/{name}")
+        except OSError as exc:
+            raise DataError(f"data.path={url}: {unread(fs, f'{root}/{name}', name, exc)}") from exc
+
+
+def stray_notes(copies: Iterable[str], cameras: Iterable[str], others: dict[str, list[str]]) -> tuple[str, ...]:
     """Return a line about each kind of files that are left out."""
-    notes, made = [], sorted(copies)
+    notes, made, raw = [], sorted(copies), sorted(cameras)
     if made:
         what = counted(len(made), "copy or thumbnail", "copies and thumbnails")
         notes.append(f"left out: {what} that a tool made ({some(made, 2)})")
+    if raw:
+        what = counted(len(raw), "raw or HEIC file of an image that is", "raw or HEIC files of images that are")
+        notes.append(f"left out: {what} there in another format too ({some(raw, 2)})")
     paths = sorted(path for group in others.values() for path in group)
     if paths:
         endings = [f"{len(others[ending])} {f'.{ending}' if ending else 'without one'}" for ending in sorted(others)]
