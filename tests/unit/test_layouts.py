@@ -329,6 +329,42 @@ def test_parquet_set_with_pictures_in_its_readme_stays_parquet(tmp_path):
     assert list_files(url).notes == ("left out: assets/a.png and 1 more (the set is its Parquet files)",)
 
 
+# Validation images that a list sorts
+
+NETS = ("n01440764", "n01443537")
+
+
+def kaggle(root, lines):
+    """Write ImageNet as Kaggle has it, with a list of validation images in the root."""
+    inner = "ILSVRC/Data/CLS-LOC"
+    url = folder(
+        root, *images(f"{inner}/train", classes=NETS), *(f"{inner}/val/ILSVRC2012_val_{i}.JPEG" for i in range(4))
+    )
+    folder(root, f"{inner}/test/ILSVRC2012_test_0.JPEG")
+    (root / "LOC_val_solution.csv").write_text("\n".join(["ImageId,PredictionString", *lines, ""]))
+    return url
+
+
+def test_imagenet_of_kaggle_is_read_with_its_list(tmp_path):
+    lines = [f"ILSVRC2012_val_{i},{NETS[i % 2]} 85 1 499 272 {NETS[i % 2]} 1 2 3 4" for i in range(4)]
+    index = build_index(kaggle(tmp_path, lines))
+    assert counts(index) == (NETS, 4, 4, False)
+    assert index.val.label.tolist() == [0, 1, 0, 1]
+    inner = tmp_path / "ILSVRC/Data/CLS-LOC"
+    told = refusal(lambda: build_index(str(inner)))
+    assert "val/ILSVRC2012_val_0.JPEG (and 3 more) lies in no class folder; sort these into val/CLASS, or put" in told
+    assert "LOC_val_solution.csv of ImageNet beside train; or move val away, and data.val_fraction" in told
+    (tmp_path / "LOC_val_solution.csv").rename(inner / "LOC_val_solution.csv")
+    assert build_index(str(inner)).val.label.tolist() == [0, 1, 0, 1]
+
+
+def test_validation_image_that_the_list_lacks_is_named(tmp_path):
+    url = kaggle(tmp_path, [f"ILSVRC2012_val_{i},{NETS[0]} 85 1 499 272" for i in range(3)])
+    assert "val/ILSVRC2012_val_3.JPEG lies in no class folder" in refusal(lambda: build_index(url))
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId\n")
+    assert "LOC_val_solution.csv cannot be read as file and class" in refusal(lambda: build_index(url))
+
+
 # Links and archives
 
 

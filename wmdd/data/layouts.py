@@ -151,7 +151,8 @@ def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
     val = _validation(tree, base, classes)
     roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
     notes = _split_notes(tree, base, {"train": trains[0], "val": val}, roots)
-    _refuse_loose(tree, roots.values(), url)
+    _refuse_loose(tree, [train], url)
+    _refuse_unsorted(tree, roots.get("val"), url)
     places = {
         folder: (split, folder[len(root) + 1 :].partition("/")[0])
         for split, root in roots.items()
@@ -166,6 +167,20 @@ def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
         places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
         notes.append(spelling_note(spelled))
     return Layout(places, train, (*notes, *_deep_notes(tree, train)), twice(names, "merge the folders"))
+
+
+def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
+    """Refuse validation images that lie in no class folder."""
+    if val is None or val not in tree.images:
+        return
+    if tree.below(val):
+        _refuse_loose(tree, [val], url)
+    first, count = tree.images[val]
+    lists = ", or put LOC_val_solution.csv of ImageNet beside train" if "ILSVRC2012_val_" in first else ""
+    raise DataError(
+        f"data.path={url}: {first}{f' (and {count - 1:,} more)' if count > 1 else ''} lies in no class folder; sort "
+        f"these into {val}/CLASS{lists}; or move {val} away, and data.val_fraction of the training images is held out"
+    )
 
 
 def _by_classes(tree: Folders, base: str, url: str) -> Layout:

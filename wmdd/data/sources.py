@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from wmdd.data.annotations import read_annotations
 from wmdd.data.companions import companion_notes
-from wmdd.data.folder_tree import Folders, join, some
+from wmdd.data.folder_tree import Folders, some
 from wmdd.data.hf_parquet import is_parquet, parquet_decides, parquet_splits
 from wmdd.data.layouts import Layout, recognise
 from wmdd.data.other_formats import refuse_other_format
@@ -34,10 +35,9 @@ from wmdd.data.set_files import (
 from wmdd.data.split_names import VAL_NAMES
 from wmdd.data.strays import camera_files, no_images, refuse_broken_links, stray_notes, tool_copies
 from wmdd.errors import DataError
-from wmdd.files import explain, read
+from wmdd.files import explain
 
 BUILTIN = "builtin:"
-TINY_LIST, TINY_IMAGES = "val/val_annotations.txt", "val/images/"
 _NO_IMAGES = re.compile(
     r".*\.(npy|npz|mat|tar|zip|gz|tgz|bz2|xz|zst|7z|rar|h5|hdf5|mp4|m4v|avi|mov|mkv|webm|wmv|flv|mpe?g|3gp|pkl|pt)",
     re.IGNORECASE | re.DOTALL,
@@ -147,10 +147,7 @@ def _of_folder(
     own: Collection[str],
     strays: Collection[str],
 ) -> Listing:
-    annotated = _annotations(url, images, rest)
-    if annotated:
-        home = next(iter(annotated)).removesuffix(f"{TINY_IMAGES}{next(iter(annotated)).rpartition('/')[2]}")
-        images = [path for path in images if path in annotated or path.startswith(f"{home}train/")]
+    annotated, images = read_annotations(url, images, rest)
     tree = Folders(path for path in images if path not in annotated)
     refuse_other_format(url, rest, tree)
     layout = recognise(tree, url)
@@ -213,24 +210,6 @@ def _beside(found: Collection[str], layout: Layout, strays: Collection[str]) -> 
         f"{name} holds no images, but {path}; write each image as a file, move the folder away, or name the classes in "
         "data.classes"
     )
-
-
-def _annotations(url: str, images: Collection[str], rest: Collection[str]) -> dict[str, str]:
-    """Read the classes of the validation images of Tiny-ImageNet as it is published: one folder and a list."""
-    lists = [path for path in rest if path == TINY_LIST or path.endswith(f"/{TINY_LIST}")]
-    if len(lists) != 1:
-        return {}
-    fs, root = open_file_system(url)
-    folder = f"{lists[0].removesuffix(TINY_LIST)}{TINY_IMAGES}"
-    known = {path for path in images if path.startswith(folder)}
-    if not known:  # sorted into class folders already
-        return {}
-    try:
-        lines = read(fs, join(root, lists[0])).decode().splitlines()
-        pairs = [line.split("\t")[:2] for line in lines if line.strip()]
-        return {f"{folder}{file}": name for file, name in pairs if f"{folder}{file}" in known}
-    except (OSError, EOFError, ValueError) as exc:
-        raise DataError(f"data.path={url}: {lists[0]} cannot be read as file and class; restore it") from exc
 
 
 @functools.lru_cache(maxsize=2)
