@@ -1,5 +1,6 @@
 """How a set's layout is recognised: splits and classes by the names of folders, and what is no image of the set."""
 
+import shutil
 import unicodedata
 import zipfile
 
@@ -82,6 +83,29 @@ def test_two_training_folders_are_refused(tmp_path):
     assert "Train_1 and Train_2 both look like the training split; keep one" in told
 
 
+@pytest.mark.parametrize(
+    ("paths", "told"),
+    [
+        (images("train", "Train", "val"), "Train both look like the training split; keep one, or merge them"),
+        (images("train", "val", "Val"), "Val both look like the validation split; keep one, or merge them"),
+        (
+            images("train", "train ", "test"),
+            "train and 'train ' both look like the training split; keep one, or merge them",
+        ),
+    ],
+)
+def test_two_folders_for_one_split_are_refused(tmp_path, paths, told):
+    assert told in refusal(lambda: build_index(folder(tmp_path, *paths)))
+
+
+def test_folders_with_the_same_classes_that_are_no_split_by_name_are_noted_rightly(tmp_path):
+    url = folder(tmp_path, *images("train", "query", "gallery"), "extra/x/0.png")
+    assert list_files(url).notes == (
+        "left out: extra (the only split with these classes is train)",
+        "left out: gallery, query (train is the training split; to validate on another folder, call it val)",
+    )
+
+
 def test_test_folder_without_the_classes_is_unlabelled(tmp_path):
     index = build_index(folder(tmp_path, *images("train"), "test/test/0.png", "test/test/1.png"))
     assert counts(index) == (CLASSES, 2, 2, True)
@@ -147,6 +171,17 @@ def test_folders_below_the_classes_are_noted(tmp_path):
     url = folder(tmp_path, *images("train/animal", "val/animal"), *images("train/car", "val/car", classes=("a", "b")))
     assert build_index(url).class_names == ("animal", "car")
     assert "the folders in them (cat, dog, a and 1 more) are no classes" in list_files(url).notes[0]
+
+
+def test_folders_of_equal_names_below_the_classes_are_noted(tmp_path):
+    paths = [f"{split}/{name}/0.png" for split in ("train", "val") for name in ("red/apple", "red/plum", "green/apple")]
+    url = folder(tmp_path / "1", *paths, "train/green/pear/0.png")
+    told = "the classes are green, red; the folders in them (apple, pear, plum) are no classes"
+    assert list_files(url).notes == (told,)
+    names = [f"{name}/{inner}" for name in CLASSES for inner in ("images", "masks")]
+    assert not any(
+        "are no classes" in note for note in list_files(folder(tmp_path / "2", *images("train", classes=names))).notes
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +252,31 @@ def test_images_and_their_masks_are_no_classes(tmp_path, names):
     assert build_index(url, classes=classes).class_names == classes
 
 
-@pytest.mark.parametrize("names", [("mask", "no_mask"), ("label", "cat"), ("images", "photos")])
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("images", "masks"), "images, masks are named as images and their masks, and not as classes"),
+        (("annotations", "imgs"), "are named as images and their masks"),
+        (("HR", "LR_x4"), "HR, LR_x4 are named as two sides of the same images, and not as classes"),
+        (("input", "target"), "are named as two sides of the same images"),
+    ],
+)
+def test_splits_of_images_and_what_goes_with_them_hold_no_classes(tmp_path, names, told):
+    url = folder(tmp_path, *images("train", "val", classes=names))
+    message = refusal(lambda: build_index(url))
+    assert told in message
+    assert f"name them: data.classes {','.join(names)}" in message
+    assert build_index(url, classes=names).class_names == names
+    shutil.rmtree(tmp_path / "val")
+    assert told in refusal(lambda: build_index(str(tmp_path / "train")))
+    classes = [f"{name}/{inner}" for name in names for inner in CLASSES]
+    url = folder(tmp_path / "sets", *images("", classes=classes))
+    assert "give one of them as data.path" in refusal(lambda: build_index(url))
+
+
+@pytest.mark.parametrize(
+    "names", [("high", "low"), ("hr", "sales"), ("mask", "no_mask"), ("label", "cat"), ("images", "photos")]
+)
 def test_classes_that_sound_like_masks_are_read(tmp_path, names):
     url = folder(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(4)))
     assert build_index(url).class_names == tuple(sorted(names))

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from wmdd.data.class_doubts import class_doubts, deep_notes, no_classes
 from wmdd.data.folder_tree import Folders, join, some
 from wmdd.data.split_names import (
     SPLIT_NAMES,
     VAL_NAMES,
     Role,
     is_generic,
-    is_segmentation,
-    is_sure,
     matched,
     same_name,
     spelling_note,
@@ -20,8 +19,6 @@ from wmdd.data.split_names import (
     twice,
 )
 from wmdd.errors import DataError
-
-_FEW = 6  # of folders with equal subfolders that may be splits; more of them are classes
 
 
 @dataclass(frozen=True)
@@ -74,31 +71,39 @@ def _trains(tree: Folders, base: str) -> list[str]:
     return [name for name in trains if roles[name].rank == best]
 
 
-def _split_notes(tree: Folders, base: str, names: Mapping[str, str | None], roots: Mapping[str, str]) -> list[str]:
-    notes, train, val = [], names["train"], names["val"]
+def _split_notes(tree: Folders, base: str, train: str, val: str | None, roots: Mapping[str, str]) -> list[str]:
+    notes = []
     if roots["train"] != "train" or roots.get("val") not in (None, *VAL_NAMES):
         read = f"{roots['train']} is read as the training split"
         notes.append(read + (f", {roots['val']} as the validation split" if val else ""))
     unused = [name for name in tree.below(base) if name not in (train, val)]
-    if unused:
-        splits = f"the splits are {train} and {val}" if val else f"the only split with these classes is {train}"
-        notes.append(f"left out: {some(unused)} ({splits})")
+    classes = set(map(same_name, tree.below(roots["train"])))
+    alike = [name for name in unused if _has_classes(tree, join(base, name), classes)]
+    if val:
+        notes += [f"left out: {some(unused)} (the splits are {train} and {val})"] if unused else []
+        return notes
+    for names, why in (
+        ([name for name in unused if name not in alike], f"the only split with these classes is {train}"),
+        (alike, f"{train} is the training split; to validate on another folder, call it val"),
+    ):
+        notes += [f"left out: {some(names)} ({why})"] if names else []
     return notes
+
+
+def _has_classes(tree: Folders, folder: str, classes: set[str]) -> bool:
+    return bool(classes & set(map(same_name, tree.below(_unwrapped(tree, folder, classes)))))
 
 
 def _validation(tree: Folders, base: str, classes: set[str]) -> str | None:
     """Return the folder of the validation images, if there is one."""
     roles = _roles(tree, base)
 
-    def has_classes(name: str) -> bool:
-        root = _unwrapped(tree, join(base, name), classes)
-        return bool(classes & set(map(same_name, tree.below(root))))
-
+    known = [name for name in roles if _has_classes(tree, join(base, name), classes)]
     for name in VAL_NAMES:
         # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
-        if name in roles and (name != "test" or has_classes(name)):
+        if name in roles and (name != "test" or name in known):
             return name
-    others = [name for name, role in roles.items() if role.split != "train" and role.rank and has_classes(name)]
+    others = [name for name, role in roles.items() if role.split != "train" and role.rank and name in known]
     return min(others, key=lambda name: (roles[name].split == "test", roles[name].rank, name), default=None)
 
 
@@ -144,13 +149,13 @@ def _has_set(tree: Folders, folder: str) -> bool:
 
 
 def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
-    if len(trains) > 1:
-        raise DataError(f"data.path={url}: {' and '.join(trains[:2])} both look like the training split; keep one")
+    _refuse_twins(tree, base, trains, "training", url)
     train = _unwrapped(tree, join(base, trains[0]))
     classes = set(map(same_name, tree.below(train)))
     val = _validation(tree, base, classes)
+    _refuse_twins(tree, base, [val] if val else [], "validation", url)
     roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
-    notes = _split_notes(tree, base, {"train": trains[0], "val": val}, roots)
+    notes = _split_notes(tree, base, trains[0], val, roots)
     _refuse_loose(tree, [train], url)
     _refuse_unsorted(tree, roots.get("val"), url)
     places = {
@@ -166,7 +171,21 @@ def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
     if spelled:
         places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
         notes.append(spelling_note(spelled))
-    return Layout(places, train, (*notes, *_deep_notes(tree, train)), twice(names, "merge the folders"))
+    bare = [name for name in names if not tree.count(join(train, name))]
+    doubt = twice(names, "merge the folders") or no_classes(names, bare)
+    return Layout(places, train, (*notes, *deep_notes(tree, train)), doubt)
+
+
+def _refuse_twins(tree: Folders, base: str, names: list[str], what: str, url: str) -> None:
+    """Refuse two folders for one split, such as ``Train`` and ``train``, between which there is nothing to choose."""
+    same = {same_name(name) for name in names}
+    others = [name for name in tree.below(base) if name not in names and same_name(name) in same]
+    if len(found := names + others) > 1:
+        # What is not seen is shown as code.
+        first, second = (name if name.isascii() and name == name.strip() else f"{name!a}" for name in found[:2])
+        raise DataError(
+            f"data.path={url}: {first} and {second} both look like the {what} split; keep one, or merge them"
+        )
 
 
 def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
@@ -202,9 +221,9 @@ def _by_classes(tree: Folders, base: str, url: str) -> Layout:
         for folder in tree.images
         if folder.startswith(root) and folder != base
     }
-    doubt, notes = _doubts(tree, base, roles)
+    doubt, notes = class_doubts(tree, base, roles)
     notes = ([f"{base} is read as the set"] if base else []) + notes
-    return Layout(places, base, (*notes, *_deep_notes(tree, base)), doubt or twice(names, "merge the folders"))
+    return Layout(places, base, tuple(notes), doubt or twice(names, "merge the folders"))
 
 
 def _refuse_sets(tree: Folders, base: str, url: str) -> None:
@@ -243,48 +262,6 @@ def _splits_in_classes(tree: Folders, base: str) -> Layout | None:
         places |= {join(place, others[0][2]): ("val", name)} if others else {}
     first = next(iter(places))
     return Layout(places, None, (f"each class holds its own splits ({first}), and is read so",))
-
-
-def _doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, list[str]]:
-    """Return why the classes of a set may be none, and what is only odd."""
-    names, notes = tree.below(base), list[str]()
-    inner = {name: set(tree.below(join(base, name))) for name in names}
-    bare = [name for name in names if not tree.count(join(base, name))]
-    chosen = f"if they are classes, name them: data.classes {','.join(names[:3])}{',...' if len(names) > 3 else ''}"
-    shared = set.intersection(*inner.values())
-    # Splits may lack a class or two.
-    if len(names) > 1 and len(bare) == len(names) and 1 < len(shared) >= len(set.union(*inner.values())) / 2:
-        same = f"hold the same folders ({some(sorted(shared), 3)}) and no images themselves"
-        if len(names) <= _FEW:
-            return f"{some(names, 3)} {same}: if they are splits, call them train and val; {chosen}", notes
-        notes.append(f"{len(names)} classes {same}; all of their images are read")
-    for name in bare:
-        if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
-            return (
-                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes",
-                notes,
-            )
-    if len(bare) < len(names) and is_segmentation(names):
-        return f"{some(names, 3)} are named as images and their masks, and not as classes; {chosen}", notes
-    for name in (name for name in roles if name not in bare):
-        text = f"{name} holds images and no class folders"
-        if len(names) > 2 and is_sure(name):
-            return (
-                f"{text}, and looks like a split; move it away, or, if it is a class, name all in data.classes",
-                notes,
-            )
-        notes.append(f"{text}, and is read as a class")
-    return "", notes
-
-
-def _deep_notes(tree: Folders, root: str) -> list[str]:
-    """Return notes about folders below the classes, which are read as parts of them."""
-    names = tree.below(root)
-    inner = [name for at in names for name in tree.below(join(root, at))]
-    bare = all(not tree.count(join(root, at)) and len(tree.below(join(root, at))) > 1 for at in names)
-    if len(names) < 2 or not bare or len(set(inner)) < len(inner):
-        return []
-    return [f"the classes are {some(names, 3)}; the folders in them ({some(inner, 3)}) are no classes"]
 
 
 def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:

@@ -25,6 +25,9 @@ _FILLERS = frozenset(_FILLER_WORDS.split())
 _MASK_WORDS = "mask masks segmentation segmentations seg gt groundtruth truth trimaps annotations labels"
 _MASKS = frozenset(_MASK_WORDS.split())
 _OF_MASKS = _MASKS | frozenset(("ground", "object", "instance", "semantic"))
+# Of restored and translated images: HR and LR_x4, input and target.
+_SIDES = frozenset(("hr", "lr", "hq", "lq", "gt", "input", "inputs", "output", "outputs", "target", "targets"))
+_OF_SIDES = frozenset(("bicubic", "x2", "x3", "x4", "x8"))
 # As names of classes these are too common to be taken for splits (valid and invalid, control and test).
 _SURE_SPLITS = frozenset({"val", "validation", "test", "testing"})
 
@@ -81,6 +84,13 @@ def is_segmentation(names: Sequence[str]) -> bool:
     words = [set(re.findall(r"[^\W\d_]+", name.casefold())) for name in spaced]
     masks = [bool(found & _MASKS) and found <= _OF_MASKS | _FILLERS for found in words]
     return any(masks) and all(mask or found <= _FILLERS for mask, found in zip(masks, words, strict=True))
+
+
+def is_paired(names: Sequence[str]) -> bool:
+    """Whether the folders of a set are named for two sides of the same images, and for nothing else: HR and LR."""
+    spaced = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold() for name in names)
+    words = [set(re.findall(r"x\d|[^\W\d_]+", name)) for name in spaced]
+    return len(names) > 1 and all(found & _SIDES and found <= _SIDES | _FILLERS | _OF_SIDES for found in words)
 
 
 def same_form(first: str, second: str) -> bool:
