@@ -22,6 +22,7 @@ import os
 import posixpath
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -202,8 +203,8 @@ def entries(fs: Any, folder: str) -> list[dict[str, Any]]:
     return [item for item in found if item["name"].rstrip("/") != folder.rstrip("/")]
 
 
-def tree(fs: Any, root: str) -> dict[str, dict[str, Any]]:
-    """List all files below a folder by their paths; links are not followed.
+def tree(fs: Any, root: str, skipped: Callable[[str], bool] = lambda name: False) -> dict[str, dict[str, Any]]:
+    """List all files below a folder by their paths, but for folders of `skipped` names; links are not followed.
 
     Raises:
         OSError: when any part of it cannot be listed.
@@ -216,10 +217,10 @@ def tree(fs: Any, root: str) -> dict[str, dict[str, Any]]:
     found, folders = dict[str, dict[str, Any]](), [root]
     while folders:
         for item in entries(fs, folders.pop()):
-            if item["type"] == "directory":
-                folders.append(item["name"])
-            else:
+            if item["type"] != "directory":
                 found[item["name"]] = item
+            elif not skipped(item["name"].rstrip("/").rpartition("/")[2]):
+                folders.append(item["name"])
     return found
 
 

@@ -3,6 +3,7 @@
 import pytest
 from image_files import folder, png, refusal, saved
 
+from wmdd import files
 from wmdd.data.faults import begins_as_image
 from wmdd.data.index import build_index
 from wmdd.data.sources import list_files
@@ -182,3 +183,33 @@ def test_class_of_videos_is_asked_about(tmp_path):
     (tmp_path / "frog/0.webm").write_bytes(b"x")
     (tmp_path / "frog/a.txt").write_bytes(b"x")
     assert "frog holds no images, but frog/0.webm" in refusal(lambda: build_index(url))
+
+
+def forbid(patch, folder):
+    """Let a folder be one that this user may not list; root may list all."""
+    entries = files.entries
+
+    def asked(fs, path):
+        if path == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return entries(fs, path)
+
+    patch.setattr(files, "entries", asked)
+
+
+@pytest.mark.parametrize("name", ["lost+found", "System Volume Information", ".cache"])
+def test_folder_of_the_system_need_not_be_listed(tmp_path, monkeypatch, name):
+    url = folder(tmp_path, *IMAGES, f"{name}/0.png")
+    forbid(monkeypatch, tmp_path / name)
+    assert counts(url) == (CLASSES, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("train/dog", ": train/dog cannot be listed (Permission denied); check its permissions, or move it away"),
+     (".", ": cannot be listed (Permission denied); check its permissions, or give another folder")],
+)  # fmt: skip
+def test_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch, place, told):
+    url = folder(tmp_path, *IMAGES)
+    forbid(monkeypatch, tmp_path / place)
+    assert refusal(lambda: list_files(url)).endswith(told)

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from wmdd.data.samples import describe_tiff
 from wmdd.errors import DataError
 from wmdd.files import explain, is_local
+from wmdd.text import expand_home
 
 REPLACE = "remove or replace it"
 _CONVERT = "convert it to JPEG or PNG"
@@ -169,6 +170,16 @@ def unread(fs: Any, path: str, name: str, error: Exception) -> str:
     if isinstance(error, PermissionError) and is_local(fs):
         return f"{name} cannot be read ({one_line(error.strerror or error)}); check its permissions"
     return f"{name} cannot be read {explain(error)}"
+
+
+def unlisted(url: str, error: Exception) -> str:
+    """Return why the files of a set cannot be listed, and the remedy."""
+    folder = getattr(error, "filename", None)
+    if not isinstance(error, PermissionError) or not folder or "://" in url:
+        return f"cannot be listed {explain(error)}"
+    inner = os.path.relpath(folder, os.path.abspath(expand_home(url)))
+    name, remedy = (f"{inner} ", " or move it away") if inner != "." else ("", " or give another folder")
+    return f"{name}cannot be listed ({one_line(error.strerror or error)}); check its permissions,{remedy}"
 
 
 def one_line(error: object) -> str:

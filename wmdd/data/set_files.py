@@ -170,10 +170,13 @@ def find_files(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
 def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     found: dict[str, Any] = {}
     base = root.rstrip("/") + "/"
-    for path, info in tree(fs, root).items():
+    # Folders of the system may be another user's alone, as lost+found is in the root of a disk.
+    for path, info in tree(fs, root, is_junk_folder).items():
         inner = path.removeprefix(base)
         if not info.get("islink"):
             found[inner] = info
+            continue
+        if is_junk_folder(path.rpartition("/")[2]):
             continue
         # A local listing gives a linked folder as one odd file, and a linked file with the time of the link.
         target = os.path.realpath(path)

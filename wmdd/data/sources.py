@@ -15,6 +15,7 @@ import numpy as np
 
 from wmdd.data.annotations import read_annotations
 from wmdd.data.companions import companion_notes
+from wmdd.data.faults import unlisted
 from wmdd.data.folder_tree import Folders, some
 from wmdd.data.hf_parquet import is_parquet, parquet_decides, parquet_splits
 from wmdd.data.layouts import Layout, recognise
@@ -35,7 +36,6 @@ from wmdd.data.set_files import (
 from wmdd.data.split_names import VAL_NAMES
 from wmdd.data.strays import camera_files, no_images, refuse_broken_links, stray_notes, tool_copies
 from wmdd.errors import DataError
-from wmdd.files import explain
 
 BUILTIN = "builtin:"
 _NO_IMAGES = re.compile(
@@ -96,7 +96,7 @@ def list_files(url: str) -> Listing:
             f"data.path={url}: there is no such folder or file; give an image folder or Parquet files{whole}"
         ) from exc
     except (OSError, EOFError) as exc:
-        raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
+        raise DataError(f"data.path={url}: {unlisted(url, exc)}") from exc
     own = tuple(f"{folder}/" for folder in own_folders(found))  # some are known by a hidden file
     found = {path: info for path, info in found.items() if not is_junk(path)}
     rest = [path for path in found if not path.startswith(own)] if own else list(found)
@@ -124,9 +124,10 @@ def _without_strays(url: str, found: Mapping[str, Any], images: list[str]) -> tu
     unclear = list(filter(is_unclear, images))
     refuse_broken_links(url, fs, root, [path for path in unclear if found[path].get("islink")])
     copies, cameras = tool_copies(images, unclear), camera_files(images)
-    rest = [path for path in unclear if path not in copies | cameras]
+    known = copies | cameras
+    rest = [path for path in unclear if path not in known]
     others = no_images(fs, root, rest, [found[path].get("size") for path in rest])
-    dropped = copies.union(cameras, *others.values())
+    dropped = known.union(*others.values())
     kept = [path for path in images if path not in dropped]
     # If nothing is left, each of these files has to be named with what it is.
     return (kept, stray_notes(copies, cameras, others)) if kept else (images, ())
