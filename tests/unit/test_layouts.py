@@ -192,6 +192,37 @@ def test_images_without_class_folders_are_refused(tmp_path, paths):
     assert "lies in no class folder" in refusal(lambda: build_index(str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("cat.0", "cat.1", "dog.0"), "train/cat.0.png (and 3 more) lies in no class folder; move it into one, such as "
+         "train/cat, or away"),
+        (("golden retriever", "0"), "move it into one or away"),
+        (("IMG_0001", "IMG_0002"), "move it into one or away"),
+        (("DSC0001", "cat1"), "move it into one or away"),
+        (("n01440764_1", "cat1"), "move it into one, such as train/cat, or away"),
+    ],
+)  # fmt: skip
+def test_image_whose_name_tells_its_class_is_to_be_moved_there(tmp_path, names, told):
+    url = folder(tmp_path, *(f"train/{name}.png" for name in names), "test1/0.png")
+    assert told in refusal(lambda: build_index(url))
+
+
+def test_splits_without_a_common_class_are_told_as_such(tmp_path):
+    url = folder(tmp_path, *images("train"), *images("val", classes=("frog", "newt")))
+    told = (
+        "validation class frog (and 1 more) has no training folder, and no other has one, as in few-shot sets; put all"
+    )
+    assert told in refusal(lambda: build_index(url))
+
+
+def test_empty_class_folder_may_be_removed(tmp_path):
+    url = folder(tmp_path, *images("train", "val"))
+    (tmp_path / "train/frog").mkdir()
+    told = "class frog has no train images; add images, remove its folder, or leave it out with data.classes"
+    assert told in refusal(lambda: build_index(url))
+
+
 # Class names in two spellings
 
 
@@ -202,6 +233,14 @@ def test_unicode_forms_of_a_class_are_one_class(tmp_path):
     assert counts(index) == (("bar", "café"), 4, 4, False)
     assert list_files(url).notes[0].endswith("Unicode form than in training, and matched ('cafe\\u0301' to 'caf\\xe9')")
     assert build_index(url, classes=(decomposed, "bar")).class_names == ("café", "bar")
+
+
+def test_classes_that_differ_in_case_are_noted(tmp_path):
+    url = folder(tmp_path / "1", *images("train", "val", classes=("CAT", "cat", "dog")))
+    (note,) = class_notes(build_index(url))
+    assert note.startswith("classes CAT and cat are one name in another case, and are read as two classes")
+    url = folder(tmp_path / "2", *images("train", "val", classes=("A", "a", "b")))
+    assert not class_notes(build_index(url)), "letters are classes"
 
 
 def test_class_in_two_unicode_forms_of_one_split_is_refused(tmp_path):

@@ -87,10 +87,15 @@ def _spelled(name: str, names: tuple[str, ...]) -> str:
     return next((known for known in names if same_form(name, known)), name)
 
 
-def refuse_unknown(url: str, unknown: list[str], names: tuple[str, ...]) -> None:
+def refuse_unknown(url: str, val_names: set[str], names: tuple[str, ...]) -> None:
     """Raise DataError if validation classes have no training images."""
-    if unknown:
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        near = difflib.get_close_matches(unknown[0], names, 1, 0.7)
-        hint = f"; is it {near[0]}? rename" if near else "; add or remove it"
-        raise DataError(f"data.path={url}: validation class {unknown[0]}{more} has no training folder{hint}")
+    unknown = sorted(val_names - set(names))
+    if not unknown:
+        return
+    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    hint = "; add or remove it"
+    if near := difflib.get_close_matches(unknown[0], names, 1, 0.7):
+        hint = f"; is it {near[0]}? rename"
+    elif len(unknown) == len(val_names) > 1:
+        hint = ", and no other has one, as in few-shot sets; put all classes into train, or move the validation away"
+    raise DataError(f"data.path={url}: validation class {unknown[0]}{more} has no training folder{hint}")

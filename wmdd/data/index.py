@@ -259,7 +259,7 @@ def build_index(
     _refuse_bad(url, bad)
     _refuse_two_scales(url, whites)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
-    _refuse_empty(url, names, train, "train")
+    _refuse_empty(url, names, train, "train", "remove its folder, " if listing.kind == "folder" else "")
     held_out = not listing.files["val"]
     if held_out:
         train, val = _hold_out(url, names, train, val_fraction)
@@ -328,9 +328,9 @@ def _scan_folder(
     _refuse_undecoded(url, all_names)
     names, ids = choose(url, classes, all_names)
     id_of = dict(zip(all_names, ids, strict=True))
-    unknown = sorted({listing.class_of(path) for path in listing.files["val"]} - set(all_names))
+    val_names = {listing.class_of(path) for path in listing.files["val"]}
     if classes is None:
-        refuse_unknown(url, unknown, all_names)
+        refuse_unknown(url, val_names, all_names)
 
     def scan(item: tuple[int, str]) -> Row | str:
         number, path = item
@@ -475,12 +475,12 @@ def _hold_out(url: str, names: tuple[str, ...], train: Split, fraction: float) -
     return train.take(np.flatnonzero(~held)), train.take(np.flatnonzero(held))
 
 
-def _refuse_empty(url: str, names: tuple[str, ...], split: Split, what: str) -> None:
+def _refuse_empty(url: str, names: tuple[str, ...], split: Split, what: str, remedy: str = "") -> None:
     counts = Counter(split.label.tolist())
     empty = [name for class_id, name in enumerate(names) if not counts[class_id]]
     if empty:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        remedy = "add images, or leave it out with data.classes"
+        remedy = f"add images, {remedy}or leave it out with data.classes"
         raise DataError(f"data.path={url}: class {empty[0]}{more} has no {what} images; {remedy}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ from wmdd.data.split_names import (
     twice,
 )
 from wmdd.errors import DataError
+
+# cat.0.jpg, but none of the names that cameras and programs give to images of all kinds.
+_CLASS_IN_NAME = re.compile(r"(?!(?i:dsc[fn]?|imag|frame|scan|screenshot)[^a-z])([^\W\d_]{3,})[-._ ]*\(?\d+\)?\.\w+")
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,8 @@ def _by_classes(tree: Folders, base: str, url: str) -> Layout:
     roles = _roles(tree, base)
     alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
     if alone or (len(roles) == len(names) > 1):
-        _refuse_loose(tree, [join(base, name) for name in names], url)
+        first = sorted(names, key=lambda name: name not in roles or roles[name].split != "train")
+        _refuse_loose(tree, [join(base, name) for name in first], url)
     root = f"{base}/" if base else ""
     places = {
         folder: ("train", folder[len(root) :].partition("/")[0])
@@ -269,4 +274,7 @@ def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:
     if found:
         count = sum(number for _, number in found) - 1
         more = f" (and {count} more)" if count else ""
-        raise DataError(f"data.path={url}: {found[0][0]}{more} lies in no class folder; move it into one, or away")
+        place, _, file = found[0][0].rpartition("/")
+        word = _CLASS_IN_NAME.fullmatch(file)
+        such = f", such as {join(place, word[1])}," if word and not is_generic(word[1]) else ""
+        raise DataError(f"data.path={url}: {found[0][0]}{more} lies in no class folder; move it into one{such} or away")

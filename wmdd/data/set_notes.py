@@ -70,7 +70,11 @@ def _faint(low: float, high: float, white: int) -> str:
 def class_notes(index: DatasetIndex) -> tuple[str, ...]:
     """Return lines about classes that may be one class, or none, by their names."""
     notes, seen = [], dict[str, str]()
-    pairs = [(other, name) for name in index.class_names if (other := seen.setdefault(same_name(name), name)) != name]
+    pairs = [
+        (other, name)
+        for name in index.class_names
+        if (other := seen.setdefault(same_name(name), name)) != name and len(name) > 1  # letters may be classes
+    ]
     if pairs:
         first, second = pairs[0]
         more = f" (and {len(pairs) - 1} more such)" if len(pairs) > 1 else ""
