@@ -12,8 +12,9 @@ CLASSES = ("cat", "dog")
 IMAGES = [f"{split}/{name}/{i}.png" for split in ("train", "val") for name in CLASSES for i in range(2)]
 COPIES = [
     "0.png_original", "0.png~", "0.png.~1~", "#0.png#", "0.png.bak", "0.png.orig", "0.png.old", "0.THM", "0.tmp",
-    "thumbs/0.png", "_thumbs/0.png", "thumb/a/0.png", "Thumbnails/0.png", "0 (Ann's conflicted copy 2024-01-31).png",
-    "0 (conflicted copy 2024-01-31 101010).png", "0.sync-conflict-20240131-101010-ABCDEFG.png",
+    "thumbs/0.png", "_thumbs/0.png", "thumb/a/0.png", "Thumbnails/0.png", "backup/0.png", "Originals/0.png",
+    "previews/0.jpg", "0 (Ann's conflicted copy 2024-01-31).png", "0 (conflicted copy 2024-01-31 101010).png",
+    "0.sync-conflict-20240131-101010-ABCDEFG.png",
     "0_conflict-20240131-101010.png",
 ]  # fmt: skip
 SIDECARS = [
@@ -50,6 +51,11 @@ def test_copies_are_counted_in_one_note(tmp_path):
         ([f"train/{name}/{i}.png" for name in ("thumbs", "palms") for i in range(4)], ("palms", "thumbs")),
         ([f"train/{name}/{i}.png" for name in ("a/thumbs", "a/palms", "b/fists") for i in range(4)], ("a", "b")),
         ([f"{name}/{i}{end}.png" for name in CLASSES for i in range(2) for end in ("", "_conflict")], CLASSES),
+        (
+            [f"{name}/{i}.png" for name in ("a", "a/old", "b") for i in (name[2:] + str(i) for i in range(2))],
+            ("a", "b"),
+        ),
+        ([f"{name}/{i}.png" for name in ("backup", "original") for i in range(2)], ("backup", "original")),
     ],
 )
 def test_names_that_only_sound_like_copies_are_read(tmp_path, paths, classes):

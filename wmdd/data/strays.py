@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import warnings
@@ -18,6 +19,9 @@ from wmdd.errors import DataError
 from wmdd.text import counted
 
 _THUMBNAILS = re.compile(r"_?(?:thumb|thumbnail)s?_?", re.IGNORECASE)
+# In such a folder each image has to be named as one above it: these may be words of other meaning.
+_COPIES = re.compile(r"_?(?:preview|backup|bak|original|resized|trash|cache|temp|tmp)s?_?", re.IGNORECASE)
+_WORDS = ("thumb", "preview", "backup", "bak", "original", "resized", "trash", "cache", "temp", "tmp")
 _ORIGINALS = frozenset({"full", "large", "original", "originals"})
 # Dropbox and Nextcloud; Syncthing; ownCloud.
 _CONFLICT = re.compile(
@@ -34,13 +38,14 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
     Args:
         unclear: those whose names do not end as an image's.
     """
-    text = "\n".join(images).lower()  # to search one text takes a fraction of the time of a look at each name
+    text = "/".join(["", *images]).lower()  # to search one text takes a fraction of the time of a look at each name
     found = set(filter(is_tool_copy, unclear))
     if "conflict" in text:
         known = set(images)
         matches = ((path, _CONFLICT.fullmatch(path)) for path in images)
         found |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
-    return found | (_thumbnails(images) if "thumb" in text else set())
+    may_be = any(f"/{word}" in text or f"/_{word}" in text for word in _WORDS)
+    return found | (_in_copied_folders(images) if may_be else set())
 
 
 def camera_files(images: Sequence[str]) -> set[str]:
@@ -51,11 +56,11 @@ def camera_files(images: Sequence[str]) -> set[str]:
 
 
 def _stem(path: str) -> str:
-    return path[: path.rindex(".")].lower()
+    return path.lower().removesuffix(f".{suffix(path)}")
 
 
-def _thumbnails(images: Iterable[str]) -> set[str]:
-    """Return the images in a folder of thumbnails that lies beside what they are of; elsewhere it may be a class."""
+def _in_copied_folders(images: Iterable[str]) -> set[str]:
+    """Return the images in a folder of thumbnails or copies beside what they are of; elsewhere it may be a class."""
     folders: dict[str, list[str]] = {}
     for path in images:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
@@ -65,16 +70,22 @@ def _thumbnails(images: Iterable[str]) -> set[str]:
         for depth, name in enumerate(parts):
             inner.setdefault("/".join(parts[:depth]), set()).add(name)
 
-    def has_originals(above: str) -> bool:
-        names = (name for name in inner[above] if not _THUMBNAILS.fullmatch(name))
-        return above in folders or any(is_generic(name) or name.lower() in _ORIGINALS for name in names)
+    @functools.cache
+    def stems(folder: str) -> set[str]:
+        return {_stem(path).rpartition("/")[2] for path in folders[folder]}
 
-    def is_of_thumbnails(folder: str) -> bool:
-        parts = folder.split("/")
-        depths = (depth for depth, name in enumerate(parts) if _THUMBNAILS.fullmatch(name))
-        return any(has_originals("/".join(parts[:depth])) for depth in depths)
+    def is_copied(folder: str, above: str, name: str) -> bool:
+        if _THUMBNAILS.fullmatch(name):
+            others = (other for other in inner[above] if not _THUMBNAILS.fullmatch(other))
+            return above in folders or any(is_generic(other) or other.lower() in _ORIGINALS for other in others)
+        return bool(_COPIES.fullmatch(name)) and above in folders and stems(folder) <= stems(above)
 
-    return {path for folder, paths in folders.items() if folder and is_of_thumbnails(folder) for path in paths}
+    found = set[str]()
+    for folder, paths in folders.items():
+        parts = folder.split("/") if folder else []
+        if any(is_copied(folder, "/".join(parts[:depth]), name) for depth, name in enumerate(parts)):
+            found.update(paths)
+    return found
 
 
 def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | None]) -> dict[str, list[str]]:
