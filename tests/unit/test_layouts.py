@@ -9,7 +9,7 @@ from image_files import folder, parquet, png, refusal
 
 from wmdd.config import override
 from wmdd.data.index import build_index
-from wmdd.data.set_notes import describe_classes, double_notes
+from wmdd.data.set_notes import class_notes, describe_classes, double_notes
 from wmdd.data.sources import list_files
 from wmdd.data.split_names import split_role
 from wmdd.indexing import load_index
@@ -99,10 +99,11 @@ def test_two_folders_for_one_split_are_refused(tmp_path, paths, told):
 
 
 def test_folders_with_the_same_classes_that_are_no_split_by_name_are_noted_rightly(tmp_path):
-    url = folder(tmp_path, *images("train", "query", "gallery"), "extra/x/0.png")
+    url = folder(tmp_path, *images("train", "query", "gallery", "train_2"), "extra/x/0.png")
     assert list_files(url).notes == (
         "left out: extra (the only split with these classes is train)",
         "left out: gallery, query (train is the training split; to validate on another folder, call it val)",
+        "left out: train_2 (train is the training split; to train on more, move it there)",
     )
 
 
@@ -241,6 +242,14 @@ def test_classes_that_differ_in_case_are_noted(tmp_path):
     assert note.startswith("classes CAT and cat are one name in another case, and are read as two classes")
     url = folder(tmp_path / "2", *images("train", "val", classes=("A", "a", "b")))
     assert not class_notes(build_index(url)), "letters are classes"
+
+
+@pytest.mark.parametrize("root", ["", "train"])
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled_images", "unsorted"])
+def test_class_of_images_without_a_class_is_noted(tmp_path, root, name):
+    url = folder(tmp_path, *images(root, classes=("cat", "dog", name)))
+    told = f"{name} is read as a class; move it away if its images are of no class"
+    assert class_notes(build_index(url)) == (told,)
 
 
 def test_class_in_two_unicode_forms_of_one_split_is_refused(tmp_path):

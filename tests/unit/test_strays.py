@@ -1,5 +1,7 @@
 """Files beside the images that are none of the set: copies that tools made, and what begins as no image does."""
 
+import shutil
+
 import pytest
 from image_files import folder, png, refusal, saved
 
@@ -125,6 +127,16 @@ def test_folder_of_such_files_alone_is_asked_about(tmp_path):
     (tmp_path / "frog").mkdir()
     (tmp_path / "frog/0.weird").write_bytes(b"hello")
     assert "frog holds no images, but frog/0.weird" in refusal(lambda: build_index(url))
+
+
+def test_split_of_such_files_alone_is_asked_about(tmp_path):
+    url = folder(tmp_path, *(f"images/train/{name}/{i}.png" for name in CLASSES for i in "01"))
+    for place in ("images/val/cat", "labels/train", "labels/val"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "0.weird").write_bytes(b"hello")
+    assert "images/val holds no images, but images/val/cat/0.weird" in refusal(lambda: build_index(url))
+    shutil.rmtree(tmp_path / "images/val")
+    assert counts(url) == (CLASSES, 2, 2)
 
 
 def test_set_without_any_image_is_named_by_its_files(tmp_path):

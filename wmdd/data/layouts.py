@@ -86,9 +86,12 @@ def _split_notes(tree: Folders, base: str, train: str, val: str | None, roots: M
     if val:
         notes += [f"left out: {some(unused)} (the splits are {train} and {val})"] if unused else []
         return notes
+    trains = [name for name in alike if (role := split_role(name)) and role.split == "train"]
+    others = [name for name in alike if name not in trains]
     for names, why in (
         ([name for name in unused if name not in alike], f"the only split with these classes is {train}"),
-        (alike, f"{train} is the training split; to validate on another folder, call it val"),
+        (others, f"{train} is the training split; to validate on another folder, call it val"),
+        (trains, f"{train} is the training split; to train on more, move it there"),
     ):
         notes += [f"left out: {some(names)} ({why})"] if names else []
     return notes

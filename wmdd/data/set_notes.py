@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wmdd.data.index import LEVELS, DatasetIndex
-from wmdd.data.split_names import difference, same_name
+from wmdd.data.split_names import difference, is_unlabelled, same_name
 
 _FIRST_CLASSES = 5
 _MISSING = ("nan", "nat", "none", "null", "<na>", "n/a")  # as pandas and databases write it
@@ -83,6 +83,9 @@ def class_notes(index: DatasetIndex) -> tuple[str, ...]:
         notes.append(
             f"classes {shown} are one name {way}{more}, and are read as two classes; merge them if they are one"
         )
+    unlabelled = [name for name in index.class_names if is_unlabelled(name)]
+    if unlabelled:
+        notes.append(f"{unlabelled[0]} is read as a class; move it away if its images are of no class")
     missing = [name for name in index.class_names if name.strip().casefold() in _MISSING]
     if missing and index.kind == "parquet":
         notes.append(

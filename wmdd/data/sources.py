@@ -34,7 +34,7 @@ from wmdd.data.set_files import (
     version,
 )
 from wmdd.data.split_names import VAL_NAMES
-from wmdd.data.strays import camera_files, no_images, refuse_broken_links, stray_notes, tool_copies
+from wmdd.data.strays import camera_files, lost_splits, no_images, refuse_broken_links, stray_notes, tool_copies
 from wmdd.errors import DataError
 
 BUILTIN = "builtin:"
@@ -161,7 +161,7 @@ def _of_folder(
     extra: list[Any] = [sorted(annotated.items())] if annotated else []
     odd = {folder: place for folder, place in layout.places.items() if place != _usual(folder)}
     extra += [sorted(odd.items())] if odd else []
-    left_out, doubt = _beside(rest, layout, strays)
+    left_out, doubt = _beside(rest, layout, strays, tree)
     data = [path for path in sorted(rest) if is_data(path)]
     notes = layout.notes
     written = sorted(folder.rstrip("/") for folder in own if any(path.startswith(folder) for path in found))
@@ -194,7 +194,9 @@ def _usual(folder: str) -> tuple[str, str]:
     return "train", top
 
 
-def _beside(found: Collection[str], layout: Layout, strays: Collection[str]) -> tuple[frozenset[str], str]:
+def _beside(
+    found: Collection[str], layout: Layout, strays: Collection[str], tree: Folders
+) -> tuple[frozenset[str], str]:
     """Return the folders beside the classes that are none, because they hold notes alone, and which hold other data."""
     if layout.root is None:
         return frozenset(), ""
@@ -204,6 +206,7 @@ def _beside(found: Collection[str], layout: Layout, strays: Collection[str]) -> 
     others = [(name, path) for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes]
     data = [item for item in others if item[1] in strays or (is_data(item[1]) and _NO_IMAGES.fullmatch(item[1]))]
     names = frozenset(name for name, _ in others)
+    data += lost_splits(strays, tree)
     if not data:
         return names, ""
     name, path = min(data)

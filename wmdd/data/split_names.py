@@ -28,6 +28,7 @@ _OF_MASKS = _MASKS | frozenset(("ground", "object", "instance", "semantic"))
 # Of restored and translated images: HR and LR_x4, input and target.
 _SIDES = frozenset(("hr", "lr", "hq", "lq", "gt", "input", "inputs", "output", "outputs", "target", "targets"))
 _OF_SIDES = frozenset(("bicubic", "x2", "x3", "x4", "x8"))
+_UNLABELLED = re.compile(r"un(?:labell?ed|annotated|sorted|classified|categori[sz]ed)(?:[-_ ]\w+)?", re.IGNORECASE)
 # As names of classes these are too common to be taken for splits (valid and invalid, control and test).
 _SURE_SPLITS = frozenset({"val", "validation", "test", "testing"})
 
@@ -131,6 +132,11 @@ def spelling_note(spelled: Mapping[str, str]) -> str:
     shown = f"{first} to {known}" if is_seen else f"{first!a} to {known!a}"
     count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
     return f"{count} spelled {way} than in training, and matched ({shown})"
+
+
+def is_unlabelled(name: str) -> bool:
+    """Whether a class is named as images without a label are."""
+    return _UNLABELLED.fullmatch(name) is not None
 
 
 def twice(names: Iterable[str], remedy: str) -> str:

@@ -6,15 +6,15 @@ import functools
 import os
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wmdd.archives import read_member
 from wmdd.data.faults import begins_as_image, unread
-from wmdd.data.folder_tree import some
+from wmdd.data.folder_tree import Folders, some
 from wmdd.data.set_files import has_image_suffix, is_of_camera, is_tool_copy, suffix
-from wmdd.data.split_names import is_generic
+from wmdd.data.split_names import is_generic, split_role
 from wmdd.errors import DataError
 from wmdd.text import counted
 
@@ -121,6 +121,20 @@ def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
         return begins_as_image(read_member(fs, f"{root}/{path}", 0, min(size or _HEAD, _HEAD)))
     except (OSError, EOFError):  # the index names it, and says why
         return True
+
+
+def lost_splits(strays: Collection[str], tree: Folders) -> list[tuple[str, str]]:
+    """Return the folders that are named for a split beside another and hold nothing but strays, with one of these."""
+    inside = {path.rpartition("/")[0]: path for path in sorted(strays, reverse=True)}
+    found: dict[str, str] = {}
+    for place, path in inside.items():
+        parts = place.split("/") if place else []
+        for depth, name in enumerate(parts):
+            above, folder = "/".join(parts[:depth]), "/".join(parts[: depth + 1])
+            role = split_role(name)
+            if role and role.rank < 2 and tree.below(above) and name not in tree.below(above):
+                found[folder] = min(path, found.get(folder, path))
+    return list(found.items())
 
 
 def refuse_broken_links(url: str, fs: Any, root: str, links: Sequence[str]) -> None:
