@@ -150,6 +150,8 @@ class Event:
         metrics: numbers for the run's metrics file.
         node: where it happened, when that is not this process.
         begun: steps of the unit that were there when a process took it up (`progress`).
+        units: how many units the steps are of (`progress`); 0: all of the task.
+        task: of which the saved unit is (`unit`).
     """
 
     kind: str
@@ -161,3 +163,5 @@ class Event:
     metrics: dict[str, Any] = field(default_factory=dict)
     node: str = ""
     begun: int = 0
+    units: int = 0
+    task: str = ""

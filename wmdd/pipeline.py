@@ -97,7 +97,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
             if isinstance(news, Progress):
                 begun = news.done if begun is None else begun
                 shown = (news.done, news.total, news.note, news.metrics)
-                yield Event("progress", task.stage, task.name, *shown, begun=begun)
+                yield Event("progress", task.stage, task.name, *shown, begun=begun, units=len(left))
             elif isinstance(news, Note):
                 yield Event("note", task.stage, task.name, text=news.text)
             elif isinstance(news, Snapshot):
@@ -111,7 +111,8 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
                 store.save(left.pop(news.unit), news.value, facts)
                 if stage.snapshots and not left:
                     resume.drop()
-                yield Event("unit", task.stage, task.prefix + news.unit, metrics={"seconds": seconds})
+                name = task.prefix + news.unit
+                yield Event("unit", task.stage, name, metrics={"seconds": seconds}, task=task.name)
         if stage.snapshots and failures:
             resume.drop()
     except WmddError as exc:

@@ -8,10 +8,16 @@ from dataclasses import dataclass, field
 
 from wmdd.events import Event
 
+# Before the first report there is no pace, and so shortly after it none that would last.
+SURE_S = 2.0
+
 
 @dataclass(eq=False)
 class StageProgress:
     """One stage of this session.
+
+    The pace is measured from the first report on: what comes before it, such as imports, the first batches and
+    compilation, comes once. So what a task's first report says is done counts as work only if the task began later.
 
     Args:
         done, total: units that are saved, of all.
@@ -30,26 +36,32 @@ class StageProgress:
     ended: float | None = None
     note: str = ""
     steps: tuple[int, int] = (0, 0)
-    _parts: dict[str, float] = field(default_factory=dict)
-    _before: dict[str, float] = field(default_factory=dict)
-    _grown: float | None = None
+    _parts: dict[str, float] = field(default_factory=dict)  # of the units that a task computes, in units
+    _before: dict[str, float] = field(default_factory=dict)  # what counts for no pace, in units
+    _first_tasks: set[str] = field(default_factory=set)  # that ran at the first report, and have not reported
+    _reported: float | None = None
+    _grown: float = 0.0
 
     def see(self, event: Event, now: float) -> None:
         """Count an event."""
-        before = self._finished()
+        if self._reported is None and event.kind in ("unit", "progress"):
+            self._reported, self._first_tasks = now, set(self.running)
+        before = self._grown_by()
         self._count(event)
-        if self._finished() > before:
+        if self._grown_by() > before:
             self._grown = now
 
     def _count(self, event: Event) -> None:
         if event.kind == "unit":
-            self.done += 1
+            self._save(event.task or event.unit)
         elif event.kind == "begin":
             self.running[event.unit] = max(1, event.total)
         elif event.kind == "progress" and event.total:
-            self._parts[event.unit] = min(1.0, event.done / event.total)
+            units = event.units or self.running.get(event.unit, 1)
+            self._parts[event.unit] = units * min(1.0, event.done / event.total)
             # Of a task that starts again in this session, the steps before are this session's, too.
-            self._before.setdefault(event.unit, event.begun / event.total * self.running.get(event.unit, 1))
+            is_first = event.unit in self._first_tasks
+            self._skip(event.unit, self._parts[event.unit] if is_first else units * event.begun / event.total)
             self.note, self.steps = event.text, (event.done, event.total)
         elif event.kind in ("done", "retry", "failed"):
             self.running.pop(event.unit, None)
@@ -57,18 +69,40 @@ class StageProgress:
             self.retried += event.kind == "retry"
             self.failed += event.kind == "failed"
 
+    def _save(self, task: str) -> None:
+        self.done += 1
+        self._parts[task] = max(0.0, self._parts.get(task, 0.0) - 1)
+        if task in self._first_tasks:
+            self._skip(task, 1.0)
+
+    def _skip(self, task: str, units: float) -> None:
+        self._before.setdefault(task, units)
+        self._first_tasks.discard(task)
+
     def left_s(self, now: float) -> float | None:
-        """Seconds left at the pace of this session, or None while nothing is known."""
-        # The first second says nothing: it is all start-up.
-        if self._grown is None or not self._finished() or now - self.begun <= 1:
+        """Return the seconds left at the pace of this session, or None if nothing is known."""
+        pace = self._pace(now)
+        if pace is None:
             return None
-        # Between two steps the time left falls. A step that takes longer than all before it says that the pace was
-        # another one, as where other programs take the processor.
-        worked, since = self._grown - self.begun, now - self._grown
-        left = self._due() - self._finished()
-        if since > worked:
-            return left * (worked + since) / self._finished()
-        return max(0.0, left * worked / self._finished() - since)
+        # Between two steps the time left falls.
+        since = now - self._grown
+        left = (self.total - self.done - sum(self._parts.values())) / pace
+        return max(0.0, left if self._is_overdue(now) else left - since)
+
+    def _pace(self, now: float) -> float | None:
+        """Return the units per second since the first report, or None if nothing is known."""
+        if self._reported is None or now - self._reported < SURE_S or self._grown_by() <= 0:
+            return None
+        return self._grown_by() / ((now if self._is_overdue(now) else self._grown) - self._reported)
+
+    def _is_overdue(self, now: float) -> bool:
+        """Whether a step takes longer than all before it: the pace was another one, as where other programs take the
+        processor.
+        """
+        return self._reported is not None and now - self._grown > self._grown - self._reported
+
+    def _grown_by(self) -> float:
+        return self.done - self.first + sum(self._parts.values()) - sum(self._before.values())
 
     @property
     def was_there(self) -> bool:
@@ -84,22 +118,14 @@ class StageProgress:
             return "found in the store"
         return f"done in {seconds}" + (f", {self.first} found in the store" if self.first else "")
 
-    def _finished(self) -> float:
-        parts = sum(part * self.running.get(unit, 1) for unit, part in self._parts.items())
-        return min(self.done - self.first + parts - sum(self._before.values()), self._due())
-
-    def _due(self) -> float:
-        """Units that were to be done at the start of this session, of which others may have been done in part."""
-        return self.total - self.first - sum(self._before.values())
-
     def describe(self, now: float) -> str:
         """Say what runs, what went wrong, the pace, and the time left."""
         words = []
         if self.running:
             words.append(f"{len(self.running)} running")
         words += [f"{count} {what}" for count, what in ((self.retried, "retried"), (self.failed, "failed")) if count]
-        left, rate = self.left_s(now), (self.done - self.first) / max(1e-9, now - self.begun)
-        if left is not None and self.ended is None:
+        left, rate = self.left_s(now), self._pace(now)
+        if left is not None and rate is not None and self.ended is None:
             if self.done > self.first:
                 words.append(f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min")
             words.append(f"{clock(left)} left")

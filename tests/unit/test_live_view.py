@@ -122,60 +122,120 @@ def test_index_is_counted_in_a_line_that_stays_or_in_lines(monkeypatch):
         assert out.getvalue() == "".join(f"indexing   {done}/4 images{expected}" for done in counts)
 
 
-def test_rate_and_time_left_count_the_parts_of_what_runs():
+def watched(stage):
+    """Return the numbers of a stage, and a function that counts an event at a time and returns the time left."""
     now = [0.0]
     run = RunProgress(lambda: now[0])
+
+    def see(at, *event, **more):
+        now[0] = at
+        run(Event(event[0], stage, *event[1:], **more))
+        return run.stages[stage].left_s(at)
+
+    return run.stages, see
+
+
+def test_start_of_a_stage_is_no_part_of_its_pace():
+    stages, see = watched("pretrain")
+    see(0.0, "stage", done=0, total=1)
+    see(0.0, "begin", "teacher", total=1)
+    assert stages["pretrain"].left_s(19.0) is None
+    # 20 s until the first of 21 epochs is over, most of them imports and compilation; then one epoch takes 1 s.
+    assert see(20.0, "progress", "teacher", 1, 21) is None
+    assert see(21.0, "progress", "teacher", 2, 21) is None
+    assert [see(20.0 + more, "progress", "teacher", 1 + more, 21) for more in (2, 3, 4)] == pytest.approx([18, 17, 16])
+    assert stages["pretrain"].describe(24.0) == "1 running, 16 s left"
+
+
+def test_start_of_every_worker_is_no_part_of_the_pace():
+    stages, see = watched("statistics")
+    see(0.0, "stage", done=0, total=32)
+    for worker in range(4):
+        see(0.0, "begin", f"task-{worker}", total=8)
+    # The workers come up one by one: what they did until they say so was done while no time was taken.
+    for worker in range(4):
+        assert see(10.0 + worker / 4, "unit", f"{worker}-0", task=f"task-{worker}") is None
+    assert stages["statistics"].left_s(14.0) is None
+    for place in (1, 2):
+        for worker in range(4):
+            left = see(10.0 + 4 * place + worker / 4, "unit", f"{worker}-{place}", task=f"task-{worker}")
+    assert left == pytest.approx((32 - 12) * 8.75 / 8)
+    assert stages["statistics"].describe(18.75) == "4 running, 54.9/min, 22 s left"
+
+
+def test_task_that_begins_later_counts_from_its_first_report():
+    _, see = watched("evaluate")
+    see(0.0, "stage", done=0, total=3)
+    see(0.0, "begin", "a", total=1)
+    see(9.0, "progress", "a", 50, 100)
+    see(14.0, "progress", "a", 100, 100)
+    see(14.0, "unit", "a", task="a")
+    see(14.0, "done", "a")
+    see(14.0, "begin", "b", total=1)
+    assert see(19.0, "progress", "b", 50, 100) == pytest.approx(15.0)
+
+
+def test_steps_of_one_unit_are_no_steps_of_the_whole_task():
+    _, see = watched("statistics")
+    see(0.0, "stage", done=0, total=10)
+    see(0.0, "begin", "all", total=10)
+    see(20.0, "progress", "all", 1, 4, units=1)
+    assert see(40.0, "progress", "all", 3, 4, units=1) == pytest.approx((10 - 0.75) * 20 / 0.5)
+    assert see(50.0, "unit", "class-0", task="all") == pytest.approx(9 * 30 / 0.75)
+    assert see(70.0, "progress", "all", 1, 2, units=1) == pytest.approx(8.5 * 50 / 1.25)
+
+
+def test_units_of_a_group_are_counted_once():
+    _, see = watched("recover")
+    see(0.0, "stage", done=0, total=20)
+    see(0.0, "begin", "group", total=10)
+    see(10.0, "progress", "group", 0, 10, units=10)
+    assert see(30.0, "progress", "group", 10, 10, units=10) == pytest.approx(20.0)
+    for unit in range(10):
+        assert see(30.0, "unit", f"class-{unit}", task="group") == pytest.approx(20.0)
+
+
+def test_rate_and_time_left_count_the_parts_of_what_runs():
+    stages, see = watched("statistics")
     for event in NEWS[:4]:
-        run(event)
-    now[0] = 60.0
+        see(0.0, event.kind, event.unit, event.done, event.total, event.text)
+    see(10.0, "progress", "class-5", 0, 1, "images")
     for event in NEWS[4:]:
-        run(event)
-    stage = run.stages["statistics"]
-    # One unit and half of another in a minute; of ten, four were there before.
-    assert stage.left_s(60.0) == pytest.approx(60 * (6 - 1.5) / 1.5)
-    assert stage.describe(60.0) == "1 running, 1 retried, 1.0/min, 3 min 00 s left"
+        see(70.0, event.kind, event.unit, event.done, event.total, event.text)
+    stage = stages["statistics"]
+    # In a minute one unit, and half of another that has just said so for the first time; of ten, four were there.
+    assert stage.left_s(70.0) == pytest.approx(60 * (6 - 1.5))
+    assert stage.describe(70.0) == "1 running, 1 retried, 1.0/min, 4 min 30 s left"
 
 
 def test_time_left_falls_between_steps_until_one_is_overdue():
-    now = [0.0]
-    run = RunProgress(lambda: now[0])
-    run(Event("stage", "pretrain", done=0, total=1))
-    run(Event("begin", "pretrain", "teacher", total=1))
-    assert run.stages["pretrain"].left_s(9.0) is None
-    now[0] = 40.0
-    run(Event("progress", "pretrain", "teacher", 1, 10))
-    left = [run.stages["pretrain"].left_s(at) for at in (40.0, 60.0, 80.0, 100.0)]
-    assert left == pytest.approx([360.0, 340.0, 320.0, 900.0])
-    now[0] = 110.0
-    run(Event("progress", "pretrain", "teacher", 1, 10, "a step of the same epoch"))
-    assert run.stages["pretrain"].left_s(110.0) == pytest.approx(990.0)
+    stages, see = watched("pretrain")
+    see(0.0, "stage", done=0, total=1)
+    see(0.0, "begin", "teacher", total=1)
+    see(5.0, "progress", "teacher", 0, 10)
+    assert see(45.0, "progress", "teacher", 1, 10) == pytest.approx(360.0)
+    left = [stages["pretrain"].left_s(at) for at in (65.0, 85.0, 105.0)]
+    assert left == pytest.approx([340.0, 320.0, 900.0])
+    assert see(115.0, "progress", "teacher", 1, 10, "a step of the same epoch") == pytest.approx(990.0)
 
 
 def test_time_left_of_what_goes_on_counts_no_step_of_before():
-    now = [0.0]
-    run = RunProgress(lambda: now[0])
-    stage = "recover"
-
-    def see(at, *told, **more):
-        now[0] = at
-        run(Event(told[0], stage, *told[1:], **more))
-        return run.stages[stage].left_s(at)
-
+    _, see = watched("recover")
     see(0.0, "stage", done=0, total=10)
     for unit in ("a", "b"):
         see(0.0, "begin", unit, total=5)
         assert see(5.0, "progress", unit, 80, 100, begun=80) is None
     # In 95 s a tenth of each of the two, of which a fifth was left.
     see(100.0, "progress", "a", 90, 100, begun=80)
-    assert see(100.0, "progress", "b", 90, 100, begun=80) == pytest.approx(100.0)
+    assert see(100.0, "progress", "b", 90, 100, begun=80) == pytest.approx(95.0)
     # One starts again from a snapshot of this session: its steps before that are this session's.
     see(110.0, "retry", "b")
     see(110.0, "begin", "b", total=5)
-    assert see(110.0, "progress", "b", 90, 100, begun=90) == pytest.approx(110.0)
+    assert see(110.0, "progress", "b", 90, 100, begun=90) == pytest.approx(105.0)
     for _ in range(5):
-        see(200.0, "unit", "a-class")
+        see(200.0, "unit", "a-class", task="a")
     see(200.0, "done", "a")
-    assert see(200.0, "progress", "b", 90, 100, begun=90) == pytest.approx(200.0 / 3)
+    assert see(200.0, "progress", "b", 90, 100, begun=90) == pytest.approx(195.0 / 3)
 
 
 @pytest.mark.parametrize(
