@@ -30,6 +30,7 @@ FLOORS = (
         "wmdd.parallel",
         "wmdd.archives",
         "wmdd.files",
+        "wmdd.pointers",
         "wmdd.tables",
         "wmdd.temporary",
         "wmdd.sftp",

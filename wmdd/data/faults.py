@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from wmdd.data.samples import describe_tiff
 from wmdd.errors import DataError
 from wmdd.files import explain, is_local
+from wmdd.pointers import broken_link, pointer
 from wmdd.text import expand_home
 
 REPLACE = "remove or replace it"
@@ -26,9 +27,6 @@ _ARRAYS, _FRAMES = "save its images as PNG", "save its frames as images"
 
 # First bytes, what such a file is, and what to do about it.
 _BEGINNINGS = (
-    (b"version https://git-lfs", "is a pointer of Git LFS", "run git lfs pull"),
-    (b"/annex/objects/", "is a pointer of git-annex", "run git annex get"),
-    (b"outs:\n", "is a pointer of DVC", "run dvc pull"),
     (b"\xff\x0a", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
     (b"FUJIFILMCCD-RAW", "is a camera's raw file (Fujifilm RAF)", _CONVERT),
@@ -59,7 +57,6 @@ _BEGINNINGS = (
     (b"7z\xbc\xaf", "is a 7z archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "is a Zstandard file", _UNPACK),
     (b"\x1aE\xdf\xa3", "is a video", _FRAMES),
-    (b"\0GITCRYPT\0", "is encrypted by git-crypt", "run git-crypt unlock"),
     (b"\0\5\x16\7", "is an AppleDouble file of macOS, which holds no pixels", "remove it"),
     (b"L\0\0\0\1\x14\2\0", "is a shortcut of Windows", "copy the image here in its place"),
     (b"\x80\4\x95", "is a Python pickle", _ARRAYS),
@@ -159,12 +156,9 @@ def refuse_preview(image: Image.Image, data: bytes, name: str) -> None:
 def unread(fs: Any, path: str, name: str, error: Exception) -> str:
     """Return why a listed file cannot be read, and the remedy."""
     if isinstance(error, FileNotFoundError):
-        if not (is_local(fs) and os.path.islink(path)):
+        if not is_local(fs) or (found := broken_link(path)) is None:
             return f"{name} has gone since the set was listed; restore it, or run again"
-        target = os.readlink(path)
-        if ".git/annex/objects/" in target:
-            return f"{name} is a link of git-annex whose content is not here; run git annex get"
-        return f"{name} is a link to {target}, which does not exist; restore that, or remove the link"
+        return f"{name} {found[0]}; {found[1]}"
     if getattr(error, "errno", None) == errno.ELOOP:
         return f"{name} is a link that leads back to itself; remove the link"
     if isinstance(error, PermissionError) and is_local(fs):
@@ -189,11 +183,10 @@ def one_line(error: object) -> str:
 
 def placeholder(data: bytes) -> tuple[str, str] | None:
     """Return what stands in place of a file of any kind, by its first bytes, and the remedy: a pointer, or a page."""
-    found = _named(data)
-    remedies = ("run git lfs pull", "run git annex get", "run dvc pull")
-    if found is None or found[1] in remedies:
+    if found := pointer(data):
         return found
-    return (found[0], "download it again") if found[1] == _DOWNLOAD else None
+    found = _named(data)
+    return (found[0], "download it again") if found and found[1] == _DOWNLOAD else None
 
 
 def no_archive(data: bytes, url: str) -> tuple[str, str] | None:
@@ -217,6 +210,8 @@ def no_archive(data: bytes, url: str) -> tuple[str, str] | None:
 
 def _named(data: bytes) -> tuple[str, str] | None:
     """Return what a file of another kind is, by its first bytes, and the remedy."""
+    if found := pointer(data):
+        return found
     for beginning, what, remedy in _BEGINNINGS:
         if data.startswith(beginning):
             return what, remedy
@@ -231,8 +226,6 @@ def _named(data: bytes) -> tuple[str, str] | None:
 
 
 def _named_text(head: bytes) -> tuple[str, str] | None:
-    if b".git/annex/objects/" in head[:300]:
-        return "is a link of git-annex as text", "run git annex get"
     if re.match(rb"<(\?xml|!doctype svg|!--|svg)", head) and re.search(rb"<svg[\s>]", head):
         return "is an SVG drawing, which Pillow cannot read", _CONVERT
     if re.match(rb"<(!doctype html|html|head|body|script|!--)", head):

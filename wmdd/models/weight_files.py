@@ -6,10 +6,11 @@ import argparse
 import collections
 import io
 import json
+import os
 import pathlib
 import re
 import types
-import zipfile
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 from torch import Tensor
 
 from wmdd.errors import ConfigError
-from wmdd.files import open_fs, read
+from wmdd.files import is_local, open_fs, read
+from wmdd.models.foreign_files import folder, foreign, is_safetensors, unread
+from wmdd.pointers import broken_link
 
 State = dict[str, Tensor]
 # Plain values that trainers keep beside the weights: their command line, a path, a best score of NumPy.
@@ -60,13 +63,17 @@ def read_bytes(source: str) -> bytes:
         ConfigError: if it cannot be read.
     """
     try:
-        return read(*open_fs(source))
+        fs, path = open_fs(source)
     except ConfigError as exc:
         raise ConfigError(f"pretrain.weights={exc}") from exc
+    if is_local(fs) and (found := broken_link(path)):
+        raise ConfigError(f"pretrain.weights={source}: {found[0]}; {found[1]}")
+    if is_local(fs) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ConfigError(f"pretrain.weights={source}: is a pipe or a device; give a file")  # it is read many times
+    try:
+        return read(fs, path)
     except IsADirectoryError as exc:
-        raise ConfigError(
-            f"pretrain.weights={source}: is a folder; name the file in it, such as model.safetensors"
-        ) from exc
+        raise ConfigError(f"pretrain.weights={source}: {folder(fs, path, source)}") from exc
     except FileNotFoundError as exc:
         raise ConfigError(
             f"pretrain.weights={source}: there is no such file; give a .safetensors or .pth file"
@@ -91,19 +98,22 @@ def read_weights(source: str) -> Loaded:
         ConfigError: with what the file is in its place, and what to do.
     """
     data = read_bytes(source)
-    if told := _foreign(data):
+    if told := foreign(data):
         raise ConfigError(f"pretrain.weights={source}: {told}")
     try:
-        if _is_safetensors(data) or (source.endswith(".safetensors") and data[:1] not in (b"P", b"\x80")):
+        if is_safetensors(data) or (source.endswith(".safetensors") and data[:1] not in (b"P", b"\x80")):
             metadata = _metadata(data)
             origin = _OTHERS.get(str(metadata.get("format")), "")
             return Loaded(dict(safetensors.torch.load(data)), _card(metadata), origin)
-        with torch.serialization.safe_globals(_PLAIN):
+        with torch.serialization.safe_globals(_PLAIN), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's versions: what cannot be read is refused below
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
-        told = " ".join(str(exc).split())[:100] or "it is empty"
+        told = " ".join(str(exc).split()).partition(". ")[0][:100] if data else "it is empty"
         raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({told}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
+        if what := unread(data, source):
+            raise ConfigError(f"pretrain.weights={source}: {what}") from exc
         found = re.search(r"GLOBAL ([\w.]+)", str(exc))
         told = f" (it holds a {found[1]})" if found else ""
         raise ConfigError(
@@ -154,10 +164,6 @@ def _states(loaded: dict[Any, Any], above: str = "", depth: int = 3) -> dict[str
     return found
 
 
-def _is_safetensors(data: bytes) -> bool:
-    return data[8:9] == b"{" and int.from_bytes(data[:8], "little") < 2**27
-
-
 def _metadata(data: bytes) -> dict[str, Any]:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -172,46 +178,3 @@ def _card(metadata: dict[str, Any]) -> dict[str, Any]:
         return card if "class_names" in card else {}
     except (ValueError, KeyError, TypeError):  # another program's file
         return {}
-
-
-def _foreign(data: bytes) -> str:
-    """Return what a file is that is known by its first bytes and holds no weights for torch; "" for others."""
-    head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if data.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the file; run git lfs pull"
-    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "is a web page, not the file; fetch it by its download link (with /resolve/ or /raw/ in place of /blob/)"
-    if head.startswith(b"{") and not _is_safetensors(data):
-        return "is text in JSON, such as a list of the parts of weights; give the file of weights itself, in one part"
-    if data.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")) or data[257:262] == b"ustar":
-        return "is a compressed file or an archive; unpack it, and give the file of weights in it"
-    if data.startswith(b"\x89HDF"):
-        return "is a file of HDF5 (Keras); convert it to a state dict of torch"
-    if data.startswith(b"\x93NUMPY"):
-        return "is an array of NumPy; save a state dict of torch"
-    return _foreign_zip(data) if data.startswith(b"PK") else ""
-
-
-def _foreign_zip(data: bytes) -> str:
-    """Return what a zip archive is that torch.save did not write; "" for torch's, and for a damaged one."""
-    try:
-        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except (zipfile.BadZipFile, ValueError, OSError):
-        return ""
-    ends = {name.rpartition("/")[2] for name in names}
-    if "constants.pkl" in ends:
-        return (
-            "is a TorchScript archive; save its state_dict: "
-            'torch.save(torch.jit.load(FILE).state_dict(), "weights.pth")'
-        )
-    if "data.pkl" in ends:
-        return ""
-    if ends & {"archive_format", "serialized_exported_program.json", "exported_program.json"}:
-        return (
-            'is a program of torch.export; save its state_dict: torch.save(torch.export.load(FILE).state_dict, "a.pth")'
-        )
-    if any(name.endswith(".npy") for name in ends):
-        return "is an archive of NumPy's arrays (.npz); save a state dict of torch"
-    if "model.weights.h5" in ends:
-        return "is a file of Keras; convert it to a state dict of torch"
-    return "is a zip archive; unpack it, and give the file of weights in it"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wmdd.errors import ConfigError
+from wmdd.models.foreign_files import MERGE, part
 from wmdd.models.published import build_published, is_published_file
 from wmdd.models.registry import load_state
 from wmdd.models.weight_files import State, card_in, is_file, read_weights
@@ -76,6 +77,7 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
         keys = "1 key" if count == 1 else f"{count} keys"
         remedy = f"it is of {origin}: convert it to torch" if origin else "check pretrain.model, pretrain.stem and"
         remedy += "" if origin else " the number of classes"
+        remedy = f"by its name it is {which}: {MERGE}" if (which := part(source)) else remedy
         raise ConfigError(
             f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {told}); {remedy}"
         )
