@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -207,6 +208,7 @@ def _run_trials(
     path = f"{storage}/trials"
     watch.LISTENERS[:] = [listener]
     watch.OPEN.clear()
+    watch.ENDED.clear()
     listener(Event("stage", watch.STAGE, total=options.samples))
     if tune.Tuner.can_restore(path, storage_filesystem=filesystem):
         listener(Event("note", "", text=f"the search in {folder.url} goes on"))
@@ -231,7 +233,7 @@ def _run_trials(
                 callbacks=[watch.Watcher(options)],
             ),
         )
-    results = tuner.fit()
+    results = _fit(tuner)
     listener(Event("end", watch.STAGE, done=len(results) - len(watch.OPEN), total=options.samples))
     if watch.OPEN or len(results) < options.samples:
         raise KeyboardInterrupt  # Tune takes Ctrl-C for itself, and ends as if all were over
@@ -239,6 +241,13 @@ def _run_trials(
     settings = [trial.config for trial in results._experiment_analysis.trials]
     found = [Trial.of(values, result, options) for values, result in zip(settings, results, strict=True)]
     return sorted(found, key=lambda trial: trial.begun)
+
+
+def _fit(tuner: Any) -> Any:
+    """Run Tune."""
+    with warnings.catch_warnings():  # a trial that a killed search was at reports once more what the searcher knows
+        warnings.filterwarnings("ignore", "The reported value is ignored", UserWarning)
+        return tuner.fit()
 
 
 def _storage(folder: ArtifactStore) -> tuple[str, Any]:

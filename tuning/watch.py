@@ -15,6 +15,7 @@ STAGE = "tune"
 # Not within the watcher, which Tune stores with the search.
 LISTENERS: list[Listener] = []
 OPEN: set[str] = set()  # trials of this session that have begun and not ended
+ENDED: set[str] = set()  # trials that have ended, in this session or before
 
 
 class Watcher(tune.Callback):  # type: ignore[misc]
@@ -26,6 +27,9 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that a trial begins, or begins again after a failure."""
+        if not OPEN and not ENDED:  # the first of this session
+            ENDED.update(other.trial_id for other in trials if other.status == "TERMINATED")
+            _tell(Event("stage", STAGE, done=len(ENDED), total=self._samples))
         OPEN.add(trial.trial_id)
         _tell(Event("begin", STAGE, trial.trial_id, total=1))
 
@@ -45,6 +49,7 @@ class Watcher(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that a trial has ended, by itself or because others do better."""
         OPEN.discard(trial.trial_id)
+        ENDED.add(trial.trial_id)
         _tell(Event("done", STAGE, trial.trial_id))
         _tell(Event("unit", STAGE, trial.trial_id))
 
@@ -54,6 +59,8 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that a trial was given up."""
+        OPEN.discard(trial.trial_id)
+        ENDED.add(trial.trial_id)
         _tell(
             Event("failed", STAGE, trial.trial_id, text=f"a trial failed, {spoken(trial.config)}; the search goes on")
         )

@@ -88,7 +88,7 @@ class ConsoleListener:
             steps = f"step {stage.steps[0]}/{stage.steps[1]}" if stage.running and stage.steps[1] else ""
             note = ", ".join(part for part in (stage.describe(now), steps, stage.note if stage.running else "") if part)
             found = over and stage.was_there
-            ended = "found in the store" if found else "done" if stage.done == stage.total else "ended short"
+            ended = "found in the store" if found else "done" if stage.done == stage.total else "stopped"
             state = note if not over else note or ended
             cells = (name, bar, f"{stage.done}/{stage.total}", "" if found else clock(until - stage.begun))
             table.add_row(*cells, Text(printable(state), overflow="ellipsis", no_wrap=True))

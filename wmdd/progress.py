@@ -113,7 +113,7 @@ class StageProgress:
         """Return how the stage ended: found, done with its duration, or cut short."""
         seconds = clock((now if self.ended is None else self.ended) - self.begun)
         if self.done < self.total:
-            return f"ended short after {seconds}"
+            return f"stopped after {seconds}"
         if self.was_there:
             return "found in the store"
         return f"done in {seconds}" + (f", {self.first} found in the store" if self.first else "")

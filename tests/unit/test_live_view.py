@@ -66,7 +66,7 @@ def test_stage_that_was_in_the_store_took_no_time():
 
 @pytest.mark.parametrize(
     ("first", "done", "words"),
-    [(0, 10, "done in 7.0 s"), (4, 10, "done in 7.0 s, 4 found in the store"), (4, 9, "ended short after 7.0 s")],
+    [(0, 10, "done in 7.0 s"), (4, 10, "done in 7.0 s, 4 found in the store"), (4, 9, "stopped after 7.0 s")],
 )
 def test_end_of_a_stage_says_what_was_done_in_which_time(first, done, words):
     now = [0.0]
