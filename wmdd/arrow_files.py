@@ -6,13 +6,14 @@ Endpoint, region and credentials come from the environment alone.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs as arrow
 
 # Our own tries come with jitter and a log line; the SDK's would multiply with them.
-ONE_TRY = 1
+ONE_TRY, ONE_TRY_S = 1, timedelta(seconds=2)
 
 
 class ObjectFiles(ArrowFSWrapper):  # type: ignore[misc]
@@ -68,4 +69,4 @@ class GoogleFiles(ObjectFiles):
     protocol = ("gs", "gcs")
 
     def __init__(self) -> None:
-        super().__init__(arrow.GcsFileSystem())
+        super().__init__(arrow.GcsFileSystem(retry_time_limit=ONE_TRY_S))

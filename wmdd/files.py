@@ -14,7 +14,6 @@ Never ask ``fs.exists``, ``isfile``, ``find`` or ``glob``: fsspec's take any fai
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import io
 import logging
@@ -31,57 +30,39 @@ import tenacity
 
 from wmdd.archives import ArchiveError, members, open_archive, read_member
 from wmdd.errors import ConfigError, WmddError
+from wmdd.storage_errors import as_os_error, behind, is_unreached, may_pass, to_install, words
+from wmdd.storage_errors import explain as explain
 from wmdd.text import expand_home
 
 logger = logging.getLogger(__name__)
 
 # Object stores show a new object only when it is whole; all others are written beside and renamed.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "memory"})
-FINAL = (
-    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
-    ArchiveError,
-)
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
-# pyarrow tells what a server answered in words only.
-REFUSED = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
-    r"|NO_SUCH_BUCKET|NO_SUCH_UPLOAD_BUCKET|HTTP status (301|307|507|(?!408|429)4\d\d)"
-)
 # A user and a password before the host, or a secret in the query; a port is no password.
 _PASSWORD = re.compile(r"://[^/@]*:(?!\d*(/|$))[^@]*@")
 _SECRET_QUERY = re.compile(r"(?i)[?&][^=&]*(secret|password|token|signature|credential|access_?key|sig)[^=&]*=")
 ATTEMPTS = 10
-
-
-def may_pass(error: BaseException) -> bool:
-    """Tell a failure that another try may not meet (a broken connection) from one that it will (no room, no right)."""
-    if isinstance(error, FINAL) or not isinstance(error, (OSError, EOFError)):
-        return type(error).__module__.startswith("aiohttp")
-    return getattr(error, "errno", None) not in FINAL_NUMBERS and not REFUSED.search(str(error))
-
-
-def explain(error: BaseException) -> str:
-    """Say in a line why a storage failed, and what to do about it."""
-    if isinstance(error, ArchiveError):
-        return f"({error}); {error.remedy}"
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    if getattr(error, "errno", None) in NO_ROOM or "HTTP status 507" in reason:
-        return f"({reason}); make room there"
-    if isinstance(error, PermissionError) or REFUSED.search(reason):
-        return f"({reason}); check the URL, its permissions and the credentials in the environment"
-    return f"({reason}); check the storage"
+UNREACHED_S = 30.0  # where each try takes seconds until it fails
+SILENT_S = 3.0
 
 
 def _tell(state: tenacity.RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    level = logging.WARNING if state.attempt_number > ATTEMPTS // 2 else logging.INFO
-    logger.log(level, "storage failed %d times, %d are tried: %s", state.attempt_number, ATTEMPTS, error)
+    waits = state.attempt_number > ATTEMPTS // 2 or (state.seconds_since_start or 0.0) > SILENT_S
+    level = logging.WARNING if waits else logging.INFO
+    told = words(error) if error else ""
+    logger.log(level, "storage failed %d times, %d are tried: %s", state.attempt_number, ATTEMPTS, told)
+
+
+def _is_over(state: tenacity.RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    is_late = (state.seconds_since_start or 0.0) > UNREACHED_S and is_unreached(error)
+    return is_late or state.attempt_number >= ATTEMPTS
 
 
 # Half a minute at most: longer outages are the executor's, which gives the task to another worker.
 again = tenacity.Retrying(
-    stop=tenacity.stop_after_attempt(ATTEMPTS),
+    stop=_is_over,
     wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
     retry=tenacity.retry_if_exception(may_pass),
     before_sleep=_tell,
@@ -102,13 +83,15 @@ def open_fs(url: str) -> tuple[Any, str]:
             return fsspec.filesystem("file"), os.path.abspath(url)
         return _opened(url)
     except ImportError as exc:
-        extra = "; pip install 'wmdd[sftp]'" if url.startswith(("sftp:", "ssh:")) else ""
-        raise ConfigError(f"{url}: its file system is not installed ({exc}){extra}") from exc
+        remedy = "pip install 'wmdd[sftp]'" if url.startswith(("sftp:", "ssh:")) else to_install(exc)
+        raise ConfigError(f"{url}: its file system is not installed ({exc}); {remedy}") from exc
     except ValueError as exc:
         raise ConfigError(f"{url}: no such file system ({' '.join(str(exc).split())}); give a path or URL") from exc
     except ArchiveError as exc:
         raise ConfigError(f"{url}: {exc}; {exc.remedy}") from exc
     except FileNotFoundError as exc:
+        if cause := behind(exc):
+            raise ConfigError(f"{url}: no connection {explain(cause)}") from exc
         raise ConfigError(f"{url}: there is no such file; give a path or URL that is there") from exc
     except IsADirectoryError as exc:
         raise ConfigError(f"{url}: is a folder and no archive; give {url.rpartition('::')[2]}") from exc
@@ -180,13 +163,23 @@ def kind(fs: Any, path: str) -> str | None:
         OSError: when that cannot be told.
     """
     try:
-        return str(again(fs.info, path)["type"])
+        return str(again(_info, fs, path)["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, EOFError, WmddError):
         raise
     except Exception as exc:  # file systems of others raise errors of their own
-        raise OSError(f"{type(exc).__name__}: {' '.join(str(exc).split())}") from exc
+        raise as_os_error(exc) from exc
+
+
+def _info(fs: Any, path: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = fs.info(path)
+    except FileNotFoundError as exc:
+        if cause := behind(exc):
+            raise cause from None
+        raise
+    return found
 
 
 def entries(fs: Any, folder: str) -> list[dict[str, Any]]:
@@ -226,7 +219,12 @@ def tree(fs: Any, root: str, skipped: Callable[[str], bool] = lambda name: False
 
 def read(fs: Any, path: str) -> bytes:
     """Give a file's content; failures that may pass are tried again."""
-    data: bytes = again(read_member, fs, path)
+    try:
+        data: bytes = again(read_member, fs, path)
+    except (OSError, EOFError, ValueError, WmddError):
+        raise
+    except Exception as exc:  # as of web servers
+        raise as_os_error(exc) from exc
     return data
 
 

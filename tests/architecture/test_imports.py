@@ -31,6 +31,7 @@ FLOORS = (
         "wmdd.archives",
         "wmdd.files",
         "wmdd.pointers",
+        "wmdd.storage_errors",
         "wmdd.tables",
         "wmdd.temporary",
         "wmdd.sftp",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from wmdd.errors import ConfigError
-from wmdd.files import is_local, open_fs, read
+from wmdd.files import explain, is_local, open_fs, read
 from wmdd.models.foreign_files import folder, foreign, is_safetensors, unread
 from wmdd.pointers import broken_link
 
@@ -78,7 +78,9 @@ def read_bytes(source: str) -> bytes:
         raise ConfigError(
             f"pretrain.weights={source}: there is no such file; give a .safetensors or .pth file"
         ) from exc
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
+        raise ConfigError(f"pretrain.weights={source}: cannot be read {explain(exc)}") from exc
+    except ValueError as exc:
         raise ConfigError(
             f"pretrain.weights={source}: cannot be read ({exc}); give a .safetensors or .pth file"
         ) from exc
