@@ -12,6 +12,7 @@ FINAL = (
     ArchiveError,
 )
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 # pyarrow tells what a server answered in words only.
 REFUSED = re.compile(
@@ -53,6 +54,10 @@ def explain(error: BaseException) -> str:
     reason = words(error)
     if getattr(error, "errno", None) in NO_ROOM or "HTTP status 507" in reason:
         return f"({reason}); make room there"
+    if isinstance(error, NotADirectoryError):
+        return f"({reason}); a part of the path is a file: give another path"
+    if getattr(error, "errno", None) in NOT_PERMITTED:
+        return f"({reason}); check the permissions there, or give another path"
     if isinstance(error, PermissionError) or REFUSED.search(reason):
         return f"({reason}); check the URL, its permissions and the credentials in the environment"
     if _NO_LOGIN.search(reason):

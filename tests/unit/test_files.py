@@ -32,6 +32,18 @@ def test_mistakes_of_our_own_are_not_tried_again():
     assert may_pass(EOFError())
 
 
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        ("EACCES", "check the permissions there, or give another path"),
+        ("EROFS", "check the permissions there, or give another path"),
+        ("ENOTDIR", "a part of the path is a file: give another path"),
+    ],
+)
+def test_place_that_cannot_be_written_gets_its_remedy(number, remedy):
+    assert explain(OSError(getattr(errno, number), "x")) == f"(x); {remedy}"
+
+
 @pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT"])
 def test_full_disk_is_told_with_its_remedy(number):
     assert explain(OSError(getattr(errno, number), "full")) == "(full); make room there"
