@@ -168,13 +168,14 @@ def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(tiny_run.run / "teacher.safetensors", teacher)
     committee = ("--relabel.teachers", "convnet1_w8")
-    words = ("digits", *TINY, *committee, "--executor", "local", "--run", "made/loaded", "--pretrain.weights")
-    made = run(tmp_path, "distill", *words, teacher)
+    words = ("digits", *TINY, *committee, "--executor", "local", "--pretrain.weights")
+    made = run(tmp_path, "distill", *words, teacher, "--run", "made/loaded")
     assert made.returncode == 0, made.stderr
     assert "teacher convnet2_w16, loaded" in made.stdout
     assert re.search(r"labels too: convnet1_w8 +│ 1433 ", made.stdout)  # trained here, on all images
     teacher.rename(tmp_path / "same.safetensors")
-    assert not any(to_run(tmp_path, *words, "same.safetensors").values())  # the same content at another place
+    moved = to_run(tmp_path, *words, "same.safetensors", "--run", "made/moved")
+    assert not any(moved.values()), "the same content at another place"
     (tmp_path / "same.safetensors").unlink()
     metrics = json.loads((tmp_path / "made/loaded/metrics.json").read_text())
     (tmp_path / "made").rename(tmp_path / "moved")

@@ -283,11 +283,18 @@ def bare_call(value, path):
         file.write(f"cbuiltins\nopen\n(V{value['head.bias'].path}\nVw\ntR.")
 
 
-@pytest.mark.parametrize("save", [torch.save, bare_stream, bare_call])
-def test_b01_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, save):
+@pytest.mark.parametrize(
+    ("save", "told"),
+    [
+        (torch.save, "not a file of plain tensors"),
+        (bare_stream, "not a file of plain tensors"),
+        (bare_call, "is text .it begins with"),
+    ],
+)
+def test_b01_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, save, told):
     planted, path = tmp_path / "planted", str(tmp_path / "w.pth")
     save({"head.bias": Payload(str(planted))}, path)
-    with pytest.raises(ConfigError, match="not a file of plain tensors"):
+    with pytest.raises(ConfigError, match=told):
         load_weights(empty, path, "convnet3_w16")
     assert not planted.exists()
 
