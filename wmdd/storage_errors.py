@@ -29,7 +29,7 @@ _OF_GOOGLE = re.compile(r"^google::cloud::Status\(|Retry policy exhausted, with 
 
 
 def may_pass(error: BaseException) -> bool:
-    """Tell a failure that another try may not meet (a broken connection) from one that it will (no room, no right)."""
+    """Whether another try may succeed: after a broken connection it may, where room or a right is missing not."""
     if isinstance(error, FINAL) or not isinstance(error, (OSError, EOFError)):
         return type(error).__module__.startswith("aiohttp") and not _is_refused(error)
     return getattr(error, "errno", None) not in FINAL_NUMBERS and not REFUSED.search(str(error))
@@ -48,7 +48,7 @@ def words(error: BaseException) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Say in a line why a storage failed, and what to do about it."""
+    """Return in a line why a storage failed, and what to do about it."""
     if isinstance(error, ArchiveError):
         return f"({error}); {error.remedy}"
     reason = words(error)
