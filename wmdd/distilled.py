@@ -92,7 +92,8 @@ class DistilledImages(Dataset[tuple[Any, int]]):
     def __getitem__(self, place: int | slice) -> tuple[Any, int] | DistilledImages:
         """Return an image with its label; of a slice, a set of these images, with the weights that they have here."""
         if isinstance(place, slice):
-            parts = (self.images[place], self.labels[place], self.weights[place])
+            rows = torch.arange(len(self))[list(range(len(self))[place])]  # torch takes no negative step
+            parts = (self.images[rows], self.labels[rows], self.weights[rows])
             return DistilledImages(*parts, self.class_names, self.transform, self.url)
         try:
             place = operator.index(place)

@@ -153,7 +153,10 @@ def from_value(annotation: Any, value: Any) -> Any:
         raise ValueError("a set has no order; write a list")
     if not isinstance(value, Iterable):
         value = (value,)
-    return tuple(_fitting(items[0], _plain(item)) for item in value)
+    given = map(_plain, value)
+    # In a list of names, as of classes, false is the name of a label; alone it may be a mistake.
+    is_name = str in _types(items[0])
+    return tuple(str(item) if is_name and isinstance(item, bool) else _fitting(items[0], item) for item in given)
 
 
 def _plain(value: Any) -> Any:

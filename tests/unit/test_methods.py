@@ -183,6 +183,7 @@ def test_slice_of_images_is_a_set_of_them():
         "runs/x",
     )
     assert (images[np.int64(-1)], list(images[::3]), len(images[9:])) == ((3, 1), [(0, 0), (3, 1)], 0)
+    assert list(images[::-1]) == [(3, 1), (2, 1), (1, 0), (0, 0)]
     for place in ("a", [0, 1], 1.5):
         with pytest.raises(TypeError, match=r"give a whole number or a slice; torch\.utils\.data\.Subset takes a list"):
             images[place]

@@ -260,8 +260,17 @@ def test_validation_labels_in_another_spelling_are_matched_with_a_note(tmp_path,
     ],
 )
 def test_classes_that_may_be_none_are_noted(tmp_path, labels, note):
-    (line,) = class_notes(build_index(labelled(tmp_path, train=labels)))
+    index = build_index(labelled(tmp_path, train=labels))
+    (line,) = (*index.notes, *class_notes(index))
     assert line.startswith(note)
+
+
+def test_declared_class_is_no_missing_label(tmp_path):
+    pq.write_table(
+        table(structs(*map(png, range(4))), pa.array([0, 0, 1, 1]), ("none", "cat")), tmp_path / "train.parquet"
+    )
+    index = build_index(str(tmp_path))
+    assert (index.class_names, index.notes, class_notes(index)) == (("none", "cat"), (), ())
 
 
 def test_classes_of_folders_in_two_cases_are_noted(tmp_path):

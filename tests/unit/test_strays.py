@@ -6,6 +6,7 @@ import pytest
 from image_files import folder, png, refusal, saved
 
 from wmdd import files
+from wmdd.data import set_files
 from wmdd.data.faults import begins_as_image
 from wmdd.data.index import build_index
 from wmdd.data.sources import list_files
@@ -42,7 +43,9 @@ def test_copies_that_tools_made_are_left_out_with_a_note(tmp_path, name):
 
 
 def test_copies_are_counted_in_one_note(tmp_path):
-    url = folder(tmp_path, *IMAGES, *(f"train/cat/{i}.png~" for i in range(3)), "val/dog/thumbs/0.png")
+    url = folder(
+        tmp_path, *IMAGES, "train/cat/2.png", *(f"train/cat/{i}.png~" for i in range(3)), "val/dog/thumbs/0.png"
+    )
     told = "left out: 4 copies and thumbnails that a tool made (train/cat/0.png~, train/cat/1.png~ and 2 more)"
     assert list_files(url).notes == (told,)
 
@@ -58,6 +61,11 @@ def test_copies_are_counted_in_one_note(tmp_path):
             ("a", "b"),
         ),
         ([f"{name}/{i}.png" for name in ("backup", "original") for i in range(2)], ("backup", "original")),
+        ([f"{name}/{i}.png" for name in ("thumb", "sample", "fist") for i in range(2)], ("fist", "sample", "thumb")),
+        ([f"train/{name}/{i}.png" for name in ("thumb", "original") for i in range(4)], ("original", "thumb")),
+        ([f"a/{i}.orig" for i in range(2)] + [f"{name}/{i}.png" for name in "ab" for i in (2, 3)], ("a", "b")),
+        ([f"a/{name}" for name in ("0.bak", "1.tmp", "2~", "#3#", "4.png")] + ["b/0.png", "b/1.png"], ("a", "b")),
+        ([f"a/{name}" for name in ("labels", "index", "c")] + ["b/metadata", "b/0", "b/1"], ("a", "b")),
     ],
 )
 def test_names_that_only_sound_like_copies_are_read(tmp_path, paths, classes):
@@ -77,7 +85,7 @@ def test_folder_of_thumbnails_beside_the_one_of_images_is_no_part_of_the_set(tmp
 @pytest.mark.parametrize("place", [".", "train", "train/cat"])
 def test_sidecars_are_notes(tmp_path, name, place):
     url = folder(tmp_path, *IMAGES)
-    (tmp_path / place / name).write_text("outs:\n- md5: x\n")
+    (tmp_path / place / name).write_text("outs:\n- md5: x\n" if name == "cat.dvc" else "0 cat\n")
     assert counts(url) == (CLASSES, 4, 4)
     assert list_files(url).notes == ()
 
@@ -90,6 +98,27 @@ def test_file_that_begins_as_no_image_is_left_out_with_a_note(tmp_path, place):
     assert counts(url) == (CLASSES, 4, 4)
     told = "left out: 4 files that are no images by their first bytes (by ending: 1 without one, 1 .pose, 2 .weird; "
     assert list_files(url).notes == (f"{told}{place}0.weird and 3 more)",)
+
+
+def test_files_without_endings_are_judged_folder_by_folder(tmp_path):
+    """As in a set whose annotations, many times the images, have no endings either."""
+    url = folder(tmp_path, *(f"images/{name}/{i}" for name in CLASSES for i in range(3)))
+    for name in CLASSES:
+        (tmp_path / "annotation" / name).mkdir(parents=True)
+        for i in range(200):
+            (tmp_path / "annotation" / name / f"{i}").write_text("<annotation>")
+    assert counts(url) == (CLASSES, 4, 2)
+    (note,) = (note for note in list_files(url).notes if "no images by their first bytes" in note)
+    assert note.startswith("left out: 400 files that are no images by their first bytes (annotation/cat/0")
+
+
+def test_listing_opens_an_archive_once(tmp_path, monkeypatch):
+    folder(tmp_path / "set", *IMAGES, "train/cat/9")
+    url = f"tar://::{shutil.make_archive(str(tmp_path / 'set'), 'tar', tmp_path / 'set')}"
+    opened, real = [], set_files.open_fs
+    monkeypatch.setattr(set_files, "open_fs", lambda url: opened.append(url) or real(url))
+    assert len(list_files(url).files["train"]) == 5
+    assert opened == [url]
 
 
 def test_cache_of_another_tool_is_noted(tmp_path):

@@ -16,6 +16,7 @@ from wmdd.errors import DataError
 
 _NO_LABEL = -1  # of images without one, as `datasets` and most published test splits have it
 _SHOWN = 3
+_MISSING = ("nan", "nat", "none", "null", "<na>", "n/a")  # as pandas and databases write it
 _MERGE = "write one label in all of their rows, or name the classes in data.classes"
 
 
@@ -28,17 +29,21 @@ class Labels:
         total: rows of all files.
         spelled: text labels of the validation split in another spelling, with the value of `values` each stands for.
         doubt: why a class may be none; refuses a set whose classes are not named.
+        missing: a label that is written as a missing one, where no file declares the names of classes.
     """
 
     values: dict[Any, str]
     total: int
     spelled: Mapping[str, str]
     doubt: str
+    missing: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Lines about labels that were read in an unusual way."""
-        return (spelling_note(self.spelled),) if self.spelled else ()
+        """Lines about labels that are odd, or were read in an unusual way."""
+        remedy = "to leave it out, name the others in data.classes"
+        odd = (f"class {self.missing} has the name of a missing label; {remedy}",) if self.missing else ()
+        return ((spelling_note(self.spelled),) if self.spelled else ()) + odd
 
 
 def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
@@ -66,8 +71,10 @@ def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
         values: dict[Any, str] = dict(zip(by_value, first.names, strict=True))
         return Labels(values, total, {}, twice(first.names, _MERGE))
     values = {value: str(value) for value in sorted(found["train"])}
-    spelled = matched(values, found["val"]) if is_text else {}
-    return Labels(values, total, spelled, twice(values.values(), _MERGE) if is_text else _unlabelled(values))
+    if not is_text:
+        return Labels(values, total, {}, _unlabelled(values))
+    missing = next((name for name in values if name.strip().casefold() in _MISSING), "")
+    return Labels(values, total, matched(values, found["val"]), twice(values.values(), _MERGE), missing)
 
 
 @dataclass(frozen=True)

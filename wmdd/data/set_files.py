@@ -52,8 +52,10 @@ _DATA = _words(
 )
 _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
-    "md5sum md5sums sha256sum sha256sums checksums _success label labels index metadata dataset-metadata annotations"
+    "md5sum md5sums sha256sum sha256sums checksums _success"
 )
+# Left out without a word too, unless they are images by their first bytes.
+_NOTES_BY_NAME = _words("label labels index metadata dataset-metadata annotations")
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
 # Of cameras, which Pillow does not read: an image may lie beside it in a format that it reads.
@@ -110,6 +112,11 @@ def may_be_image(path: str) -> bool:
     """Whether a file has to be an image, by its name; many sets have images without an extension."""
     ending = suffix(path)
     return ending not in _NO_IMAGES if ending else path.rpartition("/")[2].lower() not in _NOTE_FILES
+
+
+def is_note_by_name(path: str) -> bool:
+    """Whether a file without an ending is named as a list of images is, and may be an image all the same."""
+    return path.rpartition("/")[2].lower() in _NOTES_BY_NAME
 
 
 def is_unfinished(path: str) -> bool:

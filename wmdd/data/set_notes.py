@@ -8,7 +8,6 @@ from wmdd.data.index import LEVELS, DatasetIndex
 from wmdd.data.split_names import difference, is_unlabelled, same_name
 
 _FIRST_CLASSES = 5
-_MISSING = ("nan", "nat", "none", "null", "<na>", "n/a")  # as pandas and databases write it
 _NOTED = 0.001  # of the images; published sets have a few doubles
 _NOTED_ALPHA = 0.01  # of photographs, a few are PNG with alpha
 _FAINT, _FAINT_8_BITS = 1 / 4, 1 / 16  # of the grey levels: 14 of 16 bits, and 4 of 8
@@ -50,7 +49,7 @@ def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
         notes.append(f"{int(several.sum()):,} of {len(several):,} images {what}, of which the first is read")
     if alpha.any() and alpha.sum() >= _NOTED_ALPHA * len(alpha):
         what = "has an alpha channel" if alpha.sum() == 1 else "have alpha channels"
-        hidden = "what was transparent shows the colour behind it, often black"
+        hidden = "where they are transparent, the colour behind shows, often black"
         notes.append(f"{int(alpha.sum()):,} of {len(alpha):,} images {what}, dropped as torchvision does: {hidden}")
     return tuple(notes)
 
@@ -86,11 +85,6 @@ def class_notes(index: DatasetIndex) -> tuple[str, ...]:
     unlabelled = [name for name in index.class_names if is_unlabelled(name)]
     if unlabelled:
         notes.append(f"{unlabelled[0]} is read as a class; move it away if its images are of no class")
-    missing = [name for name in index.class_names if name.strip().casefold() in _MISSING]
-    if missing and index.kind == "parquet":
-        notes.append(
-            f"class {missing[0]} has the name of a missing label; to leave it out, name the others in data.classes"
-        )
     return tuple(notes)
 
 

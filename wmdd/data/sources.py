@@ -88,7 +88,8 @@ def list_files(url: str) -> Listing:
         builtin_images(url)
         return Listing("builtin", {"train": (url,), "val": ()}, hashlib.blake2b(url.encode()).hexdigest()[:32])
     try:
-        found, single = find_files(*open_file_system(url))
+        place = open_file_system(url)  # once: an archive is read to its end for this
+        found, single = find_files(*place)
     except FileNotFoundError as exc:
         inside = "::" in url and not url.partition("::")[0].endswith("://")
         whole = f", or {url.partition('://')[0]}://::{url.partition('::')[2]} for all of the archive" if inside else ""
@@ -111,16 +112,18 @@ def list_files(url: str) -> Listing:
     images = sorted(path for path in rest if may_be_image(path))
     if single and parquet:
         return _of_parquet(url, found, {"train": tuple(parquet), "val": ()})
-    kept, notes = (images, ()) if single else _without_strays(url, found, images)
+    kept, notes = (images, ()) if single else _without_strays(url, place, found, images)
     if parquet and parquet_decides(url, parquet, Folders(kept)):
         return _of_parquet(url, found, parquet_splits(parquet, url), tuple(filter(has_image_suffix, kept)))
     listing = _of_folder(url, found, kept, rest, own, frozenset(images).difference(kept))
     return replace(listing, notes=listing.notes + notes)
 
 
-def _without_strays(url: str, found: Mapping[str, Any], images: list[str]) -> tuple[list[str], tuple[str, ...]]:
+def _without_strays(
+    url: str, place: tuple[Any, str], found: Mapping[str, Any], images: list[str]
+) -> tuple[list[str], tuple[str, ...]]:
     """Return the images without copies that tools made and files that are none, and notes about these."""
-    fs, root = open_file_system(url)
+    fs, root = place
     unclear = list(filter(is_unclear, images))
     refuse_broken_links(url, fs, root, [path for path in unclear if found[path].get("islink")])
     copies, cameras = tool_copies(images, unclear), camera_files(images)

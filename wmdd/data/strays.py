@@ -6,14 +6,15 @@ import functools
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from wmdd.archives import read_member
 from wmdd.data.faults import begins_as_image, unread
-from wmdd.data.folder_tree import Folders, some
-from wmdd.data.set_files import has_image_suffix, is_of_camera, is_tool_copy, suffix
+from wmdd.data.folder_tree import Folders, join, some
+from wmdd.data.set_files import has_image_suffix, is_note_by_name, is_of_camera, is_tool_copy, suffix
 from wmdd.data.split_names import is_generic, split_role
 from wmdd.errors import DataError
 from wmdd.text import counted
@@ -29,7 +30,8 @@ _CONFLICT = re.compile(
     r"(?P<suffix>\.\w+)",
     re.IGNORECASE,
 )
-_ALL, _SAMPLE, _ENDINGS, _HEAD = 64, 32, 32, 2**16
+_TAIL = re.compile(r"(?:\.~\d+)?~$|[._][^._]*(?:_tmp)?$")  # of a copy's name
+_ALL, _SAMPLE, _AT_ONCE, _ENDINGS, _HEAD = 64, 32, 8, 32, 2**16
 
 
 def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
@@ -39,13 +41,27 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
         unclear: those whose names do not end as an image's.
     """
     text = "/".join(["", *images]).lower()  # to search one text takes a fraction of the time of a look at each name
-    found = set(filter(is_tool_copy, unclear))
+    made = set(filter(is_tool_copy, unclear))
+    found = made and _with_originals(made, images)
     if "conflict" in text:
         known = set(images)
         matches = ((path, _CONFLICT.fullmatch(path)) for path in images)
         found |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
     may_be = any(f"/{word}" in text or f"/_{word}" in text for word in _WORDS)
     return found | (_in_copied_folders(images) if may_be else set())
+
+
+def _with_originals(made: Collection[str], images: Iterable[str]) -> set[str]:
+    """Return the files of which an image is there: `0.png` of `0.png~` and `#0.png#`, or `0.jpg` of `0.thm`."""
+    named = [path.lower() for path in images if has_image_suffix(path)]
+    known = {*named, *map(_stem, named)}
+
+    def has_original(path: str) -> bool:
+        folder, _, name = path.lower().rpartition("/")
+        without = _TAIL.sub("", name.strip("#"))
+        return not known.isdisjoint(join(folder, part) for part in (name.strip("#"), without, _stem(without)))
+
+    return set(filter(has_original, made))
 
 
 def camera_files(images: Sequence[str]) -> set[str]:
@@ -74,10 +90,23 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
     def stems(folder: str) -> set[str]:
         return {_stem(path).rpartition("/")[2] for path in folders[folder]}
 
+    @functools.cache
+    def names_below(root: str) -> set[str]:
+        inside = (path for folder in folders if f"{folder}/".startswith(f"{root}/") for path in folders[folder])
+        return {_stem(path)[len(root) :] for path in inside}
+
+    @functools.cache
+    def is_beside(above: str, name: str) -> bool:
+        """Whether another folder holds an image of each name that is below this one, and the two are no classes."""
+        place = join(above, name)
+        if place in folders and (not above or split_role(above.rpartition("/")[2])):
+            return False
+        originals = (other for other in inner[above] if is_generic(other) or other.lower() in _ORIGINALS)
+        return any(names_below(place) <= names_below(join(above, other)) for other in originals if other != name)
+
     def is_copied(folder: str, above: str, name: str) -> bool:
         if _THUMBNAILS.fullmatch(name):
-            others = (other for other in inner[above] if not _THUMBNAILS.fullmatch(other))
-            return above in folders or any(is_generic(other) or other.lower() in _ORIGINALS for other in others)
+            return above in folders or is_beside(above, name)
         return bool(_COPIES.fullmatch(name)) and above in folders and stems(folder) <= stems(above)
 
     found = set[str]()
@@ -91,22 +120,30 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
 def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | None]) -> dict[str, list[str]]:
     """Return, by ending, files of which none begins as an image does; their names do not show it.
 
-    An ending with an image among its files is one of images: another file with it may be a damaged one.
+    An ending with an image among its files is one of images: another file with it may be a damaged one. Files without
+    an ending are judged folder by folder, and those that are named as notes one by one.
     """
-    groups: dict[str, list[tuple[str, int | None]]] = {}
+    counts = Counter(map(_ending, files))
+    frequent = {ending for ending, _ in counts.most_common(_ENDINGS)}  # others may be hashes
+    groups: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
     for path, size in zip(files, sizes, strict=True):
-        groups.setdefault(_ending(path), []).append((path, size))
-    rare = sorted(groups, key=lambda ending: (-len(groups[ending]), ending))[_ENDINGS:]
-    for ending in rare:  # as of names that end in a hash
-        groups.setdefault("", []).extend(groups.pop(ending) if ending else [])
-    with warnings.catch_warnings(), ThreadPoolExecutor(8) as pool:
+        ending = _ending(path)
+        ending = ending if ending in frequent else ""
+        place = path if is_note_by_name(path) else path.rpartition("/")[0]
+        groups.setdefault((ending, "" if ending else place), []).append((path, size))
+    with warnings.catch_warnings(), ThreadPoolExecutor(_AT_ONCE) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one about a large image
 
         def holds_images(group: list[tuple[str, int | None]]) -> bool:
-            step = 1 if len(group) <= _ALL else len(group) // _SAMPLE
-            return any(pool.map(lambda item: _may_be_image(fs, root, *item), group[::step]))
+            sample = group[:: 1 if len(group) <= _ALL else len(group) // _SAMPLE]
+            parts = (sample[:1], *(sample[start : start + _AT_ONCE] for start in range(1, len(sample), _AT_ONCE)))
+            return any(any(pool.map(lambda item: _may_be_image(fs, root, *item), part)) for part in parts)
 
-        return {ending: [path for path, _ in group] for ending, group in groups.items() if not holds_images(group)}
+        found: dict[str, list[str]] = {}
+        for (ending, _), group in groups.items():
+            if not holds_images(group):
+                found.setdefault(ending, []).extend(path for path, _ in group)
+        return found
 
 
 def _ending(path: str) -> str:
@@ -155,8 +192,10 @@ def stray_notes(copies: Iterable[str], cameras: Iterable[str], others: dict[str,
     if raw:
         what = counted(len(raw), "raw or HEIC file of an image that is", "raw or HEIC files of images that are")
         notes.append(f"left out: {what} there in another format too ({some(raw, 2)})")
+    others = {ending: [path for path in group if not is_note_by_name(path)] for ending, group in others.items()}
     paths = sorted(path for group in others.values() for path in group)
     if paths:
+        others = {ending: group for ending, group in others.items() if group}
         endings = [f"{len(others[ending])} {f'.{ending}' if ending else 'without one'}" for ending in sorted(others)]
         kinds = f"by ending: {some(endings)}; " if len(endings) > 1 else ""
         what = counted(
