@@ -38,7 +38,7 @@ class _Watch:
         self._main = threading.get_ident()
         self.number = 0
         self.line = "wmdd: interrupted"
-        self.at_once = self.is_raised = self._is_told = self._is_repeated = False
+        self.at_once = self.is_raised = self._is_saved = self._is_told = self._is_repeated = False
         self._telling, self._leaving = threading.Lock(), threading.Lock()
         self._started: list[Any] = []
         self._heard, self._bell = os.pipe()
@@ -64,9 +64,12 @@ class _Watch:
         accept()
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if (self.number or not self._ignores_int) and not self.is_raised:
-            self.is_raised = True  # another one would cut the orderly end short, with a traceback
-            raise KeyboardInterrupt
+        if self.is_raised or (self._ignores_int and not self.number):
+            return
+        if _saves and not self._is_saved:
+            return  # the work goes on for a last snapshot, after which `_first` interrupts it
+        self.is_raised = True  # another one would cut the orderly end short, with a traceback
+        raise KeyboardInterrupt
 
     def _drop(self, unraisable: Any) -> None:
         """Interrupt again where Python drops the KeyboardInterrupt: in finalizers and callbacks, which cannot raise."""
@@ -107,10 +110,10 @@ class _Watch:
             self.end()
         # Listed before any of them ends, because the children of one that has ended are nobody's.
         self._started = _family()
-        if number != signal.SIGINT:  # that one has reached the main thread already
-            for save in _saves:
-                save(SAVE_S)
-            signal.pthread_kill(self._main, signal.SIGINT)
+        for save in _saves:
+            save(SAVE_S)
+        self._is_saved = True
+        signal.pthread_kill(self._main, signal.SIGINT)  # nothing, where Ctrl-C has interrupted it already
 
     def tell(self, line: str) -> None:
         """Write the last line of the command, once."""
@@ -193,7 +196,7 @@ _saves: list[Callable[[float], None]] = []
 
 
 def before_end(save: Callable[[float], None]) -> None:
-    """Call a function, with the seconds that it may take, after SIGTERM or SIGHUP while the work still goes on."""
+    """Call a function, with the seconds that it may take, after the first signal while the work still goes on."""
     _saves.append(save)
 
 

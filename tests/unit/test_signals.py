@@ -223,11 +223,12 @@ for step in range(10**6):
 
 
 @pytest.mark.parametrize(("size", "said"), [(1000, "saved\n"), (2**40, "")], ids=["small", "takes long"])
-def test_work_of_many_steps_leaves_a_last_snapshot_if_that_is_quick(begin, size, said):
+@pytest.mark.parametrize("number", list(STATUS))
+def test_work_of_many_steps_leaves_a_last_snapshot_if_that_is_quick(begin, size, said, number):
     process, _ = begin(STEPS.format(size=size))
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert (out, err, process.returncode) == (said, "wmdd: kept\n", 143)
+    assert (out, err, process.returncode) == (said, "wmdd: kept\n", STATUS[number])
 
 
 def test_worker_of_ray_leaves_a_snapshot_before_sigterm_ends_it():
