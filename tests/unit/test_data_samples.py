@@ -246,6 +246,8 @@ def test_bits_make_their_greatest_value_white_wherever_images_are_decoded(tmp_pa
     url = image_set(tmp_path, noise(4095, np.uint16), noise(4095, np.int32))
     index = DatasetIndex.from_bytes(build_index(url, bits=12).to_bytes())
     assert (index.bits, pixel_notes(index)) == (12, ())
+    (note,) = pixel_notes(build_index(folder(tmp_path / "8", "a/0.png", "a/1.png", "b/0.png", "b/1.png"), bits=12))
+    assert note == "data.bits=12 changes no image, as none is grey with more than 8 bits; leave it out"
     expected = np.rint(np.floor(RAMP[0] * 4095) / 4095 * 255)
     for place in range(4):
         image, _ = StreamedImages(index, "train", np.asarray)[place]

@@ -37,6 +37,8 @@ def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
         np.concatenate([getattr(split, name) for split in (index.train, index.val)]) for name in LEVELS
     )
     notes = []
+    if index.bits is not None and not (white == 2**index.bits - 1).any():
+        notes.append(f"data.bits={index.bits} changes no image, as none is grey with more than 8 bits; leave it out")
     for top in np.unique(white[white > 0]).tolist():
         alike = white == top
         faint = alike & (high < top * _FAINT_8_BITS if top == 255 else high - low < top * _FAINT)
