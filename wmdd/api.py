@@ -132,7 +132,9 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
     absent = artifacts.absent(refs)
     if absent:
         first = next(ref for ref in refs if ref in absent)
-        raise ArtifactError(f"{url} is not finished: {first.stage} of {first.unit} is missing")
+        raise ArtifactError(
+            f"{url} is not finished: {first.stage} of {first.unit} is missing; the command that began it goes on"
+        )
     note_start(url, plan, artifacts)
     return RunResult(expand_home(url), write_run(url, plan, artifacts))
 

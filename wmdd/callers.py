@@ -99,6 +99,10 @@ _READ: dict[str, Any] = {
 }
 
 
+def _unheard(*news: Any) -> None:
+    """Stand for the function of a caller that wants no news."""
+
+
 def _as_meant(name: str, kind: str, value: Any) -> Any:
     """Return the value of an argument, whose annotation is `kind`.
 
@@ -112,8 +116,11 @@ def _as_meant(name: str, kind: str, value: Any) -> Any:
             raise ConfigError(f"{name}={value!r}: input should be {NOT_TEXT}{remedy}")
         if not value.strip():
             raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
-    if kind.startswith(("Callable", "Listener")) and not (callable(value) or value is None):
-        raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
+    if kind.startswith(("Callable", "Listener")):
+        if value is None:
+            return value if kind.endswith("| None") else _unheard
+        if not callable(value):
+            raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
     if kind not in _READ:
         return value
     try:

@@ -14,6 +14,7 @@ from wmdd.config import DistillConfig, override
 from wmdd.errors import ConfigError
 from wmdd.events import Event
 from wmdd.log import both
+from wmdd.methods import methods as all_methods
 from wmdd.methods import with_method
 from wmdd.metrics_file import MetricsFile
 from wmdd.pipeline import run_plans
@@ -28,6 +29,7 @@ from wmdd.sections.base import check_changes, refuse_twice
 from wmdd.store import ArtifactStore
 from wmdd.text import printable
 
+_CHANGES = '{"wmdd": {"recover.lr": 0.1}}, by method'
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
 _USED = {"random": (), "herding": ("statistics",)}  # of these, where it is not all
 Changes = dict[str, dict[str, Any]]
@@ -59,15 +61,17 @@ def cases(
         ConfigError: for methods that are unknown or named twice, for changes of methods that are not compared or of
             what all methods share, and for numbers below 1.
     """
-    check_changes("changes", changes)
+    check_changes("changes", changes, _CHANGES)
     for name, options in changes.items():
-        check_changes(f"changes={name}", options)
+        check_changes(f"changes={name}", options, _CHANGES)
     for option, given in (("methods", methods), ("ipc", ipcs)):
         names = tuple(map(str, given))
         try:
             refuse_twice(names)
         except ValueError as exc:
             raise ConfigError(f"--{option} {','.join(names)}: {exc}") from exc
+    if unknown := [name for name in methods if name not in all_methods()]:
+        raise ConfigError(f"--methods {unknown[0]}: there is none of this name; choose from {', '.join(all_methods())}")
     strange = [name for name in changes if name not in methods]
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")

@@ -137,7 +137,7 @@ def recipe(name: str) -> DistillConfig:
     Raises:
         ConfigError: for an unknown name; lists the known ones.
     """
-    if name not in _RECIPES:
+    if not isinstance(name, str) or name not in _RECIPES:
         raise ConfigError(f"recipe {name}: there is none of this name; choose from {', '.join(_RECIPES)}")
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
 

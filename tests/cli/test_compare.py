@@ -72,7 +72,7 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--methods", "wmdd,dm"), "method dm: there is none of this name"),
+        (("--methods", "wmdd,dm"), "--methods dm: there is none of this name"),
         (("--ipc", "1,x"), "--ipc 1,x: not whole numbers"),
         (("--method", "cda"), "--method: a comparison takes several; use --methods"),
         (("--set", "sre2l=1"), "--set sre2l=1: not understood"),

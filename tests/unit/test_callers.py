@@ -1,13 +1,14 @@
 """Messages name options as the caller wrote them: flags on the command line, keyword arguments from Python."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 import wmdd
-from wmdd.callers import command_line, in_callers_words
+from wmdd.callers import command_line, in_callers_words, names_arguments
 from wmdd.cli import _run
 from wmdd.cli_types import Whole
 from wmdd.compare import compare
@@ -86,13 +87,31 @@ PYTHON = {
     "ipcs as text": (lambda: compare("digits", ["wmdd"], "1,x"), "^ipcs='1,x': input should be a whole number"),
     "truth value": (lambda: compare("digits", ["wmdd"], [True]), r"^ipcs=\[True\]: input should be a whole number"),
     "no mapping": (lambda: compare(config(), "wmdd", 1, changes=3), "^changes: is of type int; give a mapping"),
-    "no options": (lambda: compare(config(), "wmdd", 1, changes={"wmdd": 3}), "^changes=wmdd: is of type int; give a"),
+    "no options": (
+        lambda: compare(config(), "wmdd", 1, changes={"wmdd": 3}),
+        r'^changes=wmdd: is of type int; give a mapping, such as {"wmdd": {"recover\.lr": 0\.1}}, by method',
+    ),
+    "unknown method": (lambda: compare(config(), "wmd", 1), "^methods=wmd: there is none of this name"),
+    "recipe as a list": (lambda: wmdd.recipe(["digits"]), r"^recipe \['digits'\]: there is none of this name"),
     "no function": (lambda: wmdd.distill("digits", listener=3), "^listener=3: is of type int; give a function, or"),
     "no transform": (lambda: wmdd.load_distilled("none", transform="x"), "^transform='x': is of type str; give a"),
     "no number": (lambda: rank("digits", weight="half"), "^weight='half': input should be a number, such as 0.1"),
     "one rate": (lambda: rank("digits", rates=-1), "^rates=-1: give rates above 0"),
     "ranked by": (lambda: rank(config(), executor="x"), "^executor=x: choose ray or local"),
 }
+
+
+def test_caller_may_want_no_news():
+    heard = []
+
+    @names_arguments()
+    def work(*, listener: "Callable[[str], None]" = heard.append, said: "Callable[[str], None] | None" = heard.append):
+        listener("news")
+        return said
+
+    assert (work(listener=None, said=None), heard) == (None, [])
+    work()
+    assert heard == ["news"]
 
 
 @pytest.mark.parametrize("case", PYTHON)

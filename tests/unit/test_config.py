@@ -118,7 +118,7 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ({"recover": 3}, r"recover=3: is a section; write its options, such as recover\.init"),
         ({"recover": {"lr": 1}, "recover.lr": 2}, r"recover\.lr: is given twice; leave one out"),
         ({"recover": {3: 1}}, r"recover\.3: no such option"),
-        (None, r"changes: is of type NoneType; give a mapping by option, such as {\"recover\.lr\": 0\.1}"),
+        (None, r"changes: is of type NoneType; give a mapping, such as {\"recover\.lr\": 0\.1}"),
         ([("seed", 1)], r"changes: is of type list; "),
         ({3: 1}, r"changes: 3 is no option's name"),
         ({"runtime.device": "gpu"}, r"runtime\.device='gpu': input should be 'auto', 'cpu' or 'cuda'"),

@@ -101,7 +101,7 @@ def test_cases_cover_all_pairs_with_changes_of_single_methods():
 @pytest.mark.parametrize(
     ("methods", "ipcs", "changes", "message"),
     [
-        (["wmdd", "nosuch"], [1], {}, "method nosuch: there is none of this name"),
+        (["wmdd", "nosuch"], [1], {}, "--methods nosuch: there is none of this name"),
         (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
         (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
         (["wmdd"], [], {}, "--methods, --ipc: name at least one"),

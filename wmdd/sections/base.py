@@ -220,15 +220,15 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def check_changes(argument: str, changes: Any) -> None:
-    """Refuse what is no mapping from names to values.
+def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}') -> None:
+    """Refuse what is no mapping from names to values, such as the one that is shown.
 
     Raises:
         ConfigError: naming the argument of the call.
     """
     if not isinstance(changes, Mapping):
         kind = type(changes).__name__
-        raise ConfigError(f'{argument}: is of type {kind}; give a mapping by option, such as {{"recover.lr": 0.1}}')
+        raise ConfigError(f"{argument}: is of type {kind}; give a mapping, such as {such}")
     for name in changes:
         if not isinstance(name, str):
             raise ConfigError(f"{argument}: {name!r} is no option's name; write it in full, such as recover.lr")
