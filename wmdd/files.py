@@ -51,7 +51,7 @@ def _tell(state: tenacity.RetryCallState) -> None:
     waits = state.attempt_number > ATTEMPTS // 2 or (state.seconds_since_start or 0.0) > SILENT_S
     level = logging.WARNING if waits else logging.INFO
     told = words(error) if error else ""
-    logger.log(level, "storage failed %d times, %d are tried: %s", state.attempt_number, ATTEMPTS, told)
+    logger.log(level, "the storage failed, and is tried again (%d): %s", state.attempt_number, told)
 
 
 def _is_over(state: tenacity.RetryCallState) -> bool:

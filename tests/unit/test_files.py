@@ -142,7 +142,7 @@ def test_server_that_takes_long_to_be_unreachable_is_told_of_and_given_up(monkey
     with caplog.at_level(logging.WARNING), pytest.raises(OSError, match="resolve"):
         files.again(connect)
     assert len(tries) == 4
-    assert next(record.getMessage() for record in caplog.records).startswith("storage failed 1 times")
+    assert next(record.getMessage() for record in caplog.records).startswith("the storage failed, and is tried again")
 
 
 def test_google_is_tried_by_us_alone(monkeypatch):
