@@ -16,7 +16,7 @@ from wmdd.cli_config import _shown
 from wmdd.config import DistillConfig, from_yaml, section_names
 from wmdd.data.index import DatasetIndex
 from wmdd.distilled import load_distilled
-from wmdd.errors import ConfigError, StorageError
+from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.labels import LabelBlock
 from wmdd.plan import plan_from, protocol_hash
 from wmdd.recipes import recipe, recipes
@@ -180,6 +180,15 @@ def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_
     metrics = json.loads((tmp_path / "made/loaded/metrics.json").read_text())
     (tmp_path / "made").rename(tmp_path / "moved")
     assert rewrite(str(tmp_path / "moved/loaded")).metrics == metrics
+
+
+def test_report_of_an_unfinished_run_says_how_it_goes_on(tiny_run, tmp_path):
+    store = tmp_path / "store"
+    shutil.copytree(tiny_run.run, tmp_path / "digits")
+    shutil.copytree(tiny_run.store, store)
+    shutil.rmtree(store / "evaluate")
+    with pytest.raises(ArtifactError, match=r"is not finished: evaluate of .* is missing; the command that began it"):
+        rewrite(str(tmp_path / "digits"), str(store))
 
 
 def test_store_that_fails_where_it_was_is_looked_for_elsewhere_unless_it_was_named(tiny_run, tmp_path, monkeypatch):

@@ -141,6 +141,7 @@ SAME = {
     "one number": ("data.classes", 0, "0"),
     "numbers of numpy": ("data.classes", np.arange(2), "0,1"),
     "names of numpy": ("data.classes", np.array(["a", "b"]), "a,b"),
+    "truth values in a list": ("data.classes", [False, True], "False,True"),
     "numbers of torch": ("data.classes", torch.arange(2), "0,1"),
     "generator": ("data.classes", (str(i) for i in range(2)), "0,1"),
     "keys": ("data.classes", {"b": 1, "a": 2}.keys(), "b,a"),
