@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from wmdd.config.sections import RuntimeConfig
 from wmdd.runtime import Runtime
-from wmdd.sections import RuntimeConfig
 
 
 def report(question: str, **figures: Any) -> None:

@@ -15,8 +15,8 @@ import json
 from scipy.stats import spearmanr
 
 from benchmarks.common import report
-from wmdd.store import ArtifactStore
-from wmdd.tables import read_table
+from wmdd.storage.parquet import read_table
+from wmdd.storage.store import ArtifactStore
 
 
 def main() -> None:

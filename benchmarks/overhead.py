@@ -19,17 +19,18 @@ import psutil
 
 from benchmarks.common import report
 from ray_jobs.executor import RayExecutor
-from wmdd.config import DistillConfig, override
-from wmdd.events import Event, Output
-from wmdd.pipeline import Executor, LocalExecutor
-from wmdd.plan import PlannedUnit, StageTask
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.sections import BarycenterConfig
+from wmdd.engine.events import Event
+from wmdd.engine.plan import PlannedUnit, StageTask
+from wmdd.engine.run import Executor, LocalExecutor
+from wmdd.outputs import Output
 from wmdd.runtime import Runtime
-from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES
 from wmdd.stages.base import Unit
-from wmdd.store import ArtifactRef, ArtifactStore
-from wmdd.types import Files
+from wmdd.storage.artifact import Files
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 STAGE = "empty"
 CONFIG = override(DistillConfig(), {"runtime.device": "cpu"})

@@ -13,9 +13,9 @@ import torch
 
 from benchmarks.common import report
 from benchmarks.untrained import random_targets, untrained_teacher
+from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.method.recovery import recover_images
 from wmdd.runtime import Runtime
-from wmdd.sections import RecoverConfig, RuntimeConfig
-from wmdd.synthesis import recover_images
 
 CLASSES, IPC, STEPS = 10, 10, 12
 

@@ -25,15 +25,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import report
 from benchmarks.simulation import SimulatedCrew
 from ray_jobs.executor import CPU_STAGES
-from ray_jobs.pool import Pool
-from wmdd.config import override
+from ray_jobs.scheduler import Pool
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
 from wmdd.data.index import DatasetIndex, Split
-from wmdd.events import Event
+from wmdd.engine.board import Board
+from wmdd.engine.events import Event
+from wmdd.engine.plan import Plan, StageTask, plan_from
 from wmdd.models.registry import build_model
-from wmdd.plan import Plan, StageTask, plan_from
-from wmdd.recipes import recipe
-from wmdd.schedule import Board
-from wmdd.store import ArtifactRef, ArtifactStore
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 CLASSES, PER_CLASS, VALIDATION = 1000, 1281, 50_000
 GPUS_PER_NODE = 8

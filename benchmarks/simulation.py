@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from ray_jobs.news import News
+from ray_jobs.workers import News
+from wmdd.engine.events import Event
+from wmdd.engine.plan import StageTask
 from wmdd.errors import StageError
-from wmdd.events import Event
-from wmdd.plan import StageTask
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class _Seat:
 
 
 class SimulatedCrew:
-    """See `ray_jobs.news.Crew`.
+    """See `ray_jobs.workers.Crew`.
 
     Args:
         nodes: workers of each lane that each node holds.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from wmdd.config.sections import Stem
+from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.moments import Moments
+from wmdd.method.recovery import Target
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
-from wmdd.moments import Moments
-from wmdd.sections import Stem
+from wmdd.models.teacher import Teacher
 from wmdd.seeding import SeedTree
-from wmdd.synthesis import Target
-from wmdd.types import Barycenter, ClassStatistics, Teacher
 
 
 def untrained_teacher(model: str, size: int, classes: int, stem: Stem = "auto") -> Teacher:

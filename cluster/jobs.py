@@ -19,7 +19,7 @@ from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
 
-DRIVER = "python -m ray_jobs.driver"
+DRIVER = "python -m wmdd"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = 143
 RECONNECTS = 6  # in a row, ever more slowly: some two minutes
@@ -80,7 +80,7 @@ class Jobs:
         """Submit a wmdd command line; give the job's id.
 
         Args:
-            environment: Ray's runtime environment, see `cluster.travel`.
+            environment: Ray's runtime environment, see `cluster.runtime_env`.
         """
         entrypoint = f"{DRIVER} {shlex.join(words)}"
         with self._explained(submission_id or ""):

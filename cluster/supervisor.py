@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.state import TrialCluster, TrialNode
-from wmdd.interruptions import accept
+from wmdd.process.interruptions import accept
 
 STORE_BYTES = 100 * 2**20
 

@@ -10,14 +10,15 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from wmdd.config.sections import RuntimeConfig
+from wmdd.engine.events import Event
+from wmdd.engine.plan import StageTask
+from wmdd.engine.run import run_stage
 from wmdd.errors import ConfigError
-from wmdd.events import Event, save_now
-from wmdd.interruptions import SAVE_S
-from wmdd.pipeline import run_stage
-from wmdd.plan import StageTask
+from wmdd.outputs import save_now
+from wmdd.process.interruptions import SAVE_S
 from wmdd.runtime import Runtime
-from wmdd.sections import RuntimeConfig
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 
 WATCH_S = 1.0
 

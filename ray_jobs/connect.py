@@ -15,10 +15,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from wmdd import interruptions
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
-from wmdd.temporary import ray_folder, shorten_tmpdir
+from wmdd.process import interruptions
+from wmdd.process.temporary import ray_folder, shorten_tmpdir
 from wmdd.text import printable
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"

@@ -8,13 +8,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 
 from ray_jobs.resources import Node, Shares, check_fit, fit_memory
-from wmdd.config import DistillConfig
+from wmdd.config.distill import DistillConfig
 from wmdd.cpus import compute_cpus
-from wmdd.events import Event
-from wmdd.pipeline import Listener, is_joint
-from wmdd.plan import StageTask
-from wmdd.schedule import Board
-from wmdd.store import ArtifactRef, ArtifactStore
+from wmdd.engine.board import Board
+from wmdd.engine.events import Event, Listener
+from wmdd.engine.plan import StageTask
+from wmdd.engine.run import is_joint
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 # Work without networks: a GPU would be idle beside it.
 CPU_STAGES = frozenset({"barycenter", "select"})
@@ -44,9 +44,9 @@ class RayExecutor:
         self._connect()
         import ray
 
-        from ray_jobs.crew import RayCrew
         from ray_jobs.metrics import metered
-        from ray_jobs.pool import Pool
+        from ray_jobs.ray_workers import RayCrew
+        from ray_jobs.scheduler import Pool
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = Shares.of(self._config.ray, nodes, self._config.runtime.device)

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from wmdd.events import Event
-from wmdd.pipeline import Listener
-from wmdd.plan import StageTask
+from wmdd.engine.events import Event, Listener
+from wmdd.engine.plan import StageTask
 
 # Ray forgets a gauge that nobody has set for two of its reports, 20 s; a unit can take hours.
 REFRESH_S = 5.0

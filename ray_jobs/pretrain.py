@@ -1,7 +1,7 @@
 """Teachers that several workers train together, with Ray Train.
 
 Ray Train places the workers, makes their process group (NCCL on GPUs, Gloo on CPUs), sees when one dies, and starts
-all of them again. What they run is the stage itself (`wmdd.pipeline.run_stage`). Its snapshots in the store are the
+all of them again. What they run is the stage itself (`wmdd.engine.run.run_stage`). Its snapshots in the store are the
 only ones: whatever dies, be it a worker, the trainer or the driver, training goes on after the last whole epoch.
 """
 
@@ -22,13 +22,13 @@ from ray.util.queue import Empty, Queue
 from ray_jobs.actors import end_with_raylet, greet
 from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
+from wmdd.config.sections import RayConfig, RuntimeConfig
+from wmdd.engine.events import Event
+from wmdd.engine.plan import StageTask
+from wmdd.engine.run import run_stage
 from wmdd.errors import ConfigError, StageError
-from wmdd.events import Event
-from wmdd.pipeline import run_stage
-from wmdd.plan import StageTask
 from wmdd.runtime import Runtime, choose_gpu
-from wmdd.sections import RayConfig, RuntimeConfig
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 
 HEAR_S = 0.5
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wmdd.config.sections import RayConfig
 from wmdd.errors import ConfigError
-from wmdd.sections import RayConfig
 
 Node = dict[str, float]
 # Measured with a cgroup's limit on two cores: Ray's own processes, and a worker with small networks and images.

@@ -9,7 +9,7 @@ import torch.multiprocessing
 def on_ranks(size, function, *arguments):
     """Call function(*arguments) in `size` processes of one group; give what each returned."""
     context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["wmdd.api", "torch._dynamo"])  # imported once for all ranks
+    context.set_forkserver_preload(["wmdd.commands.distill", "torch._dynamo"])  # imported once for all ranks
     with tempfile.TemporaryDirectory() as folder:
         results, received = context.SimpleQueue(), context.Event()
         given = (size, folder, results, received, function, arguments)

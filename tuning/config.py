@@ -9,12 +9,12 @@ import pydantic
 from pydantic import Field, field_validator
 
 from tuning.space import Domain, parse_space
-from wmdd.config import DistillConfig, override
+from wmdd.config.base import message_of
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.fidelity import Fidelity
+from wmdd.config.methods import SELECTING
+from wmdd.config.sections import Section
 from wmdd.errors import ConfigError
-from wmdd.fidelity import Fidelity
-from wmdd.methods import SELECTING
-from wmdd.sections import Section
-from wmdd.sections.base import message_of
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuning.config import TuneConfig
-from wmdd.config import DistillConfig, override
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.sections import RuntimeConfig
 from wmdd.data.index import DatasetIndex
+from wmdd.engine.plan import Plan, plan_from
+from wmdd.engine.run import load_value, run_stage
 from wmdd.errors import ArtifactError, StageError
-from wmdd.pipeline import load_value, run_stage
-from wmdd.plan import Plan, plan_from
 from wmdd.runtime import Runtime
-from wmdd.sections import RuntimeConfig
-from wmdd.store import ArtifactRef, ArtifactStore
-from wmdd.types import StudentResult
+from wmdd.stages.evaluate import StudentResult
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 SHARED_STAGES = ("pretrain", "statistics", "barycenter")
 OWN_STAGES = ("recover", "relabel", "evaluate")

@@ -14,14 +14,14 @@ import markupsafe
 from tuning.objective import SHARED_STAGES, Objective, seconds_of
 from tuning.space import Domain
 from tuning.trials import Trial, noise, pareto
-from wmdd.config import to_yaml
-from wmdd.pipeline import load_value
-from wmdd.progress import clock
+from wmdd.config.distill import to_yaml
+from wmdd.engine.progress import clock
+from wmdd.engine.run import load_value
+from wmdd.engine.run_names import subject
+from wmdd.method.artifacts import DistilledClass
 from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
-from wmdd.run_names import subject
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 from wmdd.text import on_a_page
-from wmdd.types import DistilledClass
 
 SHOWN_CLASSES = 10
 

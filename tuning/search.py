@@ -1,4 +1,4 @@
-"""Runs a search on Ray Tune: ``wmdd tune``, or ``python -m tuning.search`` with the same words.
+"""Run a search on Ray Tune: ``wmdd tune``.
 
 Tune proposes settings, places trials and stops those that do worse than others. All results are in wmdd's own store
 under content keys, so that a trial that is tried again, or a search that is continued, finds what it had done.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,18 +18,18 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.space import Domain
 from tuning.trials import Trial, noise, spoken_final, spoken_lead, table
-from wmdd.api import distill, open_folder, open_run, open_store
-from wmdd.callers import names_arguments
-from wmdd.config import DistillConfig, from_yaml, override, to_yaml
+from wmdd.commands.distill import distill, open_folder, open_run, open_store
+from wmdd.config.callers import names_arguments
+from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
+from wmdd.engine.events import Event, Listener
+from wmdd.engine.plan import make_plan
+from wmdd.engine.run import run_plan
+from wmdd.engine.run_folder import default_run, forget_other, refuse_in_set
+from wmdd.engine.run_names import contrast, located
 from wmdd.errors import ConfigError, WmddError
-from wmdd.events import Event
-from wmdd.files import is_local
-from wmdd.pipeline import Listener, run_plan
-from wmdd.plan import make_plan
 from wmdd.report.scores import ScoreRow, protocol_line, protocol_of, score_rows
-from wmdd.run_folder import default_run, forget_other, refuse_in_set
-from wmdd.run_names import contrast, located
-from wmdd.store import ArtifactStore
+from wmdd.storage.filesystem import is_local
+from wmdd.storage.store import ArtifactStore
 
 # Tune's own words to the terminal, beside ours.
 QUIET = {"TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0", "RAY_AIR_NEW_OUTPUT": "0"}
@@ -200,7 +199,7 @@ def _run_trials(
     os.environ.update(QUIET)
     from ray import tune
 
-    from tuning import watch
+    from tuning import callback as watch
 
     options = objective.tune
     fits = tune.with_parameters(tune.with_resources(trainable, _share(objective.config)), objective=objective)
@@ -313,10 +312,3 @@ def _value(config: DistillConfig, field: str) -> Any:
 
 def _spoken(config: DistillConfig, space: dict[str, Domain]) -> str:
     return ", ".join(f"{field} {_value(config, field)}" for field in space)
-
-
-if __name__ == "__main__":
-    from wmdd.__main__ import main
-
-    sys.argv.insert(1, "tune")
-    main()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wmdd.config import DistillConfig, field_type
+from wmdd.config.distill import DistillConfig, field_type
 from wmdd.errors import ConfigError
 
 # Trials share their teacher, statistics and barycenters; how they are computed decides nothing.

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 from wmdd.cpus import wait_passively
 
 if TYPE_CHECKING:
-    from wmdd.api import RunResult, distill, rewrite
-    from wmdd.config import DistillConfig, override
+    from wmdd.commands.distill import RunResult, distill, rewrite
+    from wmdd.config.distill import DistillConfig, override
+    from wmdd.config.recipes import recipe
     from wmdd.distilled import DistilledImages, load_distilled
-    from wmdd.recipes import recipe
 
 __all__ = [
     "DistillConfig",
@@ -42,10 +42,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "wmdd.api": ("RunResult", "distill", "rewrite"),
-    "wmdd.config": ("DistillConfig", "override"),
+    "wmdd.commands.distill": ("RunResult", "distill", "rewrite"),
+    "wmdd.config.distill": ("DistillConfig", "override"),
     "wmdd.distilled": ("DistilledImages", "load_distilled"),
-    "wmdd.recipes": ("recipe",),
+    "wmdd.config.recipes": ("recipe",),
 }
 
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
     """Import on first use: the command's help should not wait seconds for torch."""
     for home, names in _HOMES.items():
         if name in names:
-            if home == "wmdd.api":  # it is about to compute; a result can be loaded without
+            if home == "wmdd.commands.distill":  # it is about to compute; a result can be loaded without
                 wait_passively()
             return getattr(import_module(home), name)
     if name == "__version__":

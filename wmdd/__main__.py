@@ -1,6 +1,6 @@
 """`python -m wmdd` is the command `wmdd`."""
 
-from wmdd import interruptions
+from wmdd.process import interruptions
 
 
 def main() -> None:
@@ -8,7 +8,7 @@ def main() -> None:
     with interruptions.handled():
         # Python drops a KeyboardInterrupt that meets it in a callback of its import system.
         with interruptions.at_once():
-            from wmdd.cli import main as run
+            from wmdd.cli.main import main as run
         run()
 
 

@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.callers import names_arguments
-from wmdd.data.pixels import png, to_image, to_tensor
+from wmdd.config.callers import names_arguments
+from wmdd.data.decoding.pixels import png, to_image, to_tensor
 from wmdd.errors import SHOWN, ArtifactError, StorageError
-from wmdd.files import entries, explain, open_fs, read
-from wmdd.tables import read_table
+from wmdd.method.artifacts import DistilledClass
+from wmdd.storage.filesystem import entries, explain, open_fs, read
+from wmdd.storage.parquet import read_table
 from wmdd.text import printable
-from wmdd.types import DistilledClass
 
 
 def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) -> pa.Table:

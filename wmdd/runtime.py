@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import threadpoolctl
 import torch
@@ -17,12 +17,30 @@ from torch import Tensor, nn
 
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError
-from wmdd.sections import RuntimeConfig
 
 logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 MAX_COMPILATIONS = 1000
+
+
+class Settings(Protocol):
+    """The options of the section ``runtime`` that decide how a process computes."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def compile(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def train_threads(self) -> int: ...
+    @property
+    def memory_gib(self) -> float: ...
+    @property
+    def loaders(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +52,7 @@ class Runtime:
         bf16: run networks under bf16 autocast (losses and moments stay fp32).
         compile: `torch.compile` long loops.
         threads: CPU threads of the process.
-        train_threads: those of a teacher's training; 0 for as many as pay and are free (`wmdd.stages.threads`).
+        train_threads: those of a teacher's training; 0 for as many as pay and are free (`wmdd.training.threads`).
         cpus: CPUs that this process may use for it; 0 for all of this machine that it may use.
         memory_bytes: real images are kept decoded when they fit in this.
         loaders: processes that decode images that do not fit.
@@ -50,7 +68,7 @@ class Runtime:
     cpus: int = 0
 
     @staticmethod
-    def create(config: RuntimeConfig, cpus: int = 0) -> Runtime:
+    def create(config: Settings, cpus: int = 0) -> Runtime:
         """Resolve `auto` for this process.
 
         Args:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from wmdd.errors import ConfigError
-
 # Control codes, which a terminal obeys, line ends, changes of the direction of writing, and parts of no character.
 _UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _SPELLED = {"±": "+-", "…": "~", "–": "-", "—": "-", "•": "*", "’": "'"}  # noqa: RUF001
-# ~ or ~user at the beginning of a path, also in file://~/x and in the last part of zip://FOLDER::~/x.zip
-_HOME = re.compile(r"(^|::|^file://|::file://)(~[^/:]*)(?=/|$)")
 SPELL = "wmdd.spell"
 
 
@@ -53,18 +48,6 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(SPELL, _spell)
-
-
-def expand_home(path: str) -> str:
-    """Return a path or URL with the home folder in place of ``~``.
-
-    Raises:
-        ConfigError: if there is no home folder; a folder named ``~`` in its place would be looked for in the home.
-    """
-    found = _HOME.sub(lambda part: part[1] + os.path.expanduser(part[2]), path)
-    if re.match(r"(file://)?~(/|$)", found):
-        raise ConfigError(f"{path}: the home folder of this user is not known; set HOME, or write the path in full")
-    return found
 
 
 def escape_markdown(text: str) -> str:

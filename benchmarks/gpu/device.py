@@ -12,8 +12,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.steps import Setting
+from wmdd.config.sections import RuntimeConfig
 from wmdd.runtime import Runtime
-from wmdd.sections import RuntimeConfig
 
 
 def open_runtime(setting: Setting, **changes: Any) -> Runtime:

@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.gpu.device import ceilings_tflops, open_runtime
 from benchmarks.gpu.steps import Setting, Tell
-from wmdd.data.sources import list_files
+from wmdd.data.layouts.sources import list_files
+from wmdd.engine.run import versions
 from wmdd.errors import WmddError
-from wmdd.pipeline import versions
 from wmdd.runtime import compiler_failure
 
 

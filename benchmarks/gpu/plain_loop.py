@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 
 from benchmarks.gpu.device import synchronize
+from wmdd.method.recovery import Target
+from wmdd.models.teacher import Teacher
 from wmdd.seeding import SeedTree
-from wmdd.synthesis import Target
-from wmdd.types import Teacher
 
 
 class PlainLoop:

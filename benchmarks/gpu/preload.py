@@ -14,9 +14,9 @@ import torch  # noqa: E402
 import torch._dynamo  # noqa: E402
 import torchvision.transforms.v2  # noqa: E402
 
-import wmdd.api  # noqa: E402
+import wmdd.commands.distill  # noqa: E402
+import wmdd.method.barycenter  # noqa: E402
 import wmdd.report.folder  # noqa: E402
 import wmdd.stages  # noqa: E402
-import wmdd.transport  # noqa: E402
 
 __all__ = ["torch", "torchvision", "wmdd"]

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.steps import Setting, Tell, card_slug
-from wmdd.api import distill
-from wmdd.config import DistillConfig, override
-from wmdd.events import Event
-from wmdd.methods import with_method
-from wmdd.pipeline import LocalExecutor, versions
-from wmdd.recipes import recipe
+from wmdd.commands.distill import distill
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.methods import with_method
+from wmdd.config.recipes import recipe
+from wmdd.engine.events import Event
+from wmdd.engine.run import LocalExecutor, versions
+from wmdd.engine.run_names import digest
 from wmdd.report.scores import protocols_of_run, score_rows
-from wmdd.run_names import digest
 from wmdd.runtime import Runtime
 
 TOY: dict[str, Any] = {

@@ -18,13 +18,13 @@ from benchmarks.gpu.device import Trace, ceilings_tflops, open_runtime, peak_mem
 from benchmarks.gpu.plain_loop import PlainLoop
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import random_targets, untrained_teacher
+from wmdd.config.sections import RecoverConfig
 from wmdd.errors import ConfigError
-from wmdd.events import Progress
+from wmdd.method.recovery import RECORDS, Target, recover_images
 from wmdd.models.registry import skeleton
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Progress
 from wmdd.runtime import Runtime, compiler_failure
-from wmdd.sections import RecoverConfig
-from wmdd.synthesis import RECORDS, Target, recover_images
-from wmdd.types import Teacher
 
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100

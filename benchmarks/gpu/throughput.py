@@ -19,13 +19,14 @@ from PIL import Image
 from benchmarks.gpu.device import Trace, open_runtime
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import untrained_teacher
-from wmdd.config import DistillConfig, override
+from wmdd.config.distill import DistillConfig, override
 from wmdd.data.index import DatasetIndex, build_index
-from wmdd.events import Output
+from wmdd.method.artifacts import DistilledClass
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.types import DistilledClass, Teacher
 
 CLASSES, IPC = 10, 10
 Stage = Callable[[int], int]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from wmdd.cli import cli, configure
+from wmdd.cli.main import cli, configure
 
 ROOT = Path(__file__).parents[2]
 READMES = sorted((ROOT / "cluster").rglob("README.md"))

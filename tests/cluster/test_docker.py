@@ -121,4 +121,4 @@ def test_what_the_build_sees_makes_a_whole_wheel(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {path.relative_to(ROOT).as_posix() for top in ("wmdd", "ray_jobs") for path in (ROOT / top).rglob("*.py")}
-    assert sources | {"wmdd/report/template.html", "cluster/local.py"} <= names
+    assert sources | {"wmdd/report/template.html", "cluster/trial.py"} <= names

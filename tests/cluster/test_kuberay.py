@@ -80,7 +80,7 @@ def test_storage_credentials_come_from_a_secret_that_may_be_absent(document):
 
 def test_the_jobs_command_is_one_that_the_driver_takes_and_that_waits_for_gpu_nodes():
     python, option, module, *words = FILES["RayJob"]["spec"]["entrypoint"].split()
-    assert (python, option, module) == ("python", "-m", "ray_jobs.driver")
+    assert (python, option, module) == ("python", "-m", "wmdd")
     params = check_wmdd(words)
     assert all(params[key].startswith("s3://") for key in ("run_url", "data__path"))
     assert params["runtime__device"] == "cuda"

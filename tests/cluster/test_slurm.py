@@ -113,7 +113,7 @@ def test_the_drivers_exit_status_is_the_jobs(job, status):
 
 def test_the_driver_gets_the_words_unchanged_and_the_address_of_the_head(job):
     job.run("distill", "digits", "--run", "/shared/a run")
-    assert "python -m ray_jobs.driver distill digits --run /shared/a run at first:6379 in token\n" in job.notes
+    assert "python -m wmdd distill digits --run /shared/a run at first:6379 in token\n" in job.notes
 
 
 def test_ray_that_does_not_start_fails_the_job_before_the_driver(job):

@@ -10,15 +10,15 @@ import torch
 from image_files import folder
 
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd.config import DistillConfig, override
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.sections import RecoverConfig, RuntimeConfig
 from wmdd.data.index import build_index
-from wmdd.events import Output, Snapshot
+from wmdd.method.artifacts import DistilledClass
+from wmdd.method.recovery import Paused, Recovered, recover_images
+from wmdd.outputs import Output, Snapshot
 from wmdd.runtime import Runtime, compiler_failure
-from wmdd.sections import RecoverConfig, RuntimeConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.synthesis import Paused, Recovered, recover_images
-from wmdd.types import DistilledClass
 
 # Where there is no GPU, and in the toy run of the benchmark, the CPU stands in for it.
 DEVICE = os.environ.get("WMDD_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,7 +7,7 @@ import torch
 from gpu_stages import DEVICE, ON_GPU, SECTION, open_runtime
 
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd.events import Output
+from wmdd.outputs import Output
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 

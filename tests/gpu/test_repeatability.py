@@ -50,7 +50,7 @@ def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
 def test_recovery_goes_on_from_each_snapshot_as_if_undisturbed(way, monkeypatch):
     runtime = open_runtime(**WAYS[way])
     whole = recovered("convnet", runtime)
-    monkeypatch.setattr("wmdd.events.SnapshotClock.is_due", lambda clock: True)
+    monkeypatch.setattr("wmdd.outputs.SnapshotClock.is_due", lambda clock: True)
     found = pauses(recovery("convnet", runtime))
     assert [*found] == [1, 2, 3]
     for step in (2,) if way == "compiled" else found:  # each is compiled
@@ -83,7 +83,7 @@ def test_student_that_is_seldom_validated_leaves_snapshots_by_time(tmp_path, mon
     runtime, changes = open_runtime(), {"evaluate.val_every": 3}
     whole = evaluate(tmp_path, runtime, changes=changes)
     assert snapshots(whole) == []
-    monkeypatch.setattr("wmdd.events.SnapshotClock.is_due", lambda clock: True)
+    monkeypatch.setattr("wmdd.outputs.SnapshotClock.is_due", lambda clock: True)
     found = snapshots(evaluate(tmp_path, runtime, changes=changes))
     assert len(found) == 2
     for snapshot in found:

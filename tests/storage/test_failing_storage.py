@@ -17,11 +17,11 @@ from conftest import TINY, commits, contents, environment, news, run
 from image_files import TWO_CLASSES, folder
 from PIL import Image
 
+from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import build_index
-from wmdd.data.loading import Geometry, class_images
 from wmdd.errors import ArtifactError, ConfigError, DataError, StorageError
-from wmdd.files import again, open_fs
-from wmdd.store import ArtifactRef, ArtifactStore
+from wmdd.storage.filesystem import again, open_fs
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 REF = ArtifactRef("evaluate", "student", "0" * 32)
 SITE = str(Path(faulty.__file__).parent / "site")
@@ -83,7 +83,8 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tiny_run, 
 
 def test_file_that_the_disk_does_not_take_leaves_nothing_behind(tmp_path):
     program = (
-        "import signal, sys; from wmdd.store import ArtifactStore; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "import signal, sys; from wmdd.storage.store import ArtifactStore\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "ArtifactStore(sys.argv[1]).write_note('big', bytes(100_000))"
     )
     result = subprocess.run(

@@ -21,17 +21,17 @@ from conftest import TINY, contents, environment, run, start
 from PIL import Image
 
 from wmdd import load_distilled
-from wmdd.config import override
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
+from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.images import StreamedImages, load_native_uint8
 from wmdd.data.index import build_index
-from wmdd.data.pixels import to_tensor
-from wmdd.data.sources import list_files
+from wmdd.data.layouts.sources import list_files
+from wmdd.engine.run_folder import refuse_in_set
 from wmdd.errors import ConfigError
-from wmdd.files import open_fs, write
-from wmdd.recipes import recipe
-from wmdd.run_folder import refuse_in_set
-from wmdd.store import ArtifactRef, ArtifactStore
-from wmdd.types import Barycenter
+from wmdd.method.artifacts import Barycenter
+from wmdd.storage.filesystem import open_fs, write
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 pytestmark = pytest.mark.slow
 SECRET = "s3-secret-that-nobody-may-write-down"

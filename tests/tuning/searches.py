@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from tuning.config import TuneConfig, search_config
 from tuning.objective import SHARED_STAGES, Objective
-from wmdd.config import override
-from wmdd.pipeline import LocalExecutor, run_plan
-from wmdd.plan import make_plan
-from wmdd.recipes import recipe
-from wmdd.store import ArtifactStore
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
+from wmdd.engine.plan import make_plan
+from wmdd.engine.run import LocalExecutor, run_plan
+from wmdd.storage.store import ArtifactStore
 
 SMALL = {
     "barycenter.ipc": 2,

@@ -9,11 +9,11 @@ from conftest import commits, environment, run
 from searches import WORDS, prepare, short_folder
 
 from tuning.objective import OWN_STAGES, Objective
-from wmdd.config import from_yaml, override
+from wmdd.config.distill import from_yaml, override
+from wmdd.config.recipes import recipe
+from wmdd.engine.plan import make_plan
 from wmdd.errors import ArtifactError
-from wmdd.plan import make_plan
-from wmdd.recipes import recipe
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 
 pytest.importorskip("ray", reason="the extra wmdd[tune] is not installed")
 pytest.importorskip("optuna", reason="the extra wmdd[tune] is not installed")

@@ -9,10 +9,10 @@ import pytest
 from tuning.config import TuneConfig, check_space, parse_tune, search_config
 from tuning.space import parse_space
 from tuning.trials import Trial, noise, pareto, spoken_final, spoken_lead, table
-from wmdd.cli import _run
+from wmdd.cli.main import _run
+from wmdd.config.methods import with_method
+from wmdd.config.recipes import recipe
 from wmdd.errors import ConfigError
-from wmdd.methods import with_method
-from wmdd.recipes import recipe
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-""""""
+"""Real images: found, indexed, read, and shown in batches and views."""

@@ -1,154 +1,73 @@
-"""Random views as linear maps: draw numbers once, apply them anywhere, on any device, alike.
-
-A view crops, resizes bilinearly, flips and rolls. Each of these acts on rows and columns apart, so a view of an
-image X is ``A_y @ X @ A_x.T`` with two small matrices. That keeps views differentiable, deterministic on GPUs too
-(no scatter in the backward pass), and free of Python loops over images.
-"""
+"""Further random changes of views and batches, all torchvision's own."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from wmdd.runtime import Runtime
+from wmdd.config.sections import Augment, PretrainConfig
+from wmdd.normalization import Normalization
+from wmdd.seeding import SeedTree
+
+Change = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Views:
-    """Views of n images (or n groups of images).
+def augmentation(name: Augment, normalization: Normalization, strength: int = 0) -> Change:
+    """Give a change of (n, 3, h, w) normalised images, each by itself, in 8 bits as torchvision wants them.
 
-    Args:
-        box: (n, 4) int32, top, left, height, width of the crop in source pixels; may reach outside the image.
-        flip: (n,) bool, mirror left to right after the crop.
-        roll: (n, 2) int32, cyclic shift down and right after the flip, in target pixels.
-    """
-
-    box: Tensor
-    flip: Tensor
-    roll: Tensor
-
-    def __getitem__(self, rows: slice | int) -> Views:
-        return Views(self.box[rows], self.flip[rows], self.roll[rows])
-
-    def __len__(self) -> int:
-        return len(self.box)
-
-    def to(self, runtime: Runtime) -> Views:
-        """Copy the numbers to the device, so that no later step has to wait for them."""
-        return Views(runtime.send(self.box), runtime.send(self.flip), runtime.send(self.roll))
-
-    @staticmethod
-    def stack(parts: list[Views]) -> Views:
-        """Stack views along a new second axis: (n, parts, ...)."""
-        boxes, flips, rolls = zip(*((part.box, part.flip, part.roll) for part in parts), strict=True)
-        return Views(torch.stack(boxes, 1), torch.stack(flips, 1), torch.stack(rolls, 1))
-
-
-Size = tuple[int, int] | tuple[np.ndarray, np.ndarray]
-
-
-def draw_resized_crops(
-    rng: np.random.Generator,
-    n: int,
-    size: Size,
-    scale: tuple[float | np.ndarray, float],
-    *,
-    flip: bool,
-    roll_px: int = 0,
-) -> Views:
-    """Draw n views with the distribution of torchvision's RandomResizedCrop (ratio 3/4 to 4/3), flips and rolls.
+    It draws from torch's global generator, which the trainer seeds for each epoch.
 
     Args:
-        size: height and width of the source, px; one for all, or (n,) arrays.
-        scale: smallest and largest share of the source's area; the smallest may be (n, 1), one for each view.
-        roll_px: largest cyclic shift.
+        strength: magnitude of RandAugment or severity of AugMix; 0 for torchvision's own.
     """
-    height, width = (np.broadcast_to(np.asarray(axis), (n,)) for axis in size)
-    area = (height * width)[:, None] * rng.uniform(scale[0], scale[1], (n, 10))
-    ratio = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), (n, 10)))
-    w, h = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
-    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    rows, first, found = np.arange(n), fits.argmax(axis=1), fits.any(axis=1)
-    # Ten misses in a row fall back to the largest central crop with an allowed ratio, as torchvision does.
-    widest, tallest = np.minimum(width, height * 4 // 3), np.minimum(height, width * 4 // 3)
-    h, w = np.where(found, h[rows, first], tallest), np.where(found, w[rows, first], widest)
-    top = np.where(found, np.floor(rng.random(n) * (height - h + 1)), (height - h) // 2)
-    left = np.where(found, np.floor(rng.random(n) * (width - w + 1)), (width - w) // 2)
-    flips = rng.random(n) < 0.5 if flip else np.zeros(n, dtype=bool)
-    return _views(np.stack([top, left, h, w], axis=1), flips, rng.integers(0, roll_px + 1, (n, 2)))
+    if name == "none":
+        return lambda images: images
+    change = _each(name, strength)
+    return lambda images: normalization.normalize(change(normalization.denormalize(images)))
 
 
-def _views(box: np.ndarray, flip: np.ndarray, roll: np.ndarray) -> Views:
-    boxes, rolls = (torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)) for values in (box, roll))
-    return Views(boxes, torch.from_numpy(flip), rolls)
+def augmented(pixels: Tensor, name: Augment, seed: int) -> Tensor:
+    """Change (n, 3, h, w) uint8 images by the numbers of a seed; on the CPU, so that all devices see the same ones."""
+    if name == "none":
+        return pixels
+    with SeedTree(seed).scoped():
+        return _each(name)(pixels.cpu())
 
 
-def draw_shifts(rng: np.random.Generator, n: int, size: Size, pad_px: int, *, flip: bool) -> Views:
-    """Draw n views that move the whole image by up to `pad_px` each way (its edge pixels are repeated)."""
-    shift = rng.integers(-pad_px, pad_px + 1, (n, 2))
-    sizes = np.stack([np.broadcast_to(np.asarray(axis), (n,)) for axis in size], axis=1)
-    flips = rng.random(n) < 0.5 if flip else np.zeros(n, dtype=bool)
-    return _views(np.concatenate([shift, sizes], axis=1), flips, np.zeros((n, 2)))
+def _each(name: Augment, strength: int = 0) -> Change:
+    import torchvision.transforms.v2 as v2
+
+    if name == "randaugment":
+        change = v2.RandAugment(magnitude=strength) if strength else v2.RandAugment()
+    elif name == "augmix":
+        change = v2.AugMix(severity=strength) if strength else v2.AugMix()
+    elif name == "trivialaugment":
+        change = v2.TrivialAugmentWide()
+    else:
+        change = v2.AutoAugment(v2.AutoAugmentPolicy(name.removeprefix("autoaugment-")))
+    return lambda pixels: torch.stack([change(image) for image in pixels])
 
 
-def view_matrices(views: Views, source: tuple[int, int], target: int) -> tuple[Tensor, Tensor]:
-    """Build the row maps (n, target, height) and column maps (n, target, width) of views, float32."""
-    box, flip, roll = views.box, views.flip, views.roll
-    rows = _axis_matrix(box[:, 0], box[:, 2], roll[:, 0], torch.zeros_like(flip), source[0], target)
-    columns = _axis_matrix(box[:, 1], box[:, 3], roll[:, 1], flip, source[1], target)
-    return rows, columns
+def erasing(chance: float) -> Change:
+    """Give a change that erases a random part of some of (n, 3, h, w) images."""
+    if not chance:
+        return lambda images: images
+    import torchvision.transforms.v2 as v2
+
+    change = v2.RandomErasing(chance)
+    return lambda images: torch.stack([change(image) for image in images])
 
 
-def _axis_matrix(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, source: int, target: int) -> Tensor:
-    out = torch.arange(target, device=start.device)
-    index = (out[None, :] - roll[:, None]) % target
-    index = torch.where(flip[:, None], target - 1 - index, index)
-    # Bilinear resizing with half-pixel centres, clamped to the crop (and the image) as if it were cut out first.
-    at = start[:, None] + (index + 0.5) * (length[:, None] / target) - 0.5
-    low = start.clamp(min=0)[:, None].float()
-    high = ((start + length).clamp(max=source) - 1)[:, None].float()
-    at = at.clamp(min=low, max=high)
-    pixel = torch.arange(source, device=start.device)
-    return (1 - (at[:, :, None] - pixel).abs()).clamp(min=0)
+def mixing(section: PretrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Give what mixes a batch: (n, 3, h, w) images and (n,) labels to images and (n, classes) shares of classes."""
+    if section.mix == "none":
+        return lambda images, labels: (images, labels)
+    import torchvision.transforms.v2 as v2
 
-
-def apply_views(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Apply view matrices to images.
-
-    Args:
-        images: (n, ..., h, w) float; the leading axis is that of the matrices.
-        rows, columns: (n, target, h) and (n, target, w).
-
-    Returns:
-        (n, ..., target, target).
-    """
-    extra = images.ndim - 3
-    rows = rows.view(rows.shape[0], *([1] * extra), *rows.shape[1:])
-    columns = columns.view(columns.shape[0], *([1] * extra), *columns.shape[1:])
-    with torch.autocast(images.device.type, enabled=False):
-        return rows @ images @ columns.mT
-
-
-def draw_mix_box(rng: np.random.Generator, size: int, alpha: float) -> tuple[int, int, int, int]:
-    """Draw CutMix's box (top, left, bottom, right), whose share of the area is 1 - Beta(alpha, alpha)."""
-    cut = math.sqrt(1 - rng.beta(alpha, alpha)) * size
-    cy, cx = rng.integers(0, size, 2)
-    low_y, high_y = np.clip([cy - int(cut) // 2, cy + int(cut) // 2], 0, size)
-    low_x, high_x = np.clip([cx - int(cut) // 2, cx + int(cut) // 2], 0, size)
-    return int(low_y), int(low_x), int(high_y), int(high_x)
-
-
-def apply_mix(images: Tensor, partner: Tensor, box: tuple[int, int, int, int], share: float = 1.0) -> Tensor:
-    """Mix each image with its partner (n,): paste the partner's box over it (CutMix), or add what `share` leaves."""
-    if share < 1:
-        return images * share + images[partner] * (1 - share)
-    top, left, bottom, right = box
-    if bottom <= top or right <= left:
-        return images
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
-    return mixed
+    kinds = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "either": (v2.MixUp, v2.CutMix)}[section.mix]
+    changes = [kind(num_classes=num_classes, alpha=section.mix_alpha) for kind in kinds]
+    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    change = changes[0] if len(changes) == 1 else v2.RandomChoice(changes)
+    return change

@@ -20,18 +20,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmdd.cpus import usable_cpus
-from wmdd.data.classes import choose, class_folders, refuse_unknown
-from wmdd.data.decoding import read_header
-from wmdd.data.faults import REPLACE, unread
-from wmdd.data.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
-from wmdd.data.parquet_labels import read_labels, unlabelled_row
-from wmdd.data.set_files import open_file_system
-from wmdd.data.sources import Listing, builtin_images, list_files
+from wmdd.data.decoding.decoder import read_header
+from wmdd.data.decoding.faults import REPLACE, unread
+from wmdd.data.layouts.classes import choose, class_folders, refuse_unknown
+from wmdd.data.layouts.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
+from wmdd.data.layouts.parquet_labels import read_labels, unlabelled_row
+from wmdd.data.layouts.set_files import open_file_system
+from wmdd.data.layouts.sources import Listing, builtin_images, list_files
 from wmdd.errors import DataError
-from wmdd.files import read
-from wmdd.tables import column, read_table
+from wmdd.storage.artifact import Files
+from wmdd.storage.filesystem import read
+from wmdd.storage.parquet import column, read_table
 from wmdd.text import printable
-from wmdd.types import Files
 
 LEVELS = ("low", "high", "white", "several", "alpha")
 _COLUMNS = ("file", "row", "label", "height", "width", "digest", "orientation", *LEVELS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wmdd.data.index import LEVELS, DatasetIndex
-from wmdd.data.split_names import difference, is_unlabelled, same_name
+from wmdd.data.layouts.split_names import difference, is_unlabelled, same_name
 
 _FIRST_CLASSES = 5
 _NOTED = 0.001  # of the images; published sets have a few doubles

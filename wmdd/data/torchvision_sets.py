@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wmdd.data.decoding import turned
-from wmdd.data.pixels import png
+from wmdd.data.decoding.decoder import turned
+from wmdd.data.decoding.pixels import png
 from wmdd.errors import DataError
 from wmdd.text import near_names
 
@@ -33,7 +33,7 @@ _ARGUMENTS = {
 
 
 class Folder(Protocol):
-    """Where files go: what `wmdd.store.ArtifactStore` offers."""
+    """Where files go: what `wmdd.storage.store.ArtifactStore` offers."""
 
     root: str
     url: str

@@ -8,8 +8,8 @@ import zipfile
 from typing import Any
 
 from wmdd.errors import WmddError
-from wmdd.files import entries
-from wmdd.pointers import pointer
+from wmdd.storage.filesystem import entries
+from wmdd.storage.pointers import pointer
 
 _FETCH = "fetch it again"
 _CONVERT = "convert it to a state dict of torch, or give the file that torch saved"

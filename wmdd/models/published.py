@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wmdd.data.normalization import NORMALIZATIONS, Normalization
 from wmdd.errors import ConfigError
 from wmdd.models.weight_files import read_bytes
+from wmdd.normalization import NORMALIZATIONS, Normalization
 
 PATIENCE_S = 30
 

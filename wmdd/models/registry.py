@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wmdd.config.sections import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
-from wmdd.sections import SMALL_BELOW_PX, Stem
 from wmdd.text import near_names
 
 COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnet3")

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from wmdd.errors import ConfigError
-from wmdd.files import explain, is_local, open_fs, read
 from wmdd.models.foreign_files import folder, foreign, is_safetensors, unread
-from wmdd.pointers import broken_link
+from wmdd.storage.filesystem import explain, is_local, open_fs, read
+from wmdd.storage.pointers import broken_link
 
 State = dict[str, Tensor]
 # Plain values that trainers keep beside the weights: their command line, a path, a best score of NumPy.

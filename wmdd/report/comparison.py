@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from wmdd.config import DistillConfig
+from wmdd.config.distill import DistillConfig
+from wmdd.engine.run_names import portable_yaml, set_title
 from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
 from wmdd.report.scores import committee, scored_on
-from wmdd.run_names import portable_yaml, set_title
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 from wmdd.text import escape_markdown, escape_tex, printable
 
 Results = dict[tuple[str, int], dict[str, Any]]

@@ -9,15 +9,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wmdd.distilled import images_table
-from wmdd.pipeline import load_value, versions
-from wmdd.plan import Plan
+from wmdd.engine.plan import Plan
+from wmdd.engine.run import load_value, versions
+from wmdd.engine.run_names import portable_yaml
+from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
-from wmdd.run_names import portable_yaml
-from wmdd.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore
 from wmdd.text import counted
-from wmdd.types import Barycenter, DistilledClass
 
 IMAGES_PER_SHARD = 500
 _RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "validation_images", "validation_digest")

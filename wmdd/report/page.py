@@ -10,17 +10,19 @@ import markupsafe
 import numpy as np
 import torch
 
-from wmdd.config import to_yaml
-from wmdd.data.loading import Geometry, class_images
+from wmdd.config.distill import to_yaml
+from wmdd.data.batches import Geometry, class_images
+from wmdd.engine.plan import Plan
+from wmdd.engine.progress import clock
+from wmdd.engine.run import load_value
 from wmdd.errors import DataError
-from wmdd.pipeline import load_value
-from wmdd.plan import Plan
-from wmdd.progress import clock
+from wmdd.method.artifacts import Barycenter, DistilledClass
+from wmdd.models.teacher import Teacher
 from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
 from wmdd.report.scores import left_out, protocols_of_run, score_rows
-from wmdd.store import ArtifactStore
+from wmdd.stages.evaluate import StudentResult
+from wmdd.storage.store import ArtifactStore
 from wmdd.text import on_a_page
-from wmdd.types import Barycenter, DistilledClass, StudentResult, Teacher
 
 MAX_CLASSES = 20
 

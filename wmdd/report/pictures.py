@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.cells import cell_len
 from torch import Tensor
 
-from wmdd.data.pixels import png, to_image
+from wmdd.data.decoding.pixels import png, to_image
 from wmdd.report.fonts import has_all, label, lettering
 
 MAX_ROWS, MAX_COLUMNS, CELL_PX = 50, 20, 64

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.config import DistillConfig
+from wmdd.config.distill import DistillConfig
+from wmdd.config.protocols import is_exact
 from wmdd.data.index import DatasetIndex
-from wmdd.pipeline import load_value
-from wmdd.plan import BESIDE, Plan, protocol_hash
-from wmdd.protocols import is_exact
-from wmdd.run_names import set_title, subject
-from wmdd.store import ArtifactStore
-from wmdd.types import StudentResult, Teacher
+from wmdd.engine.plan import BESIDE, Plan, protocol_hash
+from wmdd.engine.run import load_value
+from wmdd.engine.run_names import set_title, subject
+from wmdd.models.teacher import Teacher
+from wmdd.stages.evaluate import StudentResult
+from wmdd.storage.store import ArtifactStore
 
 
 @dataclass(frozen=True)

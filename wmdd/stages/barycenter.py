@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 import torch
 
-from wmdd.events import Output
+from wmdd.config.sections import BarycenterConfig
+from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.outputs import Output
 from wmdd.runtime import Runtime
-from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.types import Barycenter, ClassStatistics
 
 
 def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
-    from wmdd.transport import free_support_barycenter  # POT and scikit-learn take seconds to import
+    from wmdd.method.barycenter import free_support_barycenter  # POT and scikit-learn take seconds to import
 
     for unit in units:
         statistics: ClassStatistics = unit.load("statistics")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from wmdd.events import Failure, Note, Output, Progress, Snapshot
+from wmdd.config.sections import Section
+from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
-from wmdd.sections import Section
 from wmdd.seeding import SeedTree
-from wmdd.types import Artifact
+from wmdd.storage.artifact import Artifact
 
 Yielded = Output | Progress | Note | Snapshot | Failure
 

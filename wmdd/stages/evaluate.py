@@ -2,27 +2,79 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 
+from wmdd.config.sections import EvaluateConfig
+from wmdd.data.batches import Geometry, validation_batches
 from wmdd.data.index import DatasetIndex
-from wmdd.data.loading import Geometry, validation_batches
-from wmdd.events import Output, Progress, Pulse, Snapshot, SnapshotClock
+from wmdd.errors import ArtifactError
+from wmdd.method.artifacts import ImageSet
 from wmdd.models.registry import build_model
+from wmdd.outputs import Output, Progress, Pulse, Snapshot, SnapshotClock
 from wmdd.runtime import Runtime
-from wmdd.sections import EvaluateConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.stages.lessons import HardLessons, Lessons, SoftLessons
-from wmdd.training import Epoch, Schedule, Steps, Trainer, top1_accuracy, weight_groups
-from wmdd.types import ImageSet, StudentResult
+from wmdd.stages.supervision import HardLessons, Lessons, SoftLessons
+from wmdd.storage.artifact import Files
+from wmdd.training.trainer import Epoch, Schedule, Steps, Trainer, top1_accuracy, weight_groups
 
 # Of the steps, as EDC trains on CIFAR-10, and on CIFAR-100 and ImageNet's subsets (Shao et al., 2024).
 HALVED_AT = (0.8, 0.9, 0.95)
 TAIL_FROM = 5 / 6
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """How one student did on the real validation images.
+
+    Args:
+        student: network name.
+        images: the training set, ``distilled`` or ``random-DRAW``.
+        seed: which student.
+        top1_last, top1_best: fractions after the last, and of the best validated epoch.
+        top1_ema_last, top1_ema_best: the same of the averaged network, where there is one.
+        curve: epoch, loss and top-1 per validated epoch.
+        protocol, protocol_hash: what the score can be compared with.
+        class_names: that the student was scored on, in the order of its outputs; none in artifacts of older versions.
+    """
+
+    student: str
+    images: str
+    seed: int
+    top1_last: float
+    top1_best: float
+    curve: tuple[dict[str, float], ...]
+    protocol: str
+    protocol_hash: str
+    top1_ema_last: float | None = None
+    top1_ema_best: float | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        scores = (self.top1_last, self.top1_best, self.top1_ema_last or 0, self.top1_ema_best or 0)
+        if not all(0 <= score <= 1 for score in scores):
+            raise ValueError(f"top1 {scores} are no fractions")
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one JSON file."""
+        return {"student.json": json.dumps(asdict(self)).encode()}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Read the file."""
+        values = json.loads(files.read("student.json"))
+        try:
+            values["curve"] = tuple(values["curve"])
+            values["class_names"] = tuple(values.get("class_names", ()))
+            return cls(**values)
+        except (KeyError, TypeError) as exc:
+            raise ArtifactError(f"student.json has another schema: {exc}") from exc
 
 
 def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

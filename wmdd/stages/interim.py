@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wmdd.synthesis import Paused, Recovered
-from wmdd.types import pack, unpack
+from wmdd.method.recovery import Paused, Recovered
+from wmdd.storage.artifact import pack, unpack
 
 STATE = ("images", "exp_avg", "exp_avg_sq")
 

@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wmdd.data.changes import augmentation, erasing, mixing
+from wmdd.config.sections import PretrainConfig
+from wmdd.data.augment import augmentation, erasing, mixing
+from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
 from wmdd.data.index import DatasetIndex
-from wmdd.data.loading import Geometry, batch_places, training_batches, validation_batches
+from wmdd.distributed import ALONE, Ranks
 from wmdd.errors import ConfigError
-from wmdd.events import Note, Output, Progress, Snapshot
 from wmdd.models.registry import build_model, load_state
-from wmdd.parallel import ALONE, Ranks
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
-from wmdd.sections import PretrainConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.stages.loaded import VALIDATION_BATCH, as_teacher, hardly, load_teacher
-from wmdd.stages.threads import Batches, CostWatch, choose_threads, resumed_threads
-from wmdd.training import Schedule, Steps, Trainer, decay_groups, threads_of, top1_accuracy, weight_groups
-from wmdd.types import Teacher
+from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher
+from wmdd.training.threads import Batches, CostWatch, choose_threads, resumed_threads
+from wmdd.training.trainer import Schedule, Steps, Trainer, decay_groups, threads_of, top1_accuracy, weight_groups
 
 
 def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

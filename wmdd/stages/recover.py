@@ -8,16 +8,17 @@ from dataclasses import replace
 
 import torch
 
-from wmdd.data.loading import Geometry, class_images, forget_decoded
+from wmdd.config.sections import RecoverConfig
+from wmdd.data.batches import Geometry, class_images, forget_decoded
 from wmdd.errors import WmddError
-from wmdd.events import Failure, Note, Output, Progress, Snapshot
+from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
+from wmdd.method.recovery import Paused, Recovered, Target, record_every, recover_images, term_weights
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
-from wmdd.sections import RecoverConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.stages.interim import Interim
-from wmdd.synthesis import Paused, Recovered, Target, record_every, recover_images, term_weights
-from wmdd.types import Barycenter, ClassStatistics, DistilledClass, Teacher
 
 NO_ROOM = "the images of one class do not fit into the device's memory; lower barycenter.ipc or data.image_size"
 

@@ -8,15 +8,16 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from wmdd.data.normalization import Normalization
-from wmdd.events import Output, Progress
-from wmdd.labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
+from wmdd.config.sections import RelabelConfig
+from wmdd.method.artifacts import ImageSet
+from wmdd.method.soft_labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
+from wmdd.models.teacher import Teacher
+from wmdd.normalization import Normalization
+from wmdd.outputs import Output, Progress
 from wmdd.runtime import Runtime
-from wmdd.sections import RelabelConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training import cut
-from wmdd.types import ImageSet, Teacher
+from wmdd.training.trainer import cut
 
 
 def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from wmdd.config.sections import BarycenterConfig
+from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
-from wmdd.data.loading import Geometry, class_images
-from wmdd.events import Output
+from wmdd.method.artifacts import ClassStatistics, DistilledClass
+from wmdd.outputs import Output
 from wmdd.runtime import Runtime
-from wmdd.sections import BarycenterConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.types import ClassStatistics, DistilledClass
 
 
 def select(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:

@@ -7,17 +7,18 @@ from collections.abc import Generator, Iterator
 import numpy as np
 import torch
 
-from wmdd.data.augment import apply_views, draw_resized_crops, view_matrices
+from wmdd.config.sections import StatisticsConfig
+from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
-from wmdd.data.loading import Geometry, class_images
-from wmdd.events import Output, Progress, Pulse
+from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
+from wmdd.method.artifacts import ClassStatistics
+from wmdd.method.moments import Moments
 from wmdd.models.probes import Probe
-from wmdd.moments import Moments
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Output, Progress, Pulse
 from wmdd.runtime import Runtime
-from wmdd.sections import StatisticsConfig
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.types import ClassStatistics, Teacher
 
 
 def statistics(section: StatisticsConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

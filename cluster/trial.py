@@ -1,0 +1,138 @@
+"""A real Ray cluster of several nodes on this machine, each a set of processes, for trying things out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from cluster.processes import end, find
+from cluster.state import TrialCluster, adopt, locked, make_token, settings, state_folder
+from cluster.supervisor import Size
+from wmdd.errors import ConfigError, WmddError
+from wmdd.process.temporary import ray_folder, shorten_tmpdir
+
+START_S = 180
+
+
+def up(size: Size) -> TrialCluster:
+    """Start a cluster and wait until all its nodes are there.
+
+    Raises:
+        ConfigError: if one runs already, or a port is taken.
+        WmddError: if it does not start; ends with the last line of its log.
+    """
+    with locked("wmdd cluster up"):
+        left = TrialCluster.load()
+        if left is not None and left.runs:
+            raise ConfigError(f"wmdd cluster up: a cluster runs already at {left.address}; wmdd cluster down ends it")
+        for option, port in (("--port", size.port), ("--dashboard-port", size.dashboard_port)):
+            _check_port(option, port)
+        if left is not None:
+            _clear(left)
+        make_token()
+        started = _launch(size)
+        try:
+            return _wait(started[0], started[1])
+        except BaseException:  # also Ctrl-C: nothing half started stays
+            _clear(started[0])
+            raise
+
+
+def down() -> int:
+    """End the cluster and nothing else; give the number of processes that there were.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    with locked("wmdd cluster down"):
+        found = TrialCluster.load()
+        if found is None:
+            raise ConfigError("wmdd cluster down: no cluster was started here; wmdd cluster up starts one")
+        return _clear(found)
+
+
+def _clear(found: TrialCluster) -> int:
+    count = end(found.folder, found.supervisor)
+    shutil.rmtree(found.folder, ignore_errors=True)
+    TrialCluster.forget()
+    return count
+
+
+def _check_port(option: str, port: int) -> None:
+    taken = {item.laddr.port for item in psutil.net_connections("tcp") if item.status == psutil.CONN_LISTEN}
+    if port and port in taken:
+        raise ConfigError(f"{option} {port}: something listens there already; give a free port")
+
+
+def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
+    shorten_tmpdir()
+    folder = tempfile.mkdtemp(prefix="wmdd", dir=ray_folder(len("/wmdd12345678")))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= settings() | {"RAY_TMPDIR": folder, "RAY_worker_niceness": "0"}
+    # A job says `python`: here it is the one that runs this command.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
+    command = [sys.executable, "-m", "cluster.supervisor", json.dumps(asdict(size))]
+    with open(state_folder() / "log", "w", encoding="utf-8") as out:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    started = TrialCluster(folder, process.pid)
+    started.save()
+    return started, process
+
+
+def _wait(started: TrialCluster, process: subprocess.Popen[bytes]) -> TrialCluster:
+    limit = time.monotonic() + START_S
+    while (found := TrialCluster.load()) is None or not found.nodes:
+        if process.poll() is not None or time.monotonic() > limit:
+            log = state_folder() / "log"
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            words = [line.strip() for line in lines if line.strip()][-1:]
+            raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
+        time.sleep(0.1)
+    return found
+
+
+@dataclass(frozen=True)
+class NodeRow:
+    """A node as `status` shows it; used and total are None where the head does not answer."""
+
+    name: str
+    state: str
+    pid: int
+    cpus: tuple[float, float] | None
+    gpus: tuple[float, float] | None
+
+
+def rows_of(found: TrialCluster) -> list[NodeRow]:
+    """List the head and the nodes, with what Ray knows of them."""
+    usage = _usage(found) if found.runs else {}
+    rows = []
+    for number, node in enumerate(found.nodes):
+        alive = find(node.pid, found.folder) is not None
+        known = usage.get(node.node_id) if alive else None
+        cpus, gpus = (known.get(name, (0.0, 0.0)) if known else None for name in ("CPU", "GPU"))
+        rows.append(NodeRow(f"node {number}" if number else "head", "alive" if alive else "dead", node.pid, cpus, gpus))
+    return rows
+
+
+def _usage(found: TrialCluster) -> dict[str, dict[str, tuple[float, float]]]:
+    """Ask the head how much of each node's resources is in use."""
+    adopt(found.address)
+    with contextlib.suppress(Exception):  # the head may be going: then the processes alone tell
+        from ray.autoscaler.v2.sdk import get_cluster_status
+
+        said = get_cluster_status(found.address, timeout=10)
+        nodes = [node for node in (*said.active_nodes, *said.idle_nodes) if node.resource_usage]
+        return {node.node_id: {u.resource_name: (u.used, u.total) for u in node.resource_usage.usage} for node in nodes}
+    return {}

@@ -1,0 +1,163 @@
+"""Exports keep the numbers of the classes, and mix with nothing."""
+
+import csv
+import json
+import shutil
+import unicodedata
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from torchvision.datasets import ImageFolder
+
+from wmdd.cli.main import cli
+from wmdd.commands.export import class_folders, export
+from wmdd.distilled import images_table, load_distilled
+from wmdd.errors import ConfigError
+from wmdd.method.artifacts import DistilledClass
+
+
+def write_run(folder, names, ipc=1, weights=None, shade=0):
+    """A run folder with the images alone; each class has a shade of grey."""
+    classes = [
+        DistilledClass(
+            class_id=class_id,
+            class_name=name,
+            images=torch.full((ipc, 3, 4, 4), shade + class_id % 200, dtype=torch.uint8),
+            weights=torch.tensor(weights) if weights else torch.full((ipc,), 1 / ipc),
+        )
+        for class_id, name in enumerate(names)
+    ]
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    pq.write_table(images_table(classes, names), folder / "images/train-00000-of-00001.parquet")
+    return str(folder)
+
+
+KEPT = {
+    "plain": ["cat", "dog"],
+    "ampersand": ["A&B", "AAB"],
+    "signs": ["!", "#1", "$", "$$", "'", "(a)", "+", ",", "[b]", "a b", "a=b", "{c}", "~"],
+    "what Windows forbids": ["a:b", "c*", "d?", "e|f", 'g"', "h<i>", "k\\l"],
+    "letters": ["Zebra", "apple", "caf\u00e9", "\u65e5\u672c", "\U0001f600"],
+    "spaces at the ends": [" a", "b ", "c."],
+    "sorted numbers": ["0", "1", "10", "2"],
+    "folders' names as long as allowed": ["a" * 255, "b" * 255],
+    "names of splits": ["test", "train"],
+    "one that begins with another": ["a", "a b", "a-b", "ab"],
+}
+NUMBERED = {
+    "numbers": [str(number) for number in range(12)],
+    "an order of one's own": ["dog", "cat"],
+    "imagewoof": ["n02086240", "n02087394", "n02085936"],
+    "a slash that leaves another order": ["a/b", "aZ"],
+    "a slash, which makes two names one": ["a/b", "a_b"],
+    "names of this folder and its parent": [".", ".."],
+    "hidden": [".a", "b"],
+    "passed over by Hugging Face": ["__background__", "cat"],
+    "no name": ["", "_"],
+    "twice": ["a", "a"],
+    "case": ["CAT", "cat"],
+    "two encodings of an accent": sorted(unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD")),
+    "sharp s": ["STRASSE", "stra\u00dfe"],
+    "too long, and then equal": ["a" * 300, "a" * 301],
+    "files of the export": ["classes.json", "weights.csv"],
+    "more than five digits": [str(number) for number in range(100_001)],
+}
+
+
+@pytest.mark.parametrize("names", KEPT.values(), ids=KEPT)
+def test_names_that_a_file_system_allows_stay(names):
+    assert class_folders(names) == names
+
+
+@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+def test_folders_are_numbered_where_names_would_give_other_classes(names):
+    folders = class_folders(names)
+    assert folders == sorted(folders)
+    assert len({unicodedata.normalize("NFC", folder).casefold() for folder in folders}) == len(names)
+    assert all(folder.split(" ", 1)[0] == f"{i:0{len(folder.split(' ', 1)[0])}d}" for i, folder in enumerate(folders))
+    assert all(len(folder.encode()) <= 255 and not folder.startswith((".", "__")) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["a/b", "c\0d"], ["a_b", "c_d"]),
+        (["\u65e5" * 100], ["\u65e5" * 85]),
+        (["9", "10"], ["00000 9", "00001 10"]),
+        (["x/y", "A"], ["00000 x_y", "00001 A"]),
+    ],
+)
+def test_only_what_cannot_stay_is_replaced(names, folders):
+    assert class_folders(names) == folders
+
+
+@pytest.mark.parametrize(
+    "names",
+    [KEPT["ampersand"], KEPT["signs"], KEPT["what Windows forbids"], KEPT["letters"], KEPT["spaces at the ends"]]
+    + [names for name, names in NUMBERED.items() if name not in ("twice", "more than five digits")],
+    ids=lambda names: names[0][:9],
+)
+def test_image_folders_number_the_classes_as_the_run_does(tmp_path, names):
+    run = write_run(tmp_path / "run", names)
+    export(run, "folder", str(tmp_path / "out"))
+    ours, read = load_distilled(run), ImageFolder(str(tmp_path / "out"))
+    assert [int(np.asarray(image)[0, 0, 0]) for image, _ in read] == list(range(len(names)))
+    assert [label for _, label in read] == ours.labels.tolist()
+    card = json.loads((tmp_path / "out/classes.json").read_text())["classes"]
+    assert [entry["name"] for entry in card] == list(ours.class_names)
+    assert {entry["folder"]: entry["class_id"] for entry in card} == read.class_to_idx
+
+
+def test_export_without_a_target_goes_into_the_run_and_says_where(tmp_path):
+    run = write_run(tmp_path / "run", ["dog", "cat"])
+    done = CliRunner().invoke(cli, ["export", run], catch_exceptions=False)
+    assert f"2 images in {run}/export/CLASS/; torchvision.datasets.ImageFolder reads it" in done.output
+    assert "classes.json has the class of each folder, such as '00001 cat'" in done.output
+    assert len(load_distilled(run)) == 2
+    assert len(ImageFolder(f"{run}/export")) == 2
+
+
+def test_what_windows_does_not_allow_is_told(tmp_path):
+    assert "Windows allows no folder such as 'a?'" in export(write_run(tmp_path / "a", ["a?", "b"]), "folder")
+    assert "Windows" not in export(write_run(tmp_path / "b", ["CONE", "console", "nul-1", "x.y"]), "folder")
+    assert "Windows allows no folder such as 'nul'" in export(write_run(tmp_path / "c", ["nul", "x"]), "folder")
+
+
+def test_export_goes_on_where_it_was_and_leaves_what_is_there(tmp_path):
+    run, out = write_run(tmp_path / "run", ["a", "b"], ipc=2), tmp_path / "run/export"
+    export(run, "folder")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
+    (out / "b/00001.png").unlink()
+    export(run, "folder")
+    assert {path for path in out.rglob("*.png") if path.stat().st_mtime_ns != before[path]} == {out / "b/00001.png"}
+
+
+@pytest.mark.parametrize("other", [{"shade": 1}, {"ipc": 1}, {"weights": [0.25, 0.75]}, {"names": ["a", "c"]}])
+def test_export_of_other_images_is_not_mixed_in(tmp_path, other):
+    like = {"names": ["a", "b"], "ipc": 2}
+    export(write_run(tmp_path / "run", **like), "folder", str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match=r"target=.*/out: holds an export of other images.*give another with target="):
+        export(write_run(tmp_path / "other", **like | other), "folder", str(tmp_path / "out"))
+
+
+def test_folder_that_holds_something_else_is_left_alone(tmp_path):
+    run = write_run(tmp_path / "run", ["a", "b"])
+    (tmp_path / "run/export").mkdir()
+    export(run, "folder")  # an empty folder is as good as none
+    shutil.rmtree(tmp_path / "run/export/a")
+    (tmp_path / "run/export/classes.json").unlink()
+    with pytest.raises(ConfigError, match=r"target=.*/run/export: is not empty.*give another with target="):
+        export(run, "folder")
+    assert sorted(path.name for path in (tmp_path / "run/export").iterdir()) == [".wmdd-export", "b"]
+
+
+def test_weights_of_names_with_commas_and_quotes_are_read_back(tmp_path):
+    run = write_run(tmp_path / "run", ['a,"b"', "c\nd"], ipc=2, weights=[0.25, 0.75])
+    export(run, "folder")
+    with open(tmp_path / "run/export/weights.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["weight"]) for row in rows] == [0.25, 0.75] * 2
+    assert all((tmp_path / "run/export" / row["path"]).is_file() for row in rows)

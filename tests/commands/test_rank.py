@@ -1,0 +1,106 @@
+"""DD-Ranking's scores from fractions, and the students that they need."""
+
+import json
+import math
+import shutil
+
+import pytest
+from conftest import UNSEEDED, news, run
+
+from wmdd.commands.rank import augmentation_robust_score, label_robust_score, normalised, rank, trials
+from wmdd.config.distill import override
+from wmdd.config.methods import with_method
+from wmdd.config.recipes import recipe
+from wmdd.errors import ConfigError
+
+
+def test_scores_are_those_of_the_documented_formulas():
+    assert (normalised(-1), normalised(1)) == (0.0, 1.0)
+    scores = label_robust_score(real_hard=0.8, made_hard=0.5, made_soft=0.6, random_soft=0.4)
+    assert scores["IOR"] == pytest.approx(0.2)
+    assert scores["HLR"] == pytest.approx(0.3)
+    assert scores["LRS"] == pytest.approx((math.exp(-0.05) - math.exp(-1)) / (math.e - math.exp(-1)))
+    alone = label_robust_score(0.8, 0.5, 0.6, 0.4, weight=1.0)
+    assert alone["LRS"] == pytest.approx(normalised(0.2))
+    ars = augmentation_robust_score(0.6, 0.4, 0.5, 0.45, weight=0.25)
+    assert ars["ARS"] == pytest.approx(normalised(0.25 * 0.2 + 0.75 * 0.05))
+
+
+def test_perfect_images_score_more_than_random_ones():
+    best = label_robust_score(0.9, 0.9, 0.9, 0.1)
+    none = label_robust_score(0.9, 0.1, 0.4, 0.4)
+    assert none["LRS"] < best["LRS"] < 1
+
+
+def test_hard_labels_and_random_images_choose_their_rate_and_the_set_keeps_its_own():
+    made = trials(recipe("cifar10"), [0.1, 0.01])
+    assert {name: list(cases) for name, cases in made.items()} == {
+        "made_soft": [1e-3],
+        "made_hard": [0.1, 0.01],
+        "random_soft": [0.1, 0.01],
+        "made_plain": [1e-3],
+        "random_plain": [0.1, 0.01],
+    }
+    assert made["made_hard"][0.1].evaluate.labels == "hard"
+    assert made["random_plain"][0.1].method == "random"
+    plain = made["made_plain"][1e-3].relabel
+    assert (plain.crop_scale, plain.flip, plain.mix) == ((1.0, 1.0), False, "none")
+
+
+def test_what_cannot_be_ranked_is_refused():
+    with pytest.raises(ConfigError, match=r"^rates="):
+        rank(recipe("digits"), rates=[0.0])
+    with pytest.raises(ConfigError, match=r"^weight=2: give one between"):
+        rank(recipe("digits"), weight=2)
+    with pytest.raises(ConfigError, match=r"^method=random"):
+        rank(with_method(recipe("digits"), "random"))
+    with pytest.raises(ConfigError, match=r"evaluate\.full_data=false"):
+        rank(override(recipe("digits"), {"evaluate.full_data": False}))
+
+
+def test_ranking_without_a_place_is_refused_before_work(tmp_path):
+    with pytest.raises(ConfigError, match=r"^run=/proc/x: cannot be written"):
+        rank(recipe("digits"), run="/proc/x", store=str(tmp_path / "store"), executor="local")
+    assert not list((tmp_path / "store").glob("pretrain/*"))
+
+
+@pytest.mark.slow
+def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
+    words = (
+        "rank",
+        "digits",
+        *UNSEEDED,
+        "--executor",
+        "local",
+        "--rates",
+        "0.001,0.01",
+        "--store",
+        "store",
+        "--run",
+        "runs/digits-rank",
+        "--seeds",
+        1,
+    )
+    done = run(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())
+    (row,) = facts["rows"]
+    own = json.loads((tiny_run.run / "metrics.json").read_text())
+    assert facts["seeds"] == 1
+    top = {name: part["top1"] for name, part in row["parts"].items()}
+    assert top["made_soft"] == own["distilled"]["runs"][0]["top1_last"]
+    assert top["real_hard"] == own["full_data"]["top1"]
+    assert row["parts"]["random_soft"]["lr"] in (0.001, 0.01)
+    parts = ("real_hard", "made_hard", "made_soft", "random_soft")
+    assert row["LRS"] == pytest.approx(label_robust_score(*(top[part] for part in parts))["LRS"])
+    # Five kinds of training have a hash each, and all data was trained on as the teacher was.
+    hashes = {name: part["protocol"]["hash"] for name, part in row["parts"].items() if "protocol" in part}
+    assert hashes["made_soft"] == own["protocol"]["hash"]
+    assert len({hashes[name] for name in ("made_soft", "made_hard", "made_plain")}) == 3
+    assert row["parts"]["real_hard"]["from"] == "teacher"
+    assert facts["validation_digest"] == own["validation_digest"]
+    assert all(code in done.stdout for code in hashes.values())
+    assert f"{row['LRS']:.3f}" in done.stdout
+    assert {item["kind"] for item in news(tmp_path / "runs/digits-rank")} >= {"begin", "unit", "done"}
+    assert f"| convnet2_w16 | {row['LRS']:.3f} |" in (tmp_path / "runs/digits-rank/ranking.md").read_text()

@@ -1,0 +1,304 @@
+"""Methods over one recipe: what each changes, what it plans, and what it leaves as it was."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmdd.commands.compare import Comparison, cases
+from wmdd.commands.distill import RunResult
+from wmdd.commands.rank import Ranking
+from wmdd.config.distill import from_yaml, override, to_yaml
+from wmdd.config.methods import methods, with_method
+from wmdd.config.recipes import recipe
+from wmdd.data.index import build_index, hold_out
+from wmdd.data.load_index import load_index
+from wmdd.distilled import DistilledImages
+from wmdd.engine.plan import plan_from
+from wmdd.errors import ConfigError
+from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
+from wmdd.report.scores import score_rows, validation_digest
+from wmdd.stages.select import herd
+from wmdd.storage.store import ArtifactRef, ArtifactStore
+
+FEW = {"data.classes": ("0", "1", "2"), "barycenter.ipc": 2, "evaluate.seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    index = build_index("builtin:digits", classes=("0", "1", "2"))
+    return lambda name, **more: plan_from(
+        override(with_method(recipe("digits"), name), FEW | more), index, ArtifactRef("index", "index", "key")
+    )
+
+
+@pytest.mark.parametrize("name", methods())
+def test_method_changes_its_own_options_alone_and_survives_a_file(name):
+    base, changed = recipe("cifar10-quick"), with_method(recipe("cifar10-quick"), name)
+    assert changed.method == name
+    assert changed.model_copy(update={"method": "wmdd", "recover": base.recover}) == base
+    assert from_yaml(to_yaml(changed)) == changed
+
+
+def test_methods_are_what_their_papers_say():
+    sre2l, cda, paper = (with_method(recipe("cifar10"), name).recover for name in ("sre2l", "cda", "wmdd-paper-loss"))
+    assert (sre2l.feature_weight, sre2l.ce_weight, sre2l.bn_target, sre2l.init) == (0, 1, "global", "noise")
+    assert (sre2l.bn_weight, sre2l.first_bn_multiplier, sre2l.curriculum) == (1.0, 10.0, "none")
+    assert with_method(recipe("imagenet-1k"), "sre2l").recover.bn_weight == 0.01
+    assert cda.model_copy(update={"curriculum": "none"}) == sre2l
+    assert cda.curriculum == "cosine"
+    assert (paper.feature_loss, paper.ce_weight, paper.bn_target) == ("squared", 0.0, "class")
+
+
+def test_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="method dm: there is none of this name; choose from wmdd, "):
+        with_method(recipe("digits"), "dm")
+
+
+def test_teacher_statistics_and_labels_of_random_images_are_shared_by_all_methods(plan):
+    plans = {name: plan(name) for name in methods()}
+    for stage in ("pretrain", "statistics", "barycenter"):
+        assert len({tuple(made.refs(stage)) for made in plans.values() if made.refs(stage)}) == 1
+    labels = {name: {unit.ref for unit in made.units("relabel")} for name, made in plans.items()}
+    for name in ("sre2l", "cda", "herding"):
+        assert labels["random"] <= labels[name]
+        assert not (labels[name] - labels["random"]) & labels["wmdd"]
+
+
+def test_what_is_chosen_needs_no_recovery(plan):
+    random, herding, wmdd = (plan(name, **{"evaluate.random_real": False}) for name in ("random", "herding", "wmdd"))
+    assert [stage for stage, tasks in random.tasks.items() if tasks] == ["pretrain", "select", "relabel", "evaluate"]
+    assert not herding.tasks["recover"]
+    assert len(herding.refs("statistics")) == 3
+    assert (random.made[0], herding.made[0], wmdd.made[0]) == ("random-0", "distilled", "distilled")
+    assert [ref.unit for ref in herding.made[1]] == [f"herding-class-0000{c}" for c in range(3)]
+    assert [ref.unit for ref in random.made[1]] == [f"random-0-class-0000{c}" for c in range(3)]
+    assert wmdd.made[1] == wmdd.refs("recover")
+    assert [unit.params["seed"] for unit in random.units("evaluate")] == [0, 1]
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 5))
+def test_herding_chooses_each_once_and_always_the_best_next(count, dim, seed):
+    features = np.random.default_rng(seed).normal(size=(12, dim))
+    chosen = herd(features.astype(np.float32), count)
+    assert len(set(chosen.tolist())) == count
+    mean = features.mean(axis=0)
+    for size in range(1, count + 1):
+        kept = chosen[: size - 1].tolist()
+        gaps = {i: np.linalg.norm(features[[*kept, i]].mean(axis=0) - mean) for i in range(12) if i not in kept}
+        assert gaps[chosen[size - 1]] <= min(gaps.values()) + 1e-6
+
+
+def test_cases_cover_all_pairs_with_changes_of_single_methods():
+    made = cases(recipe("digits"), ["wmdd", "sre2l"], [1, 10], {"sre2l": {"recover.bn_weight": "5"}})
+    assert list(made) == [("wmdd", 1), ("sre2l", 1), ("wmdd", 10), ("sre2l", 10)]
+    assert {made["sre2l", ipc].recover.bn_weight for ipc in (1, 10)} == {5.0}
+    assert made["wmdd", 10].recover == recipe("digits").recover
+    assert made["wmdd", 10].barycenter.ipc == 10
+
+
+@pytest.mark.parametrize(
+    ("methods", "ipcs", "changes", "message"),
+    [
+        (["wmdd", "nosuch"], [1], {}, "--methods nosuch: there is none of this name"),
+        (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
+        (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
+        (["wmdd"], [], {}, "--methods, --ipc: name at least one"),
+    ],
+)
+def test_comparison_that_cannot_work_is_refused(methods, ipcs, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        cases(recipe("digits"), methods, ipcs, changes)
+
+
+def facts():
+    def row(method, ipc, mean, std):
+        runs = [{"seed": 0}, {"seed": 1}]
+        protocol = {"name": "wmdd", "hash": "abc"}
+        scores = {"top1_last_mean": mean, "top1_last_std": std, "runs": runs}
+        return {"method": method, "ipc": ipc, "student": "net_w1", "protocol": protocol, **scores}
+
+    rows = [row("wmdd", 1, 0.5, 0.012), row("sre2l", 1, 0.25, 0.0), row("wmdd", 10, 0.6, 0.1), row("sre2l", 10, 0.7, 0)]
+    return {
+        "recipe": "some_set",
+        "set": "some_set",
+        "methods": ["wmdd", "sre2l"],
+        "ipc": [1, 10],
+        "rows": rows,
+        "full_data": {"net_w1": {"top1": 0.9, "from": "teacher"}},
+        "labelled_with": [],
+        "changes": {},
+        "protocol": {"name": "wmdd", "hash": "abc"},
+        "teacher": {"model": "net_w1", "top1": 0.9, "loaded": None},
+        "validation_images": 100,
+        "validation_digest": "0123456789ab",
+    }
+
+
+def test_tables_say_the_same_for_people_and_papers():
+    assert cells(facts()) == [
+        ["wmdd", "net_w1", "50.0 ± 1.2", "60.0 ± 10.0"],
+        ["sre2l", "net_w1", "25.0 ± 0.0", "70.0 ± 0.0"],
+        ["all data (the teacher)", "net_w1", "90.0", "90.0"],
+    ]
+    assert "| wmdd | net_w1 | **50.0 ± 1.2** | 60.0 ± 10.0 |" in markdown(facts())
+    assert "2 students; protocol wmdd abc" in markdown(facts())
+    text = latex(facts())
+    assert r"sre2l & net\_w1 & $25.0 \pm 0.0$ & {\boldmath $70.0 \pm 0.0$} \\" in text
+    assert r"some\_set: top-1 in \%" in text
+    assert plot_png(facts()).startswith(b"\x89PNG")
+
+
+def test_results_are_shown_in_one_line():
+    line = "Comparison(some_set, 1, 10 per class; top-1 in %: wmdd, net_w1: 50.0 ± 1.2, 60.0 ± 10.0; sre2l, net_w1: "
+    assert repr(Comparison("runs/c", facts())).startswith(line)
+    scores = {"set": "pets", "ipc": 2, "rows": [{"student": "net_w1", "LRS": 0.25, "ARS": 0.5}]}
+    assert repr(Ranking("runs/r", scores)) == "Ranking(pets, 2 per class; net_w1: LRS 0.250, ARS 0.500; in runs/r)"
+    names, labels = tuple("abcdefg"), torch.arange(7).repeat_interleave(2)
+    images = DistilledImages(
+        torch.zeros(14, 3, 8, 8, dtype=torch.uint8), labels, torch.ones(14) / 2, names, url="runs/x"
+    )
+    line = "DistilledImages(14 images of 8 x 8 px, 2 for each of 7 classes (a, b, c, d, e, ...); from runs/x)"
+    assert repr(images) == line
+    images.class_names = ("\x1b[31ma", *names[1:])
+    shown = [repr(images), repr(Comparison("runs/\x1b", facts())), repr(Ranking("runs/\x1b", scores))]
+    assert all("\x1b" not in text and "\\x1b" in text for text in shown)
+
+
+def test_slice_of_images_is_a_set_of_them():
+    images = DistilledImages(
+        torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 3, 2, 2),
+        torch.tensor([0, 0, 1, 1]),
+        torch.tensor([0.5, 0.5, 0.25, 0.75]),
+        ("a", "b"),
+        transform=lambda image: int(image.max()),
+        url="runs/x",
+    )
+    part = images[1:3]
+    assert (list(part), part.weights.tolist(), part.class_names, part.url) == (
+        [(1, 0), (2, 1)],
+        [0.5, 0.25],
+        ("a", "b"),
+        "runs/x",
+    )
+    assert (images[np.int64(-1)], list(images[::3]), len(images[9:])) == ((3, 1), [(0, 0), (3, 1)], 0)
+    assert list(images[::-1]) == [(3, 1), (2, 1), (1, 0), (0, 0)]
+    for place in ("a", [0, 1], 1.5):
+        with pytest.raises(TypeError, match=r"give a whole number or a slice; torch\.utils\.data\.Subset takes a list"):
+            images[place]
+
+
+def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
+    index = build_index("builtin:digits")
+    whole, held = validation_digest(index), validation_digest(hold_out(index, 0.2))
+    assert whole != held
+    assert whole == validation_digest(build_index("builtin:digits"))
+    assert whole in markdown(facts() | {"validation_digest": whole})
+    assert held in latex(facts() | {"validation_digest": held})
+
+
+def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
+    loaded = facts() | {
+        "full_data": {"net_w1": {"top1": 0.9, "from": "loaded teacher"}},
+        "teacher": {"model": "net_w1", "top1": 0.9, "loaded": "default"},
+        "labelled_with": [{"model": "net_w2", "top1": 0.85, "loaded": None}],
+    }
+    text = markdown(loaded)
+    assert "| loaded teacher | net_w1 | 90.0 |" in text
+    assert "all data" not in text
+    assert "teacher net_w1, 90.0 % (loaded), labels also by net_w2, 85.0 %" in text
+    assert "all data" in markdown(facts())
+    assert plot_png(loaded)
+
+
+def test_only_the_teachers_own_score_is_called_the_teachers():
+    scored = {"top1_last_mean": 0.5, "top1_last_std": None, "top1_best_mean": 0.5, "top1_best_std": None}
+    students = {
+        name: {"distilled": scored, "random_real": None, "full_data": {"top1": 0.9, "from": trained}}
+        for name, trained in (("net_w1", "teacher"), ("net_w2", "trained as the teacher was"))
+    }
+    teacher = {"model": "net_w1", "top1": 0.9, "loaded": None}
+    counts = {"classes": 2, "ipc": 1, "train_images": 9, "labelled_with": []}
+    names = [row.name for row in score_rows({"teacher": teacher, "students": students, **counts})]
+    assert names[1:] == [
+        *("distilled, net_w1", "full data (the teacher), net_w1"),
+        *("distilled, net_w2", "full data, net_w2"),
+    ]
+    subject = {"subject": "pets, 1 image per class", "missing": []}
+    shown = repr(RunResult("runs/pets", {"teacher": teacher, "students": students, **counts, **subject}))
+    begin = "RunResult(pets, 1 image per class, 2 classes; top-1: teacher net_w1: 90.0%; distilled, net_w1: 50.0%; full"
+    assert shown.startswith(begin)
+    assert shown.endswith("; in runs/pets)")
+    other = facts() | {"full_data": {"net_w1": {"top1": 0.9, "from": "trained as the teacher was"}}}
+    assert "| all data | net_w1 | 90.0 |" in markdown(other)
+
+
+def test_options_of_single_methods_are_named_in_every_table():
+    told = facts() | {"changes": {"sre2l": {"recover.lr": "0.5", "recover.bn_weight": "1"}}}
+    for text in (markdown(told), latex(told).replace("\\_", "_")):
+        assert "; sre2l with recover.lr 0.5, recover.bn_weight 1" in text
+    assert " with " not in markdown(facts())
+
+
+def test_points_of_different_hashes_are_not_joined_in_the_plot():
+    joined = facts()
+    apart = facts()
+    apart["rows"] = [row | {"protocol": {"name": "wmdd", "hash": str(row["ipc"])}} for row in apart["rows"]]
+    assert plot_png(joined) == plot_png(facts())
+    assert plot_png(joined) != plot_png(apart)
+
+
+def test_averaged_students_have_lines_of_their_own():
+    averaged = facts()
+    for row in averaged["rows"]:
+        row |= {"top1_ema_last_mean": row["top1_last_mean"] + 0.05, "top1_ema_last_std": 0.02}
+    assert cells(averaged, best="*{}*")[2:4] == [
+        ["wmdd, EMA", "net_w1", "*55.0 ± 2.0*", "65.0 ± 2.0"],
+        ["sre2l, EMA", "net_w1", "30.0 ± 2.0", "*75.0 ± 2.0*"],
+    ]
+
+
+def test_table_names_every_protocol_with_what_was_scored_by_it():
+    mixed = facts()
+    for row in mixed["rows"][2:]:
+        row["protocol"] = {"name": "wmdd", "hash": "other"}
+    assert protocols_of(mixed) == "protocols wmdd abc (1 per class); wmdd other (10 per class)"
+    mixed["rows"][1]["protocol"] = {"name": "wmdd (changed)", "hash": "own"}
+    assert protocols_of(mixed) == (
+        "protocols wmdd abc (wmdd at 1); wmdd (changed) own (sre2l at 1); wmdd other (10 per class)"
+    )
+    assert protocols_of(mixed) in markdown(mixed)
+
+
+def test_table_names_the_students_of_every_protocol():
+    mixed = facts()
+    others = [{**row, "student": "net_w2", "protocol": {"name": "rded", "hash": "two"}} for row in mixed["rows"]]
+    mixed["rows"] += others
+    assert protocols_of(mixed) == "protocols wmdd abc (net_w1); rded two (net_w2)"
+    for row in others[2:]:
+        row["protocol"] = {"name": "wmdd", "hash": "abc"}
+    assert protocols_of(mixed) == (
+        "protocols wmdd abc (net_w1, net_w2 at 10 per class); rded two (net_w2 at 1 per class)"
+    )
+
+
+def test_images_for_the_statistics_of_all_classes_share_a_batch_of_many(tmp_path):
+    """The released code takes a hundred classes and an image of each; whole classes would meet a part's statistics."""
+    config = override(recipe("digits"), {"barycenter.ipc": 15})
+    store = ArtifactStore(str(tmp_path / "store"))
+    index, ref = load_index(config, store, lambda done, total: None)
+    made = plan_from(with_method(config, "sre2l"), index, ref)
+    (task,) = made.tasks["recover"]
+    assert {unit.params["images_at_once"] for unit in task.units} == {10}
+    assert len(plan_from(config, index, ref).tasks["recover"]) == 2
+    assert "images_at_once" not in plan_from(config, index, ref).units("recover")[0].params
+
+
+def test_one_student_has_no_deviation():
+    alone = facts()
+    alone["rows"] = [row | {"top1_last_std": None, "runs": row["runs"][:1]} for row in alone["rows"]]
+    assert cells(alone)[0] == ["wmdd", "net_w1", "50.0", "60.0"]
+    assert r"$25.0$ & {\boldmath $70.0$}" in latex(alone)
+    assert "last epoch, one student; protocol wmdd abc" in markdown(alone)
+    assert plot_png(alone).startswith(b"\x89PNG")

@@ -1,0 +1,335 @@
+"""Named protocols: what papers say, what depends on size and set, and when a score may carry the name."""
+
+import pytest
+
+from wmdd.cli.compare import numbers
+from wmdd.cli.main import cli
+from wmdd.cli.options import configure
+from wmdd.commands.compare import cases
+from wmdd.config.distill import DistillConfig, override, to_yaml
+from wmdd.config.protocols import is_exact, protocols, with_protocol
+from wmdd.config.recipes import recipe
+from wmdd.engine.plan import make_plan, protocol_hash
+from wmdd.errors import ConfigError
+from wmdd.storage.store import ArtifactStore
+
+OWN = ("relabel", "evaluate")
+
+
+def settings(name, recipe_name="imagenet-1k", ipc=10, **changes):
+    return with_protocol(override(recipe(recipe_name), {"barycenter.ipc": ipc, **changes}), name)
+
+
+@pytest.mark.parametrize("name", protocols())
+def test_protocol_decides_the_students_alone_and_whatever_was_set_before(name):
+    base = override(recipe("cifar10"), {"relabel.mix": "mixup", "evaluate.ema": 0.5, "relabel.batch_size": 7})
+    made = with_protocol(base, name)
+    assert made.model_copy(update={part: getattr(base, part) for part in OWN}) == base
+    assert is_exact(made)
+    assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
+    assert not is_exact(override(made, {"evaluate.lr": 0.123}))
+    assert is_exact(override(made, {"evaluate.val_every": 77}))
+
+
+def test_every_protocol_has_a_hash_of_its_own():
+    assert len({protocol_hash(settings(name), "resnet18") for name in protocols()}) == len(protocols())
+
+
+def test_released_recipes_follow_the_papers_protocol():
+    for name in ("imagenet-1k", "tiny-imagenet-224", "imagenette"):
+        assert is_exact(recipe(name)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("wmdd", {"batch_size": 100, "cosine_stretch": 1.0, "loss": "kl", "temperature": 20.0, "lr": 1e-3}),
+        ("sre2l", {"batch_size": 1024, "accumulate": 2}),
+        ("cda", {"batch_size": 128, "accumulate": 1}),
+        ("rded", {"batch_size": 100, "cosine_stretch": 2.0, "crop_scale": (0.5, 1.0)}),
+        ("edc", {"batch_size": 100, "loss": "mse", "ce_weight": 0.025, "ema": 0.99, "cosine_stretch": 2.0}),
+        ("cvdd", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "cosine_stretch": 2.0}),
+        ("fadrm", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "lr": 1e-3}),
+        ("hard", {"labels": "hard", "mix": "none"}),
+    ],
+)
+def test_settings_for_imagenet_at_ten_images_are_those_of_the_papers(name, expected):
+    made = settings(name)
+    found = made.relabel.model_dump() | made.evaluate.model_dump()
+    assert {key: found[key] for key in expected} == expected
+    assert (found["epochs"], found["optimizer"], found["weight_decay"]) == (300, "adamw", 0.01)
+
+
+def test_rded_follows_size_set_and_student():
+    assert [settings("rded", "cifar10", ipc).relabel.batch_size for ipc in (1, 10, 50)] == [10, 50, 100]
+    assert [settings("rded", ipc=ipc).relabel.batch_size for ipc in (1, 10, 50)] == [20, 100, 200]
+    assert settings("rded", "tiny-imagenet").relabel.batch_size == 100
+    assert settings("rded", "tiny-imagenet").relabel.crop_scale == (1.0, 1.0)
+    assert settings("rded", **{"evaluate.students": ("mobilenet_v2",)}).evaluate.lr == 2.5e-3
+    several = settings("rded", **{"evaluate.students": ("resnet18", "resnet50", "vgg11", "vit_tiny_patch16_224")})
+    assert several.evaluate.rates == ("vgg11=0.0005:2", "vit_tiny_patch16_224=0.0001:2")
+    assert is_exact(several)
+
+
+def rates(name, recipe_name, student="resnet18", **changes):
+    """Learning rate and stretch of the cosine at 1, 10 and 50 images per class."""
+    changes |= {"evaluate.students": (student,)}
+    made = [settings(name, recipe_name, ipc, **changes).evaluate for ipc in (1, 10, 50)]
+    return [(one.lr, one.cosine_stretch) for one in made]
+
+
+@pytest.mark.parametrize(
+    ("name", "set_name", "student", "expected"),
+    [
+        ("cvdd", "imagenet-1k", "resnet18", [(1e-3, 2), (1e-3, 2), (1e-3, 1)]),
+        ("cvdd", "imagenet-1k", "resnet101", [(1e-3, 2), (1e-3, 2), (5e-4, 2)]),
+        ("cvdd", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
+        ("cvdd", "imagenette", "resnet50", [(5e-4, 2), (1e-3, 1), (5e-4, 1)]),
+        ("cvdd", "tiny-imagenet", "resnet18", [(1e-3, 2), (1e-3, 1), (1e-3, 2)]),
+        ("cvdd", "cifar100", "resnet18", [(1e-3, 1), (1e-3, 2), (1e-3, 1)]),
+        ("cvdd", "cifar10", "resnet18", [(1e-3, 1)] * 3),
+        ("cvdd", "cifar10-quick", "convnet3_w64", [(1e-3, 1)] * 3),
+        ("fadrm", "imagenet-1k", "resnet18", [(1e-3, 2), (1e-3, 2), (1e-3, 1)]),
+        ("fadrm", "imagenet-1k", "resnet50", [(5e-4, 2), (1e-3, 2), (1e-3, 1)]),
+        ("fadrm", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
+        ("fadrm", "tiny-imagenet-224", "resnet50", [(5e-4, 2), (5e-4, 2), (5e-4, 1)]),
+        ("fadrm", "cifar100", "resnet18", [(5e-4, 2), (1e-3, 2), (1e-3, 1)]),
+    ],
+)
+def test_rates_follow_set_student_and_size_as_the_papers_code_has_them(name, set_name, student, expected):
+    assert rates(name, set_name, student) == expected
+
+
+def test_part_of_imagenet_is_trained_on_as_such_and_not_as_the_whole():
+    woof = {"data.subset": "imagewoof"}
+    assert rates("fadrm", "imagenet-1k", **woof) == [(5e-4, 2), (5e-4, 1), (1e-3, 2)]
+    made = settings("edc", **woof)
+    assert (made.relabel.epochs, made.relabel.batch_size) == (1000, 50)
+    assert settings("rded", **woof).relabel.batch_size == 50
+    assert settings("edc", "imagenette", **{"data.path": "torchvision:CIFAR100?download=x"}).evaluate.optimizer == "sgd"
+
+
+@pytest.mark.parametrize("name", ["rded", "cvdd", "fadrm"])
+def test_student_is_trained_among_others_as_it_is_alone(name):
+    students = ("resnet101", "resnet18", "mobilenet_v2", "resnet50")
+    together = settings(name, "imagenette", 50, **{"evaluate.students": students})
+    for student in students:
+        alone = settings(name, "imagenette", 50, **{"evaluate.students": (student,)})
+        assert together.evaluate.of(student).model_dump(exclude={"students"}) == alone.evaluate.model_dump(
+            exclude={"students"}
+        )
+        assert protocol_hash(together, student) == protocol_hash(alone, student)
+    assert len({protocol_hash(together, student) for student in students}) > 1
+
+
+def test_scores_of_students_with_rates_of_their_own_are_found_again_alone(tmp_path):
+    store = ArtifactStore(str(tmp_path / "store"))
+    several = {"evaluate.students": ("convnet2", "vgg11_bn"), "evaluate.rates": ("vgg11_bn=0.002:2",)}
+    base = override(recipe("digits"), {"data.image_size": 32})
+    together = make_plan(override(base, several), store)
+    lone = {"evaluate.students": ("vgg11_bn",), "evaluate.lr": 0.002, "evaluate.cosine_stretch": 2.0}
+    alone = make_plan(override(base, lone), store)
+    assert set(alone.refs("evaluate")) < set(together.refs("evaluate"))
+    sections = {task.units[0].params["student"]: task.section for task in together.tasks["evaluate"]}
+    assert {name: (own["lr"], own["cosine_stretch"]) for name, own in sections.items()} == {
+        "convnet2": (0.005, 1.0),
+        "vgg11_bn": (0.002, 2.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        ("resnet18", "write NAME=LR"),
+        ("resnet18=fast", "write NAME=LR"),
+        ("resnet18=0", "write NAME=LR"),
+        ("resnet18=0.1:0.5", "write NAME=LR"),
+        ("resnet18=0.1:2:3", "write NAME=LR"),
+        ("=0.1", "write NAME=LR"),
+        ("vgg11=0.1", "vgg11 is none of evaluate.students=resnet18; leave it out"),
+    ],
+)
+def test_rate_that_means_nothing_is_refused(rate, message):
+    with pytest.raises(ConfigError, match=rf"evaluate\.rates=.*{message}"):
+        override(DistillConfig(), {"evaluate.rates": (rate,)})
+
+
+def test_rate_may_leave_the_stretch_as_it_is():
+    made = override(DistillConfig(), {"evaluate.rates": ("resnet18=0.1",), "evaluate.cosine_stretch": 3.0})
+    assert (made.evaluate.of("resnet18").lr, made.evaluate.of("resnet18").cosine_stretch) == (0.1, 3.0)
+
+
+def test_fadrm_follows_size_and_set():
+    nette = [settings("fadrm", "imagenette", ipc).relabel for ipc in (1, 10, 50)]
+    assert {(made.batch_size, made.micro_batch, made.epochs) for made in nette} == {(10, 5, 300)}
+    tiny = [settings("fadrm", "tiny-imagenet", ipc).relabel for ipc in (1, 10, 50)]
+    assert [(made.epochs, made.bn, made.micro_batch) for made in tiny] == [
+        (1000, "batch", 8), (300, "batch", 8), (300, "running", 0)
+    ]  # fmt: skip
+    assert settings("fadrm", "cifar10").relabel.epochs == settings("fadrm", "cifar100").relabel.epochs == 1000
+
+
+def test_cvdd_uses_smaller_batches_for_imagenette():
+    assert (settings("cvdd", "imagenette").relabel.batch_size, settings("cvdd").relabel.batch_size) == (10, 16)
+
+
+def test_sre2l_trains_on_cifar_in_its_own_way():
+    for name in ("cifar10", "cifar10-quick", "cifar100"):
+        made = settings("sre2l", name)
+        assert (made.relabel.epochs, made.relabel.batch_size, made.relabel.crop_scale) == (400, 128, (1.0, 1.0))
+        assert made.evaluate.accumulate == 1
+        assert (made.relabel.mix, made.relabel.mix_alpha, made.evaluate.temperature) == ("mixup", 0.8, 30.0)
+        assert settings("cda", name).relabel == made.relabel.model_copy(update={"epochs": 800})
+    assert settings("cda", "imagenette").relabel.mix == "cutmix"
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "optimizer", "lr", "decay", "momentum", "schedule", "stretch", "crop"),
+    [
+        ("imagenet-1k", 300, 100, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
+        ("imagenette", 1000, 50, "adamw", 1e-3, 0.01, 0.9, "tail", 2.0, 0.5),
+        ("tiny-imagenet", 300, 100, "sgd", 0.1, 5e-4, 0.875, "cosine", 2.0, 0.5),
+        ("cifar100", 1000, 50, "sgd", 0.1, 5e-4, 0.875, "tail", 2.0, 0.5),
+        ("cifar10", 1000, 10, "adamw", 1e-3, 0.01, 0.9, "steps", 1.0, 0.08),
+    ],
+)
+def test_edc_follows_the_set(name, epochs, batch, optimizer, lr, decay, momentum, schedule, stretch, crop):
+    made = settings("edc", name)
+    relabel, student = made.relabel, made.evaluate
+    assert (relabel.epochs, relabel.batch_size, relabel.crop_scale) == (epochs, batch, (crop, 1.0))
+    assert (student.optimizer, student.lr, student.weight_decay) == (optimizer, lr, decay)
+    assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
+    assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
+    assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
+
+
+def configured(*words):
+    """The configuration that a command line names."""
+    command = cli.commands["distill"]
+    return configure(command.make_context("distill", list(words)).params)
+
+
+@pytest.mark.parametrize("words", [("--ipc", "50"), ("--barycenter.ipc", "50"), ("--config", "size.yaml")])
+def test_protocol_follows_the_size_wherever_it_is_given(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "size.yaml").write_text("barycenter: {ipc: 50}\n")
+    made = configured("imagenet-1k", "--protocol", "fadrm", *words)
+    assert (made.barycenter.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
+    assert is_exact(made)
+
+
+def test_protocol_follows_students_and_set_that_are_given_as_options():
+    made = configured("imagenette", "--protocol", "rded", "--evaluate.students", "mobilenet_v2")
+    assert made.evaluate.lr == 2.5e-3
+    assert is_exact(made)
+    four = "resnet18,resnet50,mobilenet_v2,vit_tiny_patch16_224"
+    several = configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
+    assert [several.evaluate.of(name).lr for name in four.split(",")] == [1e-3, 1e-3, 2.5e-3, 1e-4]
+    assert is_exact(several)
+    subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
+    assert subset.relabel.epochs == 1000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--protocol", "hard", "--evaluate.augment", "randaugment"),
+        ("--protocol", "cvdd", "--relabel.micro_batch", "4"),
+        ("--protocol", "hard", "--config", "more.yaml"),
+    ],
+)
+def test_options_that_need_the_protocol_are_checked_with_it(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "more.yaml").write_text("evaluate: {augment: randaugment}\n")
+    made = configured("imagenette", *words)
+    assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
+
+
+def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text(to_yaml(recipe("tiny-imagenet")))
+    (tmp_path / "set.yaml").write_text("recipe: tiny-imagenet\n")
+    made = configured("--protocol", "fadrm", "--ipc", "1", "--config", str(tmp_path / "set.yaml"))
+    assert (made.recipe, made.relabel.epochs, made.relabel.batch_size) == ("tiny-imagenet", 1000, 16)
+    # A whole configuration says itself how students are trained.
+    with pytest.raises(ConfigError, match=r"--protocol fadrm: --config .* is of protocol wmdd, .*; leave one out"):
+        configured("--protocol", "fadrm", "--config", str(saved))
+    assert configured("--config", str(saved)) == recipe("tiny-imagenet")
+
+
+def test_comparison_trains_students_at_their_rates_for_each_size():
+    words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
+    params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params
+    config = configure(params | {"ipc": numbers(params["ipc"])[0]})
+    assert (config.evaluate.lr, config.evaluate.rates) == (5e-4, ())
+    ten = cases(config, ["wmdd"], [1, 10], {})["wmdd", 10].evaluate
+    assert (ten.lr, ten.cosine_stretch, ten.rates) == (5e-4, 1.0, ("resnet50=0.001:1",))
+
+
+def test_options_are_laid_over_a_protocol_and_the_name_says_so():
+    made = configured("imagenet-1k", "--protocol", "cvdd", "--evaluate.lr", "0.002")
+    assert (made.evaluate.lr, made.relabel.batch_size) == (0.002, 16)
+    assert not is_exact(made)
+
+
+def test_name_alone_is_no_way_to_choose_a_protocol():
+    with pytest.raises(ConfigError, match=r"--evaluate\.protocol: names how students are trained .* use --protocol"):
+        configured("digits", "--evaluate.protocol", "hard")
+
+
+def test_unknown_protocol_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="protocol dm: there is none of this name; choose from wmdd, "):
+        with_protocol(DistillConfig(), "dm")
+
+
+def test_comparison_applies_a_protocol_to_every_size():
+    made = cases(with_protocol(recipe("cifar10"), "rded"), ["wmdd"], [1, 50], {})
+    assert {ipc: case.relabel.batch_size for (_, ipc), case in made.items()} == {1: 10, 50: 100}
+    changed = cases(override(recipe("cifar10"), {"relabel.batch_size": 7}), ["wmdd"], [1, 50], {})
+    assert {case.relabel.batch_size for case in changed.values()} == {7}
+    longer = cases(override(with_protocol(recipe("cifar10"), "rded"), {"relabel.epochs": 20}), ["wmdd"], [1, 50], {})
+    assert [(case.relabel.batch_size, case.relabel.epochs) for case in longer.values()] == [(10, 20), (100, 20)]
+    plain = recipe("cifar10-quick")
+    (quick,) = cases(plain, ["wmdd"], [10], {}).values()
+    assert quick == override(plain, {"evaluate.random_real": False})
+
+
+@pytest.mark.parametrize(
+    "field", ["barycenter.ipc", "pretrain.epochs", "evaluate.seeds", "relabel.epochs", "data.path"]
+)
+def test_method_cannot_have_what_all_share_in_its_own_way(field):
+    with pytest.raises(ConfigError, match=rf"--set wmdd:{field}: is the same for all methods"):
+        cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluate.temperature": 3.0},
+        {"evaluate.loss": "mse"},
+        {"evaluate.ce_weight": 0.5},
+        {"relabel.bn": "batch"},
+        {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
+    ],
+)
+def test_what_is_about_soft_labels_is_no_part_of_the_hash_of_hard_ones(changes):
+    soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
+    assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
+    assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
+
+
+def test_views_of_hard_labels_are_part_of_their_hash():
+    hard = with_protocol(recipe("cifar10"), "hard")
+    for changes in ({"relabel.epochs": 7}, {"relabel.flip": False}, {"evaluate.augment": "randaugment"}):
+        assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")
+
+
+def test_options_about_soft_labels_train_no_student_of_hard_ones_again(tmp_path):
+    store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
+    changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
+    assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
+
+
+@pytest.mark.parametrize("text", ["none", ""])
+def test_list_of_names_can_be_emptied(text):
+    assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")

@@ -1,0 +1,42 @@
+"""Recipes keep what they promise, and values check themselves."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from wmdd.config.recipes import recipe
+from wmdd.method.artifacts import DistilledClass
+from wmdd.stages.evaluate import StudentResult
+
+
+@pytest.mark.parametrize(
+    ("name", "bn_weight", "lr"), [("imagenette", 10, 0.25), ("tiny-imagenet-224", 500, 0.1), ("imagenet-1k", 100, 0.25)]
+)
+def test_released_recipes_keep_the_published_values(name, bn_weight, lr):
+    config = recipe(name)
+    assert (config.recover.bn_weight, config.recover.lr) == (bn_weight, lr)
+    assert (config.recover.init, config.recover.iterations, config.relabel.epochs) == ("noise", 2000, 300)
+    assert (config.recover.ce_weight, config.recover.feature_weight, config.evaluate.temperature) == (1, 10, 20)
+
+
+def test_every_recipe_scores_at_least_three_students():
+    assert recipe("cifar10").evaluate.seeds >= 3
+
+
+def test_student_keeps_the_classes_that_it_was_scored_on_and_older_files_are_read():
+    made = StudentResult("s", "distilled", 0, 0.5, 0.6, (), "wmdd", "abc", class_names=("cat", "dog"))
+    data = made.to_files()
+    assert StudentResult.from_files(SimpleNamespace(read=data.__getitem__)) == made
+    older = json.loads(data["student.json"])
+    del older["class_names"]
+    found = StudentResult.from_files(SimpleNamespace(read=lambda name: json.dumps(older).encode()))
+    assert (found.top1_last, found.class_names) == (0.5, ())
+
+
+def test_values_check_themselves():
+    with pytest.raises(ValueError, match="no fractions"):
+        StudentResult("s", "distilled", 0, 61.3, 0.6, (), "wmdd", "abc")
+    with pytest.raises(ValueError, match="class 2"):
+        DistilledClass(2, torch.zeros(1, 3, 4, 4), torch.ones(1))

@@ -1,0 +1,127 @@
+"""The board: tasks become ready as their inputs appear, and a failure blocks only who needs it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmdd.engine.board import Board
+from wmdd.engine.plan import PlannedUnit, StageTask
+from wmdd.errors import StageError
+from wmdd.storage.store import ArtifactRef
+
+
+def ref(stage, unit):
+    return ArtifactRef(stage, unit, f"key of {stage} {unit}")
+
+
+def task(stage, name, *inputs):
+    """A task of one unit; several inputs make one list, a single one stands alone."""
+    needs = {"input": inputs[0]} if len(inputs) == 1 else {"inputs": tuple(inputs)}
+    return StageTask(stage, name, {}, 0, (PlannedUnit(ref(stage, name), {}, needs if inputs else {}),))
+
+
+def refs(tasks):
+    return {unit.ref for item in tasks for unit in item.units}
+
+
+def chain(classes=3):
+    """A teacher, statistics and images by class, and labels of all of them."""
+    names = [f"class-{number}" for number in range(classes)]
+    teacher = task("pretrain", "teacher")
+    statistics = [task("statistics", name, ref("pretrain", "teacher")) for name in names]
+    images = [task("recover", name, ref("statistics", name)) for name in names]
+    return [teacher, *statistics, *images, task("relabel", "all", *(ref("recover", name) for name in names))]
+
+
+def taken(board, lane=""):
+    found = []
+    while (item := board.take(lane)) is not None:
+        found.append(f"{item.stage} {item.name}")
+    return found
+
+
+def test_class_goes_on_as_soon_as_its_own_inputs_are_there():
+    tasks = chain()
+    board = Board(tasks, refs(tasks))
+    assert taken(board) == ["pretrain teacher"]
+    board.finish(tasks[0])
+    assert taken(board) == ["statistics class-0", "statistics class-1", "statistics class-2"]
+    board.finish(tasks[2])
+    assert taken(board) == ["recover class-1"]  # while the other classes' statistics still run
+    assert len(board) == 6
+
+
+def test_artifacts_that_are_there_are_not_waited_for():
+    tasks = chain()
+    board = Board(tasks[4:], refs(tasks[4:]))
+    assert taken(board) == ["recover class-0", "recover class-1", "recover class-2"]
+
+
+def test_failure_blocks_who_needs_it_and_no_one_else():
+    tasks = chain()
+    board = Board(tasks, refs(tasks))
+    for item in tasks[:4]:
+        board.take()
+        board.finish(item)
+    error = StageError("recover", "class-1", "broken")
+    board.fail(tasks[5], error)
+    assert board.failures == [error]
+    assert [item.name for item in board.blocked] == ["all"]
+    assert taken(board) == ["recover class-0", "recover class-1", "recover class-2"]
+    board.finish(tasks[4])
+    board.finish(tasks[6])
+    assert len(board) == 0
+    assert board.take() is None
+
+
+def test_failed_teacher_blocks_all_that_follows_once():
+    tasks = chain()
+    board = Board(tasks, refs(tasks))
+    board.fail(tasks[0], StageError("pretrain", "teacher", "broken"))
+    assert len(board) == 0
+    assert len(board.blocked) == 7
+    assert len(set(map(id, board.blocked))) == 7
+
+
+def test_task_put_back_is_handed_out_again_in_its_place():
+    tasks = chain()
+    board = Board(tasks[1:], refs(tasks[1:]))
+    first, second = board.take(), board.take()
+    board.put_back(second)
+    board.put_back(first)
+    assert board.take() is first
+    board.finish(first)
+    board.put_back(first)
+    assert first not in [board.take() for _ in range(2)]
+
+
+def test_lanes_are_apart():
+    tasks = chain()
+    board = Board(tasks[1:], refs(tasks[1:]), lambda item: "gpu" if item.stage == "recover" else "cpu")
+    assert board.lanes() == ["cpu"]
+    assert board.ready("cpu") == 3
+    board.finish(tasks[1])
+    assert board.take("gpu").name == "class-0"
+    assert board.ready("gpu") == 0
+
+
+@given(st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=30), st.data())
+def test_every_order_runs_each_task_once_after_its_inputs(needs, data):
+    tasks = [
+        task("stage", str(number), *(ref("stage", str(need)) for need in wanted if need < number))
+        for number, wanted in enumerate(needs)
+    ]
+    board, running, finished = Board(tasks, refs(tasks)), [], set()
+    broken = data.draw(st.sets(st.sampled_from(range(len(tasks))), max_size=2))
+    while len(board):
+        while (item := board.take()) is not None:
+            running.append(item)
+        done = running.pop(data.draw(st.integers(0, len(running) - 1)))
+        wanted = {need for need in needs[int(done.name)] if need < int(done.name)}
+        assert {str(need) for need in wanted} <= finished
+        if int(done.name) in broken:
+            board.fail(done, StageError("stage", done.name, "broken"))
+        else:
+            board.finish(done)
+            finished.add(done.name)
+    assert len(finished) + len(board.failures) + len(board.blocked) == len(tasks)
+    assert not running

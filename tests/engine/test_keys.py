@@ -1,0 +1,118 @@
+"""What an option changes: the keys of its own stage and of what follows from it, and no others."""
+
+import typing
+from collections import defaultdict
+
+import pytest
+
+from wmdd.config.distill import override, section_names
+from wmdd.config.recipes import recipe
+from wmdd.engine.plan import make_plan
+from wmdd.storage.store import ArtifactStore
+
+STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
+TEACHER = ("pretrain", "statistics", "barycenter", "recover", "relabel", "evaluate")
+IMAGES = ("recover", "relabel", "evaluate")
+STUDENTS = ("evaluate",)
+RANDOM = ("select", "relabel", "evaluate")  # of each student's seed: its images, and their labels
+NOTHING = ()
+
+BY_SECTION = {
+    "data": STAGES,
+    "pretrain": TEACHER,
+    "statistics": TEACHER[1:],
+    "barycenter": TEACHER[2:],
+    "recover": IMAGES,
+    "relabel": ("relabel", "evaluate"),
+    "evaluate": STUDENTS,
+    "runtime": NOTHING,
+    "ray": NOTHING,
+}
+BY_OPTION = {
+    "data.download": NOTHING,
+    "barycenter.ipc": STAGES[2:],  # of random images too
+    "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
+    "evaluate.seeds": RANDOM,
+    "evaluate.random_real": RANDOM,
+    "relabel.teachers": ("pretrain", "relabel", "evaluate"),  # one more network, and its labels
+    "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
+    "evaluate.full_data": NOTHING,  # the only student is the teacher's own network
+    "evaluate.val_batch_size": NOTHING,
+    "runtime.precision": TEACHER,  # by the numbers that it gives
+}
+# Where no other value follows from the option's kind.
+VALUES = {
+    "data.path": None,  # the signature of the files is the key: see the tests of images
+    "data.subset": None,  # of ImageNet-1K alone
+    "data.classes": ("0", "1", "2"),
+    "pretrain.model": "convnet2_w8",
+    "pretrain.weights": None,  # a file: see the tests of outside teachers
+    "pretrain.crop_scale": (0.5, 1.0),
+    "data.bits": 12,
+    "data.per_class": 20,
+    "pretrain.lr_min": 0.001,
+    "pretrain.norm_weight_decay": 0.5,
+    "pretrain.bias_weight_decay": 0.5,
+    "pretrain.sync_bn": None,  # needs several workers
+    "recover.betas": (0.5, 0.8),
+    "recover.crop_scale": (0.5, 1.0),
+    "recover.curriculum": "cosine",
+    "statistics.crop_scale": (0.5, 1.0),
+    "relabel.crop_scale": (0.5, 1.0),
+    "relabel.teachers": ("convnet2_w8",),
+    "evaluate.students": ("convnet2_w8",),
+    "evaluate.cosine_stretch": 2.0,
+    "evaluate.rates": ("convnet2_w16=0.001",),
+    "ray.address": "auto",
+}
+# What an option needs beside it.
+BESIDE = {
+    "relabel.micro_batch": {"relabel.bn": "batch"},
+    "evaluate.augment": {"evaluate.labels": "hard"},
+    "pretrain.augment_strength": {"pretrain.augment": "randaugment"},
+    "pretrain.ema_every": {"pretrain.ema": 0.5},
+    "pretrain.lr_gamma": {"pretrain.schedule": "steps"},
+    "pretrain.lr_step_epochs": {"pretrain.schedule": "steps"},
+}
+BASE = override(
+    recipe("digits"),
+    {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 2},
+)
+OPTIONS = [
+    f"{section}.{name}"
+    for section in section_names()
+    for name in type(getattr(BASE, section)).model_fields
+    if VALUES.get(f"{section}.{name}", "") is not None
+]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ArtifactStore(str(tmp_path_factory.mktemp("store")))
+
+
+def keys(config, store):
+    plan, found = make_plan(config, store), defaultdict(set)
+    for stage in plan.tasks:
+        found[stage] = {(unit.ref.unit, unit.ref.key) for unit in plan.units(stage)}
+    return found
+
+
+def another(option):
+    if option in VALUES:
+        return VALUES[option]
+    section, name = option.split(".")
+    value, kind = getattr(getattr(BASE, section), name), type(getattr(BASE, section)).model_fields[name].annotation
+    if typing.get_origin(kind) is typing.Literal:
+        return next(choice for choice in typing.get_args(kind) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else value / 2 or 0.5
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_option_changes_its_stage_and_what_follows(option, store):
+    base = override(BASE, BESIDE.get(option, {}))
+    before, after = keys(base, store), keys(override(base, {option: another(option)}), store)
+    changed = tuple(stage for stage in STAGES if before[stage] != after[stage])
+    assert changed == BY_OPTION.get(option, BY_SECTION[option.split(".")[0]])

@@ -1,0 +1,164 @@
+"""The barycenter: closed forms first, then agreement with independent solvers, then what never happens."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
+
+from wmdd.errors import ConfigError
+from wmdd.method.barycenter import free_support_barycenter
+
+
+def solve(features, k, weights="uniform", seed=0, **options):
+    return free_support_barycenter(features, k, weights=weights, rng=np.random.default_rng(seed), **options)
+
+
+def features_of(seed, n, d, heavy=False):
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(n, d)) + rng.normal(size=(4, d))[rng.integers(0, 4, n)] * 3
+    if heavy:
+        points[rng.integers(0, n, max(1, n // 20))] *= 50
+    return points
+
+
+@pytest.mark.parametrize("weights", ["uniform", "learnt"])
+def test_barycenter_of_two_diracs_is_their_midpoint(weights):
+    result = solve(np.array([[0.0, 2.0], [4.0, 0.0]]), 1, weights)
+    np.testing.assert_allclose(result.support, [[2.0, 1.0]])
+    assert result.objective[-1] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "learnt"])
+def test_as_many_atoms_as_points_return_the_points(weights):
+    points = features_of(1, 12, 5)
+    result = solve(points, 12, weights)
+    order = np.lexsort(result.support.T)
+    np.testing.assert_allclose(result.support[order], points.astype(np.float32)[np.lexsort(points.T)], atol=1e-5)
+    assert result.objective[-1] == pytest.approx(0, abs=1e-9)
+    assert result.converged
+
+
+def equal_size_kmeans(points, atoms):
+    """Obvious and slow: each atom owns n/k seats, and the points are seated at the least total cost."""
+    seats = len(points) // len(atoms)
+    while True:
+        replicas = np.repeat(atoms, seats, axis=0)
+        costs = ((points[:, None] - replicas[None]) ** 2).sum(-1)
+        owner = linear_sum_assignment(costs)[1] // seats
+        moved = np.stack([points[owner == j].mean(axis=0) for j in range(len(atoms))])
+        if np.allclose(moved, atoms, atol=1e-12):
+            return moved, costs[np.arange(len(points)), linear_sum_assignment(costs)[1]].mean()
+        atoms = moved
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_uniform_weights_equal_an_independent_equal_size_kmeans(seed):
+    points = features_of(seed, 60, 6, heavy=seed % 2 == 1)
+    start = points[:5].copy()
+    atoms, cost = equal_size_kmeans(points, start)
+    result = solve(points, 5, init=start, tolerance=0.0)
+    assert result.objective[-1] == pytest.approx(cost, rel=1e-9)
+    np.testing.assert_allclose(result.support, atoms, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("n", "d", "k"), [(200, 8, 5), (97, 3, 11), (300, 32, 30)])
+def test_learnt_weights_end_no_worse_than_kmeans_from_the_same_start(seed, n, d, k):
+    points = features_of(seed, n, d, heavy=seed % 2 == 0)
+    start = points[:k].copy()
+    reference = KMeans(k, init=start, n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(points)
+    result = solve(points, k, "learnt", init=start, tolerance=0.0, max_iterations=300)
+    assert result.objective[-1] <= reference.inertia_ / n * (1 + 1e-9)
+    assert result.converged
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 40),
+    d=st.integers(1, 6),
+    share=st.floats(0.01, 1),
+    weights=st.sampled_from(["uniform", "learnt"]),
+    seed=st.integers(0, 99),
+    kind=st.sampled_from(["plain", "heavy", "doubles"]),
+)
+def test_objective_never_rises_and_weights_are_a_distribution(n, d, share, weights, seed, kind):
+    points = features_of(seed, n, d, heavy=kind == "heavy")
+    if kind == "doubles":
+        points = np.round(points / 4)
+    k = max(1, int(n * share))
+    result = solve(points, k, weights, seed)
+    objective = np.array(result.objective)
+    assert (np.diff(objective) <= 1e-9 * (1 + objective[:-1])).all()
+    assert result.weights.sum() == pytest.approx(1)
+    assert (result.weights > 0).all()
+    assert len(set(result.nearest.tolist())) == k
+
+
+def test_weights_belong_to_the_support_that_is_given():
+    points = features_of(3, 150, 4, heavy=True)
+    result = solve(points, 7, "learnt", tolerance=0.0)
+    owner = ((points[:, None] - result.support[None]) ** 2).sum(-1).argmin(1)
+    np.testing.assert_allclose(np.bincount(owner, minlength=7) / 150, result.weights)
+
+
+def test_nearest_rows_minimise_the_total_distance():
+    points = features_of(5, 9, 2)
+    result = solve(points, 3)
+    costs = ((result.support[:, None] - points[None]) ** 2).sum(-1)
+    best = min(
+        costs[0, a] + costs[1, b] + costs[2, c]
+        for a in range(9)
+        for b in range(9)
+        for c in range(9)
+        if len({a, b, c}) == 3
+    )
+    assert costs[np.arange(3), result.nearest].sum() == pytest.approx(best, rel=1e-5)
+
+
+def test_order_of_features_does_not_matter_from_one_start():
+    points = features_of(7, 80, 5)
+    order = np.random.default_rng(0).permutation(80)
+    start = points[:4].copy()
+    plain, shuffled = solve(points, 4, init=start), solve(points[order], 4, init=start)
+    np.testing.assert_allclose(plain.support, shuffled.support, rtol=1e-4, atol=1e-4)
+
+
+def test_barycenter_moves_and_scales_with_the_features():
+    points = features_of(8, 80, 5)
+    start = points[:4].copy()
+    plain = solve(points, 4, "learnt", init=start)
+    moved = solve(points * 3 + 1000, 4, "learnt", init=start * 3 + 1000)
+    np.testing.assert_allclose(moved.support, plain.support * 3 + 1000, rtol=1e-4)
+
+
+def test_running_out_of_steps_is_told():
+    points = features_of(9, 300, 8)
+    assert not solve(points, 10, init=points[:10].copy(), max_iterations=1).converged
+    assert solve(points, 10).converged
+
+
+def test_same_seed_gives_the_same_atoms_and_another_gives_others():
+    points = features_of(10, 200, 8)
+    first, again, other = solve(points, 10), solve(points, 10), solve(points, 10, seed=1)
+    np.testing.assert_array_equal(first.support, again.support)
+    assert not np.array_equal(first.support, other.support)
+
+
+def test_too_few_features_name_the_option_and_the_remedy():
+    with pytest.raises(ConfigError, match=r"barycenter\.ipc=4.*3 images.*lower"):
+        solve(np.zeros((3, 2)), 4)
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        solve(np.array([[0.0], [np.nan]]), 1)
+
+
+def test_more_atoms_than_images_are_refused_with_their_number():
+    for count, held in ((1, r"\(1 image\)"), (2, r"\(2 images\)")):
+        with pytest.raises(
+            ConfigError, match=rf"barycenter\.ipc=3: larger than the class {held}; lower barycenter\.ipc"
+        ):
+            solve(np.zeros((count, 2)), 3)

@@ -1,0 +1,218 @@
+"""Losses against closed forms and plain PyTorch, one class at a time and in groups."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, soft_label_loss
+from wmdd.seeding import SeedTree
+
+CLASSES, IPC, DIM = 4, 3, 7
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=SeedTree(seed).torch())
+
+
+def masses(classes=CLASSES, ipc=IPC):
+    weights = torch.rand(classes, ipc, generator=SeedTree(99).torch()) + 0.1
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+def gradient(loss, *tensors):
+    return torch.autograd.grad(loss.sum(), tensors)
+
+
+def test_squared_feature_loss_is_the_weighted_squared_distance():
+    features, support = torch.zeros(1, 2, 3), torch.tensor([[[3.0, 4.0, 0.0], [0.0, 0.0, 2.0]]])
+    weights = torch.tensor([[0.25, 0.75]])
+    assert feature_loss(features, support, weights, "squared").tolist() == [0.25 * 25 + 0.75 * 4]
+    assert feature_loss(features, support, weights, "rms").item() == pytest.approx((0.25 * 25 + 0.75 * 4) ** 0.5)
+
+
+def test_feature_loss_of_other_shapes_is_refused():
+    with pytest.raises(ValueError, match=r"features \(1, 2, 3\) and support \(2, 1, 3\) must match"):
+        feature_loss(torch.zeros(1, 2, 3), torch.zeros(2, 1, 3), torch.ones(1, 2), "rms")
+
+
+def released_feature_loss(features, support):
+    """The released code's term: one Frobenius norm over everything in its batch."""
+    return (features - support).square().sum().sqrt()
+
+
+@pytest.mark.parametrize("ipc", [1, 4, 100])
+def test_rms_times_the_root_of_the_images_is_the_released_norm(ipc):
+    features, support = normal(1, ipc, 64).requires_grad_(True), normal(1, ipc, 64, seed=1)
+    ours = ipc**0.5 * feature_loss(features, support, torch.full((1, ipc), 1 / ipc), "rms")
+    theirs = released_feature_loss(features, support)
+    torch.testing.assert_close(ours[0], theirs)
+    torch.testing.assert_close(*gradient(ours, features), *gradient(theirs, features))
+
+
+@pytest.mark.parametrize("kind", ["rms", "squared"])
+@pytest.mark.parametrize("position", range(CLASSES))
+def test_feature_loss_of_a_class_is_the_same_in_any_group(kind, position):
+    features, support, weights = (
+        normal(CLASSES, IPC, DIM).requires_grad_(True),
+        normal(CLASSES, IPC, DIM, seed=1),
+        masses(),
+    )
+    grouped = feature_loss(features, support, weights, kind)
+    own = slice(position, position + 1)
+    alone_features = features[own].detach().requires_grad_(True)
+    alone = feature_loss(alone_features, support[own], weights[own], kind)
+    torch.testing.assert_close(alone[0], grouped[position], rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        *gradient(alone, alone_features), gradient(grouped, features)[0][own], rtol=1e-6, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("position", range(CLASSES))
+def test_batch_norm_loss_of_a_class_is_the_same_in_any_group(position):
+    inputs = normal(CLASSES * IPC, 5, 4, 4).requires_grad_(True)
+    mean, var, weights = normal(CLASSES, 5, seed=1), normal(CLASSES, 5, seed=2).exp(), masses()
+    grouped = batch_norm_loss(inputs, mean, var, weights)
+    own, rows = slice(position, position + 1), slice(position * IPC, (position + 1) * IPC)
+    alone_inputs = inputs[rows].detach().requires_grad_(True)
+    alone = batch_norm_loss(alone_inputs, mean[own], var[own], weights[own])
+    torch.testing.assert_close(alone[0], grouped[position], rtol=1e-6, atol=0)
+    torch.testing.assert_close(*gradient(alone, alone_inputs), gradient(grouped, inputs)[0][rows], rtol=1e-5, atol=1e-8)
+
+
+def test_no_loss_leaks_a_gradient_into_another_class():
+    features, inputs = normal(2, IPC, DIM).requires_grad_(True), normal(2 * IPC, 5, 4, 4).requires_grad_(True)
+    logits, weights = normal(2 * IPC, 6).requires_grad_(True), masses(2)
+    feature = feature_loss(features, normal(2, IPC, DIM, seed=1), weights, "rms")[0]
+    batch_norm = batch_norm_loss(inputs, torch.zeros(2, 5), torch.ones(2, 5), weights)[0]
+    cross_entropy = cross_entropy_loss(logits, torch.tensor([1, 2]), IPC)[0]
+    by_feature, by_inputs, by_logits = gradient(feature + batch_norm + cross_entropy, features, inputs, logits)
+    for own, other in (
+        (by_feature[0], by_feature[1]),
+        (by_inputs[:IPC], by_inputs[IPC:]),
+        (by_logits[:IPC], by_logits[IPC:]),
+    ):
+        assert own.abs().sum() > 0
+        assert not other.any()
+
+
+def obvious_batch_norm_loss(inputs, mean, var):
+    own_var, own_mean = torch.var_mean(inputs, dim=(0, 2, 3), correction=0)
+    return torch.linalg.vector_norm(own_mean - mean) + torch.linalg.vector_norm(own_var - var)
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_batch_norm_loss_and_its_gradient_are_those_of_var_mean(offset):
+    inputs = (normal(CLASSES * IPC, 5, 4, 4) + offset).requires_grad_(True)
+    mean, var = normal(CLASSES, 5, seed=1) + offset, normal(CLASSES, 5, seed=2).exp()
+    ours = batch_norm_loss(inputs, mean, var, torch.full((CLASSES, IPC), 1 / IPC))
+    parts = zip(inputs.double().split(IPC), mean.double(), var.double(), strict=True)
+    theirs = torch.stack([obvious_batch_norm_loss(*part) for part in parts]).float()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*gradient(ours, inputs), *gradient(theirs, inputs), rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_loss_far_from_zero_does_not_cancel():
+    wide = normal(8, 3, 16, 16).double() + 1000
+    inputs = wide.float()
+    var, mean = torch.var_mean(inputs.double(), dim=(0, 2, 3), correction=0)
+    loss = batch_norm_loss(inputs, mean.float()[None], var.float()[None], torch.full((1, 8), 1 / 8))
+    assert loss.item() < 1e-3
+
+
+def test_batch_norm_weights_act_as_repetitions_in_integer_shares():
+    inputs, mean, var = normal(2 * 3, 5, 4, 4), normal(2, 5, seed=1), normal(2, 5, seed=2).exp()
+    weighted = batch_norm_loss(inputs, mean, var, torch.tensor([[0.2, 0.2, 0.6], [0.4, 0.0, 0.6]]))
+    repeated = batch_norm_loss(inputs[[0, 1, 2, 2, 2, 3, 3, 5, 5, 5]], mean, var, torch.full((2, 5), 0.2))
+    torch.testing.assert_close(weighted, repeated, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norm_loss_of_a_constant_image_is_known():
+    inputs = torch.full((1, 2, 4, 4), 3.0)
+    loss = batch_norm_loss(inputs, torch.zeros(1, 2), torch.tensor([[3.0, 4.0]]), torch.ones(1, 1))
+    assert loss.item() == pytest.approx(18**0.5 + 5)
+
+
+def test_batch_norm_loss_measures_half_precision_inputs_in_float32():
+    inputs = normal(4, 5, 8, 8).bfloat16()
+    arguments = (torch.zeros(1, 5), torch.ones(1, 5), torch.full((1, 4), 0.25))
+    half, full = batch_norm_loss(inputs, *arguments), batch_norm_loss(inputs.float(), *arguments)
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full)
+
+
+def test_cross_entropy_is_the_mean_over_each_class():
+    logits, class_ids = normal(CLASSES * IPC, 9), torch.tensor([8, 0, 3, 3])
+    expected = [F.cross_entropy(logits[c * IPC : (c + 1) * IPC], class_ids[c].repeat(IPC)) for c in range(CLASSES)]
+    torch.testing.assert_close(cross_entropy_loss(logits, class_ids, IPC), torch.stack(expected))
+    uniform = cross_entropy_loss(torch.zeros(2, 10), torch.tensor([4]), 2)
+    torch.testing.assert_close(uniform, torch.tensor([10.0]).log())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])
+def test_soft_label_loss_is_torchs_batch_mean_divergence(temperature):
+    student, teacher = normal(6, 5), normal(6, 5, seed=1)
+    expected = F.kl_div(
+        F.log_softmax(student.double() / temperature, 1),
+        F.softmax(teacher.double() / temperature, 1),
+        reduction="batchmean",
+    )
+    got = soft_label_loss(student, teacher, torch.ones(6), temperature)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-3, atol=1e-8)
+
+
+def test_soft_label_gradient_is_the_difference_of_softmaxes_over_temperature():
+    student, teacher, temperature = normal(6, 5).requires_grad_(True), normal(6, 5, seed=1), 4.0
+    loss = soft_label_loss(student, teacher, torch.ones(6), temperature)
+    difference = (student / temperature).softmax(1) - (teacher / temperature).softmax(1)
+    torch.testing.assert_close(*gradient(loss, student), (difference / temperature / 6).detach(), rtol=1e-4, atol=1e-8)
+
+
+def test_soft_label_loss_of_equal_or_shifted_logits_is_zero():
+    logits = normal(6, 5)
+    assert soft_label_loss(logits, logits, torch.ones(6), 20.0).item() == 0
+    assert abs(soft_label_loss(logits + 3, logits, torch.ones(6), 20.0).item()) < 1e-6
+
+
+def test_soft_label_weights_scale_each_image():
+    student, teacher, weights = normal(6, 5), normal(6, 5, seed=1), torch.tensor([0.0, 2.0, 1.0, 1.0, 0.5, 1.5])
+    each = torch.stack([soft_label_loss(student[i : i + 1], teacher[i : i + 1], torch.ones(1), 2.0) for i in range(6)])
+    torch.testing.assert_close(soft_label_loss(student, teacher, weights, 2.0), (each * weights).mean())
+
+
+def test_gradients_at_the_optimum_are_finite_and_zero():
+    features = normal(2, IPC, DIM).requires_grad_(True)
+    inputs = normal(2 * IPC, 5, 1, 1).sign().requires_grad_(True)
+    loss = feature_loss(features, features.detach(), masses(2), "rms")
+    constant = torch.ones(2 * IPC, 5, 2, 2).requires_grad_(True)
+    loss = loss + batch_norm_loss(constant, torch.ones(2, 5), torch.zeros(2, 5), masses(2))
+    by_features, by_constant = gradient(loss, features, constant)
+    assert not by_features.any()
+    assert torch.isfinite(by_constant).all()
+    assert by_constant.abs().max() < 1e-4
+    var, mean = torch.var_mean(inputs.detach().unflatten(0, (2, IPC)), dim=(1, 3, 4), correction=0)
+    matched = batch_norm_loss(inputs, mean, var, torch.full((2, IPC), 1 / IPC))
+    assert torch.isfinite(gradient(matched, inputs)[0]).all()
+
+
+def test_gradients_stay_finite_for_logits_that_are_far_apart():
+    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    loss = soft_label_loss(student, torch.tensor([[-1e4, 1e4, 0.0]]), torch.ones(1), 1.0)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient(loss, student)[0]).all()
+
+
+def test_relative_batch_norm_loss_has_no_unit():
+    """Inputs and targets in another unit give the same loss, and absolute distances times it."""
+    generator = SeedTree(7).torch()
+    inputs, mean = torch.randn(4, 5, 6, 6, generator=generator), torch.randn(2, 5, generator=generator)
+    var, weights = torch.rand(2, 5, generator=generator) + 0.5, torch.full((2, 2), 0.5)
+    for unit in (1e-2, 30.0):
+        scaled = (inputs * unit, mean * unit, var * unit**2, weights)
+        torch.testing.assert_close(
+            batch_norm_loss(*scaled, relative=True),
+            batch_norm_loss(inputs, mean, var, weights, relative=True),
+            rtol=1e-3, atol=1e-4,
+        )  # fmt: skip
+    assert not torch.allclose(
+        batch_norm_loss(inputs * 30, mean * 30, var * 900, weights), batch_norm_loss(inputs, mean, var, weights)
+    )

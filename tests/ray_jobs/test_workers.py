@@ -1,0 +1,54 @@
+"""Workers whose end is near: what they leave, and how."""
+
+import threading
+
+import pytest
+
+from ray_jobs import actors
+from wmdd import outputs as events
+
+
+@pytest.fixture
+def raylet(monkeypatch):
+    """A stand-in for the raylet that started this process, which may leave; what this process then ends with."""
+    gone, ended, codes = threading.Event(), threading.Event(), []
+
+    def end(code):
+        codes.append(code)
+        ended.set()
+
+    monkeypatch.setattr(actors.os, "getppid", lambda: 1 if gone.is_set() else 7)
+    monkeypatch.setattr(actors.os, "_exit", end)
+    monkeypatch.setattr(actors, "WATCH_S", 0.001)
+    monkeypatch.setattr(actors, "SAVE_S", 60.0)
+    return gone, ended, codes
+
+
+def at_work():
+    """Return the clock of work whose next snapshot is due for nobody but one who asks."""
+    clock = events.SnapshotClock()
+    clock._next = float("inf")
+    return clock
+
+
+def test_worker_whose_raylet_is_gone_leaves_a_snapshot_and_ends(raylet):
+    gone, ended, codes = raylet
+    clock = at_work()
+    actors.end_with_raylet()
+    assert not clock.is_due()
+    gone.set()
+    while not clock.is_due():
+        assert not ended.is_set()  # without a snapshot
+    clock.begin()
+    clock.end()
+    assert ended.wait(60)
+    assert codes == [1]
+
+
+def test_worker_without_work_ends_with_its_raylet(raylet, monkeypatch):
+    gone, ended, codes = raylet
+    monkeypatch.setattr(events, "_running", None)
+    actors.end_with_raylet()
+    gone.set()
+    assert ended.wait(60)
+    assert codes == [1]

@@ -1,0 +1,147 @@
+"""A group that does not fit into the device's memory is recovered in smaller tensor batches, and its classes say so."""
+
+import dataclasses
+import weakref
+
+import pytest
+import torch
+
+from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.moments import Moments
+from wmdd.models.probes import Probe
+from wmdd.models.registry import build_model
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Output, Progress
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import STAGES, Unit
+from wmdd.stages import recover as stage
+
+SIZE, CLASSES, IPC = 16, 5, 2
+CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
+FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Of every class: a teacher, its statistics and its barycenter."""
+    with SeedTree(0).scoped():
+        network = build_model("convnet2_w16", CLASSES, SIZE)
+    teacher = Teacher("convnet2_w16", "auto", network.state_dict(), tuple("abcde"), 0.5, SIZE, 1.0, "half")
+    found = []
+    for class_id in range(CLASSES):
+        real = torch.randn(6, 3, SIZE, SIZE, generator=SeedTree(class_id).torch())
+        with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
+            _, features, seen = probe.run(real)
+        statistics = ClassStatistics(class_id, features, tuple(map(Moments.of, seen)), "abcde"[class_id])
+        even = torch.full((IPC,), 1 / IPC)
+        atoms = Barycenter(class_id, features[:IPC], even, torch.arange(IPC), (1.0,), True, (0.0,) * 5)
+        found.append({"teacher": teacher, "statistics": statistics, "barycenter": atoms})
+    return found
+
+
+# As torch says it itself, and as the libraries below it do.
+FULL = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("GET was unable to find an engine to execute this computation"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory"),
+)
+
+
+def recover(inputs, class_ids, holds=1000, error=FULL[0]):
+    """The values of a group, in the order in which they are finished, on a device that holds so many images."""
+
+    def fill(_network, arguments):
+        if len(arguments[0]) > holds:
+            raise error
+
+    units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in class_ids]
+    hook = inputs[0]["teacher"].network.register_forward_pre_hook(fill)
+    try:
+        found = STAGES["recover"].run(FEW, units, SeedTree(7), CPU)
+        return [output.value for output in found if isinstance(output, Output)]
+    finally:
+        hook.remove()
+
+
+def test_group_that_fits_says_nothing(inputs):
+    assert [value.notes for value in recover(inputs, range(CLASSES), CLASSES * IPC)] == [{}] * CLASSES
+
+
+@pytest.mark.parametrize(
+    ("holds", "parts"), [(6, [[0, 1], [2, 3, 4]]), (4, [[0, 1], [2], [3, 4]]), (2, [[c] for c in range(5)])]
+)
+def test_group_that_does_not_fit_is_run_in_parts_which_fit(inputs, holds, parts):
+    values = recover(inputs, range(CLASSES), holds)
+    assert [value.class_id for value in values] == list(range(CLASSES))
+    told = [{"tensor_batch_classes": len(part)} for part in parts for _ in part]
+    assert [value.notes for value in values] == told
+    apart = [value for part in parts for value in recover(inputs, part)]
+    for found, expected in zip(values, apart, strict=True):
+        assert torch.equal(found.images, expected.images)
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_a_full_device_is_known_in_whatever_words(inputs, error):
+    values = recover(inputs, range(CLASSES), 6, error)
+    assert [value.notes["tensor_batch_classes"] for value in values] == [2, 2, 3, 3, 3]
+
+
+def test_memory_is_freed_when_nothing_holds_the_tensors_of_the_step_that_failed(inputs, monkeypatch):
+    """An error holds the frames that it came through, and so all their tensors, until its handler ends."""
+    network, seen, freed = inputs[0]["teacher"].network, [], []
+
+    def fill(_network, arguments):
+        seen.append(weakref.ref(arguments[0]))
+        if len(arguments[0]) > CLASSES // 2 * IPC:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(stage, "forget_decoded", lambda: freed.append("decoded"))
+    monkeypatch.setattr(stage, "free_memory", lambda: freed.append(seen[-1]() is None))
+    units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in range(CLASSES - 1)]
+    hook = network.register_forward_pre_hook(fill)
+    try:
+        list(STAGES["recover"].run(FEW, units, SeedTree(7), CPU))
+    finally:
+        hook.remove()
+    assert freed == ["decoded", True]
+
+
+def test_other_errors_are_not_taken_for_a_full_device(inputs):
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        recover(inputs, range(CLASSES), 6, RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
+def test_images_of_a_class_in_parts_do_not_know_of_each_other(inputs):
+    """For methods whose images match statistics of all classes: an image or some of each class at once."""
+    section = FEW.model_copy(update={"bn_target": "global"})
+
+    def run(given):
+        units = [Unit(f"class-{c}", {"class_id": c, "images_at_once": 1}, given[c].__getitem__) for c in range(CLASSES)]
+        return list(STAGES["recover"].run(section, units, SeedTree(7), CPU))
+
+    news = run(inputs)
+    assert [(item.done, item.total) for item in news if isinstance(item, Progress)] == [(0, 6), (3, 6)]
+    values = [item.value for item in news if isinstance(item, Output)]
+    assert {value.images.shape for value in values} == {(IPC, 3, SIZE, SIZE)}
+    assert {(len(value.losses), *value.notes) for value in values} == {(FEW.iterations,)}
+    others = [item.value for item in run(list(map(other_second, inputs))) if isinstance(item, Output)]
+    for value, other in zip(values, others, strict=True):
+        assert torch.equal(value.images[0], other.images[0])
+        assert not torch.equal(value.images[1], other.images[1])
+        assert not torch.equal(value.images[0], value.images[1])
+
+
+def other_second(given):
+    """The inputs of a class with another second atom."""
+    atoms = given["barycenter"]
+    return given | {
+        "barycenter": dataclasses.replace(atoms, support=torch.stack([atoms.support[0], -atoms.support[1]]))
+    }
+
+
+def test_class_that_does_not_fit_alone_is_an_error(inputs):
+    with pytest.raises(torch.OutOfMemoryError, match=r"one class do not fit .*; lower barycenter\.ipc"):
+        recover(inputs, range(CLASSES), 1)

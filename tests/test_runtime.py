@@ -1,0 +1,94 @@
+"""What a runtime does for a GPU and needs none to show."""
+
+import copy
+import threading
+
+import pytest
+import torch
+
+from wmdd.config.sections import RuntimeConfig
+from wmdd.models.registry import build_model
+from wmdd.runtime import Runtime
+
+RUNTIMES = {device: Runtime(torch.device(device), bf16=False, compile=False, threads=1) for device in ("cpu", "cuda")}
+
+
+def counted(count, seen):
+    for number in range(count):
+        seen.append((number, threading.current_thread()))
+        yield number
+
+
+@pytest.mark.parametrize("device", RUNTIMES)
+def test_batches_that_are_prepared_meanwhile_come_whole_and_in_order(device):
+    seen = []
+    assert list(RUNTIMES[device].ahead(counted(20, seen))) == list(range(20))
+    assert [number for number, _ in seen] == list(range(20))
+    assert ({thread for _, thread in seen} == {threading.main_thread()}) == (device == "cpu")
+
+
+def test_a_gpu_has_one_batch_prepared_while_it_computes_on_another():
+    seen = []
+    batches = RUNTIMES["cuda"].ahead(counted(20, seen))
+    assert next(batches) == 0
+    batches.close()  # waits for the one under way
+    assert [number for number, _ in seen] == [0, 1]
+    assert not any(thread.name.startswith("ahead") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("device", RUNTIMES)
+def test_an_error_of_a_batch_comes_in_its_place(device):
+    def broken():
+        yield 1
+        raise ValueError("broken")
+
+    batches = RUNTIMES[device].ahead(broken())
+    assert next(batches) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(batches)
+
+
+@pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True)])
+def test_fp32_that_is_asked_for_is_not_tf32(precision, tf32):
+    Runtime.create(RuntimeConfig(device="cpu", precision=precision)).enter()
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
+def test_a_worker_on_the_cpu_does_not_look_for_a_gpu(monkeypatch):
+    def look():
+        raise AssertionError("looked for a GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", look)
+    assert Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off")).device.type == "cpu"
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (2, 3)])
+def test_taps_that_see_only_padding_have_no_gradient_in_bf16(size, stride):
+    """With AMX, torch's own layer leaves what was in memory there."""
+    runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
+    layer = runtime.place(torch.nn.Conv2d(64, 64, 3, stride=stride, padding=1, bias=False))
+    images = torch.ones(4, 64, size, size).contiguous(memory_format=torch.channels_last)
+    for used in [torch.full_like(layer.weight, 1e37) for _ in range(4)]:
+        del used
+    with runtime.autocast():
+        answers = layer(images)
+    answers.float().sum().backward()
+    assert answers.dtype == (torch.float32 if size < stride else torch.bfloat16)
+    assert layer.weight.grad.abs().max() == 4 * answers.shape[-1] ** 2
+    assert (layer.weight.grad[:, :, 0, 0] == 0).all()
+    with runtime.autocast(), torch.no_grad():
+        assert layer(images).dtype == torch.bfloat16
+
+
+def test_guarded_network_is_copied_and_saved_as_any_other():
+    runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
+    network = runtime.place(build_model("resnet18", 3, 16, stem="standard"))
+    copied = copy.deepcopy(network)
+    copied.load_state_dict(network.state_dict(), strict=True)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert copied.layer4[0].conv1(torch.ones(1, 256, 1, 1)).abs().max() == 0
+    assert network.layer4[0].conv1(torch.ones(1, 256, 1, 1)).abs().max() > 0

@@ -1,0 +1,183 @@
+"""The number of threads that a teacher trains with: chosen once, written down, and resumed with."""
+
+import pytest
+import torch
+
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
+from wmdd.config.sections import RuntimeConfig
+from wmdd.data.load_index import load_index
+from wmdd.distributed import ALONE, Ranks
+from wmdd.engine.plan import plan_from
+from wmdd.models.registry import build_model
+from wmdd.outputs import Note, Output, Progress, Snapshot
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import Unit
+from wmdd.stages.pretrain import PRETRAIN
+from wmdd.storage.store import ArtifactStore
+from wmdd.training import threads
+from wmdd.training.threads import Batches, CostWatch, choose_threads
+from wmdd.training.trainer import Cost, threads_of
+
+SMALL = {
+    "pretrain.model": "convnet2_w16",
+    "pretrain.epochs": 2,
+    "data.classes": ("0", "1", "2"),
+    "runtime.device": "cpu",
+    "runtime.precision": "fp32",
+}
+
+
+def runtime(train_threads=0, cpus=8, device="cpu"):
+    config = RuntimeConfig(device="cpu", precision="fp32", train_threads=train_threads)
+    made = Runtime.create(config, cpus)
+    return made if device == "cpu" else Runtime(torch.device(device), *list(vars(made).values())[1:])
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Set how many CPUs other programs leave; record whether anybody looked."""
+    looks = []
+
+    def leave(count):
+        monkeypatch.setattr(threads, "free_cpus", lambda usable: looks.append(usable) or min(usable, count))
+        return looks
+
+    return leave
+
+
+# Gigaflops of a batch's forward pass: 0.4, 3.5 and 18.
+@pytest.mark.parametrize(
+    ("model", "batches", "pays"),
+    [("convnet3_w64", Batches(64, 16), 1), ("convnet3_w64", Batches(128, 32), 6), ("resnet18", Batches(16, 32), 35)],
+)
+def test_network_takes_no_more_threads_than_its_work_keeps_busy(free, model, batches, pays):
+    free(64)
+    network = build_model(model, 10, batches.image_size)
+    for cpus in (1, 4, 64):
+        assert choose_threads(network, batches, runtime(cpus=cpus), ALONE) == (min(cpus, pays), "")
+
+
+def test_busy_machine_gives_a_large_network_fewer_and_a_small_one_is_not_kept_waiting(free):
+    looks = free(3)
+    large, small = build_model("convnet3_w64", 10, 32), build_model("convnet3_w64", 10, 16)
+    count, note = choose_threads(large, Batches(128, 32), runtime(), ALONE)
+    assert count == 3
+    assert note.startswith("trains with 3 CPU threads in place of 6: other programs keep the CPUs busy")
+    assert looks == [8]
+    assert choose_threads(small, Batches(64, 16), runtime(), ALONE) == (1, "")
+    assert choose_threads(large, Batches(128, 32), runtime(), Ranks(0, 2)) == (3, ""), "half the batch, by two"
+    assert choose_threads(large, Batches(128, 32), runtime(train_threads=5), ALONE) == (5, "")
+    assert looks == [8], "nobody else needs to look"
+
+
+def test_choice_leaves_network_and_random_numbers_as_they_were(free):
+    free(8)
+    network = build_model("convnet2_w16", 3, 16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    choose_threads(network, Batches(64, 16), runtime(), ALONE)
+    CostWatch.begin("teacher", network, Batches(64, 16), 2, runtime(), SeedTree(0))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(weight.grad is None for weight in network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert network.training
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    store = ArtifactStore(str(tmp_path_factory.mktemp("store")))
+
+    def run(changes=None, resume=None, cpus=2):
+        config = override(recipe("digits"), SMALL | (changes or {}))
+        index, ref = load_index(config, store, lambda done, total: None)
+        planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
+        unit = Unit(planned.ref.unit, planned.params, lambda name: index, resume)
+        counts = []
+        events = []
+        for item in PRETRAIN.run(config.pretrain, [unit], SeedTree(0), Runtime.create(config.runtime, cpus)):
+            events.append(item)
+            counts += [torch.get_num_threads()] * isinstance(item, Progress)
+        (teacher,) = [item.value for item in events if isinstance(item, Output)]
+        snapshots = [item.data for item in events if isinstance(item, Snapshot)]
+        return teacher.to_files(), snapshots, set(counts), [item.text for item in events if isinstance(item, Note)]
+
+    before = torch.get_num_threads()
+    yield run
+    torch.set_num_threads(before)
+
+
+def test_number_is_written_before_the_first_step_and_a_resumed_run_takes_it(train, free, monkeypatch):
+    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
+    free(2)
+    whole, snapshots, counts, notes = train()
+    assert counts == {2}
+    assert [threads_of(snapshot) for snapshot in snapshots] == [2, 2]
+    assert notes == []
+    free(1)  # the machine has become busy
+    for snapshot in snapshots:
+        again, _, counts, notes = train(resume=snapshot)
+        assert (again, counts, notes) == (whole, {2}, [])
+
+
+def test_resumed_run_with_fewer_cpus_keeps_the_number_and_says_so(train, free, monkeypatch):
+    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
+    free(2)
+    whole, (first, _), _, _ = train()
+    again, _, counts, notes = train(resume=first, cpus=1)
+    assert (again, counts) == (whole, {2})
+    (note,) = [note for note in notes if "goes on" in note]
+    assert "goes on with 2 CPU threads, as it began, on 1 CPUs; runtime.train_threads=1 is faster" in note
+
+
+def test_number_that_is_asked_for_outranks_the_written_one_and_says_what_that_means(train, free, monkeypatch):
+    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
+    free(2)
+    _, (first, _), _, _ = train()
+    _, _, counts, notes = train({"runtime.train_threads": 1}, resume=first)
+    assert counts == {1}
+    assert "teacher goes on with 1 CPU threads, as runtime.train_threads asks, and began with 2" in notes[0]
+
+
+class Trained:
+    def __init__(self, cost):
+        self.cost = cost
+
+
+@pytest.mark.parametrize(
+    ("cost", "ratio"),
+    [
+        (Cost(cpu_s=20.0, wall_s=10.5, steps=100), None),
+        (Cost(cpu_s=39.0, wall_s=19.5, steps=100), "4"),
+        (Cost(cpu_s=15.0, wall_s=60.0, steps=100), "6"),
+        (Cost(cpu_s=9.0, wall_s=9.0, steps=1), None),
+    ],
+    ids=["idle machine", "threads that spin", "threads that sleep", "too early to tell"],
+)
+def test_steps_that_cost_far_more_than_their_work_are_told_once_with_the_remedy(cost, ratio):
+    watch = CostWatch("teacher", 2, work_s=0.1)
+    notes = [note.text for _ in range(3) for note in watch.look(Trained(cost))]
+    assert len(notes) == (ratio is not None)
+    if ratio:
+        assert f"take {ratio} times the CPU time of their work" in notes[0]
+        assert "--runtime.train_threads 1" in notes[0]
+
+
+def test_work_is_measured_on_one_thread_and_the_number_is_set_again_after_it():
+    network = build_model("convnet2_w16", 3, 16)
+    watch = CostWatch.begin("teacher", network, Batches(64, 16), 2, runtime(), SeedTree(0))
+    assert watch.work_s > 0
+    assert torch.get_num_threads() == 2
+    assert CostWatch.begin("teacher", network, Batches(64, 16), 1, runtime(), SeedTree(0)).work_s == 0
+    torch.set_num_threads(1)
+
+
+def test_trainer_counts_the_cost_of_each_step():
+    cost = Cost()
+    for _ in range(2):
+        with cost.counted():
+            sum(range(200_000))
+    assert cost.steps == 2
+    assert cost.cpu_s > 0
+    assert cost.wall_s > 0

@@ -1,0 +1,132 @@
+"""The command ``wmdd cluster``: a trial cluster on this machine."""
+
+from __future__ import annotations
+
+import shlex
+import time
+
+import click
+from rich.table import Table
+
+from wmdd.cli.types import WholeFrom
+from wmdd.engine.progress import clock
+from wmdd.errors import ConfigError, WmddError
+from wmdd.process.terminal import Terminal
+
+NO_PSUTIL = "Ray with its dashboard is not installed; pip install 'wmdd[ray]'"
+
+
+@click.group()
+def cluster() -> None:
+    """A trial cluster: several Ray nodes on this machine, to try things out.
+
+    Each node is a set of processes of its own, so that one can be killed like a machine. All listen on loopback only
+    and ask for a token. One cluster runs at a time; WMDD_STATE=FOLDER keeps another one beside it.
+
+    \b
+    wmdd cluster up --nodes 3 --cpus-per-node 1
+    wmdd submit -- distill digits --run ~/runs/digits
+    wmdd cluster status
+    wmdd cluster down
+    """
+
+
+@cluster.command()
+@click.option(
+    "--nodes",
+    type=WholeFrom(min=1),
+    default=2,
+    show_default=True,
+    help="Nodes that work, beside a head without CPUs, which holds the dashboard and the job server.",
+)
+@click.option(
+    "--cpus-per-node",
+    type=WholeFrom(min=1),
+    default=1,
+    show_default=True,
+    help="CPUs that each node claims; they share this machine's.",
+)
+@click.option(
+    "--gpus-per-node",
+    type=WholeFrom(min=0),
+    default=0,
+    show_default=True,
+    help="GPUs that each node claims, there or not: for trying how work is placed, not for computing on.",
+)
+@click.option("--port", type=WholeFrom(0, 65535), default=0, help="Of the head [default: a free one].")
+@click.option(
+    "--dashboard-port",
+    type=WholeFrom(1, 65535),
+    default=8265,
+    show_default=True,
+    help="Of the dashboard and the job server.",
+)
+def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_port: int) -> None:
+    """Start the cluster, with a token that only you can read.
+
+    \b
+    wmdd cluster up --nodes 3 --cpus-per-node 2
+    """
+    try:
+        from cluster.supervisor import Size
+        from cluster.trial import up as start
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
+
+    begun = time.monotonic()
+    with Terminal(stderr=True).status("starting the nodes", spinner="line"):
+        start(Size(nodes, cpus_per_node, gpus_per_node, port, dashboard_port))
+    click.echo(f"up after {clock(time.monotonic() - begun)}")
+    _status()
+
+
+@cluster.command()
+def status() -> None:
+    """Show the nodes and what is in use, and how other tools reach them."""
+    _status()
+
+
+@cluster.command()
+def down() -> None:
+    """End the cluster's processes, and nothing else; jobs that run on it end too."""
+    try:
+        from cluster.trial import down as end
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
+
+    click.echo(f"ended {end()} processes")
+
+
+def _status() -> None:
+    try:
+        from cluster.state import TrialCluster, settings
+        from cluster.trial import rows_of
+    except ImportError as exc:
+        raise WmddError(NO_PSUTIL) from exc
+
+    found = TrialCluster.load()
+    if found is None:
+        raise ConfigError("wmdd cluster status: no cluster was started here; wmdd cluster up starts one")
+    if not found.nodes:
+        click.echo("The cluster is being started, or its start was cut off; wmdd cluster down clears what is left.")
+        return
+    table = Table("node", "state", "process", "CPUs used", "GPUs used")
+    for row in rows_of(found):
+        table.add_row(row.name, row.state, str(row.pid), _used(row.cpus), _used(row.gpus))
+    console = Terminal(soft_wrap=True)
+    console.print(table)
+    if not found.runs:
+        console.print("The head is gone, and the cluster with it: wmdd cluster down clears what is left.")
+        return
+    exports = " ".join(
+        f"{name}={shlex.quote(value)}" for name, value in settings().items() if name.startswith("RAY_AUTH")
+    )
+    console.print(f"runs       wmdd distill RECIPE --address {found.address}")
+    console.print(f"jobs       wmdd submit --address {found.dashboard} -- distill RECIPE --run FOLDER")
+    console.print(f"dashboard  {found.dashboard} (asks for the token)")
+    console.print(f"others     export {exports}")
+    console.print("A node ends with its process, as when a machine is lost: kill -9 PROCESS.")
+
+
+def _used(share: tuple[float, float] | None) -> str:
+    return "?" if share is None else f"{share[0]:g} of {share[1]:g}"

@@ -1,0 +1,159 @@
+"""The command ``wmdd compare``."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from wmdd.cli.options import (
+    ADDRESS,
+    SEEDS,
+    ConfigCommand,
+    as_typed,
+    base_of,
+    check_address,
+    common,
+    configure,
+    refuse_address,
+)
+from wmdd.cli.types import OneOf
+from wmdd.config.distill import DistillConfig, field_type, override
+from wmdd.config.methods import methods as known_methods
+from wmdd.config.methods import own_options, with_method
+from wmdd.config.values import from_text
+from wmdd.errors import ConfigError
+from wmdd.process.terminal import Terminal
+
+
+@click.command(cls=ConfigCommand)
+@functools.partial(common, several_ipc=True)
+@click.option(
+    "--methods",
+    default="wmdd,sre2l,random",
+    show_default=True,
+    metavar="NAME,...",
+    help=f"What makes the images: {', '.join(known_methods())}.",
+)
+@SEEDS
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="METHOD:FIELD=VALUE",
+    help="An option of one method, such as sre2l:recover.bn_weight=1; may be given often.",
+)
+@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
+@ADDRESS
+def compare(
+    run_url: str | None,
+    store: str | None,
+    executor: str,
+    methods: str,
+    settings: tuple[str, ...],
+    **params: Any,
+) -> None:
+    """Compare methods over RECIPE: the same teacher, labels and students, at one or more images per class.
+
+    Started again after a crash, or with more methods, it computes only what is missing.
+    """
+    if params.pop("method"):
+        raise ConfigError("--method: a comparison takes several; use --methods")
+    ipcs = numbers(params.pop("ipc"))
+    if ipcs and params["barycenter__ipc"] is not None:
+        raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
+    config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
+    chosen = [name.strip() for name in methods.split(",") if name.strip()]
+    changes = read_changes(settings, config)
+    _refuse_dropped(config, base_of(params | {"method": None}), chosen, changes)
+    if executor == "ray":
+        check_address(config)
+    else:
+        refuse_address(params)
+    from wmdd.commands.compare import compare as run
+    from wmdd.engine.console import ConsoleListener, show_index
+
+    console = Terminal()
+    with ConsoleListener(console) as listener:
+        result = run(
+            config,
+            chosen,
+            ipcs or [config.barycenter.ipc],
+            changes=changes,
+            run=run_url,
+            store=store,
+            executor=executor,
+            listener=listener,
+            status=show_index(console),
+        )
+    console.print(_table(result.facts))
+    names = ", ".join(f"compare.{kind}" for kind in ("json", "md", "tex", "png"))
+    console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
+
+
+def numbers(text: str | None) -> list[int]:
+    """Read images per class.
+
+    Raises:
+        ConfigError: if they are no whole numbers from 1 up.
+    """
+    try:
+        found = [int(part) for part in text.split(",")] if text else []
+    except ValueError as exc:
+        raise ConfigError(f"--ipc {text}: not whole numbers; give some such as 1,10,50") from exc
+    if any(number < 1 for number in found):
+        raise ConfigError(f"--ipc {text}: a class needs an image; give numbers from 1 up")
+    return found
+
+
+def _refuse_dropped(
+    config: DistillConfig, base: DistillConfig, chosen: list[str], changes: dict[str, dict[str, Any]]
+) -> None:
+    """Refuse an option for all methods that one of them would set in its own way."""
+    for name in filter(known_methods().__contains__, chosen):
+        for field in sorted(own_options(name) - changes.get(name, {}).keys()):
+            section, option = field.split(".")
+            given, before = (getattr(getattr(one, section), option) for one in (config, base))
+            if given != before:
+                raise ConfigError(
+                    f"--{field} {given}: {name} sets it in its own way; give it to the methods that shall have it, "
+                    f"as in --set {name}:{field}={given}"
+                )
+
+
+def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
+    """Read the options of single methods.
+
+    Raises:
+        ConfigError: naming the one that cannot be.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    typed: dict[str, dict[str, str]] = {}
+    for text in settings:
+        method, colon, rest = text.partition(":")
+        field, equals, value = rest.partition("=")
+        if not (colon and equals and "." in field):
+            raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
+        kind = field_type(field)
+        found.setdefault(method, {})[field] = value if kind is None else from_text(kind, value)
+        typed.setdefault(method, {})[field] = f"--set {method}:{field}={value}"
+    for method, changes in found.items():
+        try:
+            override(with_method(config, method), changes)
+        except ConfigError as exc:
+            raise ConfigError(as_typed(exc, typed[method], f"--set {method}: ")) from exc
+    return found
+
+
+def _table(facts: dict[str, Any]) -> Table:
+    from wmdd.report.comparison import cells, changed, protocols_of
+    from wmdd.report.scores import scored_on
+
+    title = f"{facts['set']}: top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}{changed(facts)}"
+    names = (Column(name, no_wrap=True) for name in ("method", "student"))
+    table = Table(*names, *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
+    for row in cells(facts):
+        table.add_row(*row)
+    return table

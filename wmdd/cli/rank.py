@@ -1,0 +1,83 @@
+"""The command ``wmdd rank``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Column, Table
+
+from wmdd.cli.options import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, refuse_address
+from wmdd.cli.types import Number, OneOf
+from wmdd.errors import ConfigError
+from wmdd.process.terminal import Terminal
+
+
+@click.command(cls=ConfigCommand)
+@common
+@click.option(
+    "--rates",
+    default="0.001,0.005,0.01,0.05,0.1",
+    show_default=True,
+    metavar="FLOAT,...",
+    help="Learning rates that hard labels and random images may choose from.",
+)
+@SEEDS
+@click.option("--weight", type=Number(), default=0.5, show_default=True, help="Of the first part of each score.")
+@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
+@ADDRESS
+def rank(
+    run_url: str | None,
+    store: str | None,
+    executor: str,
+    rates: str,
+    weight: float,
+    **params: Any,
+) -> None:
+    """Score RECIPE's images fairly: DD-Ranking's label-robust and augmentation-robust scores.
+
+    Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
+    """
+    config = configure(params)
+    chosen = read_rates(rates)
+    if executor == "ray":
+        check_address(config)
+    else:
+        refuse_address(params)
+    from wmdd.commands.rank import HEAD, TRAINING_HEAD, caption, cells, training_cells
+    from wmdd.commands.rank import rank as run
+    from wmdd.engine.console import ConsoleListener, show_index
+
+    console = Terminal()
+    with ConsoleListener(console) as listener:
+        result = run(
+            config,
+            rates=chosen,
+            weight=weight,
+            run=run_url,
+            store=store,
+            executor=executor,
+            listener=listener,
+            status=show_index(console),
+        )
+    for head, rows, title in (
+        (HEAD, cells(result.facts), caption(result.facts)),
+        (TRAINING_HEAD, training_cells(result.facts), "how each was trained"),
+    ):
+        table = Table(Column(head[0], no_wrap=True), *head[1:], pad_edge=False, title=title)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True)
+
+
+def read_rates(text: str) -> list[float]:
+    """Read learning rates.
+
+    Raises:
+        ConfigError: if they are no numbers.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as exc:
+        raise ConfigError(f"--rates {text}: not numbers; give some such as 0.001,0.01") from exc

@@ -1,0 +1,317 @@
+"""Hand a run's images on: to any training script as folders of PNG, or to DD-Ranking with its teacher and settings."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import shlex
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import yaml
+
+from wmdd.commands.distill import no_run, open_folder
+from wmdd.config.callers import names_arguments
+from wmdd.config.distill import DistillConfig, from_yaml
+from wmdd.data.decoding.pixels import png, to_image
+from wmdd.distilled import DistilledImages, load_distilled
+from wmdd.errors import ArtifactError, ConfigError, StorageError
+from wmdd.models.teacher import Teacher
+from wmdd.storage.filesystem import kind as kind_of
+from wmdd.storage.filesystem import open_fs, read, tree
+from wmdd.storage.marks import EXPORT_MARK
+from wmdd.storage.store import ArtifactStore
+
+FORMATS = {"folder": "export", "ddranking": "export-ddranking"}  # and the folder of the run that each goes to
+_CLASSES_FILE, _WEIGHTS_FILE = "classes.json", "weights.csv"
+_LONGEST = 255  # bytes in the name of a folder, on most file systems
+_FORBIDDEN = re.compile(r"[/\0]")
+_FORBIDDEN_ON_WINDOWS = re.compile(
+    r"""[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)""", re.IGNORECASE
+)
+_DATA_SETS = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "tiny-imagenet": "TinyImageNet",
+    "imagenet-1k": "ImageNet1K",
+}
+_CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "TinyImageNet": 200, "ImageNet1K": 1000}
+_SCHEDULES = {1.0: "cosineannealing", 2.0: "cosine"}  # to 0 and to half, as ddranking names them
+_SCORE = """\
+# Scores this export with ddranking 0.2.0: python score.py FOLDER_OF_THE_REAL_SET
+import sys
+from pathlib import Path
+
+from ddranking.config import Config
+from ddranking.metrics import LabelRobustScoreSoft, soft_label
+
+# ddranking knows how to train a few networks on all data, and this is seldom one: it takes the teacher's top-1, in %.
+soft_label.REAL_DATA_ACC_CACHE["{name}-{network}"] = {top1:.2f}
+here = Path(__file__).resolve().parent
+config = Config.from_file(str(here / "ddranking.yaml"))
+places = {{"teacher_dir": "teachers", "random_data_path": "random", "save_path": "scores.csv"}}
+config.update({{"real_data_path": sys.argv[1], **{{name: str(here / place) for name, place in places.items()}}}})
+LabelRobustScoreSoft(config).compute_metrics(image_path=str(here / "{name}" / "IPC{ipc}"), syn_lr={lr!r})
+"""
+_NETWORKS = {"resnet18": "ResNet-18-BN", "resnet34": "ResNet-34-BN", "resnet50": "ResNet-50-BN"}
+
+
+@names_arguments(RUN="run", format="kind", to="target")
+def export(run: str, kind: str, target: str | None = None, dataset: str | None = None) -> str:
+    """Write a run's images in another layout.
+
+    Args:
+        run: URL of the run folder.
+        kind: ``folder``: ``CLASS/00000.png`` and so on, and ``weights.csv`` where they weigh differently.
+            ``ddranking``: what ddranking 0.2.0 reads: images by class number, the teacher as ``ckpt_best.pt``, a YAML
+            file, and ``score.py``, which runs it on these. Both have ``classes.json``: class id, name and folder.
+        target: URL of a folder that is new, empty, or holds this very export, of which only what is missing is
+            written; default: ``export`` or ``export-ddranking`` in the run folder.
+        dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
+
+    Returns:
+        What to do with it, for people.
+
+    Raises:
+        ConfigError: if the run or the format cannot be written so; says why.
+        ArtifactError: if the run has no images.
+    """
+    if kind not in FORMATS:
+        raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
+    images = _load(run)
+    folder = open_folder("--to", target or f"{run.rstrip('/')}/{FORMATS[kind]}")
+    if kind == "ddranking":
+        return _ddranking(run, folder, images, dataset)
+    if dataset:
+        raise ConfigError(f"--dataset {dataset}: is for --format ddranking; leave it out")
+    return _as_folders(folder, images)
+
+
+def _load(run: str) -> DistilledImages:
+    try:
+        return load_distilled(run)
+    except StorageError:
+        raise
+    except ArtifactError as exc:
+        fs, root = open_fs(run.rstrip("/"))
+        if kind_of(fs, f"{root}/run.json"):
+            raise
+        raise no_run(run) from exc
+
+
+def _as_folders(folder: ArtifactStore, images: DistilledImages) -> str:
+    names = class_folders(images.class_names)
+    written = _Export(folder, images, names)
+    paths = written.put_images("", images, names)
+    told = f"{len(images)} images in {folder.url}/CLASS/; torchvision.datasets.ImageFolder reads it"
+    renamed = [name for name, own in zip(names, images.class_names, strict=True) if name != own]
+    if renamed:
+        told += f"; classes.json has the class of each folder, such as {renamed[-1]!r}"
+    unfit = [name for name in names if _FORBIDDEN_ON_WINDOWS.search(name)]
+    if unfit:
+        told += f"; Windows allows no folder such as {unfit[0]!r}"
+    if len(set(images.weights.tolist())) == 1:
+        return told
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(("path", "weight"))
+    rows.writerows((path, f"{weight:.9g}") for path, weight in zip(paths, images.weights.tolist(), strict=True))
+    written.put(_WEIGHTS_FILE, out.getvalue().encode("utf-8", "surrogateescape"))
+    return f"{told}; weights.csv has the weight of each in its class, which is not the same for all"
+
+
+def class_folders(class_names: Sequence[str]) -> list[str]:
+    """Return a folder name for each class, so that sorted folder names are in the order of class ids.
+
+    Programs that read image folders number the classes by the sorted names. Where the classes' own names would give
+    another order, mix two classes or be passed over, the class id comes before each.
+    """
+    names = [_allowed(name) for name in class_names]
+    # Two names that differ in case or in the encoding of an accent are one folder on macOS and Windows.
+    distinct = {unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in names}
+    distinct -= {_CLASSES_FILE, _WEIGHTS_FILE}
+    passed_over = any(name.startswith((".", "__")) for name in names)  # by Keras, by Hugging Face
+    if names == sorted(names) and len(distinct) == len(names) and not passed_over:
+        return names
+    digits = max(5, len(str(len(names) - 1)))
+    return [_shortened(f"{class_id:0{digits}d} {name}") for class_id, name in enumerate(names)]
+
+
+def _allowed(name: str) -> str:
+    """Replace what file systems forbid in the name of a folder; all else stays."""
+    forbidden = _FORBIDDEN_ON_WINDOWS if os.name == "nt" else _FORBIDDEN
+    return _shortened(forbidden.sub("_", _FORBIDDEN.sub("_", name)) or "_")
+
+
+def _shortened(name: str) -> str:
+    while len(name.encode("utf-8", "surrogatepass")) > _LONGEST:
+        name = name[:-1]
+    return name
+
+
+class _Export:
+    """A folder that holds one export and nothing else; what is there already is not written again.
+
+    Args:
+        names: the folder of each class.
+        about: what else the export depends on.
+
+    Raises:
+        ConfigError: if the folder holds anything else.
+    """
+
+    def __init__(self, folder: ArtifactStore, images: DistilledImages, names: list[str], about: str = "") -> None:
+        self._folder = folder
+        digest = hashlib.blake2b(about.encode(), digest_size=16)
+        for part in (images.images, images.labels, images.weights):
+            digest.update(part.contiguous().numpy().data)
+        classes = [
+            {"class_id": class_id, "name": name, "folder": own}
+            for class_id, (name, own) in enumerate(zip(images.class_names, names, strict=True))
+        ]
+        card = json.dumps({"schema": 1, "digest": digest.hexdigest(), "classes": classes}, indent=1).encode()
+        self._present = frozenset(tree(folder.fs, folder.root)) if folder.entries(folder.root) else frozenset()
+        before = folder.get(folder.path(_CLASSES_FILE)) if self._present else None
+        if self._present and before != card:
+            held = "is not empty" if before is None else "holds an export of other images"
+            raise ConfigError(
+                f"--to {folder.url}: {held}, and what lies there would be mixed with this set; give another with --to"
+            )
+        self.put(_CLASSES_FILE, card)
+        self.put(EXPORT_MARK, b"")  # in a folder of real images, these are not among them
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file that is not there."""
+        path = self._folder.path(name)
+        if path not in self._present:
+            self._folder.put(path, data)
+
+    def put_images(self, below: str, images: DistilledImages, names: list[str]) -> list[str]:
+        """Write PNG files by class; return their paths below the folder, in the order of the images."""
+        counts, paths = dict[int, int](), list[str]()
+        for image, label in zip(images.images, images.labels.tolist(), strict=True):
+            number = counts[label] = counts.get(label, -1) + 1
+            paths.append(posixpath.join(below, names[label], f"{number:05d}.png"))
+            self.put(paths[-1], png(to_image(image)))
+        return paths
+
+
+def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset: str | None) -> str:
+    fs, root = open_fs(run.rstrip("/"))
+    try:
+        config = from_yaml(read(fs, f"{root}/config.yaml").decode())
+        teacher = Teacher.from_files(_Only(read(fs, f"{root}/teacher.safetensors")))
+    except OSError as exc:
+        raise ArtifactError(f"{run}: has no config.yaml or teacher.safetensors; give a finished run's folder") from exc
+    name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
+    if name is None:
+        raise ConfigError(
+            f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it: "
+            f"{', '.join(_CLASSES)}"
+        )
+    if name not in _CLASSES:
+        raise ConfigError(f"--dataset {name}: ddranking has no such set; choose from {', '.join(_CLASSES)}")
+    if len(images.class_names) != _CLASSES[name]:
+        raise ConfigError(
+            f"--dataset {name}: has {_CLASSES[name]} classes, the run {len(images.class_names)}; give the set it is of"
+        )
+    if config.relabel.teachers:
+        raise ConfigError("relabel.teachers: an export for ddranking has one teacher; export a run without more")
+    if config.pretrain.stem == "stride2":
+        raise ConfigError("pretrain.stem=stride2: ddranking builds no such stem; export a run with another teacher")
+    network = _NETWORKS.get(teacher.model)
+    if network is None:
+        raise ConfigError(
+            f"pretrain.model={teacher.model}: ddranking builds no such network from torchvision; it can take a run "
+            f"whose teacher is one of {', '.join(_NETWORKS)}"
+        )
+    student = config.evaluate
+    if student.schedule != "cosine" or student.cosine_stretch not in _SCHEDULES:
+        raise ConfigError(
+            f"evaluate.schedule={student.schedule}, evaluate.cosine_stretch={student.cosine_stretch:g}: ddranking has "
+            "cosines to 0 and to half alone; export a run of stretch 1 or 2"
+        )
+    ipc = len(images) // len(images.class_names)
+    settings = yaml.safe_dump(_settings(config, teacher, name, network, ipc), sort_keys=False)
+    numbers = [f"{class_id:05d}" for class_id in range(len(images.class_names))]
+    written = _Export(folder, images, numbers, settings)
+    written.put_images(f"{name}/IPC{ipc}", images, numbers)
+    out = io.BytesIO()
+    torch.save(teacher.weights, out)
+    written.put(f"teachers/{name}/{network}/ckpt_best.pt", out.getvalue())
+    written.put("ddranking.yaml", settings.encode())
+    score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=student.lr)
+    written.put("score.py", score.encode())
+    return (
+        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
+        f"python {shlex.quote(f'{folder.url}/score.py')} FOLDER_OF_THE_REAL_SET"
+    )
+
+
+class _Only:
+    """A single file in the place of an artifact's files."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def read(self, name: str) -> bytes:
+        """Give the file, whatever it is called."""
+        return self._data
+
+
+def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, ipc: int) -> dict[str, Any]:
+    size = teacher.image_size
+    normalise = {"name": "Normalize", "args": {"mean": list(teacher.pixels.mean), "std": list(teacher.pixels.std)}}
+    crop = {"name": "RandomResizedCrop", "args": {"size": size, "scale": list(config.relabel.crop_scale)}}
+    flips = [{"name": "RandomHorizontalFlip", "args": {}}] if config.relabel.flip else []
+    end = [{"name": "ToTensor", "args": {}}, normalise]
+    resize = [
+        {"name": "Resize", "args": {"size": round(size / teacher.crop_ratio)}},
+        {"name": "CenterCrop", "args": {"size": size}},
+    ]
+    return {
+        "dataset": name,
+        "real_data_path": "SET THIS",
+        "ipc": ipc,
+        "im_size": [size, size],
+        "model_name": network,
+        "stu_use_torchvision": True,
+        "tea_use_torchvision": True,
+        "teacher_dir": "teachers",  # like all places here, in the export's own folder
+        "teacher_model_names": [network],
+        "soft_label_mode": "M",
+        "soft_label_criterion": "kl",
+        "loss_fn_kwargs": {"temperature": config.evaluate.temperature, "scale_loss": False},
+        "data_aug_func": "cutmix" if config.relabel.mix == "cutmix" else None,
+        "aug_params": {"beta": config.relabel.mix_alpha},
+        "use_aug_for_hard": False,
+        "use_zca": False,
+        "optimizer": config.evaluate.optimizer,
+        "lr_scheduler": _SCHEDULES[config.evaluate.cosine_stretch],
+        "step_size": None,
+        "weight_decay": config.evaluate.weight_decay,
+        "momentum": config.evaluate.momentum,
+        "num_epochs": config.relabel.epochs,
+        "num_eval": 5,
+        "real_batch_size": 256,
+        "syn_batch_size": config.relabel.batch_size,
+        "batch_size": config.relabel.batch_size,  # of the augmentation-robust score, as its kind of labels is
+        "label_type": "soft",
+        "eval_full_data": False,
+        "random_data_format": "image",
+        "random_data_path": "random",
+        "custom_train_trans": [crop, *flips, *end],
+        "custom_val_trans": copy.deepcopy([*resize, *end]),  # else YAML writes references
+        "save_path": "scores.csv",
+        "num_workers": 4,
+        "device": "cuda",
+        "dist": False,
+    }

@@ -1,0 +1,1 @@
+"""What a run is: its options in sections, how they are checked, and the recipes, methods and protocols."""

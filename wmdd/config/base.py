@@ -1,0 +1,284 @@
+"""What the sections of a configuration share: kinds of values, and the frozen section itself."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from wmdd.config.values import NOT_A_NUMBER, NOT_TEXT, NOT_WHOLE, from_value
+from wmdd.errors import ConfigError
+from wmdd.process.home import expand_home
+
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _rises(scale: tuple[float, float]) -> tuple[float, float]:
+    if scale[0] > scale[1]:
+        raise ValueError(f"the low end must not be above the high end; try {scale[1]},{scale[0]}")
+    return scale
+
+
+Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_rises)]
+SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
+Stem = Literal["auto", "standard", "small", "stride2"]
+Subset = Literal["imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefruit", "imageyellow"]
+Augment = Literal[
+    "none",
+    "randaugment",
+    "trivialaugment",
+    "augmix",
+    "autoaugment-imagenet",
+    "autoaugment-cifar10",
+    "autoaugment-svhn",
+]
+Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
+Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
+
+
+_WORDS = {  # for texts, which pydantic says that it cannot parse
+    "int_parsing": NOT_WHOLE,
+    "int_from_float": NOT_WHOLE,
+    "int_parsing_size": "a smaller number",
+    "int_type": NOT_WHOLE,
+    "float_parsing": NOT_A_NUMBER,
+    "float_type": NOT_A_NUMBER,
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": NOT_TEXT,
+    "tuple_type": "a list of values",
+}
+_SHOWN = 60  # characters at both ends of a long value
+_LATER: dict[str, Any] = {"later": True}
+
+
+def later(default: Any, **facts: Any) -> Any:
+    """Declare an option that its section did not have from the first: at its default it is no part of keys.
+
+    So what earlier versions made stays found. Its default must therefore never change.
+    """
+    return Field(default, json_schema_extra=_LATER, **facts)
+
+
+def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a name that is empty, or given twice.
+
+    Raises:
+        ValueError: names it.
+    """
+    if "" in names:
+        raise ValueError("holds an empty name; leave it out")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"names {twice[0]} twice; leave one out")
+    return names
+
+
+def in_full(path: str | None) -> str | None:
+    """Return a path or URL with the home folder in place of ``~``.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    if path is not None and not path.strip():
+        raise ValueError("it is empty; give a path or URL, or none")
+    return path and expand_home(path)
+
+
+class _Short:
+    """A default as a signature shows it: a section without its values."""
+
+    def __init__(self, value: Any) -> None:
+        self._shown = f"{type(value).__name__}()" if isinstance(value, Section) else repr(value)
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+def _meaning(field: Any, default: Any) -> str:
+    if isinstance(default, Section):
+        return (type(default).__doc__ or "").partition("\n")[0]
+    return f"{field.description} [default: {default!r}]"
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Describe its options in its help, which pydantic begins with all annotations and defaults at full length."""
+        super().__pydantic_init_subclass__(**kwargs)
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        cls.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_Short(default))
+                for name, default in defaults.items()
+            ]
+        )
+        lines = [f"    {name}: {_meaning(field, defaults[name])}" for name, field in cls.model_fields.items()]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Options:", *lines])
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        return value if _is_section(annotation) else from_value(annotation, value)
+
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return the dotted name of one of its fields, such as ``pretrain.epochs``."""
+        return f"{cls.__name__.removesuffix('Config').lower()}.{name}"
+
+    @classmethod
+    def near(cls, dotted: str) -> str:
+        """Return a question with the options that a wrong name may stand for; nothing where none is near."""
+        found = difflib.get_close_matches(dotted, map(cls.option, cls.model_fields), 1, 0.8)
+        return f"; did you mean {found[0]}?" if found else ""
+
+    @classmethod
+    def checked(cls, values: dict[str, Any]) -> Self:
+        """Build it from plain values.
+
+        Raises:
+            ConfigError: one line for all mistakes, naming option, value and what is allowed.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as exc:
+            raise _refusal(exc, cls) from exc
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with fields changed, checked as `wmdd.override` checks them.
+
+        Raises:
+            ConfigError: for a name that is no field, and for a value that is not allowed.
+        """
+        if update is None or update == {}:
+            return super().model_copy(deep=deep)
+        check_changes("update", update)
+        values = dict(self)
+        for name, value in update.items():
+            if name.partition(".")[0] in values and "." in name:
+                raise ConfigError(f"{name}: is inside a section; config = override(config, {{{name!r}: {value!r}}})")
+            inner = values.get(name)
+            if isinstance(inner, Section) and isinstance(value, Mapping):
+                value = inner.model_copy(update=value)
+            values[name] = value
+        return self.checked(values)
+
+    if not TYPE_CHECKING:  # a type checker that sees these would let every argument and assignment pass
+
+        def __init__(self, **values: Any) -> None:
+            """Build it from values; what is wrong is one line, as in `wmdd.override`."""
+            try:
+                super().__init__(**values)
+            except ValidationError as exc:
+                raise _refusal(exc, type(self)) from exc
+
+        __init__.__pydantic_base_init__ = True  # without, pydantic would build sections one by one, and not all at once
+
+        def copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+            """Return a copy with fields changed: `model_copy`, by the name that pydantic had for it before."""
+            return self.model_copy(update=update, deep=deep)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuse every change in place, and name the way."""
+            shown = "..." if isinstance(value, BaseModel) else repr(value)
+            self._refuse(name, f"config = override(config, {{{self.option(name)!r}: {shown}}})")
+
+        def __delattr__(self, name: str) -> None:
+            """Refuse every change in place, and name the way."""
+            self._refuse(name, f"config = override(config, {{{self.option(name)!r}: ...}})")
+
+    def _refuse(self, name: str, remedy: str) -> None:
+        if name not in type(self).model_fields:
+            raise ConfigError(f"{self.option(name)}: no such option; {_known(type(self), ())}")
+        raise ConfigError(f"{self.option(name)}: a configuration does not change in place; write {remedy}")
+
+    def for_key(self, exclude: Container[str] = ()) -> dict[str, Any]:
+        """Give the plain values that belong to keys of the store."""
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json").items()
+            if name not in exclude and not self._is_silent(name)
+        }
+
+    def _is_silent(self, name: str) -> bool:
+        field = type(self).model_fields[name]
+        return field.json_schema_extra == _LATER and getattr(self, name) == field.default
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}') -> None:
+    """Refuse what is no mapping from names to values, such as the one that is shown.
+
+    Raises:
+        ConfigError: naming the argument of the call.
+    """
+    if not isinstance(changes, Mapping):
+        kind = type(changes).__name__
+        raise ConfigError(f"{argument}: is of type {kind}; give a mapping, such as {such}")
+    for name in changes:
+        if not isinstance(name, str):
+            raise ConfigError(f"{argument}: {name!r} is no option's name; write it in full, such as recover.lr")
+
+
+def _refusal(exc: ValidationError, root: type[Section]) -> ConfigError:
+    mistakes = list(dict.fromkeys(_explain(error, root) for error in exc.errors()))
+    lines = (f"{name}={_shortened(value)}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
+    return ConfigError("; ".join(lines), mistakes)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}...{text[-_SHOWN:]}"
+
+
+def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
+    """Return the option of a mistake, its value as text, if that matters, and what is wrong with it."""
+    path = root.option(".".join(str(part) for part in error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return path, "", f"no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
+    if error["type"] == "string_unicode":
+        return path, str(error["input"]), "is no UTF-8 text; write it again"
+    value = error["input"]
+    if error["type"] == "missing" and isinstance(value, (tuple, list)):
+        return path.rpartition(".")[0], ",".join(map(str, value)), "has too few values; give two, such as 0.5,0.9"
+    if error["type"] == "model_type":
+        first = next(iter(_section_at(root, error["loc"]).model_fields))
+        return path, repr(value), f"is a section; write its options, such as {path}.{first}"
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
+    return path, shown, message_of(error)
+
+
+def message_of(error: Any) -> str:
+    """Return what pydantic says of a value, in plain words where it speaks of parsing."""
+    if error["type"] in _WORDS:
+        return f"input should be {_WORDS[error['type']]}"
+    if error["type"] == "too_short":
+        return "is empty; name one or more"
+    if error["type"] == "too_long":
+        return f"has too many values; give {error['ctx']['max_length']}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
+
+
+def _known(root: type[Section], path: tuple[str | int, ...]) -> str:
+    return f"the options here are {', '.join(_section_at(root, path).model_fields)}"
+
+
+def _section_at(root: type[Section], path: tuple[str | int, ...]) -> type[Section]:
+    for part in path:
+        inner: Any = root.model_fields[str(part)].annotation
+        root = inner
+    return root

@@ -1,0 +1,132 @@
+"""Messages name options as the caller wrote them: flags on the command line, keyword arguments from Python."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from wmdd.config.base import message_of
+from wmdd.config.values import NOT_TEXT, from_value
+from wmdd.errors import ConfigError, StageError, WmddError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+# A flag, and a blank if its value follows.
+_FLAG = re.compile(r"(?<![\w./=-])--([a-z]\w*(?:\.\w+)?)(?![\w.-]*-)( (?=\(\)|[^\s,;:()&]))?")
+_ARGUMENTS = {"address": "ray.address", "ipc": "barycenter.ipc", "seeds": "evaluate.seeds"}
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+    """Leave messages as they are: what runs here was typed as a command."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)
+
+
+def in_callers_words(text: str, names: dict[str, str] | None = None) -> str:
+    """Return a message for the caller: from Python, ``--until foo`` is ``until=foo``.
+
+    A whole command in the message, such as ``wmdd distill --run URL``, stays one.
+
+    Args:
+        names: keyword arguments whose names differ from those of the flags.
+    """
+    if _on_command_line.get():
+        return text
+    known = _ARGUMENTS | (names or {})
+
+    def argument(flag: re.Match[str]) -> str:
+        clause = re.split(r"[;(]|: ", flag.string[: flag.start()])[-1]
+        if re.search(r"\bwmdd [a-z]", clause):
+            return flag[0]
+        name = known.get(flag[1], flag[1])
+        return f"{name}=" if flag[2] or clause.endswith(("another ", "with ")) else name
+
+    if "RUN" in known:
+        text = re.sub(r"^RUN (?=\S)", f"{known['RUN']}=", text)
+    return _FLAG.sub(argument, text)
+
+
+def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator for functions that Python and the command line call: their errors are in the caller's words.
+
+    Arguments are checked as options are: a text may be a path of pathlib, and is not empty; a list may be given as the
+    text that the command line takes.
+
+    Args:
+        names: as for `in_callers_words`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        kinds = {name: str(kind) for name, kind in function.__annotations__.items() if name != "return"}
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                given: Any = [_as_meant(name, kinds[name], value) for name, value in zip(kinds, args, strict=False)]
+                named: Any = {name: _as_meant(name, kinds.get(name, ""), value) for name, value in kwargs.items()}
+                given += args[len(given) :]  # more than it takes: Python says so
+                return function(*given, **named)
+            except StageError as exc:
+                exc.cause = in_callers_words(exc.cause, names)
+                raise
+            except WmddError as exc:
+                exc.args = tuple(in_callers_words(part, names) if isinstance(part, str) else part for part in exc.args)
+                raise
+
+        return call
+
+    return decorate
+
+
+_READ: dict[str, Any] = {
+    "float": float,
+    "Sequence[str]": tuple[str, ...],
+    "Sequence[int]": tuple[int, ...],
+    "Sequence[float]": tuple[float, ...],
+}
+
+
+def _unheard(*news: Any) -> None:
+    """Stand for the function of a caller that wants no news."""
+
+
+def _as_meant(name: str, kind: str, value: Any) -> Any:
+    """Return the value of an argument, whose annotation is `kind`.
+
+    Raises:
+        ConfigError: if it is none of that kind.
+    """
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    remedy = ", or leave it out" if kind == "str | None" else ""
+    if kind in ("str", "str | None") and not (value is None and remedy):
+        if not isinstance(value, str):
+            raise ConfigError(f"{name}={value!r}: input should be {NOT_TEXT}{remedy}")
+        if not value.strip():
+            raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
+    if kind.startswith(("Callable", "Listener")):
+        if value is None:
+            return value if kind.endswith("| None") else _unheard
+        if not callable(value):
+            raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
+    if kind not in _READ:
+        return value
+    try:
+        return TypeAdapter(_READ[kind]).validate_python(from_value(_READ[kind], value))
+    except ValidationError as exc:
+        told = message_of(exc.errors()[0])
+    except ValueError as exc:
+        told = str(exc)
+    raise ConfigError(f"{name}={value!r}: {told}")

@@ -1,0 +1,164 @@
+"""The configuration of a run, from Python, YAML or options: frozen, checked whole, unknown keys refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import Field
+
+from wmdd.config.base import check_changes
+from wmdd.config.sections import (
+    BarycenterConfig,
+    DataConfig,
+    EvaluateConfig,
+    Method,
+    PretrainConfig,
+    RayConfig,
+    RecoverConfig,
+    RelabelConfig,
+    RuntimeConfig,
+    Section,
+    StatisticsConfig,
+)
+from wmdd.config.values import Plain, from_yaml_value, load_yaml
+from wmdd.errors import ConfigError
+
+STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
+
+
+class DistillConfig(Section):
+    """Everything that decides a run: a few options, and a section for each stage.
+
+    ``help(config.recover)`` lists the options of a section; ``override(config, {"recover.lr": 0.1})`` changes one.
+    """
+
+    recipe: str = Field("custom", description="name that the run folder and the report carry")
+    method: Method = Field("wmdd", description="what makes the images; see `wmdd.config.methods`")
+    seed: int = Field(0, description="root of every random stream")
+    data: DataConfig = DataConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    barycenter: BarycenterConfig = BarycenterConfig()
+    recover: RecoverConfig = RecoverConfig()
+    relabel: RelabelConfig = RelabelConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    ray: RayConfig = RayConfig()
+
+    @classmethod
+    def option(cls, name: str) -> str:
+        """Return the dotted name of one of its fields: its own name."""
+        return name
+
+    @classmethod
+    def near(cls, dotted: str) -> str:
+        """Return a question with the options that a wrong name may stand for; nothing where none is near."""
+        options = [*_fields(""), *(f"{section}.{name}" for section in section_names() for name in _fields(section))]
+        same = [option for option in options if option.rpartition(".")[2] == dotted.rpartition(".")[2]]
+        found = difflib.get_close_matches(dotted, same, 3, 0) or difflib.get_close_matches(dotted, options, 1, 0.8)
+        return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def parse_config(values: dict[str, Any]) -> DistillConfig:
+    """Build a configuration from nested plain values.
+
+    Raises:
+        ConfigError: one line per mistake, naming option, value and what is allowed.
+    """
+    return DistillConfig.checked(values)
+
+
+def _fields(section: str) -> dict[str, Any]:
+    """Return the types of a section's options, of the top level for an empty name."""
+    model = DistillConfig.model_fields[section].annotation if section else DistillConfig
+    return {name: field.annotation for name, field in model.model_fields.items()}  # type: ignore[union-attr]
+
+
+def field_type(dotted: str) -> Any:
+    """Return the type of an option such as ``recover.lr``; None for an unknown name."""
+    section, _, name = dotted.rpartition(".")
+    return _fields(section).get(name) if not section or section in section_names() else None
+
+
+def override(config: DistillConfig, changes: Mapping[str, Any]) -> DistillConfig:
+    """Return a copy with options changed, such as ``{"recover.lr": 0.1, "seed": 3}``.
+
+    Args:
+        changes: by dotted name, or by section: ``{"recover": {"lr": 0.1}}`` leaves the section's other values. A value
+            may be the text that the command line takes: ``{"data.classes": "cat,dog"}``.
+
+    Raises:
+        ConfigError: one line for all mistakes, naming option, value and what is allowed.
+    """
+    if not isinstance(config, DistillConfig):
+        raise ConfigError(f"config: is of type {type(config).__name__}; give a DistillConfig, as recipe() returns it")
+    values = config.model_dump(mode="python")
+    for dotted, value in _flat(changes).items():
+        *sections, name = dotted.split(".")
+        target = values
+        for section in sections:
+            inner = target.get(section)
+            if not isinstance(inner, dict):
+                sections_are = f"the sections are {', '.join(section_names())}"
+                raise ConfigError(f"{dotted}: no such option; {sections_are}{DistillConfig.near(dotted)}")
+            target = inner
+        target[name] = value
+    return parse_config(values)
+
+
+def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by dotted name, those of whole sections too."""
+    check_changes("changes", changes)
+    found: dict[str, Any] = {}
+    for name, value in changes.items():
+        is_section = name in section_names() and isinstance(value, Mapping | Section)
+        options = {f"{name}.{key}": inner for key, inner in dict(value).items()} if is_section else {name: value}
+        twice = next((option for option in options if option in found), None)
+        if twice:
+            raise ConfigError(f"{twice}: is given twice; leave one out")
+        found |= options
+    return found
+
+
+def section_names() -> list[str]:
+    """List the sections, in the order of the pipeline."""
+    return [name for name in DistillConfig.model_fields if name not in ("recipe", "method", "seed")]
+
+
+def to_yaml(config: DistillConfig) -> str:
+    """Write every value as YAML; `from_yaml` gives an equal configuration back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
+    """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults).
+
+    A value means what the same text means on the command line, so ``classes: [010, no]`` are these names.
+
+    Raises:
+        ConfigError: naming the option, or the line.
+    """
+    values = {
+        name: _section(name, value) if name in section_names() else _value(name, value)
+        for name, value in load_yaml(text).items()
+    }
+    return override(base or DistillConfig(), values)
+
+
+def _section(name: str, value: Any) -> dict[str, Any]:
+    """Return the options of a section that `load_yaml` read; none where all its lines are comments."""
+    if value is None or (isinstance(value, Plain) and value.is_null):
+        return {}
+    if not isinstance(value, dict):
+        first = next(iter(_fields(name)))
+        shown = "[...]" if isinstance(value, list) else value
+        raise ConfigError(f"{name}={shown}: is a section; write its options below it, as in {name}: {{{first}: ...}}")
+    return {str(key): _value(f"{name}.{key}", inner) for key, inner in value.items()}
+
+
+def _value(dotted: str, value: Any) -> Any:
+    kind = field_type(dotted)
+    return value if kind is None else from_yaml_value(dotted, kind, value)

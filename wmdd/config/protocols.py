@@ -1,0 +1,285 @@
+"""How students are trained and scored, by the names of the papers whose numbers are to be compared with.
+
+A protocol sets every option that decides a student's score: those of ``relabel`` and ``evaluate``. Where a published
+code does something else than its paper says, the paper is followed, and the line below says so. Scores carry the
+protocol's name and a hash of all these options, so that a changed one is told apart.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.sections import SMALL_BELOW_PX, Protocol
+from wmdd.errors import ConfigError
+
+# The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
+_COMMON: dict[str, Any] = {
+    "relabel.epochs": 300,
+    "relabel.batch_size": 100,
+    "relabel.crop_scale": (0.08, 1.0),
+    "relabel.flip": True,
+    "relabel.mix": "cutmix",
+    "relabel.mix_alpha": 1.0,
+    "relabel.bn": "running",
+    "relabel.micro_batch": 0,
+    "relabel.augment": "none",
+    "evaluate.labels": "soft",
+    "evaluate.loss": "kl",
+    "evaluate.ce_weight": 0.0,
+    "evaluate.augment": "none",
+    "evaluate.temperature": 20.0,
+    "evaluate.optimizer": "adamw",
+    "evaluate.momentum": 0.9,
+    "evaluate.lr": 1e-3,
+    "evaluate.rates": (),
+    "evaluate.weight_decay": 0.01,
+    "evaluate.schedule": "cosine",
+    "evaluate.cosine_stretch": 1.0,
+    "evaluate.accumulate": 1,
+    "evaluate.ema": 0.0,
+    "evaluate.val_every": 10,
+}
+
+
+_SETS = {
+    "cifar10-quick": "cifar10",
+    "tiny-imagenet-224": "tiny-imagenet",
+    "torchvision:CIFAR10": "cifar10",
+    "torchvision:CIFAR100": "cifar100",
+    "torchvision:Imagenette": "imagenette",
+    "torchvision:ImageNet": "imagenet-1k",
+}
+_CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
+_STUDENTS = ("resnet50", "resnet101")  # with columns of their own; all others train as ResNet-18
+Rates = dict[int, tuple[float, float]]  # learning rate and stretch of the cosine, by images per class
+
+
+def _set_of(config: DistillConfig) -> str:
+    """Name the set whose settings a protocol takes: ``data.subset``, torchvision's name, or the recipe's."""
+    if config.data.subset:
+        return str(config.data.subset)
+    path = (config.data.path or "").partition("?")[0]
+    name = path if path in _SETS else config.recipe.removesuffix("-debug")
+    return _SETS.get(name, name)
+
+
+def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
+    return by_ipc[min(by_ipc, key=lambda known: abs(known - ipc))]
+
+
+def _by_student(config: DistillConfig, of: Callable[[str], tuple[float, float]]) -> dict[str, Any]:
+    """Give every student its learning rate and the stretch of its cosine; the first one's are the section's own."""
+    first, *others = config.evaluate.students
+    lr, stretch = of(first)
+    apart = [name for name in dict.fromkeys(others) if of(name) != (lr, stretch)]
+    rates = tuple(f"{name}={of(name)[0]:g}:{of(name)[1]:g}" for name in apart)
+    return {"evaluate.lr": lr, "evaluate.cosine_stretch": stretch, "evaluate.rates": rates}
+
+
+def _rded(config: DistillConfig) -> dict[str, Any]:
+    place = _set_of(config)
+    batch = 100 if place == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
+    return {
+        "relabel.batch_size": batch * 2 if place in ("cifar100", "imagenet-1k") else batch,
+        "relabel.crop_scale": (1.0, 1.0) if config.data.image_size < SMALL_BELOW_PX else (0.5, 1.0),
+        **_by_student(config, _rded_rate),
+    }
+
+
+def _rded_rate(student: str) -> tuple[float, float]:
+    rates = {"efficientnet": 2e-3, "mobilenet_v2": 2.5e-3, "vgg11": 5e-4, "vit": 1e-4, "swin": 1e-4, "alexnet": 1e-4}
+    return next((rate for name, rate in rates.items() if name in student), 1e-3), 2.0
+
+
+# SRe2L's code for CIFAR-100 (its crops are shifts by up to 4 px); CDA takes it for twice as long.
+_CIFAR = {
+    "relabel.epochs": 400,
+    "relabel.batch_size": 128,
+    "relabel.crop_scale": (1.0, 1.0),
+    "relabel.mix": "mixup",
+    "relabel.mix_alpha": 0.8,
+    "evaluate.temperature": 30.0,
+}
+
+
+def _sre2l(config: DistillConfig) -> dict[str, Any]:
+    return _CIFAR if _set_of(config).startswith("cifar") else {"relabel.batch_size": 1024, "evaluate.accumulate": 2}
+
+
+def _cda(config: DistillConfig) -> dict[str, Any]:
+    return {**_CIFAR, "relabel.epochs": 800} if _set_of(config).startswith("cifar") else {"relabel.batch_size": 128}
+
+
+def _rates(*by_ipc: tuple[float, float]) -> Rates:
+    return dict(zip((1, 10, 50), by_ipc, strict=True))
+
+
+# Of the two papers' code, by set and student; sets that are not named train as "others" does.
+_CVDD: dict[str, dict[str, Rates]] = {
+    "cifar10": {
+        "resnet18": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "cifar100": {
+        "resnet18": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "tiny-imagenet": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 1), (1e-3, 2)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 2)),
+    },
+    "imagenet-1k": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((1e-3, 2), (1e-3, 2), (5e-4, 2)),
+    },
+    "others": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
+        "resnet50": _rates((5e-4, 2), (1e-3, 1), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
+    },
+}
+_FADRM: dict[str, dict[str, Rates]] = {
+    "cifar100": {
+        "resnet18": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
+    },
+    "tiny-imagenet": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
+    },
+    "imagewoof": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (1e-3, 2)),
+        "resnet50": _rates((5e-4, 2), (5e-3, 1), (5e-4, 1)),
+        "resnet101": _rates((1e-3, 1), (5e-4, 2), (5e-4, 1)),
+    },
+    "imagenet-1k": {
+        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet50": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
+        "resnet101": _rates((3.5e-3, 2), (1e-3, 2), (5e-4, 1)),
+    },
+    "others": {
+        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
+        "resnet50": _rates((5e-4, 2), (5e-4, 1), (5e-4, 1)),
+        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
+    },
+}
+
+
+def _by_batch(config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
+    """Labels by the batch's own statistics in two parts, which the student's two parts of a batch are too."""
+    of_set = table.get(_set_of(config), table["others"])
+
+    def rate(student: str) -> tuple[float, float]:
+        return _nearest(of_set[student if student in _STUDENTS else "resnet18"], config.barycenter.ipc)  # type: ignore[no-any-return]
+
+    return {
+        "relabel.batch_size": batch,
+        "relabel.bn": "batch",
+        "relabel.micro_batch": batch // 2,
+        "evaluate.accumulate": 2,
+        **_by_student(config, rate),
+    }
+
+
+def _cvdd(config: DistillConfig) -> dict[str, Any]:
+    return _by_batch(config, _CVDD, 10 if _set_of(config) == "imagenette" else 16)
+
+
+def _fadrm(config: DistillConfig) -> dict[str, Any]:
+    place, ipc = _set_of(config), _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
+    table = _FADRM | {"cifar10": _FADRM["cifar100"]}  # CIFAR-10 is not in the code
+    made = _by_batch(config, table, 16 if place in _CLASSES else 10)
+    if place.startswith("cifar") or (place, ipc) == ("tiny-imagenet", 1):
+        made["relabel.epochs"] = 1000
+    if (place, ipc) == ("tiny-imagenet", 50):
+        made |= {"relabel.bn": "running", "relabel.micro_batch": 0}
+    return made
+
+
+_SGD = {"evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.weight_decay": 5e-4, "evaluate.momentum": 0.875}
+
+
+def _edc(config: DistillConfig) -> dict[str, Any]:
+    base = {
+        "relabel.crop_scale": (0.5, 1.0),
+        "evaluate.loss": "mse",
+        "evaluate.ce_weight": 0.025,
+        "evaluate.cosine_stretch": 2.0,
+        "evaluate.ema": 0.99,
+    }
+    small = {**base, "relabel.augment": "randaugment"}
+    long = {**small, "relabel.epochs": 1000, "relabel.batch_size": 50, "evaluate.schedule": "tail"}
+    match _set_of(config):
+        case "tiny-imagenet":
+            return {**small, **_SGD}
+        case "imagenet-1k":
+            return base
+        case "cifar100":
+            return {**long, **_SGD}
+        case "cifar10":
+            few = {"relabel.epochs": 1000, "relabel.batch_size": 10, "relabel.crop_scale": (0.08, 1.0)}
+            return {**small, **few, "evaluate.schedule": "steps", "evaluate.cosine_stretch": 1.0}
+    return long
+
+
+_PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
+    "wmdd": ("300 epochs of batches of 100, stored labels, cosine to 0", lambda config: {}),
+    "sre2l": (
+        "batches of 1,024 in two parts; few steps, so low scores (CIFAR: 400 epochs of 128, MixUp)",
+        _sre2l,
+    ),
+    "cda": ("batches of 128 (CIFAR: as sre2l, for 800 epochs)", _cda),
+    "rded": ("batches and rates by size and student, cosine to half; no patches to shuffle here", _rded),
+    "edc": (
+        "distance of logits, a little cross-entropy, an average; cosine to half (the code falls through to a line); "
+        "epochs, batches, optimiser and schedule by set",
+        _edc,
+    ),
+    "cvdd": (
+        "batches of 16 (ImageNette: 10), labels by the batch's own statistics in two parts; rates by size and student",
+        _cvdd,
+    ),
+    "fadrm": ("as cvdd with rates of its own, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
+    "hard": (
+        "class names alone: cross-entropy on random crops, no teacher",
+        lambda config: {"evaluate.labels": "hard", "relabel.mix": "none"},
+    ),
+}
+
+
+def with_protocol(config: DistillConfig, name: str) -> DistillConfig:
+    """Give a recipe with a protocol's settings; those that depend on images per class take the recipe's number.
+
+    Raises:
+        ConfigError: for an unknown name; lists the known ones.
+    """
+    if name not in _PROTOCOLS:
+        raise ConfigError(f"protocol {name}: there is none of this name; choose from {', '.join(_PROTOCOLS)}")
+    return override(config, {"evaluate.protocol": name, **_COMMON, **_PROTOCOLS[name][1](config)})
+
+
+def is_exact(config: DistillConfig) -> bool:
+    """Tell whether a configuration's settings are those of the protocol that it names."""
+    try:
+        named = with_protocol(config, config.evaluate.protocol)
+    except ConfigError:
+        return False
+    relaxed = {"evaluate.val_every": config.evaluate.val_every}
+    return override(named, relaxed) == config
+
+
+def protocols() -> dict[str, str]:
+    """List the names of all protocols, each with one line about it."""
+    return {name: about for name, (about, _) in _PROTOCOLS.items()}
+
+
+assert set(_PROTOCOLS) == set(typing.get_args(Protocol))

@@ -1,0 +1,219 @@
+"""Real images as normalised batches: kept decoded when they fit the memory budget, streamed otherwise."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from wmdd.config.sections import PretrainConfig
+from wmdd.data.decoding.pixels import to_tensor
+from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
+from wmdd.data.index import DatasetIndex, Split
+from wmdd.data.views import Views, apply_views, draw_resized_crops, draw_shifts, view_matrices
+from wmdd.distributed import ALONE, Ranks
+from wmdd.errors import WmddError
+from wmdd.normalization import NORMALIZATIONS, Normalization
+from wmdd.process.interruptions import accept
+from wmdd.process.temporary import shorten_tmpdir
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How real images become inputs: size in px, share kept by the centre crop, channel constants by name."""
+
+    image_size: int
+    crop_ratio: float
+    normalization: str
+
+    @property
+    def pixels(self) -> Normalization:
+        """The channel constants."""
+        return NORMALIZATIONS[self.normalization]
+
+
+def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: np.ndarray | None = None) -> Tensor:
+    """Load a class's training images as the networks see them in evaluation, (n, 3, size, size) uint8.
+
+    Args:
+        rows: which of them, by position within the class; None for all.
+    """
+    positions = index.train.of_class(class_id)
+    positions = positions if rows is None else positions[rows]
+    return load_uint8(index, "train", positions, size=geometry.image_size, crop_ratio=geometry.crop_ratio)
+
+
+def validation_batches(
+    index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime, ranks: Ranks = ALONE
+) -> Iterator[Batch]:
+    """Yield this process's validation images, all processes together each once: (normalised, on the device; labels)."""
+    own = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
+    labels = runtime.send(torch.from_numpy(index.val.label[own].astype(np.int64)))
+    if len(index.val) * 3 * geometry.image_size**2 <= runtime.memory_bytes:
+        whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks, runtime)
+        shown: Iterator[Tensor] = iter(whole.split(batch_size))
+    else:
+        places = range(0, len(own), batch_size)
+        shown = runtime.ahead(_evaluation_view(index, own[at : at + batch_size], geometry) for at in places)
+    for images, names in zip(shown, labels.split(batch_size), strict=True):
+        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), names
+
+
+def training_batches(
+    index: DatasetIndex,
+    geometry: Geometry,
+    section: PretrainConfig,
+    seeds: SeedTree,
+    epoch: int,
+    runtime: Runtime,
+    ranks: Ranks = ALONE,
+) -> Iterator[Batch]:
+    """Yield this process's part of each batch of an epoch: (augmented, normalised, on the device; labels).
+
+    Order and crops are drawn for the whole epoch before the first image is read, so neither the processes that train
+    together nor those that decode can change them.
+    """
+    rng = seeds.child("epoch", epoch).numpy()
+    if _fits(index, geometry, runtime):
+        yield from _from_memory(index, geometry, section, rng, runtime, ranks)
+        return
+    order = _repeated(window_shuffle(index, "train", rng), section.repeats)
+    dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
+    options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
+    options["worker_init_fn"] = accept
+    if runtime.loaders:
+        shorten_tmpdir()
+    places = range(len(order))
+    parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
+    loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
+    for images, labels in runtime.ahead(in_one_line(loader)):
+        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
+
+
+def in_one_line(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; raise an error of a loading process, which comes as the text of a traceback, as it was there."""
+    try:
+        yield from batches
+    except WmddError as exc:
+        line = str(exc).strip().rpartition("\n")[2]
+        raise type(exc)(line.removeprefix(f"{type(exc).__module__}.{type(exc).__name__}: ")) from exc
+
+
+def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
+    """Cut an epoch of `count` images into batches, over all processes.
+
+    A last batch that leaves a process with fewer than two images is left out: batch-norm has no variance over one
+    image of 1 x 1 positions.
+    """
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 * ranks.size else batches
+
+
+def _from_memory(
+    index: DatasetIndex,
+    geometry: Geometry,
+    section: PretrainConfig,
+    rng: np.random.Generator,
+    runtime: Runtime,
+    ranks: Ranks,
+) -> Iterator[Batch]:
+    images = _decoded_training(_Same(index, index.digest("train")), runtime)
+    order = _repeated(rng.permutation(len(images)), section.repeats)
+    # The whole epoch at once, so that no step waits for a copy.
+    views = _draw(rng, section, index.train, order).to(runtime)
+    labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
+    rows = torch.from_numpy(order)
+    rows = runtime.send(rows) if images.is_cuda else rows
+    source = (images.shape[-2], images.shape[-1])
+    for batch in batch_places(len(order), section.batch_size, ranks):
+        part = ranks.part(batch)
+        maps = view_matrices(views[part], source, geometry.image_size)
+        shown = apply_views(geometry.pixels.normalize(runtime.send(images[rows[part]])), *maps)
+        yield runtime.images(shown), labels[part]
+
+
+def _repeated(order: np.ndarray, times: int) -> np.ndarray:
+    """Keep the epoch's length: fewer images, each `times` in a row (Hoffer et al., 2020)."""
+    return np.repeat(order, times)[: len(order)]
+
+
+def _draw(rng: np.random.Generator, section: PretrainConfig, split: Split, order: np.ndarray) -> Views:
+    size = (split.height[order].astype(np.int64), split.width[order].astype(np.int64))
+    if section.pad_px:
+        return draw_shifts(rng, len(order), size, section.pad_px, flip=section.flip)
+    return draw_resized_crops(rng, len(order), size, section.crop_scale, flip=section.flip)
+
+
+def _fits(index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> bool:
+    size = index.train.uniform_size()
+    if size is None or max(size) > geometry.image_size:
+        return False  # larger images are cropped before they are resized, which needs the originals
+    return len(index.train) * 3 * size[0] * size[1] <= runtime.memory_bytes
+
+
+class _Same:
+    """An index as a cache key: equal when the images are."""
+
+    def __init__(self, index: DatasetIndex, digest: str) -> None:
+        self.index, self.digest = index, digest
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and (other.digest, other.index.url) == (self.digest, self.index.url)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded_training(same: _Same, runtime: Runtime) -> Tensor:
+    return runtime.keep(load_native_uint8(same.index, "train", np.arange(len(same.index.train))))
+
+
+@functools.lru_cache(maxsize=1)
+def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks, runtime: Runtime) -> Tensor:
+    count = len(same.index.val)
+    return runtime.keep(_evaluation_view(same.index, np.arange(count)[ranks.part(range(count))], geometry))
+
+
+def forget_decoded() -> None:
+    """Free the decoded images that are kept, because the device's memory is full."""
+    _decoded_training.cache_clear()
+    _decoded_validation.cache_clear()
+
+
+def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:
+    return load_uint8(index, "val", positions, size=geometry.image_size, crop_ratio=geometry.crop_ratio)
+
+
+class _Viewed(Dataset[tuple[Tensor, int]]):
+    """Crops drawn beforehand, cut from originals."""
+
+    def __init__(self, index: DatasetIndex, order: np.ndarray, views: Views, size: int) -> None:
+        self.images = StreamedImages(index, "train", _identity)
+        self.order, self.views, self.size = order, views, size
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+        import torchvision.transforms.v2.functional as VF
+
+        image, label = self.images[int(self.order[place])]
+        top, left, height, width = self.views.box[place].tolist()
+        cut = VF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
+        cut = VF.horizontal_flip(cut) if self.views.flip[place] else cut
+        return to_tensor(cut), label
+
+
+def _identity(image: Any) -> Any:
+    return image

@@ -1,0 +1,73 @@
+"""Why the folders of a set may be no classes, and what is only odd about them, from their names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wmdd.data.layouts.folder_tree import Folders, join, some
+from wmdd.data.layouts.split_names import Role, is_generic, is_paired, is_segmentation, is_sure
+
+_FEW = 6  # of folders with equal subfolders that may be splits; more of them are classes
+
+
+def class_doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, list[str]]:
+    """Return why the classes of a set may be none, and what is only odd."""
+    names, notes = tree.below(base), list[str]()
+    inner = {name: set(tree.below(join(base, name))) for name in names}
+    bare = [name for name in names if not tree.count(join(base, name))]
+    chosen = _chosen(names)
+    if wrong := no_classes(names, bare):
+        return wrong, notes
+    shared = set.intersection(*inner.values())
+    # Splits may lack a class or two.
+    if len(names) > 1 and len(bare) == len(names) and 1 < len(shared) >= len(set.union(*inner.values())) / 2:
+        same = f"hold the same folders ({some(sorted(shared), 3)}) and no images themselves"
+        if len(names) <= _FEW:
+            return f"{some(names, 3)} {same}: if they are splits, call them train and val; {chosen}", notes
+        notes.append(f"{len(names)} classes {same}; all of their images are read")
+    else:
+        notes += deep_notes(tree, base)
+    for name in bare:
+        if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
+            return (
+                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes",
+                notes,
+            )
+    for name in (name for name in roles if name not in bare):
+        text = f"{name} holds images and no class folders"
+        if len(names) > 2 and is_sure(name):
+            return (
+                f"{text}, and looks like a split; move it away, or, if it is a class, name all in data.classes",
+                notes,
+            )
+        notes.append(f"{text}, and is read as a class")
+    return "", notes
+
+
+def _chosen(names: list[str]) -> str:
+    return f"if they are classes, name them: data.classes {','.join(names[:3])}{',...' if len(names) > 3 else ''}"
+
+
+def no_classes(names: list[str], bare: list[str]) -> str:
+    """Return why folders are sides of the same images, and no classes, by their names.
+
+    Args:
+        bare: those that hold no images themselves.
+    """
+    paired = is_paired(names)
+    if not paired and not is_segmentation(names):
+        return ""
+    sides = "two sides of the same images" if paired else "images and their masks"
+    give = "give one of them as data.path, or, " if len(bare) == len(names) else ""
+    return f"{some(names, 3)} are named as {sides}, and not as classes; {give}{_chosen(names)}"
+
+
+def deep_notes(tree: Folders, root: str) -> list[str]:
+    """Return notes about folders below the classes, which are read as parts of them."""
+    names = tree.below(root)
+    inner = [name for at in names for name in tree.below(join(root, at))]
+    bare = all(not tree.count(join(root, at)) and len(tree.below(join(root, at))) > 1 for at in names)
+    if len(names) < 2 or not bare or all(map(is_generic, inner)) or is_segmentation(inner):
+        return []
+    inner = list(dict.fromkeys(inner))
+    return [f"the classes are {some(names, 3)}; the folders in them ({some(inner, 3)}) are no classes"]

@@ -1,0 +1,101 @@
+"""The classes of a set: their names, and which of them a run keeps."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from typing import Any
+
+from wmdd.data.layouts.hf_parquet import open_parquet, parquet_class_names, parquet_columns
+from wmdd.data.layouts.set_files import is_junk_folder, open_file_system
+from wmdd.data.layouts.sources import Listing, builtin_images
+from wmdd.data.layouts.split_names import same_form
+from wmdd.errors import SHOWN, DataError
+from wmdd.storage.filesystem import entries, explain, tree
+from wmdd.storage.marks import own_folders
+from wmdd.text import near_names
+
+
+def class_folders(url: str, listing: Listing) -> set[str]:
+    """Return the training classes of an image folder, those without images too."""
+    classes = {name for split, name in listing.layout.places.values() if split == "train"}
+    if listing.layout.root is None:
+        return classes
+    fs, root = open_file_system(url)
+    try:
+        base = posixpath.join(root, listing.layout.root) if listing.layout.root else root
+        items = entries(fs, base)
+    except (OSError, EOFError) as exc:
+        raise DataError(f"data.path={url}: cannot be listed {explain(exc)}") from exc
+    folders = [x["name"] for x in items if x["type"] == "directory" or (x.get("islink") and fs.isdir(x["name"]))]
+    names = {folder.rstrip("/").rpartition("/")[2] for folder in folders}
+    empty = {name for name in names - listing.left_out - classes if not is_junk_folder(name)}
+    return {name for name in empty if not _is_own(fs, base, name)} | classes
+
+
+def _is_own(fs: Any, base: str, name: str) -> bool:
+    """Whether a folder without images is, or holds, a store or run folder, which may be newer than the listing."""
+    try:
+        files = tree(fs, posixpath.join(base, name))
+    except (OSError, EOFError):  # whatever it is: a class without images is refused by its name
+        return False
+    return bool(own_folders(path.removeprefix(base.rstrip("/") + "/") for path in files))
+
+
+def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:
+    """Return all classes of a set, in the order of its own class ids."""
+    if listing.kind == "builtin":
+        return builtin_images(url)[2]
+    if listing.kind == "folder":
+        return tuple(sorted(class_folders(url, listing)))
+    with open_parquet(url, listing.files["train"][0]) as parquet:
+        schema = parquet.schema_arrow
+        return parquet_class_names(schema, parquet_columns(schema, url)[1]) or ()
+
+
+def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
+    """Return the kept class names, and the class id of every name of the set, -1 for one that is left out."""
+    if classes is None:
+        return names, list(range(len(names)))
+    classes = tuple(name if name in names else _spelled(name, names) for name in classes)
+    for name in classes:
+        if name not in names:
+            raise DataError(f"data.classes={name or repr(name)}: not in {url}; {_names_for(name, names)}")
+        if classes.count(name) > 1 or names.count(name) > 1:
+            where = "data.classes" if classes.count(name) > 1 else url
+            raise DataError(f"data.classes={name}: occurs twice in {where}; remove or rename one")
+    return classes, [classes.index(name) if name in classes else -1 for name in names]
+
+
+def _names_for(name: str, names: tuple[str, ...]) -> str:
+    """Return which classes there are in place of one that is not, and how several are written if it holds some."""
+    near = near_names(name, names)
+    if len(near) == 1:
+        told = f"near is {near[0]}"
+    elif near:
+        told = f"near are {', '.join(near)}"
+    else:
+        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        told = f"the classes are {', '.join(names[:SHOWN])}{more}"
+    example = ",".join(names[:2])
+    return f"{told}; several are written {example}" if re.search(r"[][()'\";|\s]", name) else told
+
+
+def _spelled(name: str, names: tuple[str, ...]) -> str:
+    """Return the class that differs in nothing but its Unicode form, which a keyboard chooses and a disk changes."""
+    return next((known for known in names if same_form(name, known)), name)
+
+
+def refuse_unknown(url: str, val_names: set[str], names: tuple[str, ...]) -> None:
+    """Raise DataError if validation classes have no training images."""
+    unknown = sorted(val_names - set(names))
+    if not unknown:
+        return
+    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+    hint = "; add or remove it"
+    if near := difflib.get_close_matches(unknown[0], names, 1, 0.7):
+        hint = f"; is it {near[0]}? rename"
+    elif len(unknown) == len(val_names) > 1:
+        hint = ", and no other has one, as in few-shot sets; put all classes into train, or move the validation away"
+    raise DataError(f"data.path={url}: validation class {unknown[0]}{more} has no training folder{hint}")

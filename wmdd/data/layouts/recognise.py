@@ -1,0 +1,283 @@
+"""How a folder of images is laid out: which folders are its splits and which are its classes, from names alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from wmdd.data.layouts.class_doubts import class_doubts, deep_notes, no_classes
+from wmdd.data.layouts.folder_tree import Folders, join, some
+from wmdd.data.layouts.split_names import (
+    SPLIT_NAMES,
+    VAL_NAMES,
+    Role,
+    is_generic,
+    matched,
+    same_name,
+    spelling_note,
+    split_role,
+    twice,
+)
+from wmdd.errors import DataError
+
+# cat.0.jpg, but none of the names that cameras and programs give to images of all kinds.
+_CLASS_IN_NAME = re.compile(r"(?!(?i:dsc[fn]?|imag|frame|scan|screenshot)[^a-z])([^\W\d_]{3,})[-._ ]*\(?\d+\)?\.\w+")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What each folder of images is.
+
+    Args:
+        places: the split (``train`` or ``val``) and the class of each folder that holds images of the set.
+        root: the folder whose folders are the training classes; None if each class holds its splits.
+        notes: lines about what was read in an unusual way, or not read.
+        doubt: why the classes may be no classes; refuses a set whose classes are not named.
+    """
+
+    places: Mapping[str, tuple[str, str]]
+    root: str | None
+    notes: tuple[str, ...] = ()
+    doubt: str = ""
+
+
+def recognise(tree: Folders, url: str) -> Layout:
+    """Find the splits and classes of a set.
+
+    Raises:
+        DataError: if there are none, images lie outside them, or the folders may be read in two ways.
+    """
+    base: str | None = ""
+    while base is not None:
+        if trains := _trains(tree, base):
+            return _by_splits(tree, base, trains, url)
+        last, base = base, _inner(tree, base)
+    return _by_classes(tree, last, url)
+
+
+def _roles(tree: Folders, base: str) -> dict[str, Role]:
+    """Return the folders that are named for a split; an odd name counts if its counterpart is there."""
+    found = {name: role for name in tree.below(base) if (role := split_role(name))}
+    pairs = [(role.split, role.others) for role in found.values()]
+    return {
+        name: role
+        for name, role in found.items()
+        if role.rank < 2 or any(others == role.others and split != role.split for split, others in pairs)
+    }
+
+
+def _trains(tree: Folders, base: str) -> list[str]:
+    """Return the training split in a folder; several names if these are equally plausible."""
+    roles = _roles(tree, base)
+    trains = [name for name, role in roles.items() if role.split == "train" and tree.below(join(base, name))]
+    best = min((roles[name].rank for name in trains), default=0)
+    return [name for name in trains if roles[name].rank == best]
+
+
+def _split_notes(tree: Folders, base: str, train: str, val: str | None, roots: Mapping[str, str]) -> list[str]:
+    notes = []
+    if roots["train"] != "train" or roots.get("val") not in (None, *VAL_NAMES):
+        read = f"{roots['train']} is read as the training split"
+        notes.append(read + (f", {roots['val']} as the validation split" if val else ""))
+    unused = [name for name in tree.below(base) if name not in (train, val)]
+    classes = set(map(same_name, tree.below(roots["train"])))
+    alike = [name for name in unused if _has_classes(tree, join(base, name), classes)]
+    if val:
+        notes += [f"left out: {some(unused)} (the splits are {train} and {val})"] if unused else []
+        return notes
+    trains = [name for name in alike if (role := split_role(name)) and role.split == "train"]
+    others = [name for name in alike if name not in trains]
+    for names, why in (
+        ([name for name in unused if name not in alike], f"the only split with these classes is {train}"),
+        (others, f"{train} is the training split; to validate on another folder, call it val"),
+        (trains, f"{train} is the training split; to train on more, move it there"),
+    ):
+        notes += [f"left out: {some(names)} ({why})"] if names else []
+    return notes
+
+
+def _has_classes(tree: Folders, folder: str, classes: set[str]) -> bool:
+    return bool(classes & set(map(same_name, tree.below(_unwrapped(tree, folder, classes)))))
+
+
+def _validation(tree: Folders, base: str, classes: set[str]) -> str | None:
+    """Return the folder of the validation images, if there is one."""
+    roles = _roles(tree, base)
+
+    known = [name for name in roles if _has_classes(tree, join(base, name), classes)]
+    for name in VAL_NAMES:
+        # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
+        if name in roles and (name != "test" or name in known):
+            return name
+    others = [name for name, role in roles.items() if role.split != "train" and role.rank and name in known]
+    return min(others, key=lambda name: (roles[name].split == "test", roles[name].rank, name), default=None)
+
+
+def _unwrapped(tree: Folders, folder: str, classes: set[str] | None = None) -> str:
+    """Follow folders that hold a single one, as unpacked archives have them, to the one that holds the classes."""
+    while not tree.count(folder) and len(names := tree.below(folder)) == 1:
+        inner = join(folder, names[0])
+        if tree.count(inner) or not tree.below(inner) or (classes is not None and same_name(names[0]) in classes):
+            break
+        if len(tree.below(inner)) == 1 and classes is None and _unwrapped(tree, inner) == inner:
+            break
+        folder = inner
+    return folder
+
+
+def _inner(tree: Folders, base: str) -> str | None:
+    """Return the folder that holds the whole set, if this one only wraps it."""
+    names = tree.below(base)
+    named = _roles(tree, base)
+    if len(names) > 1:
+        sets = [name for name in names if name not in named and _has_set(tree, join(base, name))]
+        return join(base, sets[0]) if len(sets) == 1 and len(named) == len(names) - 1 else None
+    if len(names) == 1 and names[0] not in named:
+        inner = join(base, names[0])
+        if not tree.count(inner) and (len(tree.below(inner)) > 1 or _has_set(tree, inner)):
+            return inner
+        if not tree.count(inner) and (deeper := _inner(tree, inner)):
+            return deeper
+    return None
+
+
+def has_training_folder(tree: Folders) -> bool:
+    """Whether images lie in ``train/CLASS``, however the training folder is called and wrapped."""
+    return _has_set(tree, "")
+
+
+def _has_set(tree: Folders, folder: str) -> bool:
+    """Whether a folder holds a training split with classes, directly or in a single folder."""
+    if _trains(tree, folder):
+        return True
+    names = tree.below(folder)
+    return len(names) == 1 and not tree.count(folder) and _has_set(tree, join(folder, names[0]))
+
+
+def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
+    _refuse_twins(tree, base, trains, "training", url)
+    train = _unwrapped(tree, join(base, trains[0]))
+    classes = set(map(same_name, tree.below(train)))
+    val = _validation(tree, base, classes)
+    _refuse_twins(tree, base, [val] if val else [], "validation", url)
+    roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
+    notes = _split_notes(tree, base, trains[0], val, roots)
+    _refuse_loose(tree, [train], url)
+    _refuse_unsorted(tree, roots.get("val"), url)
+    places = {
+        folder: (split, folder[len(root) + 1 :].partition("/")[0])
+        for split, root in roots.items()
+        for folder in tree.images
+        if folder.startswith(f"{root}/")
+    }
+    names = sorted({name for split, name in places.values() if split == "train"})
+    if len(names) == 1 and is_generic(names[0]):
+        _refuse_loose(tree, [join(train, names[0])], url)
+    spelled = matched(names, {name for split, name in places.values() if split == "val"})
+    if spelled:
+        places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
+        notes.append(spelling_note(spelled))
+    bare = [name for name in names if not tree.count(join(train, name))]
+    doubt = twice(names, "merge the folders") or no_classes(names, bare)
+    return Layout(places, train, (*notes, *deep_notes(tree, train)), doubt)
+
+
+def _refuse_twins(tree: Folders, base: str, names: list[str], what: str, url: str) -> None:
+    """Refuse two folders for one split, such as ``Train`` and ``train``, between which there is nothing to choose."""
+    same = {same_name(name) for name in names}
+    others = [name for name in tree.below(base) if name not in names and same_name(name) in same]
+    if len(found := names + others) > 1:
+        # What is not seen is shown as code.
+        first, second = (name if name.isascii() and name == name.strip() else f"{name!a}" for name in found[:2])
+        raise DataError(
+            f"data.path={url}: {first} and {second} both look like the {what} split; keep one, or merge them"
+        )
+
+
+def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
+    """Refuse validation images that lie in no class folder."""
+    if val is None or val not in tree.images:
+        return
+    if tree.below(val):
+        _refuse_loose(tree, [val], url)
+    first, count = tree.images[val]
+    lists = ", or put LOC_val_solution.csv of ImageNet beside train" if "ILSVRC2012_val_" in first else ""
+    raise DataError(
+        f"data.path={url}: {first}{f' (and {count - 1:,} more)' if count > 1 else ''} lies in no class folder; sort "
+        f"these into {val}/CLASS{lists}; or move {val} away, and data.val_fraction of the training images is held out"
+    )
+
+
+def _by_classes(tree: Folders, base: str, url: str) -> Layout:
+    names = tree.below(base)
+    if not names:
+        raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
+    if layout := _splits_in_classes(tree, base):
+        return layout
+    _refuse_sets(tree, base, url)
+    above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
+    _refuse_loose(tree, above, url)
+    roles = _roles(tree, base)
+    alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
+    if alone or (len(roles) == len(names) > 1):
+        first = sorted(names, key=lambda name: name not in roles or roles[name].split != "train")
+        _refuse_loose(tree, [join(base, name) for name in first], url)
+    root = f"{base}/" if base else ""
+    places = {
+        folder: ("train", folder[len(root) :].partition("/")[0])
+        for folder in tree.images
+        if folder.startswith(root) and folder != base
+    }
+    doubt, notes = class_doubts(tree, base, roles)
+    notes = ([f"{base} is read as the set"] if base else []) + notes
+    return Layout(places, base, tuple(notes), doubt or twice(names, "merge the folders"))
+
+
+def _refuse_sets(tree: Folders, base: str, url: str) -> None:
+    """Refuse validation images without training images, and folders that hold sets."""
+    roles = _roles(tree, base)
+    stray = [name for name, role in roles.items() if role.split != "train" and tree.below(join(base, name))]
+    for name in sorted(stray, key=lambda name: roles[name].rank):
+        if roles[name].rank == 0 or roles[name].split == "test" or len(stray) == len(tree.below(base)):
+            raise DataError(
+                f"data.path={url}: has {join(base, name)}/CLASS folders but no images in train/CLASS; add the train "
+                "folder"
+            )
+    for name in tree.below(base):
+        place = join(base, name)
+        inner = any(inner in SPLIT_NAMES and tree.below(join(place, inner)) for inner in tree.below(place))
+        if inner or all(_has_set(tree, join(base, other)) for other in tree.below(base)):
+            where = f"{url.rstrip('/')}/{place}"
+            raise DataError(f"data.path={url}: {name} holds a set of its own, and no class; give {where}")
+
+
+def _splits_in_classes(tree: Folders, base: str) -> Layout | None:
+    """Read ``CLASS/train/*.png`` and ``CLASS/val/*.png``."""
+    names, places = tree.below(base), dict[str, tuple[str, str]]()
+    for name in names:
+        place = join(base, name)
+        roles = _roles(tree, place)
+        if tree.count(place) or len(roles) < len(tree.below(place)) or len(names) < 2:
+            return None
+        trains = [split for split, role in roles.items() if role.split == "train"]
+        others = sorted(
+            (role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains
+        )
+        if len(trains) != 1 or any(tree.below(join(place, split)) for split in roles):
+            return None
+        places[join(place, trains[0])] = "train", name
+        places |= {join(place, others[0][2]): ("val", name)} if others else {}
+    first = next(iter(places))
+    return Layout(places, None, (f"each class holds its own splits ({first}), and is read so",))
+
+
+def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:
+    found = [tree.images[folder] for folder in folders if folder in tree.images]
+    if found:
+        count = sum(number for _, number in found) - 1
+        more = f" (and {count} more)" if count else ""
+        place, _, file = found[0][0].rpartition("/")
+        word = _CLASS_IN_NAME.fullmatch(file)
+        such = f", such as {join(place, word[1])}," if word and not is_generic(word[1]) else ""
+        raise DataError(f"data.path={url}: {found[0][0]}{more} lies in no class folder; move it into one{such} or away")

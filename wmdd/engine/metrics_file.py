@@ -1,0 +1,73 @@
+"""The numbers that a run leaves behind: ``metrics.jsonl`` in its folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import time
+from typing import Any
+
+from wmdd.engine.events import Event
+from wmdd.errors import StorageError
+from wmdd.storage.filesystem import again, is_local
+from wmdd.storage.store import ArtifactStore
+
+logger = logging.getLogger(__name__)
+REWRITE_EVERY_S = 10.0
+
+
+class MetricsFile:
+    """Appends every event of a run to ``metrics.jsonl`` in its folder.
+
+    Where files cannot be appended to, the whole file is written anew: at the end of each stage, and in between ever
+    more rarely (a tenth of the time so far), so that a long run does not upload the same lines again and again. A file
+    that cannot be written is no reason to lose a run: that is logged, once.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._folder = ArtifactStore(url)
+        self._path = self._folder.path("metrics.jsonl")
+        self._local = is_local(self._folder.fs)
+        before = None if self._local else self._folder.get(self._path)
+        self._lines: list[str] = [before.decode()] if before else []
+        self._begun = self._written = time.monotonic()
+        self._warned = False
+
+    def __call__(self, event: Event) -> None:
+        """Record an event."""
+        facts: dict[str, Any] = {"time": round(time.time(), 3), "kind": event.kind, "stage": event.stage}
+        names = ("unit", "done", "total", "text", "node", "metrics")
+        facts |= {name: getattr(event, name) for name in names if getattr(event, name)}
+        self._lines.append(json.dumps(facts) + "\n")
+        now = time.monotonic()
+        if self._local or event.kind == "end" or now - self._written > max(REWRITE_EVERY_S, (now - self._begun) / 10):
+            self._write()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._lines:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        try:
+            if self._local:
+                again(self._append)
+            else:
+                self._folder.put(self._path, "".join(self._lines).encode())
+        except (OSError, StorageError) as exc:
+            if not self._warned:
+                logger.warning("metrics.jsonl: %s", exc)
+            self._warned = True
+
+    def _append(self) -> None:
+        self._folder.fs.makedirs(self._folder.root, exist_ok=True)
+        data = "".join(self._lines).encode()
+        with open(self._path, "ab", buffering=0) as out:
+            before = out.seek(0, os.SEEK_END)
+            if out.write(data) != len(data):
+                out.truncate(before)  # the lines are written again when there is room
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._lines = []

@@ -1,0 +1,112 @@
+"""What cannot work is refused before anything is trained."""
+
+from __future__ import annotations
+
+import functools
+
+from wmdd.config.distill import DistillConfig
+from wmdd.config.sections import Stem
+from wmdd.data.index import DatasetIndex
+from wmdd.errors import ConfigError, DataError
+from wmdd.models.published import check_published, known_classes
+from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
+from wmdd.models.weight_files import is_file, read_weights
+from wmdd.models.weights import check_card, load_weights
+from wmdd.text import counted
+
+
+def check(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse what cannot work with this set, before any training."""
+    num_classes, size = len(index.class_names), config.data.image_size
+    if num_classes < 2:
+        raise DataError(f"data.path={config.data.path}: has one class, {index.class_names[0]}; distillation needs two")
+    ipc = config.barycenter.ipc
+    for class_id, name in enumerate(index.class_names):
+        count = len(index.train.of_class(class_id))
+        if ipc > count:
+            if config.data.per_class and config.data.per_class < ipc:
+                raise ConfigError(
+                    f"barycenter.ipc={ipc}: is more than the images that data.per_class={config.data.per_class} keeps "
+                    "of each class; lower it, or raise data.per_class"
+                )
+            raise ConfigError(
+                f"barycenter.ipc={ipc}: larger than class {name} "
+                f"({counted(count, 'training image', 'training images')}); lower barycenter.ipc"
+            )
+    if min(config.relabel.batch_size, num_classes * ipc) < 2:
+        raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")
+    if config.pretrain.batch_size < 2:
+        raise ConfigError("pretrain.batch_size=1: batch-norm needs two images in a step; raise pretrain.batch_size")
+    teacher = config.pretrain
+    check_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
+    if config.recover.bn_weight and not has_batch_norm(skeleton(teacher.model, num_classes, size)):
+        raise ConfigError(
+            f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
+            "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
+        )
+    if teacher.weights and is_file(teacher.weights):
+        check_card(teacher.weights, index.class_names, size, config.data.normalization)
+    if config.relabel.teachers and config.evaluate.labels == "hard":
+        names = ",".join(config.relabel.teachers)
+        raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
+    for name in config.relabel.teachers:
+        _check_beside(config, name, num_classes)
+    for student in config.evaluate.students:
+        check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
+
+
+def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool = True) -> None:
+    """Refuse weights of the teachers that cannot be read, cannot be fetched or do not fit.
+
+    Args:
+        num_classes: of the data; None where its files do not say without being read.
+        fetch: also look whether published weights are there, which downloads them.
+
+    Raises:
+        ConfigError: one line with the remedy.
+    """
+    teacher, data = config.pretrain, config.data
+    if teacher.weights is None:
+        return
+    if is_file(teacher.weights):
+        if num_classes is None:
+            read_weights(teacher.weights)
+        else:
+            network = build_model(
+                teacher.model, num_classes, data.image_size, stem=teacher.stem, option="pretrain.model"
+            )
+            load_weights(network, teacher.weights, teacher.model)
+        return
+    check_published(teacher.model, teacher.weights, num_classes, data.normalization)
+    beside = config.relabel.teachers if config.evaluate.labels == "soft" else ()
+    for name in beside:
+        _check_published_beside(config, name, num_classes)
+    for name, source in ((teacher.model, teacher.weights), *((name, "default") for name in beside)) if fetch else ():
+        _fit_published(name, source, teacher.stem, data.image_size)
+
+
+@functools.cache
+def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
+    """Load published weights once in a process, as the stage will."""
+    num_classes = known_classes(name, source)
+    if num_classes is not None:
+        network = build_model(name, num_classes, image_size, stem=stem, option="pretrain.model")
+        load_weights(network, source, name, image_size)
+
+
+def _check_beside(config: DistillConfig, name: str, num_classes: int) -> None:
+    """Refuse what cannot label beside the teacher."""
+    teacher = config.pretrain
+    if name == teacher.model:
+        raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
+    check_model(name, num_classes, config.data.image_size, stem=teacher.stem, option="relabel.teachers")
+
+
+def _check_published_beside(config: DistillConfig, name: str, num_classes: int | None) -> None:
+    try:
+        check_published(name, "default", num_classes, config.data.normalization)
+    except ConfigError as exc:
+        raise ConfigError(
+            f"relabel.teachers={name}: its published weights do not fit, and the teacher's are published; choose "
+            f"another network, or train the teacher ({exc})"
+        ) from exc

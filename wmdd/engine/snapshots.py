@@ -1,0 +1,93 @@
+"""Notes in a store from which an interrupted computation goes on; their content is checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+
+import safetensors
+
+from wmdd.errors import StorageError
+from wmdd.keys import content_key
+from wmdd.outputs import Snapshot
+from wmdd.storage.artifact import unpack
+from wmdd.storage.store import ArtifactRef, ArtifactStore
+
+MAGIC = b"wmdd-snapshot "
+
+
+class ResumeNote:
+    """The snapshot of one computation. Two processes may run it at once: each whole snapshot is right, the last counts.
+
+    Args:
+        refs: what the computation makes; its name follows from their keys, so that no other computation finds it.
+        missing: those of them that are not in the store.
+    """
+
+    def __init__(self, store: ArtifactStore, refs: Sequence[ArtifactRef], missing: Sequence[ArtifactRef]) -> None:
+        key = refs[0].key if len(refs) == 1 else content_key({"units": [ref.key for ref in refs]})
+        self._store, self._name, self._last = store, f"resume-{refs[0].stage}-{key}", missing[-1]
+        self._begun = time.perf_counter()
+        self._has_failed = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work, with those before the interruption."""
+        return time.perf_counter() - self._begun
+
+    def read(self) -> bytes | None:
+        """Return the last snapshot, or None if there is none.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        data = self._store.read_note(self._name)
+        if data is None:
+            return None
+        if not data.startswith(MAGIC):  # of an older version, which wrote the bare file
+            _check_bare(data)
+            return data
+        head, _, body = data.partition(b"\n")
+        try:
+            facts = json.loads(head.removeprefix(MAGIC))
+            whole, seconds = facts["digest"] == _digest(body), float(facts["seconds"])
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ValueError("it is damaged") from exc
+        if not whole:
+            raise ValueError("it is damaged")
+        self._begun -= seconds
+        return body
+
+    def write(self, snapshot: Snapshot) -> str:
+        """Replace the snapshot, unless another process has finished the work meanwhile; return what to say, if any.
+
+        Raises:
+            StorageError: if it cannot be written, and work must not go on without it.
+        """
+        try:
+            if self._last not in self._store:
+                head = json.dumps({"digest": _digest(snapshot.data), "seconds": self.seconds}).encode()
+                self._store.write_note(self._name, b"".join((MAGIC, head, b"\n", snapshot.data)))
+        except StorageError as exc:
+            if not snapshot.optional:
+                raise
+            said, self._has_failed = self._has_failed, True
+            return "" if said else f"goes on, but cannot leave a snapshot to resume from: {exc}"
+        return ""
+
+    def drop(self) -> None:
+        """Remove the snapshot: its work is finished."""
+        self._store.drop_note(self._name)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _check_bare(data: bytes) -> None:
+    try:
+        unpack(data)
+    except (ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as exc:
+        raise ValueError("it is damaged") from exc

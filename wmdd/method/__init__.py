@@ -1,0 +1,1 @@
+"""Dataset distillation with the Wasserstein metric: barycenters, moments, recovery of images, soft labels."""

@@ -1,0 +1,171 @@
+"""The artifacts of the method, one for each class: statistics, barycenter and images. Each checks itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from wmdd.method.moments import Moments
+from wmdd.storage.artifact import Files, pack, unpack
+
+
+@dataclass(frozen=True, eq=False)
+class ClassStatistics:
+    """What one pass over the real images of a class yields.
+
+    Args:
+        class_id: position in the class names.
+        class_name: what that class is called ("" in artifacts of older versions).
+        features: (n, d) float32, penultimate features in the order of the index.
+        moments: one per batch-norm layer, over all n images and positions.
+    """
+
+    class_id: int
+    features: Tensor
+    moments: tuple[Moments, ...]
+    class_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.features.ndim != 2 or not len(self.features) or not torch.isfinite(self.features).all():
+            raise ValueError(f"features of class {self.class_id} are empty or not finite")
+        for layer, moments in enumerate(self.moments):
+            if moments.count % len(self.features):
+                raise ValueError(f"batch-norm layer {layer} of class {self.class_id} saw another number of images")
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one safetensors file."""
+        tensors = {"features": self.features}
+        for layer, moments in enumerate(self.moments):
+            tensors |= {f"mean.{layer}": moments.mean, f"var.{layer}": moments.var}
+        meta = {"class_id": self.class_id, "class_name": self.class_name}
+        meta |= {"counts": [moments.count for moments in self.moments]}
+        return {"statistics.safetensors": pack(tensors, meta)}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Read the file."""
+        tensors, meta = unpack(files.read("statistics.safetensors"))
+        moments = tuple(
+            Moments(count, tensors[f"mean.{layer}"], tensors[f"var.{layer}"])
+            for layer, count in enumerate(meta["counts"])
+        )
+        return cls(meta["class_id"], tensors["features"], moments, meta.get("class_name", ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Barycenter:
+    """The atoms that stand for a class in feature space.
+
+    Args:
+        support: (ipc, d) float32.
+        weights: (ipc,) float32, sum to 1.
+        nearest: (ipc,) int64, positions among the class's images of distinct real images nearest to the atoms.
+        objective: squared Wasserstein distance per step.
+        norms: 5 quantiles (0, 25, 50, 75, 100 %) of the feature norms, to show heavy tails.
+        class_name: as for `ClassStatistics`.
+    """
+
+    class_id: int
+    support: Tensor
+    weights: Tensor
+    nearest: Tensor
+    objective: tuple[float, ...]
+    converged: bool
+    norms: tuple[float, ...]
+    class_name: str = ""
+
+    def __post_init__(self) -> None:
+        if abs(float(self.weights.sum()) - 1) > 1e-4 or not torch.isfinite(self.support).all():
+            raise ValueError(f"barycenter of class {self.class_id}: weights must sum to 1 and atoms be finite")
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one safetensors file."""
+        tensors = {"support": self.support, "weights": self.weights, "nearest": self.nearest}
+        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "objective", "converged", "norms")}
+        return {"barycenter.safetensors": pack(tensors, meta)}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Read the file."""
+        tensors, meta = unpack(files.read("barycenter.safetensors"))
+        meta["objective"], meta["norms"] = tuple(meta["objective"]), tuple(meta["norms"])
+        values: dict[str, Any] = {**tensors, **meta}
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class DistilledClass:
+    """The images that stand for a class: distilled, or real ones for a baseline.
+
+    Args:
+        images: (ipc, 3, h, w) uint8.
+        weights: (ipc,) float32, sum to 1.
+        losses: (records, terms) float32, loss terms along the optimisation; empty for real images.
+        terms: names of the loss terms.
+        sources: positions among the class's real images that the images started from, or -1.
+        notes: facts for the manifest, such as smaller tensor batches after a full device.
+        state: of an optimisation that was cut short, to go on from: ``images`` and Adam's ``exp_avg`` and
+            ``exp_avg_sq``, each (ipc, 3, h, w) float32.
+        class_name: as for `ClassStatistics`.
+    """
+
+    class_id: int
+    images: Tensor
+    weights: Tensor
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    terms: tuple[str, ...] = ()
+    sources: tuple[int, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    class_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.weights):
+            raise ValueError(f"class {self.class_id}: {tuple(self.images.shape)} {self.images.dtype} images")
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one safetensors file."""
+        tensors = {"images": self.images, "weights": self.weights, "losses": self.losses}
+        tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
+        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
+        return {"images.safetensors": pack(tensors, meta)}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Read the file."""
+        tensors, meta = unpack(files.read("images.safetensors"))
+        meta["terms"], meta["sources"] = tuple(meta["terms"]), tuple(meta["sources"])
+        state = {name.removeprefix("state."): tensors.pop(name) for name in list(tensors) if name.startswith("state.")}
+        values: dict[str, Any] = {**tensors, **meta}
+        return cls(**values, state=state)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Every class's images, stacked by class id.
+
+    Args:
+        images: (classes * ipc, 3, h, w) uint8.
+        labels: (classes * ipc,) int64.
+        weights: (classes * ipc,) float32, sum to 1 within each class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    @staticmethod
+    def of(classes: list[DistilledClass]) -> ImageSet:
+        """Stack classes, in the order of their ids; some may be left out."""
+        classes = sorted(classes, key=lambda item: item.class_id)
+        if len({item.class_id for item in classes}) < len(classes):
+            raise ValueError("a set needs a class once")
+        labels = torch.cat([torch.full((len(item.images),), item.class_id) for item in classes])
+        images = torch.cat([item.images for item in classes])
+        return ImageSet(images, labels, torch.cat([item.weights for item in classes]))
+
+    def __len__(self) -> int:
+        return len(self.images)

@@ -1,0 +1,267 @@
+"""Soft labels as whole stored label batches: views, partners and teacher logits, replayed exactly as they were made.
+
+A block is one Parquet file whose row groups are label batches, in the order of (epoch, batch). A reader needs no
+sampler state and no patched PyTorch: a sampler of (epoch, batch) pairs and ``DataLoader(batch_size=None)`` do.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from wmdd.config.sections import Augment, RelabelConfig
+from wmdd.data.augment import augmented
+from wmdd.data.views import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
+from wmdd.errors import ArtifactError
+from wmdd.method.artifacts import ImageSet
+from wmdd.normalization import Normalization
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.storage.artifact import Files
+from wmdd.storage.parquet import column, open_table, read_rows
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBatch:
+    """One stored batch of a student's training.
+
+    Args:
+        epoch, batch: its place.
+        images: (n,) int64, rows of the image set.
+        views: n crops and flips.
+        partner: (n,) int64, rows of this batch that CutMix pastes from.
+        box: CutMix's box, empty for none.
+        share: of each image beside its partner, whole images mixed (MixUp); 1 for none.
+        logits: (n, classes) float16, of the teacher on the finished views; empty before relabelling.
+        augment: what torchvision changed the images by before their views, from the numbers of `augment_seed`.
+        brightness: (n,) float32 mean of each changed image's pixels, in [0, 255]; empty where none was changed.
+    """
+
+    epoch: int
+    batch: int
+    images: Tensor
+    views: Views
+    partner: Tensor
+    box: tuple[int, int, int, int]
+    logits: Tensor
+    share: float = 1.0
+    augment: Augment = "none"
+    augment_seed: int = 0
+    brightness: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def changed(self, pixels: Tensor, runtime: Runtime) -> Tensor:
+        """Pick this batch's images from (set, 3, h, w) uint8 ones, and change them."""
+        return augmented(runtime.pick(pixels, self.images), self.augment, self.augment_seed)
+
+    def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
+        """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device.
+
+        Raises:
+            ArtifactError: if torchvision does not change the images as it did for the teacher.
+        """
+        changed = self.changed(pixels, runtime)
+        if len(self.brightness) and (mean_pixels(changed) - self.brightness).abs().max() > 1:
+            raise ArtifactError(
+                f"{self.augment} of this torchvision differs from that of the labels of epoch {self.epoch}; install "
+                "the version that made them, or make them anew"
+            )
+        chosen = normalization.normalize(runtime.send(changed))
+        size = (chosen.shape[-2], chosen.shape[-1])
+        rows, columns = view_matrices(self.views.to(runtime), size, size[0])
+        shown = apply_views(chosen, rows, columns)
+        return runtime.images(apply_mix(shown, runtime.send(self.partner), self.box, self.share))
+
+
+def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
+    """Give the images of each batch of an epoch: every image once, so that the last batch may be smaller.
+
+    A last image alone joins the batch before, since batch-norm needs two.
+    """
+    whole, rest = divmod(num_images, section.batch_size)
+    sizes = [section.batch_size] * whole + ([rest] if rest else [])
+    if len(sizes) > 1 and rest == 1:
+        sizes[-2:] = [section.batch_size + 1]
+    return sizes
+
+
+def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
+    """Draw one epoch's batches without logits."""
+    rng = seeds.child("epoch", epoch).numpy()
+    order = rng.permutation(num_images)
+    start = 0
+    for batch, count in enumerate(batch_sizes(section, num_images)):
+        images = order[start : start + count]
+        start += count
+        views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
+        partner = rng.permutation(count)
+        box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
+        share = float(np.float32(rng.beta(section.mix_alpha, section.mix_alpha))) if section.mix == "mixup" else 1.0
+        empty = torch.zeros(count, 0, dtype=torch.float16)
+        rows = torch.from_numpy(images), views, torch.from_numpy(partner)
+        drawn = LabelBatch(epoch, batch, *rows, box, empty, share)
+        if section.augment != "none":
+            drawn = replace(drawn, augment=section.augment, augment_seed=int(rng.integers(2**63)))
+        yield drawn
+
+
+def mean_pixels(images: Tensor) -> Tensor:
+    """Give the (n,) float32 brightness of (n, 3, h, w) uint8 images, which tells other changes from rounding."""
+    return images.float().mean(dim=(1, 2, 3)).cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class LabelBlock:
+    """Consecutive epochs of label batches, as one Parquet file.
+
+    Args:
+        data: the file.
+        meta: first epoch, epochs, batches per epoch, classes and their names in the order of the logits, and what
+            changed the images before their views, if anything did.
+    """
+
+    data: bytes
+    meta: dict[str, Any]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Give one Parquet file."""
+        return {"labels.parquet": self.data}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Open the file."""
+        return cls.from_bytes(files.read("labels.parquet"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Open a block.
+
+        Raises:
+            ArtifactError: if it is no label block.
+        """
+        try:
+            metadata = pq.read_metadata(io.BytesIO(data)).metadata
+            return cls(data, json.loads(metadata[b"wmdd"]))
+        except (pa.ArrowInvalid, KeyError, TypeError) as exc:
+            raise ArtifactError(f"not a block of soft labels: {exc}") from exc
+
+    @classmethod
+    def write(cls, batches: Iterable[LabelBatch], meta: dict[str, Any]) -> Self:
+        """Write label batches, each as one row group."""
+        out = io.BytesIO()
+        batches = list(batches)
+        mixup, augment = any(batch.share < 1 for batch in batches), batches[0].augment
+        meta = meta if augment == "none" else {**meta, "augment": augment}
+        schema = _schema(meta["classes"], mixup, "augment" in meta).with_metadata({"wmdd": json.dumps(meta)})
+        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+            for batch in batches:
+                writer.write_table(_table(batch, schema), row_group_size=len(batch.images))
+        return cls(out.getvalue(), meta)
+
+    def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
+        """Read row groups."""
+        with open_table(io.BytesIO(self.data)) as table:
+            return [_batch(read_rows(table, group), self.meta) for group in row_groups]
+
+
+class SoftLabels(Dataset[LabelBatch]):
+    """All label batches of an image set, by (epoch, batch).
+
+    Args:
+        blocks: in the order of epochs.
+
+    Raises:
+        ArtifactError: if an epoch is missing or doubled.
+    """
+
+    def __init__(self, blocks: Sequence[LabelBlock]) -> None:
+        self._blocks = sorted(blocks, key=lambda block: int(block.meta["first_epoch"]))
+        self._of_epoch = [block for block in self._blocks for _ in range(block.meta["epochs"])]
+        firsts = [block.meta["first_epoch"] + i for block in self._blocks for i in range(block.meta["epochs"])]
+        if firsts != list(range(len(firsts))):
+            raise ArtifactError(f"soft labels cover epochs {firsts[:3]}..., not each epoch once")
+        self.epochs, self.augment = len(firsts), str(self._blocks[0].meta.get("augment", "none"))
+        self.batches = int(self._blocks[0].meta["batches"])
+
+    def epoch(self, epoch: int) -> list[LabelBatch]:
+        """Read all batches of an epoch, in order."""
+        block = self._of_epoch[epoch]
+        start = (epoch - block.meta["first_epoch"]) * self.batches
+        return block.read(range(start, start + self.batches))
+
+    def __len__(self) -> int:
+        return self.epochs * self.batches
+
+    def __getitem__(self, place: tuple[int, int]) -> LabelBatch:
+        epoch, batch = place
+        block = self._of_epoch[epoch]
+        return block.read([(epoch - block.meta["first_epoch"]) * self.batches + batch])[0]
+
+
+def check_labels(labels: SoftLabels, images: ImageSet) -> None:
+    """Refuse labels of another image set, by the rows that they name.
+
+    Raises:
+        ArtifactError: if a row is out of range.
+    """
+    named = max(int(batch.images.max()) for batch in labels.epoch(0))
+    if named >= len(images):
+        raise ArtifactError(f"soft labels name image {named}, the set has {len(images)}")
+
+
+_INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner": pa.int32(), "flip": pa.bool_()}
+_PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom", "mix_right")
+
+
+def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
+    fields = [pa.field(name, kind) for name, kind in _INTS.items()]
+    fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
+    fields += [pa.field("mix_share", pa.float32())] if mixup else []
+    fields += [pa.field("augment_seed", pa.int64()), pa.field("brightness", pa.float32())] if augmented else []
+    return pa.schema([*fields, pa.field("logits", pa.binary(2 * classes))])
+
+
+def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
+    n = len(batch.images)
+    columns: dict[str, Any] = {
+        "epoch": np.full(n, batch.epoch),
+        "batch": np.full(n, batch.batch),
+        "image": batch.images.numpy(),
+        "partner": batch.partner.numpy(),
+        "flip": batch.views.flip.numpy(),
+    }
+    columns |= {name: batch.views.box[:, i].numpy() for i, name in enumerate(_PIXELS[:4])}
+    columns |= {name: np.full(n, batch.box[i]) for i, name in enumerate(_PIXELS[4:])}
+    columns["mix_share"] = np.full(n, batch.share, np.float32)
+    columns |= {"augment_seed": np.full(n, batch.augment_seed), "brightness": batch.brightness.numpy()}
+    width = schema.field("logits").type
+    logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
+    arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
+    return pa.Table.from_arrays([*arrays, logits], schema=schema)
+
+
+def _batch(table: pa.Table, meta: dict[str, Any]) -> LabelBatch:
+    values = {name: column(table, name) for name in table.column_names[:-1]}
+    box = torch.from_numpy(np.stack([values[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
+    flip = torch.from_numpy(values["flip"].astype(bool))
+    views = Views(box, flip, torch.zeros(len(flip), 2, dtype=torch.int32))
+    raw = b"".join(table.column("logits").to_pylist())
+    logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, meta["classes"])
+    top, left, bottom, right = (int(values[name][0]) for name in _PIXELS[4:])
+    rows, partner = (torch.from_numpy(values[name].astype(np.int64)) for name in ("image", "partner"))
+    place = int(values["epoch"][0]), int(values["batch"][0])
+    share = float(values["mix_share"][0]) if "mix_share" in values else 1.0
+    batch = LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)
+    if "augment" not in meta:
+        return batch
+    seed, brightness = int(values["augment_seed"][0]), torch.from_numpy(values["brightness"].copy())
+    return replace(batch, augment=meta["augment"], augment_seed=seed, brightness=brightness)

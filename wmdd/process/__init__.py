@@ -1,0 +1,1 @@
+"""The process and its surroundings: CPUs, signals, temporary folders, the terminal."""

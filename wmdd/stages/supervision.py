@@ -1,0 +1,103 @@
+"""What a student learns from: stored soft labels, or class names and views of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from wmdd.config.sections import EvaluateConfig, RelabelConfig
+from wmdd.data.augment import augmentation
+from wmdd.data.batches import Geometry
+from wmdd.method.artifacts import ImageSet
+from wmdd.method.losses import soft_label_loss
+from wmdd.method.soft_labels import LabelBatch, SoftLabels, batch_sizes, check_labels, draw_epoch
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages.base import Unit
+
+
+class Lessons(Protocol):
+    """The batches of a student's training, and the loss over each."""
+
+    epochs: int
+    steps: int
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views, and what the loss needs beside the logits."""
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Give the mean loss of a batch."""
+
+
+class SoftLessons:
+    """The teacher's logits of stored views (fast knowledge distillation), each image by its weight."""
+
+    def __init__(
+        self, section: EvaluateConfig, unit: Unit, images: ImageSet, _seeds: SeedTree, runtime: Runtime
+    ) -> None:
+        self._section, self._runtime = section, runtime
+        self._labels = SoftLabels(unit.load("labels"))
+        changed = self._labels.augment != "none"  # by torchvision on the host
+        self._pixels = images.images if changed else runtime.keep(images.images)
+        check_labels(self._labels, images)
+        self._geometry = Geometry(**unit.params["geometry"])
+        # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
+        self._weights = (images.weights / images.weights.mean()).to(runtime.device)
+        self._names = images.labels.to(runtime.device)
+        self.epochs, self.steps = self._labels.epochs, self._labels.batches
+        self._next = -1
+        self._epochs: Iterator[list[LabelBatch]] = iter(())
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views, the teacher's logits, the images' weights and their classes."""
+        send = self._runtime.send
+        for batch in self._read(epoch):
+            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
+            rows = send(batch.images)
+            yield shown, send(batch.logits), self._weights[rows], self._names[rows]
+
+    def _read(self, epoch: int) -> list[LabelBatch]:
+        """Read an epoch's labels; where a GPU computes meanwhile, the next epoch's are read beside it."""
+        if epoch != self._next:
+            self._epochs = self._runtime.ahead(map(self._labels.epoch, range(epoch, self.epochs)))
+        self._next = epoch + 1
+        return next(self._epochs)
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Divergence at temperature, or squared distance of logits; with a cross-entropy where it weighs something."""
+        teacher, weights, names = rest
+        if self._section.loss == "mse":
+            soft = ((logits.float() - teacher.float()).square().mean(dim=1) * weights).mean()
+        else:
+            soft = soft_label_loss(logits, teacher, weights, self._section.temperature)
+        if not self._section.ce_weight:
+            return soft
+        return soft + self._section.ce_weight * F.cross_entropy(logits.float(), names)
+
+
+class HardLessons:
+    """Class names of views that are drawn for each student anew; no teacher."""
+
+    def __init__(
+        self, section: EvaluateConfig, unit: Unit, images: ImageSet, seeds: SeedTree, runtime: Runtime
+    ) -> None:
+        self._views = RelabelConfig.model_validate(unit.params["views"])
+        self._pixels, self._names = runtime.keep(images.images), images.labels.to(runtime.device)
+        self._seeds, self._runtime = seeds.child("views"), runtime
+        self._geometry = Geometry(**unit.params["geometry"])
+        self._change = augmentation(section.augment, self._geometry.pixels)
+        self.epochs, self.steps = self._views.epochs, len(batch_sizes(self._views, len(images)))
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield views and their classes."""
+        size = self._geometry.image_size
+        for batch in draw_epoch(self._views, epoch, len(self._names), size, self._seeds):
+            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
+            yield self._change(shown), self._names[self._runtime.send(batch.images)]
+
+    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(logits.float(), rest[0])
