@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import multiprocessing, os, signal, subprocess, sys, time
-from wmdd import interruptions
+from wmdd.process import interruptions
 
 def wait():
     print("ready", flush=True)
@@ -210,7 +210,7 @@ def test_interruption_that_a_finalizer_meets_is_not_dropped(begin):
 
 
 STEPS = """
-from wmdd.events import SnapshotClock
+from wmdd.outputs import SnapshotClock
 clock = SnapshotClock({size})
 print("ready", flush=True)
 for step in range(10**6):

@@ -15,7 +15,7 @@ from wmdd.storage import parquet as tables
 READ = """
 import io, json, os
 import pyarrow as pa, pyarrow.parquet as pq
-from wmdd import tables
+from wmdd.storage import parquet as tables
 
 threads = lambda: len(os.listdir("/proc/self/task"))
 out = io.BytesIO()
@@ -59,7 +59,7 @@ def test_columns_come_back_as_they_were(rows):
 def test_reading_columns_does_not_wait_for_pandas():
     pytest.importorskip("pandas", reason="pandas, which Ray brings, is not installed")
     code = (
-        "import sys, pyarrow as pa; from wmdd import tables;"
+        "import sys, pyarrow as pa; from wmdd.storage import parquet as tables;"
         "values = pa.Array.from_buffers(pa.int8(), 2, [None, pa.py_buffer(b'12')]);"
         "tables.column(pa.Table.from_arrays([values], ['n']), 'n'); print('pandas' in sys.modules)"
     )
