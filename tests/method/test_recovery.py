@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.sections import RecoverConfig, RuntimeConfig
 from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
@@ -58,6 +59,12 @@ def test_recovery_twice_gives_the_same_bytes(teacher):
     for c in first:
         assert torch.equal(first[c][0], again[c][0])
         assert torch.equal(first[c][1], again[c][1])
+
+
+def test_compiled_recovery_agrees_over_a_few_steps():
+    small, compiled = untrained_teacher("convnet1_w8", 8, 2), dataclasses.replace(CPU, compile=True)
+    runs = [list(recover_images(FEW, small, random_targets(small, 3), runtime))[-1] for runtime in (CPU, compiled)]
+    torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-3)
 
 
 def test_recovery_from_another_seed_gives_other_images(teacher):

@@ -210,6 +210,19 @@ def test_labels_without_changes_are_drawn_and_stored_as_they_were_before_there_w
     assert not {"augment_seed", "brightness"} & set(pq.read_schema(io.BytesIO(stored.data)).names)
 
 
+def test_mixup_stores_a_share_for_each_batch():
+    section, pixels = RelabelConfig(batch_size=10, mix="mixup"), pixels_of_a_set()
+    drawn, stored = block(section, 0, 3)
+    assert len({batch.share for batch in drawn}) == 3
+    assert all(0 < batch.share < 1 for batch in drawn)
+    for batch, read in zip(drawn, LabelBlock.from_bytes(stored.data).read(range(3)), strict=True):
+        assert read.share == batch.share
+        shown = read.replay(pixels, NORMALIZATIONS["half"], CPU)
+        assert torch.equal(shown, batch.replay(pixels, NORMALIZATIONS["half"], CPU))
+        plain = replace(batch, share=1.0).replay(pixels, NORMALIZATIONS["half"], CPU)
+        torch.testing.assert_close(shown, plain * batch.share + plain[batch.partner] * (1 - batch.share))
+
+
 def test_replay_leaves_the_image_set_alone():
     (batch,) = draw_epoch(RelabelConfig(batch_size=10), 0, IMAGES, SIZE, SEEDS)
     pixels = pixels_of_a_set()

@@ -22,7 +22,8 @@ from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
 from wmdd.stages.pretrain import PRETRAIN
 from wmdd.storage.store import ArtifactStore
-from wmdd.training.trainer import Schedule, Trainer, top1_accuracy
+from wmdd.training.accuracy import top1_accuracy
+from wmdd.training.trainer import Trainer
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 SIZES = (7, 7, 5)
@@ -58,11 +59,12 @@ def trained(*, norm=False):
     trainer = Trainer(
         network=network,
         optimizer=torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9),
-        schedule=Schedule(0.1, len(SIZES)),
+        schedule=lambda step: 0.1,
         batches=lambda epoch: parts,
         loss=F.cross_entropy,
         validate=lambda net: top1_accuracy(net, parts, CPU, ranks),
         epochs=1,
+        steps_per_epoch=len(SIZES),
         runtime=CPU,
         seeds=SeedTree(0),
         ranks=ranks,
@@ -224,8 +226,3 @@ def test_every_process_sees_its_part_of_the_images_that_one_would_see(store, siz
 def test_teacher_for_several_is_refused_by_one(store):
     with pytest.raises(ConfigError, match=r"pretrain\.workers=2: .* use --executor ray"):
         teacher({"pretrain.workers": 2}, store, None)
-
-
-def test_batch_too_small_for_the_workers_is_refused():
-    with pytest.raises(ConfigError, match=r"workers=60: .*pretrain\.batch_size=100.*raise pretrain\.batch_size"):
-        override(recipe("digits"), {**DIGITS, "pretrain.workers": 60})

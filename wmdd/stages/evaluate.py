@@ -22,11 +22,10 @@ from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.stages.supervision import HardLessons, Lessons, SoftLessons
 from wmdd.storage.artifact import Files
-from wmdd.training.trainer import Epoch, Schedule, Steps, Trainer, top1_accuracy, weight_groups
-
-# Of the steps, as EDC trains on CIFAR-10, and on CIFAR-100 and ImageNet's subsets (Shao et al., 2024).
-HALVED_AT = (0.8, 0.9, 0.95)
-TAIL_FROM = 5 / 6
+from wmdd.training.accuracy import top1_accuracy
+from wmdd.training.optim import student_optimizer
+from wmdd.training.schedules import student_schedule
+from wmdd.training.trainer import Epoch, Steps, Trainer
 
 
 @dataclass(frozen=True)
@@ -135,38 +134,19 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
 
     return Trainer(
         network=network,
-        optimizer=_optimizer(section, network),
-        schedule=_schedule(section, lessons.epochs * lessons.steps),
+        optimizer=student_optimizer(section, network),
+        schedule=student_schedule(section, lessons.epochs * lessons.steps),
         batches=lessons.batches,
         loss=lessons.loss,
         validate=validate,
         epochs=lessons.epochs,
+        steps_per_epoch=lessons.steps,
         runtime=runtime,
         seeds=seeds.child("dropout"),
         val_every=section.val_every,
         accumulate=section.accumulate,
         ema=section.ema,
     )
-
-
-def _schedule(section: EvaluateConfig, steps: int) -> Schedule:
-    halved_at = HALVED_AT if section.schedule == "steps" else ()
-    tail_from = TAIL_FROM if section.schedule == "tail" else 1.0
-    return Schedule(
-        section.lr,
-        steps,
-        stretch=section.cosine_stretch,
-        halved_at=halved_at,
-        tail_from=tail_from,
-        line=section.schedule == "linear",
-    )
-
-
-def _optimizer(section: EvaluateConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
-    groups = weight_groups(network, section.weight_decay)
-    if section.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=section.lr, momentum=section.momentum)
-    return torch.optim.AdamW(groups, lr=section.lr)
 
 
 _CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size", "protocol"})

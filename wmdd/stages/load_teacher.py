@@ -19,8 +19,8 @@ from wmdd.models.weights import load_weights
 from wmdd.outputs import Note, Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.stages.base import Unit, Yielded
+from wmdd.training.accuracy import predictions
 from wmdd.training.threads import Batches, choose_threads
-from wmdd.training.trainer import answers
 
 VALIDATION_BATCH = 250
 FEW_IMAGES = 5  # of a class: what fewer are called says little
@@ -79,7 +79,7 @@ def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runt
     classes = len(index.class_names)
     # Counted on the host at the end: counting on a GPU waits for it at each batch, and holds a table of all pairs.
     batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
-    pairs = torch.cat([labels * classes + named for named, labels in answers(network, batches, runtime)])
+    pairs = torch.cat([labels * classes + named for named, labels in predictions(network, batches, runtime)])
     found: np.ndarray = np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
     return found
 

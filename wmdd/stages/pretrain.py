@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,8 +20,11 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher
+from wmdd.training.accuracy import top1_accuracy
+from wmdd.training.optim import teacher_optimizer
+from wmdd.training.schedules import teacher_schedule
 from wmdd.training.threads import Batches, CostWatch, choose_threads, resumed_threads
-from wmdd.training.trainer import Schedule, Steps, Trainer, decay_groups, threads_of, top1_accuracy, weight_groups
+from wmdd.training.trainer import Steps, Trainer, threads_of
 
 
 def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -162,7 +163,7 @@ def _trainer(
     ranks: Ranks,
 ) -> Trainer:
     steps_per_epoch = -(-len(index.train) // section.batch_size)
-    optimizer = _optimizer(section, network)
+    optimizer = teacher_optimizer(section, network)
     if section.sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
@@ -175,13 +176,14 @@ def _trainer(
     return Trainer(
         network=network,
         optimizer=optimizer,
-        schedule=_schedule(section, steps_per_epoch),
+        schedule=teacher_schedule(section, steps_per_epoch),
         batches=batches,
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
         validate=lambda net: top1_accuracy(
             net, validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks), runtime, ranks
         ),
         epochs=section.epochs,
+        steps_per_epoch=steps_per_epoch,
         runtime=runtime,
         seeds=seeds.child("dropout"),
         val_every=1 if section.keep == "best" else max(1, section.epochs // 10),
@@ -191,36 +193,6 @@ def _trainer(
         ema_every=section.ema_every,
         ranks=ranks,
         sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
-    )
-
-
-def _schedule(section: PretrainConfig, steps_per_epoch: int) -> Schedule:
-    epochs = {"cosine": 0, "steps": section.lr_step_epochs, "exponential": 1}[section.schedule]
-    return Schedule(
-        section.lr,
-        section.epochs * steps_per_epoch,
-        round(section.warmup_epochs * steps_per_epoch),
-        end=section.lr_min,
-        drop_every=epochs * steps_per_epoch,
-        gamma=section.lr_gamma,
-    )
-
-
-def _optimizer(section: PretrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    decay, adamw = section.weight_decay, section.optimizer == "adamw"
-    groups: Any = weight_groups(network, decay) if adamw else network.parameters()
-    if section.norm_weight_decay is not None or section.bias_weight_decay is not None:
-        free = 0.0 if adamw else decay
-        groups = decay_groups(network, decay, section.norm_weight_decay, section.bias_weight_decay, free)
-    if adamw:
-        return torch.optim.AdamW(groups, lr=section.lr)
-    if section.optimizer == "rmsprop":
-        # Its constants are those of torchvision's training script, which the released code took over.
-        return torch.optim.RMSprop(
-            groups, lr=section.lr, momentum=section.momentum, weight_decay=decay, alpha=0.9, eps=0.0316
-        )
-    return torch.optim.SGD(
-        groups, lr=section.lr, momentum=section.momentum, weight_decay=decay, nesterov=section.nesterov
     )
 
 

@@ -17,7 +17,7 @@ from wmdd.outputs import Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
-from wmdd.training.trainer import cut
+from wmdd.training.trainer import split_batch
 
 
 def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -65,7 +65,7 @@ def _labelled(
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
     for batch in drawn:
-        parts = cut((batch.replay(images, pixels, runtime),), count)
+        parts = split_batch((batch.replay(images, pixels, runtime),), count)
         with runtime.autocast():
             voices = [torch.cat([network(part) for (part,) in parts]).float() for network in placed]
         logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)

@@ -20,56 +20,14 @@ from wmdd.outputs import Pulse
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.storage.artifact import pack, unpack
+from wmdd.training.schedules import Rate
 
 Batch = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate of each step after a linear warm-up: a cosine, a line to 0, or steps down.
-
-    Args:
-        lr: peak.
-        steps: steps of the whole training.
-        warmup: first steps, in which the rate rises linearly.
-        stretch: the cosine would reach its end after `steps` times this.
-        end: the rate there.
-        line: in place of the cosine.
-        halved_at: shares of the steps at which the rate is halved, in place of the cosine.
-        drop_every: steps between falls by `gamma`, in place of the cosine; 0 for none.
-        tail_from: share of the steps from which the rate is the cosine's there, times the share that is left of all.
-    """
-
-    lr: float
-    steps: int
-    warmup: int = 0
-    stretch: float = 1.0
-    halved_at: tuple[float, ...] = ()
-    tail_from: float = 1.0
-    end: float = 0.0
-    line: bool = False
-    drop_every: int = 0
-    gamma: float = 1.0
-
-    def at(self, step: int) -> float:
-        """Give the learning rate of a step."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        part = (step - self.warmup) / max(1, self.steps - self.warmup)
-        if self.halved_at:
-            return self.lr * 0.5 ** sum(part >= share for share in self.halved_at)
-        if self.drop_every:
-            return float(self.lr * self.gamma ** ((step - self.warmup) // self.drop_every))
-        if self.line:
-            return self.lr * (1 - part)
-        left = 1 - part if part > self.tail_from else 1.0
-        cosine = 1 + math.cos(math.pi * min(part, self.tail_from) / self.stretch)
-        return self.end + (self.lr - self.end) * left * 0.5 * cosine
-
-
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What one epoch gave: mean loss, and top-1 where it was validated."""
+    """A finished epoch: its number from 1, its mean loss, and top-1 if it was validated."""
 
     epoch: int
     loss: float
@@ -78,7 +36,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Steps:
-    """How far an epoch that takes long has come: steps of so many, and the mean loss until then."""
+    """Progress within a long epoch: steps done, steps in all, and the mean loss so far."""
 
     done: int
     total: int
@@ -90,7 +48,7 @@ class Steps:
 
 @dataclass
 class Cost:
-    """What the steps so far took of this process, without the making of their batches: seconds of CPUs, and elapsed."""
+    """CPU seconds and elapsed seconds of the steps so far in this process, without the loading of batches."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -98,7 +56,7 @@ class Cost:
 
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
-        """Count what runs inside as one step."""
+        """Add the time of the block as one step."""
         cpu, wall = time.process_time(), time.monotonic()
         yield
         self.cpu_s += time.process_time() - cpu
@@ -112,29 +70,32 @@ class Trainer:
 
     Args:
         network: on the runtime's device.
-        batches: gives an epoch's batches (this process's part of each); their first tensor is the input images.
-        loss: from logits and the rest of the batch to a scalar, the mean over the batch.
-        validate: from the network to top-1.
-        seeds: of what draws inside the network (dropout), apart for each epoch so that a resumed run draws the same.
-        curve: epoch, loss and, where validated, top-1 of every epoch so far.
-        val_every: epochs between validations; the last epoch always counts.
+        schedule: learning rate of each step, counted from the start of training.
+        batches: from an epoch, counted from 0, to its batches (this process's part of each); their first tensor is the
+            images.
+        loss: from logits and the other tensors of the batch to the mean over the batch, a scalar.
+        validate: from the network to top-1 in [0, 1].
+        seeds: for layers that draw (dropout), one seed per epoch so that a resumed run draws the same.
+        val_every: epochs between validations; the last epoch is always validated.
         ranks: the processes that train together.
-        sizes: images of each batch of an epoch, over all processes; needed where there are several.
-        accumulate: parts of a batch whose gradients are added up, weighted so that the sum is the whole batch's.
-        clip_norm: longest gradient; 0 for any.
-        ema: decay for each update of the averaged network; 0 for none.
+        sizes: images of each batch of an epoch, over all processes; needed if there are several processes.
+        accumulate: parts of a batch whose gradients are accumulated to the gradient of the whole batch.
+        clip_norm: largest norm of the gradient; 0 for no limit.
+        ema: decay of the averaged network per update; 0 for none.
         ema_every: steps between these updates.
-        keep_best: remember the weights of the validated epoch with the highest top-1 (the first of equals).
-        best: those weights, in the CPU's memory, with their epoch and top-1.
+        keep_best: keep the weights of the validated epoch with the highest top-1 (the first of equals).
+        curve: epoch, loss and, if validated, top-1 of every epoch so far.
+        best: the kept weights, in the CPU's memory, with their epoch and top-1.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
-    schedule: Schedule
+    schedule: Rate
     batches: Callable[[int], Iterable[Batch]]
     loss: Callable[..., Tensor]
     validate: Callable[[nn.Module], float]
     epochs: int
+    steps_per_epoch: int
     runtime: Runtime
     seeds: SeedTree
     val_every: int = 1
@@ -158,7 +119,7 @@ class Trainer:
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
 
     def run(self) -> Iterator[Epoch | Steps]:
-        """Train from the current epoch to the last; yield after each, and now and then within one.
+        """Train from the current epoch to the last; yield after each, and every `PULSE_S` within one.
 
         Raises:
             DivergedError: if an epoch's loss is not finite.
@@ -177,7 +138,7 @@ class Trainer:
 
     @property
     def result(self) -> nn.Module:
-        """The network that training is for: the average where there is one."""
+        """The network that training is for: the averaged one if `ema` is set."""
         return self.network if self.averaged is None else self.averaged.module
 
     def _validate(self) -> float:
@@ -199,16 +160,16 @@ class Trainer:
             count += 1
             self.step += 1
             if pulse.is_due():
-                yield Steps(count, self.schedule.steps // self.epochs, float(total) / count)
+                yield Steps(count, self.steps_per_epoch, float(total) / count)
         return float(self.ranks.sum(total)) / (self.ranks.size * max(1, count))
 
     def _train_step(self, batch: Batch, count: int, total: Tensor) -> None:
-        """Update the weights with an epoch's batch of this number, and add its loss to the total."""
+        """Update the weights with batch number `count` of an epoch, and add its loss to `total`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.at(self.step)
+            group["lr"] = self.schedule(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        for part in cut(batch, self.accumulate):
-            # Summed on the device: reading each loss would make the host wait at every step.
+        for part in split_batch(batch, self.accumulate):
+            # Summed on the device: the host would wait for the device at every loss that it reads.
             total += self._backward(part, len(part[0]) / len(batch[0]), count)
         self.ranks.average_gradients(self.network)
         if self.clip_norm:
@@ -225,28 +186,28 @@ class Trainer:
         if share < 1:
             loss = loss * share
         if self.ranks.size > 1:
-            # Gradients are averaged over the processes: a part counts by its images, so that the average is the
-            # gradient of the whole batch's mean.
+            # The average of the gradients over the processes is to be the gradient of the whole batch's mean, so each
+            # part counts by its number of images.
             loss = loss * (len(images) * self.ranks.size / (share * self.sizes[count]))
         loss.backward()
         return loss.detach()
 
     def snapshot(self) -> bytes:
-        """Write weights, optimiser state and position as safetensors."""
+        """Return weights, optimiser state and position as a safetensors file."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         if self.averaged is not None:
             tensors |= {f"ema.{name}": tensor for name, tensor in self.averaged.state_dict().items()}
-        place = {"epoch": self.epoch, "step": self.step, "curve": self.curve, "threads": torch.get_num_threads()}
+        position = {"epoch": self.epoch, "step": self.step, "curve": self.curve, "threads": torch.get_num_threads()}
         if self.best is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best[0].items()}
-            place["best"] = self.best[1]
-        return pack(tensors, place)
+            position["best"] = self.best[1]
+        return pack(tensors, position)
 
     def resume(self, data: bytes) -> None:
-        """Go on where a snapshot was taken."""
-        tensors, place = unpack(data)
+        """Continue from a snapshot."""
+        tensors, position = unpack(data)
         load_state(self.network, _below("network.", tensors))
         if self.averaged is not None:
             load_state(self.averaged, _below("ema.", tensors))
@@ -257,8 +218,8 @@ class Trainer:
                 packed["state"].setdefault(int(index), {})[entry] = value
         self.optimizer.load_state_dict(packed)
         _lay_out_as_weights(self.optimizer)
-        self.epoch, self.step, self.curve = place["epoch"], place["step"], place["curve"]
-        self.best = (_below("best.", tensors), place["best"]) if "best" in place else None
+        self.epoch, self.step, self.curve = position["epoch"], position["step"], position["curve"]
+        self.best = (_below("best.", tensors), position["best"]) if "best" in position else None
 
 
 def threads_of(snapshot: bytes) -> int | None:
@@ -278,64 +239,9 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def cut(batch: Batch, count: int) -> list[Batch]:
-    """Cut a batch into parts that differ by one image at most, each of two or more where there are as many."""
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """Split a batch into at most `count` parts whose sizes differ by at most one, each of two images or more."""
     size = len(batch[0])
     count = max(1, min(count, size // 2))
-    if count == 1:
-        return [batch]
-    edges = [size * place // count for place in range(count + 1)]
+    edges = [size * number // count for number in range(count + 1)]
     return [tuple(tensor[a:b] for tensor in batch) for a, b in itertools.pairwise(edges)]
-
-
-def weight_groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Split parameters so that only weights of two or more dimensions decay (norms and biases do not)."""
-    decayed = [weight for weight in network.parameters() if weight.ndim >= 2]
-    free = [weight for weight in network.parameters() if weight.ndim < 2]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
-
-
-def decay_groups(
-    network: nn.Module, weight_decay: float, of_norms: float | None, of_biases: float | None, free: float
-) -> list[dict[str, object]]:
-    """Split parameters so that normalisation layers and other layers' biases decay by shares of their own.
-
-    Args:
-        of_norms, of_biases: None takes `free`.
-    """
-    kinds = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
-    norms = [p for m in network.modules() if isinstance(m, kinds) for p in m.parameters(recurse=False)]
-    inside = {id(parameter) for parameter in norms}
-    others = [(name, p) for name, p in network.named_parameters() if id(p) not in inside]
-    biases = [p for name, p in others if name.rpartition(".")[2] == "bias"]
-    weights = [p for name, p in others if name.rpartition(".")[2] != "bias"]
-    decays = (weight_decay, free if of_norms is None else of_norms, free if of_biases is None else of_biases)
-    return [
-        {"params": params, "weight_decay": decay}
-        for params, decay in zip((weights, norms, biases), decays, strict=True)
-        if params
-    ]
-
-
-@torch.no_grad()
-def answers(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield what a network names the images of (images, labels) batches, and their labels, all on the device."""
-    network.eval()
-    for images, labels in batches:
-        with runtime.autocast():
-            logits = network(images)
-        yield logits.argmax(dim=1), labels
-
-
-def top1_accuracy(
-    network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], runtime: Runtime, ranks: Ranks = ALONE
-) -> float:
-    """Share of (images, labels) batches that a network names right; every image of every process counts once."""
-    right, count = torch.zeros((), dtype=torch.int64, device=runtime.device), 0
-    for named, labels in answers(network, batches, runtime):
-        right += (named == labels).sum()
-        count += len(labels)
-    rights, counts = ranks.sum(torch.stack([right, torch.full_like(right, count)])).tolist()
-    return int(rights) / int(counts)

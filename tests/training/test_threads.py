@@ -171,13 +171,3 @@ def test_work_is_measured_on_one_thread_and_the_number_is_set_again_after_it():
     assert torch.get_num_threads() == 2
     assert CostWatch.begin("teacher", network, Batches(64, 16), 1, runtime(), SeedTree(0)).work_s == 0
     torch.set_num_threads(1)
-
-
-def test_trainer_counts_the_cost_of_each_step():
-    cost = Cost()
-    for _ in range(2):
-        with cost.counted():
-            sum(range(200_000))
-    assert cost.steps == 2
-    assert cost.cpu_s > 0
-    assert cost.wall_s > 0

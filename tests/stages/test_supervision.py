@@ -1,0 +1,65 @@
+"""What students learn from: stored soft labels with the mass of each image, or class names."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from wmdd.config.sections import EvaluateConfig, RelabelConfig, RuntimeConfig
+from wmdd.method.artifacts import DistilledClass, ImageSet
+from wmdd.method.losses import soft_label_loss
+from wmdd.method.soft_labels import LabelBlock, draw_epoch
+from wmdd.normalization import NORMALIZATIONS
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import Unit
+from wmdd.stages.supervision import HardLessons, SoftLessons
+
+CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
+PIXELS = NORMALIZATIONS["half"]
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=SeedTree(seed).torch())
+
+
+def image_set():
+    pixels = torch.randint(0, 256, (6, 3, 8, 8), generator=SeedTree(4).torch(), dtype=torch.uint8)
+    return ImageSet.of([DistilledClass(c, pixels[2 * c : 2 * c + 2], torch.tensor([0.25, 0.75])) for c in range(3)])
+
+
+def lessons(kind, section, **views):
+    geometry = {"image_size": 8, "crop_ratio": 1.0, "normalization": "half"}
+    params = {"geometry": geometry, "views": {"epochs": 2, "batch_size": 4, "mix": "none", **views}}
+    relabel = RelabelConfig(epochs=2, batch_size=6)
+    meta = {"schema": 1, "first_epoch": 0, "epochs": 2, "batches": 1, "classes": 3}
+    batches = [batch for epoch in range(2) for batch in draw_epoch(relabel, epoch, 6, 8, SeedTree(0))]
+    block = LabelBlock.write([dataclasses.replace(batch, logits=normal(6, 3).half()) for batch in batches], meta)
+    unit = Unit("student", params, {"labels": [block]}.__getitem__)
+    return kind(section, unit, image_set(), SeedTree(7), CPU)
+
+
+def test_soft_labels_weigh_images_and_may_add_the_class():
+    made = lessons(SoftLessons, EvaluateConfig(ce_weight=0.5))
+    ((_, teacher, masses, class_ids),) = made.batches(0)
+    assert masses.mean() == pytest.approx(1.0)
+    assert sorted(class_ids.tolist()) == [0, 0, 1, 1, 2, 2]
+    logits = normal(6, 3, seed=9)
+    expected = soft_label_loss(logits, teacher, masses, 20.0) + 0.5 * F.cross_entropy(logits, class_ids)
+    torch.testing.assert_close(made.loss(logits, teacher, masses, class_ids), expected)
+    squared = lessons(SoftLessons, EvaluateConfig(loss="mse")).loss(logits, teacher, masses, class_ids)
+    by_hand = sum(masses[i] * ((logits[i] - teacher[i].float()) ** 2).mean() for i in range(6)) / 6
+    torch.testing.assert_close(squared, by_hand)
+
+
+def test_hard_labels_name_the_class_of_each_image():
+    made = lessons(HardLessons, EvaluateConfig(labels="hard"), crop_scale=(1.0, 1.0), flip=False, batch_size=6)
+    ((views, class_ids),) = made.batches(0)
+    whole = PIXELS.normalize(image_set().images)
+    for image, class_id in zip(views, class_ids, strict=True):
+        row = int((whole - image).abs().amax(dim=(1, 2, 3)).argmin())
+        assert (whole[row] - image).abs().max() < 1e-5
+        assert int(class_id) == row // 2
+    logits = normal(6, 3)
+    torch.testing.assert_close(made.loss(logits, class_ids), F.cross_entropy(logits, class_ids))
