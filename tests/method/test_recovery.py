@@ -14,7 +14,8 @@ from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss
 from wmdd.method.moments import Moments
-from wmdd.method.recovery import Recovered, Target, _scales, recover_images, term_weights
+from wmdd.method.objective import term_weights
+from wmdd.method.recovery import Recovered, Target, _scales, recover_images
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher

@@ -8,7 +8,7 @@ import torch
 from wmdd.config.sections import RecoverConfig, RuntimeConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.moments import Moments
-from wmdd.method.recovery import Target, _Objective
+from wmdd.method.objective import Objective
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
@@ -84,19 +84,12 @@ def ours(model, images, support, moments):
     classes, ipc, size = len(support), IMAGES // len(support), SIZE
     section = RecoverConfig(feature_weight=10.0, bn_weight=BN_WEIGHT, ce_weight=CE_WEIGHT, iterations=1)
     weights = torch.full((ipc,), 1 / ipc)
-    targets = [
-        Target(
-            ClassStatistics(c, support[c][:1], tuple(moments[c])),
-            Barycenter(c, support[c], weights, torch.arange(ipc), (1.0,), True, (0.0,) * 5),
-            SeedTree(0),
-            None,
-        )
-        for c in range(classes)
-    ]
+    statistics = [ClassStatistics(c, support[c][:1], tuple(moments[c])) for c in range(classes)]
+    atoms = [Barycenter(c, support[c], weights, torch.arange(ipc), (1.0,), True, (0.0,) * 5) for c in range(classes)]
     whole = torch.tensor([[0, 0, size, size]] * classes)
     still = torch.zeros(classes, dtype=torch.bool), torch.zeros(classes, 2, dtype=torch.int32)
     with Probe(model, classes) as probe:
-        objective = _Objective(section, targets, probe, size, CPU)
+        objective = Objective(section, statistics, atoms, probe, size, CPU)
         terms = objective(images, whole, *still)
         return (terms * objective.term_weights).sum() / classes
 

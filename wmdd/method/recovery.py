@@ -1,4 +1,28 @@
-"""Optimise the images of some classes against their barycenters and batch-norm statistics."""
+"""Recovery: images of a class whose features match its barycenter, and whose statistics match the real images'.
+
+For each class c, Adam minimises over its images X = (x_1, ..., x_k), in normalised pixels within the valid range,
+
+    E_V [ a D(f(V X), B) + b sum_l ( |mean_l(V X) - mean_lc| + |var_l(V X) - var_lc| ) + g CE(V X, c) + priors ]
+
+where
+
+- V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`);
+- f(x) are the teacher's penultimate features, and B the k atoms of the class's barycenter, each with its mass;
+- D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`);
+- mean_l and var_l are the moments of the input of batch-norm layer l over images (by the mass of their atoms) and
+  positions, and mean_lc and var_lc those of the class's real images (`losses.batch_norm_loss`);
+- CE is the mean cross-entropy of the teacher's logits with class c;
+- a, b (lambda in the paper) and g are the options `feature_weight`, `bn_weight` and `ce_weight`.
+
+Source: Liu et al., "Dataset Distillation via the Wasserstein Metric" (ICCV 2025, arXiv 2311.18531). The paper's formula
+has squared distances and no cross-entropy: `feature_loss` "squared" and `ce_weight` 0. The released code differs from
+this one in three ways. It takes one norm of the features over its tensor batch; here the loss is a sum over classes, so
+that no gradient depends on which classes share a batch. All images of its batch share the view of a step; here the
+images of a class do. Its real moments are means over batches, which lose the variance between them; ours are exact.
+
+Cost: a forward and a backward pass of the teacher for each image and step; memory for the activations of all images of
+the tensor batch, and four times their pixels (images, gradient, Adam's two averages).
+"""
 
 from __future__ import annotations
 
@@ -12,10 +36,10 @@ import torch
 from torch import Tensor
 
 from wmdd.config.sections import RecoverConfig
-from wmdd.data.views import Views, apply_views, draw_resized_crops, view_matrices
+from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
-from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
+from wmdd.method.objective import Objective, term_weights
 from wmdd.models.probes import Probe
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress, Pulse, SnapshotClock
@@ -23,13 +47,6 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 RECORDS = 50
-
-
-def term_weights(section: RecoverConfig) -> dict[str, float]:
-    """Name the terms of the loss, with their weights; priors that weigh nothing are no terms."""
-    weights = {"feature": section.feature_weight, "batch_norm": section.bn_weight, "cross_entropy": section.ce_weight}
-    priors = {"total_variation": section.tv_weight, "l2": section.l2_weight}
-    return weights | {name: weight for name, weight in priors.items() if weight}
 
 
 def record_every(steps: int) -> int:
@@ -47,7 +64,7 @@ class Before:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What the images of one class are to match, and where they start.
+    """What the images of one class should match, and where they start.
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
@@ -61,7 +78,7 @@ class Target:
     before: DistilledClass | Before | None = None
 
     def part(self, places: slice, number: int) -> Target:
-        """Give some of its images as a target of their own, with seeds of their own."""
+        """Return the target of some of its images, with other seeds."""
         atoms, before = self.barycenter, self.before
         weights = atoms.weights[places] / atoms.weights[places].sum()
         return Target(
@@ -111,6 +128,36 @@ class Recovered:
     state: list[dict[str, Tensor]]
 
 
+def optimise(
+    section: RecoverConfig,
+    objective: Objective,
+    images: Tensor,
+    views: Views,
+    bounds: tuple[Tensor, Tensor],
+    optimizer: torch.optim.Adam,
+    steps: range,
+    runtime: Runtime,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
+
+    Args:
+        images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
+        views: one of each class in every step, (iterations, classes).
+        bounds: least and largest value of each channel of a valid image.
+        steps: of the `section.iterations` in all.
+    """
+    loss_terms, (low, high) = runtime.maybe_compile(objective), bounds
+    for step in steps:
+        optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
+        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
+        optimizer.zero_grad(set_to_none=True)
+        (terms * objective.term_weights).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch.clamp(images, low, high, out=images)
+        yield step, terms.detach()
+
+
 def recover_images(
     section: RecoverConfig,
     teacher: Teacher,
@@ -121,11 +168,10 @@ def recover_images(
     until: int | None = None,
     diverged: Mapping[int, str] | None = None,
 ) -> Iterator[Progress | Paused | Recovered]:
-    """Optimise the images of several classes as one tensor batch (method: stage "recover").
+    """Optimise the images of several classes as one tensor batch, with records, progress and snapshots.
 
     Every random number of a class comes from its own seeds and is drawn before the first step, so neither the other
-    classes nor the device can shift it. Each class's loss is its own, so no gradient crosses classes, and one that
-    becomes non-finite leaves the others as they were.
+    classes nor the device can change it. A class whose loss becomes non-finite leaves the others as they are.
 
     Args:
         first: steps that every target's `before` has behind it.
@@ -138,49 +184,35 @@ def recover_images(
     Raises:
         DivergedError: if the loss of every class became non-finite; names the step.
     """
-    size, steps = teacher.image_size, section.iterations
-    last = steps if until is None else until
-    images = torch.cat([_start(target, section, teacher) for target in targets]).to(runtime.device)
-    by_class = images.unflatten(0, (len(targets), -1))  # the same memory, outside of the gradients
-    images.requires_grad_(True)
-    views = _draw_views(section, targets, size).to(runtime)
-    low, high = teacher.pixels.bounds(images)
+    steps, size = range(first, section.iterations if until is None else until), teacher.image_size
+    images = torch.cat([_start(target, teacher) for target in targets]).to(runtime.device).requires_grad_(True)
+    by_class = images.detach().unflatten(0, (len(targets), -1))  # the same memory
+    views, bounds = _draw_views(section, targets, size).to(runtime), teacher.pixels.bounds(by_class)
     optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
     if first:
         optimizer.load_state_dict(_adam_state(optimizer, targets, first))
-    network = runtime.place(teacher.network)
-    every = record_every(steps)
-    names = tuple(term_weights(section))
-    record = torch.zeros(len(range(0, last, every)), len(targets), len(names), device=runtime.device)
-    for place, target in enumerate(targets if first else ()):
-        record[: len(range(0, first, every)), place] = _before(target).losses.to(runtime.device)
+    every, names = record_every(section.iterations), tuple(term_weights(section))
+    record = _record(targets, steps, every, len(names), runtime)
     diverged, pulse, snapshots = dict(diverged or {}), Pulse(), SnapshotClock(3 * images.nbytes)
-    with Probe(network, teacher.num_classes) as probe:
-        objective = _Objective(section, targets, probe, size, runtime)
-        loss_terms = runtime.maybe_compile(objective)
-        for step in range(first, last):
-            optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
-            terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
-            optimizer.zero_grad(set_to_none=True)
-            (terms * objective.term_weights).sum().backward()
-            optimizer.step()
-            with torch.no_grad():
-                torch.clamp(images, low, high, out=images)
-                if step % every == 0:
-                    record[step // every] = terms.detach()
+    with Probe(runtime.place(teacher.network), teacher.num_classes) as probe:
+        statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
+        objective = Objective(section, statistics, barycenters, probe, size, runtime)
+        for step, terms in optimise(section, objective, images, views, bounds, optimizer, steps, runtime):
+            if step % every == 0:
+                record[step // every] = terms
             if step % (every * 5) == 0 or pulse.is_due():
-                yield _progress(record[step // every], names, step, steps, diverged)
-            if step + 1 < last and snapshots.is_due():
+                yield _progress(record[step // every], names, step, section.iterations, diverged)
+            if step + 1 < steps.stop and snapshots.is_due():
                 # Waits for the steps that are queued on a device, which is no cost of the snapshot.
-                _look(by_class, "the images are", f"after step {step}", diverged)
+                _check(by_class, "the images are", f"after step {step}", diverged)
                 snapshots.begin()
                 losses = record[: len(range(0, step + 1, every))].cpu().transpose(0, 1).clone()
                 yield Paused(step + 1, losses, dict(diverged), _state(images, optimizer, len(targets)))
                 snapshots.end()
-    _look(by_class, "the images are", "after the last step", diverged)
-    pixels = teacher.pixels.denormalize(images.nan_to_num()).cpu()
-    state = _state(images, optimizer, len(targets)) if 0 < last < steps else [{} for _ in targets]
-    yield Recovered(pixels.unflatten(0, (len(targets), -1)), record.cpu().transpose(0, 1), diverged, state)
+    _check(by_class, "the images are", "after the last step", diverged)
+    pixels = teacher.pixels.denormalize(images.detach().nan_to_num()).cpu().unflatten(0, (len(targets), -1))
+    state = _state(images, optimizer, len(targets)) if 0 < steps.stop < section.iterations else [{} for _ in targets]
+    yield Recovered(pixels, record.cpu().transpose(0, 1), diverged, state)
 
 
 def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> list[dict[str, Tensor]]:
@@ -201,56 +233,15 @@ def _before(target: Target) -> DistilledClass | Before:
     return target.before
 
 
-class _Objective:
-    """The loss terms of every class, (classes, terms), for one shared set of images and views."""
-
-    def __init__(
-        self, section: RecoverConfig, targets: list[Target], probe: Probe, size: int, runtime: Runtime
-    ) -> None:
-        device = runtime.device
-        self.section, self.probe, self.runtime = section, probe, runtime
-        # Compiled code is bound to the value of every number that it reads, and a search changes these weights.
-        self.is_weighed = {name: weight > 0 for name, weight in term_weights(section).items()}
-        self.support = torch.stack([target.barycenter.support for target in targets]).to(device)
-        self.weights = torch.stack([target.barycenter.weights for target in targets]).to(device)
-        self.class_ids = torch.tensor([target.statistics.class_id for target in targets], device=device)
-        self.bn_weights = self.weights
-        if section.bn_target == "class":
-            moments = list(zip(*(target.statistics.moments for target in targets), strict=True))
-            self.means = [torch.stack([item.mean for item in layer]).float().to(device) for layer in moments]
-            self.vars = [torch.stack([item.var for item in layer]).float().to(device) for layer in moments]
-        else:
-            # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
-            moments = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
-            self.means = [mean.float()[None] for mean, _ in moments]
-            self.vars = [var.float()[None] for _, var in moments]
-            self.bn_weights = (self.weights / len(targets)).view(1, -1)
-        self.term_weights = torch.tensor(list(term_weights(section).values()), device=device)
-
-    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
-        classes, ipc = self.weights.shape
-        size = (images.shape[-2], images.shape[-1])
-        rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
-        views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
-        with self.runtime.autocast():
-            logits, features, bn_inputs = self.probe.run(self.runtime.images(views.flatten(0, 1)))
-        features = features.float().unflatten(0, (classes, ipc))
-        feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
-        batch_norm = torch.zeros_like(feature)
-        relative = self.section.bn_weight_scale == "relative"
-        if self.is_weighed["batch_norm"]:
-            for layer, inputs in enumerate(bn_inputs):
-                factor = self.section.first_bn_multiplier if layer == 0 else 1.0
-                batch_norm = batch_norm + factor * batch_norm_loss(
-                    inputs, self.means[layer], self.vars[layer], self.bn_weights, relative=relative
-                )
-        terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
-        terms += [total_variation_loss(views.flatten(0, 1), ipc)] if "total_variation" in self.is_weighed else []
-        terms += [l2_loss(views.flatten(0, 1), ipc)] if "l2" in self.is_weighed else []
-        return torch.stack(terms, dim=1)
+def _record(targets: list[Target], steps: range, every: int, terms: int, runtime: Runtime) -> Tensor:
+    """Return the losses (records, classes, terms) of all steps up to the last, with those of the steps before."""
+    record = torch.zeros(len(range(0, steps.stop, every)), len(targets), terms, device=runtime.device)
+    for row, target in enumerate(targets if steps.start else ()):
+        record[: len(range(0, steps.start, every)), row] = _before(target).losses.to(runtime.device)
+    return record
 
 
-def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
+def _start(target: Target, teacher: Teacher) -> Tensor:
     if target.before is not None:
         return target.before.state["images"]
     if target.start is not None:
@@ -260,13 +251,13 @@ def _start(target: Target, section: RecoverConfig, teacher: Teacher) -> Tensor:
 
 
 def _scales(section: RecoverConfig) -> tuple[float | np.ndarray, float]:
-    """Give the least and the largest area of each step's view; a curriculum lets the least fall (Yin & Shen, 2023)."""
+    """Return the least and the largest area of each step's view; a curriculum lowers the least (Yin & Shen, 2023)."""
     low, high = section.crop_scale
     if section.curriculum == "none":
         return low, high
     part = np.minimum(np.arange(section.iterations) / max(1.0, section.curriculum_share * section.iterations), 1.0)
-    left = {"step": 1.0 * (part < 1), "linear": 1 - part, "cosine": (1 + np.cos(np.pi * part)) / 2}[section.curriculum]
-    return (low + (high - low) * left)[:, None], high
+    shapes = {"step": 1.0 * (part < 1), "linear": 1 - part, "cosine": (1 + np.cos(np.pi * part)) / 2}
+    return (low + (high - low) * shapes[section.curriculum])[:, None], high
 
 
 def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
@@ -286,16 +277,20 @@ def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Vie
 
 
 def _progress(terms: Tensor, names: tuple[str, ...], step: int, total: int, diverged: dict[int, str]) -> Progress:
-    _look(terms, "the loss is", f"at step {step} of {total}", diverged)
-    sound = [place for place in range(len(terms)) if place not in diverged]
-    means = terms[sound].mean(dim=0).tolist()
+    _check(terms, "the loss is", f"at step {step} of {total}", diverged)
+    finite = [row for row in range(len(terms)) if row not in diverged]
+    means = terms[finite].mean(dim=0).tolist()
     note = " ".join(f"{name} {value:.3g}" for name, value in zip(names, means, strict=True))
     return Progress(step, total, note)
 
 
-def _look(values: Tensor, what: str, when: str, diverged: dict[int, str]) -> None:
-    """Note the classes, along the first axis, whose values are not finite."""
-    for place in (~torch.isfinite(values.flatten(1)).all(dim=1)).nonzero().flatten().tolist():
-        diverged.setdefault(place, f"{what} not finite {when}; lower recover.lr or recover.bn_weight")
+def _check(values: Tensor, what: str, when: str, diverged: dict[int, str]) -> None:
+    """Add the classes, along the first axis, whose values are not finite.
+
+    Raises:
+        DivergedError: if it is all of them.
+    """
+    for row in (~torch.isfinite(values.flatten(1)).all(dim=1)).nonzero().flatten().tolist():
+        diverged.setdefault(row, f"{what} not finite {when}; lower recover.lr or recover.bn_weight")
     if len(diverged) == len(values):
         raise DivergedError(diverged[0])

@@ -12,7 +12,8 @@ from wmdd.config.sections import RecoverConfig
 from wmdd.data.batches import Geometry, class_images, forget_decoded
 from wmdd.errors import WmddError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
-from wmdd.method.recovery import Paused, Recovered, Target, record_every, recover_images, term_weights
+from wmdd.method.objective import term_weights
+from wmdd.method.recovery import Paused, Recovered, Target, record_every, recover_images
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory

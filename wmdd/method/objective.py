@@ -1,0 +1,98 @@
+"""The loss of recovery: one value for each class and term, of the views of one step.
+
+The terms of a class c are, in this order:
+
+- feature: distance of the features of the views to the class's atoms (`losses.feature_loss`);
+- batch_norm: distance of the views' moments to the real ones, summed over layers (`losses.batch_norm_loss`);
+- cross_entropy: of the views with class c (`losses.cross_entropy_loss`);
+- the priors whose weight is not 0, which see the views alone.
+
+The loss is their sum with the weights of `term_weights`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wmdd.config.sections import RecoverConfig
+from wmdd.data.views import Views, apply_views, view_matrices
+from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
+from wmdd.models.probes import Probe
+from wmdd.runtime import Runtime
+
+# The option with the weight of each prior, and its loss: (classes * ipc, 3, h, w) views and ipc to (classes,).
+PRIORS = {"total_variation": ("tv_weight", total_variation_loss), "l2": ("l2_weight", l2_loss)}
+
+
+def term_weights(section: RecoverConfig) -> dict[str, float]:
+    """Return the weights of the terms by name, in the order of the terms; priors of weight 0 are left out."""
+    weights = {"feature": section.feature_weight, "batch_norm": section.bn_weight, "cross_entropy": section.ce_weight}
+    priors = {name: getattr(section, option) for name, (option, _) in PRIORS.items()}
+    return weights | {name: weight for name, weight in priors.items() if weight}
+
+
+class Objective:
+    """The loss terms of several classes as a function of their images and views.
+
+    Args:
+        statistics, barycenters: of each class, in the order of the images.
+        probe: of the teacher's network, on the runtime's device.
+        size: height and width of the images, px.
+    """
+
+    def __init__(
+        self,
+        section: RecoverConfig,
+        statistics: Sequence[ClassStatistics],
+        barycenters: Sequence[Barycenter],
+        probe: Probe,
+        size: int,
+        runtime: Runtime,
+    ) -> None:
+        device = runtime.device
+        self.section, self.probe, self.runtime = section, probe, runtime
+        weights = term_weights(section)
+        self.term_weights = torch.tensor(list(weights.values()), device=device)
+        self.priors = [loss for name, (_, loss) in PRIORS.items() if name in weights]
+        # Compiled code is bound to the value of every number that it reads, and a search changes this weight.
+        self.needs_batch_norm = section.bn_weight > 0
+        self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
+        self.weights = torch.stack([barycenter.weights for barycenter in barycenters]).to(device)
+        self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
+        if section.bn_target == "class":
+            layers = list(zip(*(item.moments for item in statistics), strict=True))
+            self.means = [torch.stack([moments.mean for moments in layer]).float().to(device) for layer in layers]
+            self.vars = [torch.stack([moments.var for moments in layer]).float().to(device) for layer in layers]
+            self.bn_weights = self.weights
+        else:
+            # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
+            running = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
+            self.means = [mean.float()[None] for mean, _ in running]
+            self.vars = [var.float()[None] for _, var in running]
+            self.bn_weights = (self.weights / len(barycenters)).view(1, -1)
+
+    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
+        """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class."""
+        classes, ipc = self.weights.shape
+        size = (images.shape[-2], images.shape[-1])
+        rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
+        views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
+        with self.runtime.autocast():
+            logits, features, bn_inputs = self.probe.run(self.runtime.images(views.flatten(0, 1)))
+        features = features.float().unflatten(0, (classes, ipc))
+        feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
+        batch_norm = self._batch_norm(bn_inputs, torch.zeros_like(feature))
+        terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
+        return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
+
+    def _batch_norm(self, layers: list[Tensor], total: Tensor) -> Tensor:
+        relative = self.section.bn_weight_scale == "relative"
+        for layer, inputs in enumerate(layers if self.needs_batch_norm else ()):
+            factor = self.section.first_bn_multiplier if layer == 0 else 1.0
+            loss = batch_norm_loss(inputs, self.means[layer], self.vars[layer], self.bn_weights, relative=relative)
+            total = total + factor * loss
+        return total
