@@ -1,1 +1,1 @@
-"""Dataset distillation with the Wasserstein metric: barycenters, moments, recovery of images, soft labels."""
+"""The method: barycenters, moments, recovery of images, and soft labels, as the paper has them."""

@@ -1,4 +1,4 @@
-"""The artifacts of the method, one for each class: statistics, barycenter and images. Each checks itself."""
+"""The artifacts of the method, one for each class: statistics, barycenter and images; each is checked when built."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from wmdd.storage.artifact import Files, pack, unpack
 
 @dataclass(frozen=True, eq=False)
 class ClassStatistics:
-    """What one pass over the real images of a class yields.
+    """Features and batch-norm moments of the real images of a class.
 
     Args:
         class_id: position in the class names.
-        class_name: what that class is called ("" in artifacts of older versions).
+        class_name: its name ("" in artifacts of older versions).
         features: (n, d) float32, penultimate features in the order of the index.
         moments: one per batch-norm layer, over all n images and positions.
     """
@@ -36,7 +36,7 @@ class ClassStatistics:
                 raise ValueError(f"batch-norm layer {layer} of class {self.class_id} saw another number of images")
 
     def to_files(self) -> dict[str, bytes]:
-        """Give one safetensors file."""
+        """Return one safetensors file."""
         tensors = {"features": self.features}
         for layer, moments in enumerate(self.moments):
             tensors |= {f"mean.{layer}": moments.mean, f"var.{layer}": moments.var}
@@ -57,14 +57,15 @@ class ClassStatistics:
 
 @dataclass(frozen=True, eq=False)
 class Barycenter:
-    """The atoms that stand for a class in feature space.
+    """The atoms of a class in feature space.
 
     Args:
-        support: (ipc, d) float32.
+        support: (ipc, d) float32 atoms.
         weights: (ipc,) float32, sum to 1.
-        nearest: (ipc,) int64, positions among the class's images of distinct real images nearest to the atoms.
-        objective: squared Wasserstein distance per step.
-        norms: 5 quantiles (0, 25, 50, 75, 100 %) of the feature norms, to show heavy tails.
+        nearest: (ipc,) int64, positions among the class's images of distinct ones that are nearest to the atoms.
+        objective: squared Wasserstein distance at each step.
+        converged: whether the objective met its tolerance.
+        norms: 5 quantiles (0, 25, 50, 75, 100 %) of the feature norms, which show heavy tails.
         class_name: as for `ClassStatistics`.
     """
 
@@ -82,7 +83,7 @@ class Barycenter:
             raise ValueError(f"barycenter of class {self.class_id}: weights must sum to 1 and atoms be finite")
 
     def to_files(self) -> dict[str, bytes]:
-        """Give one safetensors file."""
+        """Return one safetensors file."""
         tensors = {"support": self.support, "weights": self.weights, "nearest": self.nearest}
         meta = {name: getattr(self, name) for name in ("class_id", "class_name", "objective", "converged", "norms")}
         return {"barycenter.safetensors": pack(tensors, meta)}
@@ -98,15 +99,15 @@ class Barycenter:
 
 @dataclass(frozen=True, eq=False)
 class DistilledClass:
-    """The images that stand for a class: distilled, or real ones for a baseline.
+    """The images of a class: distilled, or real ones as a baseline.
 
     Args:
         images: (ipc, 3, h, w) uint8.
         weights: (ipc,) float32, sum to 1.
-        losses: (records, terms) float32, loss terms along the optimisation; empty for real images.
+        losses: (records, terms) float32, loss terms during the optimisation; empty for real images.
         terms: names of the loss terms.
-        sources: positions among the class's real images that the images started from, or -1.
-        notes: facts for the manifest, such as smaller tensor batches after a full device.
+        sources: positions among the class's real images of those that the images started from, or -1.
+        notes: for the manifest, such as smaller tensor batches after the device was full.
         state: of an optimisation that was cut short, to go on from: ``images`` and Adam's ``exp_avg`` and
             ``exp_avg_sq``, each (ipc, 3, h, w) float32.
         class_name: as for `ClassStatistics`.
@@ -127,7 +128,7 @@ class DistilledClass:
             raise ValueError(f"class {self.class_id}: {tuple(self.images.shape)} {self.images.dtype} images")
 
     def to_files(self) -> dict[str, bytes]:
-        """Give one safetensors file."""
+        """Return one safetensors file."""
         tensors = {"images": self.images, "weights": self.weights, "losses": self.losses}
         tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
         meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
@@ -145,7 +146,7 @@ class DistilledClass:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Every class's images, stacked by class id.
+    """The images of all classes, in the order of class ids.
 
     Args:
         images: (classes * ipc, 3, h, w) uint8.
@@ -159,7 +160,11 @@ class ImageSet:
 
     @staticmethod
     def of(classes: list[DistilledClass]) -> ImageSet:
-        """Stack classes, in the order of their ids; some may be left out."""
+        """Return the set of these classes, in the order of their ids; ids may be missing.
+
+        Raises:
+            ValueError: if a class occurs twice.
+        """
         classes = sorted(classes, key=lambda item: item.class_id)
         if len({item.class_id for item in classes}) < len(classes):
             raise ValueError("a set needs a class once")

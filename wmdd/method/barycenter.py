@@ -1,10 +1,26 @@
 """The free-support Wasserstein barycenter of one class's features, on POT.
 
-With a single input measure the barycenter is the best k-point approximation of the class in the squared Wasserstein
-distance: equal-mass k-means for uniform weights, k-means for learnt ones ("Dataset Distillation via the Wasserstein
-Metric", ICCV 2025, section 3). Uniform weights alternate POT's exact plan with the position step. Learnt weights need
-no subgradient steps on the dual: for fixed atoms the best weights are the shares of features nearest to each, so the
-alternation descends, where the released mirror descent first climbs.
+Given the features f_1, ..., f_n in R^d of a class, find k atoms b_1, ..., b_k in R^d with masses m_1, ..., m_k that
+minimise the squared Wasserstein distance to the empirical measure of the features,
+
+    W2^2(b, m) = min_T sum_ji T_ji |b_j - f_i|^2   such that   T >= 0,   sum_i T_ji = m_j,   sum_j T_ji = 1 / n,
+
+where T (k, n) is a transport plan. Masses are uniform (m_j = 1 / k), or are minimised over, too. From a first choice of
+atoms, each step solves for the best plan at these atoms, and then moves each atom to the mean of what it is assigned,
+
+    b_j <- (1 / m_j) sum_i T_ji f_i,
+
+so the objective never rises. With one input measure, as here, the problem is a k-means: of clusters of equal mass with
+uniform masses, where POT's network simplex solves for the plan; and the usual one with learnt masses, where the best
+plan assigns each feature to its nearest atom and m_j is the fraction of features assigned to atom j.
+
+Source: Liu et al., "Dataset Distillation via the Wasserstein Metric" (ICCV 2025, arXiv 2311.18531), section 3; the
+alternation is that of Cuturi and Doucet, "Fast Computation of Wasserstein Barycenters" (ICML 2014). Differences: the
+first atoms are chosen by k-means++ among the features, not drawn from a normal distribution; a step count is a limit,
+not the rule to stop; learnt masses are exact at every step, where the paper takes subgradient steps on the dual.
+
+Cost: a step holds at most two (k, n) float64 arrays and takes O(k n d), and the plan if masses are uniform. Measured at
+n = 1300, d = 512: 6 to 11 steps, and 0.04, 0.07, 0.10 s of one core at k = 10, 50, 100.
 """
 
 from __future__ import annotations
@@ -31,11 +47,11 @@ class TransportResult:
     """A barycenter and how it was reached.
 
     Args:
-        support: (k, d) float32.
+        support: (k, d) float32 atoms.
         weights: (k,) float64, positive, sum to 1.
         objective: squared Wasserstein distance at the start of each step and at the end; never rises.
-        converged: the tolerance was met before the last allowed step.
-        nearest: (k,) int64, distinct rows of the features that together lie nearest to the atoms, one each.
+        converged: whether the tolerance was met within the allowed steps.
+        nearest: (k,) int64, distinct rows of the features, one for each atom, at the least total squared distance.
     """
 
     support: np.ndarray
@@ -59,12 +75,12 @@ def free_support_barycenter(
 
     Args:
         features: (n, d), any float type, finite.
-        k: atoms, 1 to n.
+        k: number of atoms, 1 to n.
         weights: ``uniform`` masses 1/k, or ``learnt``.
-        rng: draws the start.
-        init: ``kmeans++``, ``random`` rows, or a (k, d) start.
-        max_iterations: steps at most; running out gives `converged` False.
-        tolerance: relative fall of the objective that ends the search.
+        rng: draws the first atoms.
+        init: first atoms: ``kmeans++``, ``random`` rows of the features, or a (k, d) array.
+        max_iterations: most steps.
+        tolerance: relative decrease of the objective at which the steps end.
 
     Raises:
         ConfigError: if there are fewer features than atoms.
@@ -100,8 +116,8 @@ def _start(
     points: np.ndarray, k: int, rng: np.random.Generator, init: str | np.ndarray, centre: np.ndarray
 ) -> np.ndarray:
     if isinstance(init, np.ndarray):
-        given: np.ndarray = np.asarray(init, dtype=np.float64) - centre
-        return given
+        start: np.ndarray = np.asarray(init, dtype=np.float64) - centre
+        return start
     if k == len(points):
         return points.copy()
     if init == "random":
@@ -112,30 +128,29 @@ def _start(
 
 
 def _uniform_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Give W2^2 at these atoms, their masses, and where the exact plan moves them."""
+    """Return W2^2 at these atoms, their masses, and the atoms that the best plan moves them to."""
     masses = np.full(len(atoms), 1 / len(atoms))
     uniform = np.full(len(points), 1 / len(points))
     costs = ot.dist(atoms, points)
     with warnings.catch_warnings():
-        # A plan that is not optimal would move atoms to wrong places without a sign.
+        # POT warns if it stops before the best plan; then the objective might rise.
         warnings.simplefilter("error", UserWarning)
         plan = ot.emd(masses, uniform, costs, numItermax=PIVOTS)
     return float((plan * costs).sum()), masses, (plan @ points) / masses[:, None]
 
 
 def _learnt_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Give W2^2 at these atoms with their best weights, these weights, and where one step of k-means moves them."""
+    """Return W2^2 at these atoms with their best masses, these masses, and the atoms after a step of k-means."""
     costs = ot.dist(atoms, points)
-    owner = costs.argmin(axis=0)
-    served = costs[owner, np.arange(len(points))]
-    value = float(served.mean())
-    counts = np.bincount(owner, minlength=len(atoms))
+    assigned = costs.argmin(axis=0)
+    value = float(costs[assigned, np.arange(len(points))].mean())
+    counts = np.bincount(assigned, minlength=len(atoms))
     for empty in np.flatnonzero(counts == 0):
-        # Only doubles of other atoms stay empty: they take a feature from them at no cost, so that no mass is 0.
-        donor = np.where(counts[owner] > 1, costs[empty], np.inf).argmin()
-        counts[owner[donor]] -= 1
-        owner[donor], counts[empty] = empty, 1
+        # Only duplicates of other atoms are empty: each takes a feature from those at no cost, so that no mass is 0.
+        taken = np.where(counts[assigned] > 1, costs[empty], np.inf).argmin()
+        counts[assigned[taken]] -= 1
+        assigned[taken], counts[empty] = empty, 1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # one step at a time, and doubles, are meant
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of a single step, and of duplicate atoms
         moved = KMeans(len(atoms), init=atoms, n_init=1, max_iter=1, tol=0).fit(points).cluster_centers_
     return value, counts / len(points), moved

@@ -1,4 +1,19 @@
-"""The losses of the method: one value per class in recovery, so that regrouping classes changes no gradient."""
+"""The losses of the method, in closed form.
+
+Losses of recovery return one value for each class, a function of that class's images alone, so that no gradient depends
+on which classes share a tensor batch. Their notation: k images of a class with masses m_1, ..., m_k that sum to 1;
+f_j in R^d the features of image j, b_j its atom; x_j image j; |.| the Euclidean norm. Norms and roots are taken of
+their squares plus 1e-12, because a root has no slope at 0.
+
+Sources:
+
+- [WMDD] Liu et al., "Dataset Distillation via the Wasserstein Metric", ICCV 2025, arXiv 2311.18531.
+- [SRe2L] Yin et al., "Squeeze, Recover and Relabel", NeurIPS 2023: cross-entropy, and statistics over all classes.
+- [DI] Yin et al., "Dreaming to Distill via DeepInversion", CVPR 2020: the priors total variation and L2.
+- [FKD] Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition", ECCV 2022: soft labels.
+
+Cost: O(k d) for features; for each batch-norm layer two float32 copies of its inputs.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +25,37 @@ from torch import Tensor
 
 
 def feature_loss(features: Tensor, support: Tensor, weights: Tensor, kind: Literal["rms", "squared"]) -> Tensor:
-    """Distance between the features of images and their barycenter atoms.
+    """Return the distance between the features of images and their atoms, (classes,) float32.
+
+        squared: sum_j m_j |f_j - b_j|^2          rms: the root of it
 
     Args:
         features: (classes, ipc, d) float32.
         support: (classes, ipc, d) float32, atoms in the order of the images.
-        weights: (classes, ipc) float32, sum to 1 per class.
-        kind: ``squared`` is the paper's formula. ``rms`` is its root: the released code takes one Frobenius norm over
-            its whole batch, which ties classes to each other; ten times ours has the same gradient at its 100 images.
+        weights: (classes, ipc) float32 masses, sum to 1 for each class.
+        kind: ``squared`` is the formula of [WMDD]. Its released code takes one norm over the whole tensor batch, which
+            couples the classes; 10 times ``rms`` has the same gradient as that norm of 100 images of one class.
 
-    Returns:
-        (classes,) float32.
+    Raises:
+        ValueError: if features and atoms differ in shape.
     """
     if features.shape != support.shape:
         raise ValueError(f"features {tuple(features.shape)} and support {tuple(support.shape)} must match")
     squared = ((features - support).square().sum(dim=-1) * weights).sum(dim=-1)
-    # The root has no slope at 0, where a class that has reached its atoms would give NaN.
     return squared if kind == "squared" else (squared + 1e-12).sqrt()
 
 
 def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor, *, relative: bool = False) -> Tensor:
-    """Distance between the moments of one batch-norm layer's inputs and those of the class's real images.
+    """Return the distance of the moments of a batch-norm layer's inputs to those of real images, (classes,) float32.
+
+        |mean(a) - mean| + |var(a) - var|     with     mean(a) = sum_j m_j mean_p a_jp,     p the positions of an image
 
     Args:
-        inputs: (classes * ipc, channels, h, w), any float type; images of a class are contiguous.
+        inputs: (classes * ipc, channels, h, w) a, any float type; images of a class are contiguous.
         mean, var: (classes, channels) float32 targets; the variance is biased.
-        weights: (classes, ipc) float32, sum to 1 per class.
-        relative: divide each of the two norms by that of its target (ours): a layer's statistics are as large as its
-            inputs happen to be, so that a weight that suits one teacher is far off for another.
-
-    Returns:
-        (classes,) float32: norm of the difference of means plus norm of the difference of variances.
+        weights: (classes, ipc) float32 masses, sum to 1 for each class.
+        relative: divide each of the two norms by that of its target (not in [WMDD]). Moments are as large as a layer's
+            inputs happen to be, so that a weight that suits one teacher does not suit another.
     """
     classes, ipc = weights.shape
     # Moments about the target mean: one pass, and no cancellation once the means agree.
@@ -48,41 +63,42 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor, 
     centred = inputs.float() - shift
     first = (centred.mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
     second = (centred.square().mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
-    off, spread = _norm(first), _norm(second - first.square() - var)
-    return off / _norm(mean) + spread / _norm(var) if relative else off + spread
+    of_means, of_vars = _norm(first), _norm(second - first.square() - var)
+    return of_means / _norm(mean) + of_vars / _norm(var) if relative else of_means + of_vars
 
 
 def cross_entropy_loss(logits: Tensor, class_ids: Tensor, ipc: int) -> Tensor:
-    """Mean cross-entropy of each class's images, (classes,), given (classes * ipc, outputs) logits."""
+    """Return the mean cross-entropy of each class's images, (classes,), from (classes * ipc, outputs) logits."""
     targets = class_ids.repeat_interleave(ipc)
     return F.cross_entropy(logits.float(), targets, reduction="none").view(-1, ipc).mean(dim=1)
 
 
 def total_variation_loss(images: Tensor, ipc: int) -> Tensor:
-    """Roughness of each class's images: norms of the differences to four neighbours (Yin et al., 2020), (classes,).
+    """Return the mean over each class's images of the norms of differences to four neighbours, (classes,).
 
-    The published code takes one norm over its whole batch; ours is the mean of the images' own.
+    The published code of [DI] takes one norm over its whole batch; here each image has its norms.
 
     Args:
         images: (classes * ipc, 3, h, w) normalised.
     """
     right, down = images[..., :-1] - images[..., 1:], images[..., :-1, :] - images[..., 1:, :]
     falling, rising = images[..., :-1, :-1] - images[..., 1:, 1:], images[..., 1:, :-1] - images[..., :-1, 1:]
-    rough = torch.stack([_norm(part.flatten(1)) for part in (right, down, falling, rising)]).sum(dim=0)
-    return rough.view(-1, ipc).mean(dim=1)
+    norms = torch.stack([_norm(part.flatten(1)) for part in (right, down, falling, rising)]).sum(dim=0)
+    return norms.view(-1, ipc).mean(dim=1)
 
 
 def l2_loss(images: Tensor, ipc: int) -> Tensor:
-    """Mean norm of each class's images, (classes,), given (classes * ipc, 3, h, w) normalised ones."""
+    """Return the mean norm of each class's images, (classes,), from (classes * ipc, 3, h, w) normalised ones."""
     return _norm(images.flatten(1)).view(-1, ipc).mean(dim=1)
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Weighted mean of KL(softmax(teacher / T) || softmax(student / T)), without a factor T^2 (FKD).
+    """Return the mean of w_i KL(softmax(teacher_i / T) || softmax(student_i / T)), without a factor T^2 [FKD].
 
     Args:
         student, teacher: (n, classes) logits.
-        weights: (n,) float32 with mean 1 over the whole training set.
+        weights: (n,) float32, with mean 1 over the whole training set.
+        temperature: T.
     """
     log_student = F.log_softmax(student.float() / temperature, dim=1)
     log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)

@@ -1,4 +1,11 @@
-"""Channel moments that merge exactly, whatever the split into batches, workers or nodes."""
+"""Channel moments that merge exactly, whatever the split into batches, workers or nodes.
+
+Of two parts with n_a and n_b values, means m_a and m_b, and variances v_a and v_b, with n = n_a + n_b and s = n_b / n,
+
+    mean = m_a + s (m_b - m_a),        var = v_a + s (v_b - v_a) + s (1 - s) (m_b - m_a)^2
+
+(Chan, Golub and LeVeque, 1979). The last term is the variance between the parts, which a mean of variances would lose.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +38,12 @@ class Moments:
 
     @staticmethod
     def of(activations: Tensor) -> Moments:
-        """Measure (n, channels, ...) activations."""
+        """Return the moments of (n, channels, ...) activations."""
         return Moments.of_layers([activations])[0]
 
     @staticmethod
     def of_layers(layers: Sequence[Tensor]) -> tuple[Moments, ...]:
-        """Measure the (n, channels, ...) activations of several layers, with one copy from the device for all."""
+        """Return those of the (n, channels, ...) activations of several layers, by one copy from the device."""
         measured = [_mean_and_var(layer.detach()) for layer in layers]
         flat = torch.cat([part for pair in measured for part in pair]).cpu()
         parts = flat.split([len(part) for pair in measured for part in pair])
@@ -47,7 +54,7 @@ class Moments:
         )
 
     def merge(self, other: Moments) -> Moments:
-        """Give the moments of the union: the variance between the parts is kept (Chan et al., 1979)."""
+        """Return the moments of the union."""
         count = self.count + other.count
         share = other.count / count
         delta = other.mean - self.mean
@@ -67,9 +74,9 @@ def _mean_and_var(activations: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_and_var_by_image(activations: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `_mean_and_var` does, within about 1e-6, for a GPU: float32 within an image, float64 over images.
+    """Return the same as `_mean_and_var` within about 1e-6, in float32 within an image and float64 over images.
 
-    GPUs for consumers compute float64 at 1/64 of their rate, and a float64 copy of a layer would fill their memory.
+    For GPUs: those for consumers compute float64 at 1/64 of their rate, and a float64 copy of a layer may not fit.
 
     Args:
         activations: (n, channels, ...).

@@ -49,8 +49,38 @@ from wmdd.seeding import SeedTree
 RECORDS = 50
 
 
+def optimise(
+    section: RecoverConfig,
+    objective: Objective,
+    images: Tensor,
+    views: Views,
+    bounds: tuple[Tensor, Tensor],
+    optimizer: torch.optim.Adam,
+    steps: range,
+    runtime: Runtime,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
+
+    Args:
+        images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
+        views: one of each class in every step, (iterations, classes).
+        bounds: least and largest value of each channel of a valid image.
+        steps: of the `section.iterations` in all.
+    """
+    loss_terms, (low, high) = runtime.maybe_compile(objective), bounds
+    for step in steps:
+        optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
+        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
+        optimizer.zero_grad(set_to_none=True)
+        (terms * objective.term_weights).sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch.clamp(images, low, high, out=images)
+        yield step, terms.detach()
+
+
 def record_every(steps: int) -> int:
-    """Return the number of steps between two records of the losses."""
+    """Return the number of steps from one record of the losses to the next."""
     return max(1, math.ceil(steps / RECORDS))
 
 
@@ -126,36 +156,6 @@ class Recovered:
     losses: Tensor
     diverged: dict[int, str]
     state: list[dict[str, Tensor]]
-
-
-def optimise(
-    section: RecoverConfig,
-    objective: Objective,
-    images: Tensor,
-    views: Views,
-    bounds: tuple[Tensor, Tensor],
-    optimizer: torch.optim.Adam,
-    steps: range,
-    runtime: Runtime,
-) -> Iterator[tuple[int, Tensor]]:
-    """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
-
-    Args:
-        images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
-        views: one of each class in every step, (iterations, classes).
-        bounds: least and largest value of each channel of a valid image.
-        steps: of the `section.iterations` in all.
-    """
-    loss_terms, (low, high) = runtime.maybe_compile(objective), bounds
-    for step in steps:
-        optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
-        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
-        optimizer.zero_grad(set_to_none=True)
-        (terms * objective.term_weights).sum().backward()
-        optimizer.step()
-        with torch.no_grad():
-            torch.clamp(images, low, high, out=images)
-        yield step, terms.detach()
 
 
 def recover_images(

@@ -1,7 +1,18 @@
-"""Soft labels as whole stored label batches: views, partners and teacher logits, replayed exactly as they were made.
+"""Soft labels: stored label batches, each with its views, mixture and teacher logits, replayed exactly.
 
-A block is one Parquet file whose row groups are label batches, in the order of (epoch, batch). A reader needs no
-sampler state and no patched PyTorch: a sampler of (epoch, batch) pairs and ``DataLoader(batch_size=None)`` do.
+For each epoch and batch of a student's training, images i_1, ..., i_n of the set are drawn without replacement, a view
+V_j (crop and flip) for each, and a permutation p of the batch. The student then sees, and the teacher has seen,
+
+    x_j = M(V_j(i_j), V_p(j)(i_p(j))),        labels z_j = teacher(x_j),
+
+where M pastes one box of the partner (CutMix; its area is 1 - Beta(alpha, alpha)), or adds images by one share (MixUp).
+
+Source: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition" (ECCV 2022). The method's
+released code draws the images of a batch again from a seed, which needs a changed PyTorch. Here they are stored, too: a
+block of epochs is one Parquet file whose row groups are label batches, in the order of (epoch, batch). A sampler of
+such pairs and ``DataLoader(batch_size=None)`` read it in any process and any order.
+
+Cost: 2 bytes for each image, epoch and class; a replay is two small matrix products for each image.
 """
 
 from __future__ import annotations
@@ -36,15 +47,15 @@ class LabelBatch:
     """One stored batch of a student's training.
 
     Args:
-        epoch, batch: its place.
+        epoch, batch: counted from 0; batch within the epoch.
         images: (n,) int64, rows of the image set.
         views: n crops and flips.
-        partner: (n,) int64, rows of this batch that CutMix pastes from.
-        box: CutMix's box, empty for none.
-        share: of each image beside its partner, whole images mixed (MixUp); 1 for none.
-        logits: (n, classes) float16, of the teacher on the finished views; empty before relabelling.
-        augment: what torchvision changed the images by before their views, from the numbers of `augment_seed`.
-        brightness: (n,) float32 mean of each changed image's pixels, in [0, 255]; empty where none was changed.
+        partner: (n,) int64, rows of this batch that each image is mixed with.
+        box: top, left, bottom, right of CutMix, px; empty for none.
+        share: of each image in MixUp's sum, in [0, 1]; 1 for none.
+        logits: (n, classes) float16, of the teacher on the mixed views; empty before relabelling.
+        augment: torchvision's change of the images before their views, drawn from `augment_seed`.
+        brightness: (n,) float32 mean of each changed image's pixels, in [0, 255]; empty if none was changed.
     """
 
     epoch: int
@@ -60,11 +71,11 @@ class LabelBatch:
     brightness: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def changed(self, pixels: Tensor, runtime: Runtime) -> Tensor:
-        """Pick this batch's images from (set, 3, h, w) uint8 ones, and change them."""
+        """Return this batch's images among (set, 3, h, w) uint8 ones, changed by `augment`."""
         return augmented(runtime.pick(pixels, self.images), self.augment, self.augment_seed)
 
     def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
-        """Show these views of (set, 3, h, w) uint8 images: (n, 3, h, w) normalised float32 on the device.
+        """Return the mixed views of (set, 3, h, w) uint8 images, (n, 3, h, w) normalised float32 on the device.
 
         Raises:
             ArtifactError: if torchvision does not change the images as it did for the teacher.
@@ -73,19 +84,19 @@ class LabelBatch:
         if len(self.brightness) and (mean_pixels(changed) - self.brightness).abs().max() > 1:
             raise ArtifactError(
                 f"{self.augment} of this torchvision differs from that of the labels of epoch {self.epoch}; install "
-                "the version that made them, or make them anew"
+                "the version that made them, or run relabel again"
             )
         chosen = normalization.normalize(runtime.send(changed))
         size = (chosen.shape[-2], chosen.shape[-1])
         rows, columns = view_matrices(self.views.to(runtime), size, size[0])
-        shown = apply_views(chosen, rows, columns)
-        return runtime.images(apply_mix(shown, runtime.send(self.partner), self.box, self.share))
+        views = apply_views(chosen, rows, columns)
+        return runtime.images(apply_mix(views, runtime.send(self.partner), self.box, self.share))
 
 
 def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
-    """Give the images of each batch of an epoch: every image once, so that the last batch may be smaller.
+    """Return the number of images of each batch of an epoch, in which every image occurs once.
 
-    A last image alone joins the batch before, since batch-norm needs two.
+    The last batch may be smaller. If it would be of one image, that joins the batch before, since batch-norm needs two.
     """
     whole, rest = divmod(num_images, section.batch_size)
     sizes = [section.batch_size] * whole + ([rest] if rest else [])
@@ -95,7 +106,7 @@ def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
 
 
 def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
-    """Draw one epoch's batches without logits."""
+    """Draw the batches of an epoch, without logits, of `num_images` images of `size` px."""
     rng = seeds.child("epoch", epoch).numpy()
     order = rng.permutation(num_images)
     start = 0
@@ -115,7 +126,7 @@ def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, s
 
 
 def mean_pixels(images: Tensor) -> Tensor:
-    """Give the (n,) float32 brightness of (n, 3, h, w) uint8 images, which tells other changes from rounding."""
+    """Return the (n,) float32 brightness of (n, 3, h, w) uint8 images, which rounding hardly changes."""
     return images.float().mean(dim=(1, 2, 3)).cpu()
 
 
@@ -125,28 +136,28 @@ class LabelBlock:
 
     Args:
         data: the file.
-        meta: first epoch, epochs, batches per epoch, classes and their names in the order of the logits, and what
-            changed the images before their views, if anything did.
+        meta: first epoch, number of epochs, batches per epoch, classes and their names in the order of the logits, and
+            the change of the images before their views, if any.
     """
 
     data: bytes
     meta: dict[str, Any]
 
     def to_files(self) -> dict[str, bytes]:
-        """Give one Parquet file."""
+        """Return one Parquet file."""
         return {"labels.parquet": self.data}
 
     @classmethod
     def from_files(cls, files: Files) -> Self:
-        """Open the file."""
+        """Read the file."""
         return cls.from_bytes(files.read("labels.parquet"))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Open a block.
+        """Read a file's bytes.
 
         Raises:
-            ArtifactError: if it is no label block.
+            ArtifactError: if they are not a block of labels.
         """
         try:
             metadata = pq.read_metadata(io.BytesIO(data)).metadata
@@ -156,7 +167,7 @@ class LabelBlock:
 
     @classmethod
     def write(cls, batches: Iterable[LabelBatch], meta: dict[str, Any]) -> Self:
-        """Write label batches, each as one row group."""
+        """Return a block of label batches, each as one row group."""
         out = io.BytesIO()
         batches = list(batches)
         mixup, augment = any(batch.share < 1 for batch in batches), batches[0].augment
@@ -180,7 +191,7 @@ class SoftLabels(Dataset[LabelBatch]):
         blocks: in the order of epochs.
 
     Raises:
-        ArtifactError: if an epoch is missing or doubled.
+        ArtifactError: if an epoch is missing or occurs twice.
     """
 
     def __init__(self, blocks: Sequence[LabelBlock]) -> None:
@@ -201,21 +212,21 @@ class SoftLabels(Dataset[LabelBatch]):
     def __len__(self) -> int:
         return self.epochs * self.batches
 
-    def __getitem__(self, place: tuple[int, int]) -> LabelBatch:
-        epoch, batch = place
+    def __getitem__(self, position: tuple[int, int]) -> LabelBatch:
+        epoch, batch = position
         block = self._of_epoch[epoch]
         return block.read([(epoch - block.meta["first_epoch"]) * self.batches + batch])[0]
 
 
 def check_labels(labels: SoftLabels, images: ImageSet) -> None:
-    """Refuse labels of another image set, by the rows that they name.
+    """Check that the labels are of this image set, by the rows that they name.
 
     Raises:
         ArtifactError: if a row is out of range.
     """
-    named = max(int(batch.images.max()) for batch in labels.epoch(0))
-    if named >= len(images):
-        raise ArtifactError(f"soft labels name image {named}, the set has {len(images)}")
+    last = max(int(batch.images.max()) for batch in labels.epoch(0))
+    if last >= len(images):
+        raise ArtifactError(f"soft labels name image {last}, the set has {len(images)}")
 
 
 _INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner": pa.int32(), "flip": pa.bool_()}
