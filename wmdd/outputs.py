@@ -1,4 +1,4 @@
-"""What a stage function yields while it runs, and what an executor tells its listeners."""
+"""What a stage function yields while it runs, and when it is due."""
 
 from __future__ import annotations
 
@@ -6,92 +6,23 @@ import threading
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from wmdd.process.interruptions import before_end
 
 if TYPE_CHECKING:
-    from wmdd.storage.artifact import Artifact  # torch takes seconds, and people ask for --help
-
+    from wmdd.storage.artifact import Artifact  # imports torch, which takes seconds, also for --help
 
 PULSE_S = 20.0
-
-
-class Pulse:
-    """Says when news is due, so that slow work is told from a worker that hangs; it changes no result."""
-
-    def __init__(self) -> None:
-        self._next = time.monotonic() + PULSE_S
-
-    def is_due(self) -> bool:
-        """Tell whether nothing was due for so long; then start to wait again."""
-        due = time.monotonic() >= self._next
-        if due:
-            self._next = time.monotonic() + PULSE_S
-        return due
-
-
 FIRST_SNAPSHOT_S = 5.0
 SNAPSHOT_S = 30.0
 SNAPSHOT_SHARE = 0.01
 SNAPSHOT_RATE = 200e6  # bytes/s: copied, packed, digested and written to a disk by one core
 
 
-class SnapshotClock:
-    """When work of many steps leaves its next snapshot: so seldom that writing takes under a percent of the time.
-
-    Args:
-        size: bytes of a snapshot, from which the time of the first one follows.
-    """
-
-    def __init__(self, size: int = 0) -> None:
-        self._begun = time.monotonic()
-        self._cost_s = size / SNAPSHOT_RATE
-        self._next = self._begun + max(FIRST_SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
-        self._is_asked, self._is_written = threading.Event(), threading.Event()
-        global _running
-        _running = weakref.ref(self)
-
-    def is_due(self) -> bool:
-        """Whether the next snapshot is to be taken."""
-        return time.monotonic() >= self._next or self._is_asked.is_set()
-
-    def begin(self) -> None:
-        """Start to measure what a snapshot costs."""
-        self._begun = time.monotonic()
-
-    def end(self) -> None:
-        """Set the time of the next snapshot by what this one cost."""
-        now = time.monotonic()
-        self._cost_s = now - self._begun
-        self._next = now + max(SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
-        self._is_asked.clear()
-        self._is_written.set()
-
-    def ask(self, limit_s: float) -> None:
-        """Wait, from another thread, until a snapshot is written; not at all if one takes longer than this."""
-        if self._cost_s < limit_s:
-            self._is_written.clear()
-            self._is_asked.set()
-            self._is_written.wait(limit_s)
-
-
-_running: weakref.ref[SnapshotClock] | None = None
-
-
-def save_now(limit_s: float) -> None:
-    """Wait, from another thread than that of the work, until it has left a snapshot, if that takes no longer."""
-    clock = _running and _running()
-    if clock:
-        clock.ask(limit_s)
-
-
-before_end(save_now)
-
-
 @dataclass(frozen=True)
 class Output:
-    """A finished unit: saved as soon as it is yielded."""
+    """A finished unit; it is saved as soon as it is yielded."""
 
     unit: str
     value: Artifact
@@ -99,7 +30,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the current unit or group is: `done` of `total` steps, and what to say beside it."""
+    """How far the current unit or group is: `done` of `total` steps, a note to show with it, and figures."""
 
     done: int
     total: int
@@ -117,18 +48,83 @@ class Failure:
 
 @dataclass(frozen=True)
 class Note:
-    """A line that people should see at once."""
+    """A line to show at once."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where the unit, or the group that is one computation, could go on after a crash; replaces the one before it.
+    """The state from which the unit, or the group that is one computation, can continue; replaces the one before.
 
     Args:
-        optional: work goes on if it cannot be written: it is many times the size of the result, which may still fit.
+        optional: whether the work continues if it cannot be written; a snapshot may be many times the size of the
+            result, which may still fit.
     """
 
     data: bytes
     optional: bool = False
+
+
+class Pulse:
+    """Asks for progress every `PULSE_S` seconds, by which slow work differs from a worker that hangs."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + PULSE_S
+
+    def is_due(self) -> bool:
+        """Whether progress should be yielded; if so, the next one is due `PULSE_S` later."""
+        due = time.monotonic() >= self._next
+        if due:
+            self._next = time.monotonic() + PULSE_S
+        return due
+
+
+class SnapshotClock:
+    """Decides when work of many steps yields a snapshot, so that writing takes at most a hundredth of the time.
+
+    Args:
+        size: bytes of a snapshot, which give the time of the first one.
+    """
+
+    latest: ClassVar[weakref.ref[SnapshotClock] | None] = None  # of the work in progress, for `save_now`
+
+    def __init__(self, size: int = 0) -> None:
+        self._begun = time.monotonic()
+        self._cost_s = size / SNAPSHOT_RATE
+        self._next = self._begun + max(FIRST_SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
+        self._is_requested, self._is_written = threading.Event(), threading.Event()
+        SnapshotClock.latest = weakref.ref(self)
+
+    def is_due(self) -> bool:
+        """Whether the next snapshot should be yielded."""
+        return time.monotonic() >= self._next or self._is_requested.is_set()
+
+    def begin(self) -> None:
+        """Start to measure the cost of a snapshot."""
+        self._begun = time.monotonic()
+
+    def end(self) -> None:
+        """Set the time of the next snapshot by the cost of this one."""
+        now = time.monotonic()
+        self._cost_s = now - self._begun
+        self._next = now + max(SNAPSHOT_S, self._cost_s / SNAPSHOT_SHARE)
+        self._is_requested.clear()
+        self._is_written.set()
+
+    def request(self, limit_s: float) -> None:
+        """Wait, from another thread, until a snapshot is written; return at once if one takes longer than this."""
+        if self._cost_s < limit_s:
+            self._is_written.clear()
+            self._is_requested.set()
+            self._is_written.wait(limit_s)
+
+
+def save_now(limit_s: float) -> None:
+    """Wait, from another thread, until the work in progress has written a snapshot, or for `limit_s` seconds."""
+    clock = SnapshotClock.latest and SnapshotClock.latest()
+    if clock:
+        clock.request(limit_s)
+
+
+before_end(save_now)

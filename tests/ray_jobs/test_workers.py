@@ -47,7 +47,7 @@ def test_worker_whose_raylet_is_gone_leaves_a_snapshot_and_ends(raylet):
 
 def test_worker_without_work_ends_with_its_raylet(raylet, monkeypatch):
     gone, ended, codes = raylet
-    monkeypatch.setattr(events, "_running", None)
+    monkeypatch.setattr(events.SnapshotClock, "latest", None)
     actors.end_with_raylet()
     gone.set()
     assert ended.wait(60)
