@@ -1,4 +1,4 @@
-"""The processes that train one network together; a process alone never touches torch.distributed."""
+"""The processes that train one network together; a single process never uses torch.distributed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process's place among those that train together.
+    """The rank of this process among those that train together.
 
-    Every collective call must be made by all of them, in the same order.
+    `sum`, `from_first` and the averages must be called by all of them, in the same order.
 
     Args:
-        rank: of this process, in [0, size).
-        size: processes in all.
+        rank: in [0, size).
+        size: number of processes.
     """
 
     rank: int = 0
@@ -25,22 +25,22 @@ class Ranks:
 
     @staticmethod
     def here() -> Ranks:
-        """Give the place in torch's process group, if this process is in one."""
+        """Return the rank in torch's process group, or `ALONE` if this process is in none."""
         if dist.is_available() and dist.is_initialized():
             return Ranks(dist.get_rank(), dist.get_world_size())
         return Ranks()
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that saves and tells."""
+        """Whether this process is the one that yields outputs, snapshots and notes."""
         return self.rank == 0
 
     def part(self, whole: range) -> slice:
-        """Give this process's places of a global batch; parts differ by one place at most."""
+        """Return this process's part of a global batch; the sizes of parts differ by at most one."""
         return slice(whole.start + self.rank, whole.stop, self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add a tensor up over all processes."""
+        """Return the sum of a tensor over all processes."""
         if self.size == 1:
             return values
         total = values.detach().clone()
@@ -48,7 +48,7 @@ class Ranks:
         return total
 
     def from_first(self, data: bytes | None, device: torch.device) -> bytes | None:
-        """Give every process the first one's bytes: what each would read for itself might differ."""
+        """Return the first process's bytes in every process: what each would read itself might differ."""
         if self.size == 1:
             return data
         length = torch.tensor(-1 if data is None else len(data), device=device)
@@ -64,14 +64,14 @@ class Ranks:
     def average_gradients(self, network: nn.Module) -> None:
         """Set the gradients to their mean over all processes.
 
-        One sum of all gradients, after the backward pass. `DistributedDataParallel` overlaps the two, but groups the
-        gradients anew after its first step, and sums of three or more processes depend on a gradient's place in its
-        group: a resumed run would add up otherwise than an undisturbed one.
+        All gradients are summed at once, after the backward pass. `DistributedDataParallel` overlaps the two, but
+        regroups the gradients after its first step, and with three or more processes the rounding of a sum depends on
+        the position in its group: a resumed run would differ from an uninterrupted one.
         """
         self._average([weight.grad for weight in network.parameters() if weight.grad is not None])
 
     def average_buffers(self, network: nn.Module) -> None:
-        """Set batch-norm's running statistics to their mean over all processes, each of which saw other images."""
+        """Set batch-norm's running statistics to their mean over all processes, which saw different images."""
         self._average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The only place that names a device, a dtype, autocast, memory format or compilation."""
+"""How this process computes: the only place that names a device, a dtype, autocast, memory format or compilation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_COMPILATIONS = 1000
 
 
 class Settings(Protocol):
-    """The options of the section ``runtime`` that decide how a process computes."""
+    """The options of the section ``runtime`` that this module reads."""
 
     @property
     def device(self) -> str: ...
@@ -45,17 +45,17 @@ class Settings(Protocol):
 
 @dataclass(frozen=True)
 class Runtime:
-    """How this process computes.
+    """Device, precision, compilation and resources of this process.
 
     Args:
-        device: where tensors live.
-        bf16: run networks under bf16 autocast (losses and moments stay fp32).
-        compile: `torch.compile` long loops.
-        threads: CPU threads of the process.
-        train_threads: those of a teacher's training; 0 for as many as pay and are free (`wmdd.training.threads`).
-        cpus: CPUs that this process may use for it; 0 for all of this machine that it may use.
-        memory_bytes: real images are kept decoded when they fit in this.
+        device: the CPU, or the GPU in use.
+        bf16: run networks under bf16 autocast; losses and moments stay float32.
+        compile: compile long loops by `torch.compile`.
+        threads: CPU threads.
+        train_threads: CPU threads of a teacher's training; 0 to choose them (`wmdd.training.threads`).
+        memory_bytes: real images that fit in this are kept decoded.
         loaders: processes that decode images that do not fit.
+        cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
     """
 
     device: torch.device
@@ -69,15 +69,15 @@ class Runtime:
 
     @staticmethod
     def create(config: Settings, cpus: int = 0) -> Runtime:
-        """Resolve `auto` for this process.
+        """Return the runtime of this process, with a value for each option that is `auto`.
 
         Args:
-            cpus: those that it may use, if it was given a share of its machine.
+            cpus: CPUs that it may use, if not all of its machine.
 
         Raises:
-            ConfigError: if a GPU is asked for and there is none.
+            ConfigError: if there is no GPU, or no compiler, where the options require one.
         """
-        # Looking for GPUs loads the driver, which a CPU worker does not need.
+        # Asking for GPUs loads the driver, which a CPU worker does not need.
         cuda = config.device != "cpu" and torch.cuda.is_available()
         if config.device == "cuda" and not cuda:
             raise ConfigError("runtime.device=cuda: torch sees no GPU here; use auto or cpu")
@@ -92,20 +92,20 @@ class Runtime:
     def enter(self) -> None:
         """Set the process's thread count and kernel choices."""
         self.use_threads(self.threads)
-        # Benchmarking picks kernels by the clock, and a resumed run must give the images of an undisturbed one.
+        # Benchmarking chooses kernels by timing, and a resumed run must give the images of an uninterrupted one.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
-        # TF32 has ten bits of mantissa, bf16 seven; a run in fp32 must not be rounded to either.
+        # TF32 has ten bits of mantissa and bf16 seven; a run in fp32 must not be rounded to either.
         torch.backends.cuda.matmul.allow_tf32 = self.bf16
         torch.backends.cudnn.allow_tf32 = self.bf16
 
     def use_threads(self, threads: int) -> None:
-        """Compute with this number of CPU threads from now on; the rounding of sums depends on it."""
+        """Set the number of CPU threads, on which the rounding of sums depends."""
         threadpoolctl.threadpool_limits(threads)  # BLAS under NumPy and scikit-learn
         torch.set_num_threads(threads)
 
     def place(self, model: M) -> M:
-        """Move a network to the device, channels last (measured to pay on GPUs and on bf16 CPUs)."""
+        """Move a network to the device, in channels-last format (measured faster on GPUs and on CPUs in bf16)."""
         if self.bf16 and self.device.type == "cpu":
             for module in model.modules():
                 if type(module) is nn.Conv2d and max(module.stride) > 1:
@@ -119,15 +119,15 @@ class Runtime:
     def send(self, tensor: Tensor) -> Tensor:
         """Copy a tensor to the device without waiting for work that is queued there.
 
-        A copy from pageable memory waits for all that was queued before it, and so leaves the device idle while the
-        host prepares the next step. Pinned memory does not; torch keeps it until the copy is done.
+        A copy from pageable memory waits for that work, and the device is idle while the host then prepares the next
+        step. A copy from pinned memory does not wait; torch keeps that memory until the copy is done.
         """
         if self.device.type != "cuda" or tensor.is_cuda:
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def ahead(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches in order; if the device is a GPU, a thread prepares the next one meanwhile."""
+        """Yield batches in order; if the device is a GPU, a thread prepares the next batch during each step."""
         if self.device.type != "cuda":
             yield from batches
             return
@@ -139,7 +139,7 @@ class Runtime:
                 yield batch
 
     def keep(self, images: Tensor) -> Tensor:
-        """Move images that are used repeatedly to the device, unless they take more than an eighth of its memory."""
+        """Move images that every epoch uses to the device, unless they need more than an eighth of its memory."""
         if self.device.type != "cuda" or images.nbytes > torch.cuda.get_device_properties(self.device).total_memory / 8:
             return images
         return images.to(self.device)
@@ -150,22 +150,23 @@ class Runtime:
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """Run networks inside in the chosen precision."""
+        """Run networks in the block in the chosen precision."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             yield
 
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Compile a function where that is wanted; otherwise return it.
+        """Return the compiled function if `compile` is set and torch can compile here, else the function.
 
-        Each shape is compiled separately and nothing is chosen by timing. Kernels for dynamic shapes, or the fastest of
-        several, would depend on what this process ran before, and a resumed run must reproduce an undisturbed one.
+        Each shape is compiled separately and nothing is chosen by timing: kernels for dynamic shapes, or the fastest of
+        several, would depend on what this process ran before, and a resumed run must give the images of an
+        uninterrupted one.
         """
         if not self.compile or compiler_failure(self.device):
             return function
         import torch._dynamo.config as dynamo
         import torch._inductor.config as inductor
 
-        # Beyond its limit torch stops compiling, for all functions of the process, and the bits of results change.
+        # Beyond its limit torch stops compiling any function of the process, and rounding changes.
         dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
         dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
         options: dict[str, Any] = {"deterministic": True} if hasattr(inductor, "deterministic") else {}
@@ -181,7 +182,7 @@ class Runtime:
         return run
 
     def describe(self) -> dict[str, Any]:
-        """Return what is used at the moment, for the manifest."""
+        """Return device, precision, compilation and threads as they are now, for the manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
         return {
             "device": name,
@@ -192,14 +193,14 @@ class Runtime:
 
 
 class _StridedConv2d(nn.Conv2d):
-    """A convolution whose weight gradient is computed in fp32 where its stride is longer than its input.
+    """A convolution whose weight gradient is computed in float32 if its stride exceeds its input.
 
-    Taps that see nothing but padding then keep whatever was in memory in oneDNN's bf16 kernels for CPUs with AMX (seen
-    with torch 2.11 and 2.15), up to 1e37 or NaN in place of 0.
+    In oneDNN's bf16 kernels for CPUs with AMX, the gradient of weights that meet only padding is then uninitialised
+    memory (seen with torch 2.11 and 2.15), up to 1e37 or NaN in place of 0.
     """
 
     def forward(self, images: Tensor) -> Tensor:
-        """Convolve (n, channels, h, w) images."""
+        """Return the convolution of (n, channels, h, w) images."""
         trains = self.weight.requires_grad and torch.is_grad_enabled()
         if not trains or all(size >= step for size, step in zip(images.shape[-2:], self.stride, strict=True)):
             return super().forward(images)
@@ -211,9 +212,9 @@ _compiler_failures: dict[str, str] = {}
 
 
 def compiler_failure(device: torch.device) -> str:
-    """Return why torch cannot compile for a device, "" if it can: no C compiler, no Python headers, or an old GPU.
+    """Return why torch cannot compile for a device (no C compiler, no Python headers, an old GPU), or "" if it can.
 
-    Tried once per process, before the first compilation, so that either all functions are compiled or none.
+    It is tried once per process, before the first compilation, so that either all functions are compiled or none.
     """
     import torch._dynamo
 
@@ -237,31 +238,31 @@ def _line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
 
 
-# Messages of libraries below torch for a full device; the second is cuDNN's if no workspace fits.
+# Messages of libraries that torch calls; the second is cuDNN's if its workspace does not fit.
 _OUT_OF_MEMORY = ("out of memory", "unable to find an engine to execute", "ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device is full."""
+    """Whether an error means that the device's memory is full."""
     full = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
     return full or isinstance(error, torch.OutOfMemoryError)
 
 
 def choose_gpu(device: torch.device) -> None:
-    """Let this process use one GPU of those that it sees, where others of its node use the rest."""
+    """Make this process use one of the GPUs that it sees; other processes of its node use the others."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
 
 
 def free_memory() -> None:
-    """Return the device memory that nothing uses to the device after a failed allocation."""
+    """Return unused memory to the device, after a failed allocation."""
     if torch.cuda.is_initialized():
         gc.collect()  # generators and errors that refer to each other hold tensors until then
         torch.cuda.empty_cache()
 
 
 def device_in_use() -> list[int]:
-    """Return the number of the GPU that this process computes on; empty if it has not touched any."""
+    """Return the number of the GPU that this process uses, in a list; an empty list if it has used none."""
     return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
@@ -273,16 +274,16 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def _cpu_has_bf16() -> bool:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
-        flags = cpuinfo.read()
-        return "amx_bf16" in flags or "avx512_bf16" in flags
-    return False
+    return any(flag in _cpuinfo() for flag in ("amx_bf16", "avx512_bf16"))
+
+
+def _cpu_name() -> str:
+    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    return f"{names[0] if names else 'CPU'}, {usable_cpus()} cores"
 
 
 @functools.cache
-def _cpu_name() -> str:
+def _cpuinfo() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
-        for line in cpuinfo:
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()}, {usable_cpus()} cores"
-    return f"CPU, {usable_cpus()} cores"
+        return cpuinfo.read()
+    return ""

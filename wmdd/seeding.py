@@ -26,29 +26,29 @@ class SeedTree:
     path: tuple[str, ...] = ()
 
     def child(self, *names: str | int) -> SeedTree:
-        """Descend by names; equal names give equal streams on every machine."""
+        """Return the node below this one; equal names give equal seeds on every machine."""
         return SeedTree(self.root, self.path + tuple(str(name) for name in names))
 
     def seed(self) -> int:
-        """Give this node's seed in [0, 2**63)."""
-        # A separator that no name holds keeps ("a", "bc") and ("ab", "c") apart.
+        """Return this node's seed, in [0, 2**63)."""
+        # No name contains the separator, so ("a", "bc") and ("ab", "c") differ.
         text = "\x1f".join((str(self.root), *self.path))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
     def numpy(self) -> np.random.Generator:
-        """Give a fresh NumPy generator."""
+        """Return a new NumPy generator, at the start of this node's stream."""
         return np.random.default_rng(self.seed())
 
     def torch(self) -> torch.Generator:
-        """Give a fresh generator on the CPU, so that its draws are the same for every device."""
+        """Return a new generator on the CPU, so that its draws are the same for every device."""
         return torch.Generator().manual_seed(self.seed())
 
     @contextlib.contextmanager
     def scoped(self) -> Iterator[None]:
         """Seed torch's global generators inside the block (weight initialisation, dropout), then restore them.
 
-        Of GPUs only the one in use has its generator restored: to ask the others for theirs would make a context of
-        some hundred MiB on each of them, also in processes that compute on the CPU.
+        Of several GPUs only the generator of the one in use is restored: to read those of the others would create a
+        context of some hundred MiB on each, also in processes that compute on the CPU.
         """
         with torch.random.fork_rng(devices=device_in_use()):
             torch.manual_seed(self.seed())

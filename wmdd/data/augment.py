@@ -1,4 +1,4 @@
-"""Further random changes of views and batches, all torchvision's own."""
+"""Further random changes of views and batches, all by torchvision."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Change = Callable[[Tensor], Tensor]
 
 
 def augmentation(name: Augment, normalization: Normalization, strength: int = 0) -> Change:
-    """Give a change of (n, 3, h, w) normalised images, each by itself, in 8 bits as torchvision wants them.
+    """Return a function that changes each of (n, 3, h, w) normalised images, in 8 bits as torchvision needs them.
 
     It draws from torch's global generator, which the trainer seeds for each epoch.
 
     Args:
-        strength: magnitude of RandAugment or severity of AugMix; 0 for torchvision's own.
+        strength: magnitude of RandAugment or severity of AugMix; 0 for torchvision's default.
     """
     if name == "none":
         return lambda images: images
@@ -29,7 +29,7 @@ def augmentation(name: Augment, normalization: Normalization, strength: int = 0)
 
 
 def augmented(pixels: Tensor, name: Augment, seed: int) -> Tensor:
-    """Change (n, 3, h, w) uint8 images by the numbers of a seed; on the CPU, so that all devices see the same ones."""
+    """Return (n, 3, h, w) uint8 images changed by random numbers of a seed; on the CPU, equal for all devices."""
     if name == "none":
         return pixels
     with SeedTree(seed).scoped():
@@ -51,7 +51,7 @@ def _each(name: Augment, strength: int = 0) -> Change:
 
 
 def erasing(chance: float) -> Change:
-    """Give a change that erases a random part of some of (n, 3, h, w) images."""
+    """Return a function that erases a random part of each of (n, 3, h, w) images with this chance."""
     if not chance:
         return lambda images: images
     import torchvision.transforms.v2 as v2
@@ -61,13 +61,12 @@ def erasing(chance: float) -> Change:
 
 
 def mixing(section: PretrainConfig, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Give what mixes a batch: (n, 3, h, w) images and (n,) labels to images and (n, classes) shares of classes."""
+    """Return a function from (n, 3, h, w) images and (n,) labels to mixed images and (n, classes) shares of classes."""
     if section.mix == "none":
         return lambda images, labels: (images, labels)
     import torchvision.transforms.v2 as v2
 
     kinds = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "either": (v2.MixUp, v2.CutMix)}[section.mix]
-    changes = [kind(num_classes=num_classes, alpha=section.mix_alpha) for kind in kinds]
-    change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    change = changes[0] if len(changes) == 1 else v2.RandomChoice(changes)
-    return change
+    mixtures = [kind(num_classes=num_classes, alpha=section.mix_alpha) for kind in kinds]
+    mixture: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = v2.RandomChoice(mixtures)
+    return mixture if len(mixtures) > 1 else mixtures[0]

@@ -1,8 +1,10 @@
-"""Random views as linear maps: draw numbers once, apply them anywhere, on any device, alike.
+"""Random views as linear maps: the numbers of a view are drawn once, and give the same view on every device.
 
-A view crops, resizes bilinearly, flips and rolls. Each of these acts on rows and columns apart, so a view of an
-image X is ``A_y @ X @ A_x.T`` with two small matrices. That keeps views differentiable, deterministic on GPUs too
-(no scatter in the backward pass), and free of Python loops over images.
+A view crops, resizes bilinearly, flips and rolls. Each of these acts on rows and on columns separately, so the view of
+an image X (h, w) is ``A_y X A_x^T`` with two small matrices (target, h) and (target, w). Views are therefore
+differentiable, deterministic on GPUs, too (no scatter in the backward pass), and need no Python loop over images.
+
+CutMix (Yun et al., 2019) and MixUp (Zhang et al., 2018) mix finished views, also from numbers drawn before.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ class Views:
         return len(self.box)
 
     def to(self, runtime: Runtime) -> Views:
-        """Copy the numbers to the device, so that no later step has to wait for them."""
+        """Copy the numbers to the device, so that no later step waits for them."""
         return Views(runtime.send(self.box), runtime.send(self.flip), runtime.send(self.roll))
 
     @staticmethod
     def stack(parts: list[Views]) -> Views:
-        """Stack views along a new second axis: (n, parts, ...)."""
+        """Return views stacked along a new second axis: (n, parts, ...)."""
         boxes, flips, rolls = zip(*((part.box, part.flip, part.roll) for part in parts), strict=True)
         return Views(torch.stack(boxes, 1), torch.stack(flips, 1), torch.stack(rolls, 1))
 
@@ -63,21 +65,22 @@ def draw_resized_crops(
     """Draw n views with the distribution of torchvision's RandomResizedCrop (ratio 3/4 to 4/3), flips and rolls.
 
     Args:
-        size: height and width of the source, px; one for all, or (n,) arrays.
-        scale: smallest and largest share of the source's area; the smallest may be (n, 1), one for each view.
-        roll_px: largest cyclic shift.
+        size: height and width of the source, px; numbers for all, or (n,) arrays.
+        scale: smallest and largest fraction of the source's area; the smallest may be (n, 1), one for each view.
+        flip: mirror each view with a chance of one half.
+        roll_px: largest cyclic shift down and right, px.
     """
     height, width = (np.broadcast_to(np.asarray(axis), (n,)) for axis in size)
     area = (height * width)[:, None] * rng.uniform(scale[0], scale[1], (n, 10))
     ratio = np.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3), (n, 10)))
     w, h = np.rint(np.sqrt(area * ratio)).astype(int), np.rint(np.sqrt(area / ratio)).astype(int)
     fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    rows, first, found = np.arange(n), fits.argmax(axis=1), fits.any(axis=1)
-    # Ten misses in a row fall back to the largest central crop with an allowed ratio, as torchvision does.
+    rows, first, any_fits = np.arange(n), fits.argmax(axis=1), fits.any(axis=1)
+    # If none of ten fits, take the largest central crop with an allowed ratio, as torchvision does.
     widest, tallest = np.minimum(width, height * 4 // 3), np.minimum(height, width * 4 // 3)
-    h, w = np.where(found, h[rows, first], tallest), np.where(found, w[rows, first], widest)
-    top = np.where(found, np.floor(rng.random(n) * (height - h + 1)), (height - h) // 2)
-    left = np.where(found, np.floor(rng.random(n) * (width - w + 1)), (width - w) // 2)
+    h, w = np.where(any_fits, h[rows, first], tallest), np.where(any_fits, w[rows, first], widest)
+    top = np.where(any_fits, np.floor(rng.random(n) * (height - h + 1)), (height - h) // 2)
+    left = np.where(any_fits, np.floor(rng.random(n) * (width - w + 1)), (width - w) // 2)
     flips = rng.random(n) < 0.5 if flip else np.zeros(n, dtype=bool)
     return _views(np.stack([top, left, h, w], axis=1), flips, rng.integers(0, roll_px + 1, (n, 2)))
 
@@ -88,7 +91,7 @@ def _views(box: np.ndarray, flip: np.ndarray, roll: np.ndarray) -> Views:
 
 
 def draw_shifts(rng: np.random.Generator, n: int, size: Size, pad_px: int, *, flip: bool) -> Views:
-    """Draw n views that move the whole image by up to `pad_px` each way (its edge pixels are repeated)."""
+    """Draw n views of the whole image moved by up to `pad_px` in each direction, its edge pixels repeated."""
     shift = rng.integers(-pad_px, pad_px + 1, (n, 2))
     sizes = np.stack([np.broadcast_to(np.asarray(axis), (n,)) for axis in size], axis=1)
     flips = rng.random(n) < 0.5 if flip else np.zeros(n, dtype=bool)
@@ -96,7 +99,12 @@ def draw_shifts(rng: np.random.Generator, n: int, size: Size, pad_px: int, *, fl
 
 
 def view_matrices(views: Views, source: tuple[int, int], target: int) -> tuple[Tensor, Tensor]:
-    """Build the row maps (n, target, height) and column maps (n, target, width) of views, float32."""
+    """Return the row maps (n, target, height) and column maps (n, target, width) of views, float32.
+
+    Args:
+        source: height and width of the images, px.
+        target: height and width of the views, px.
+    """
     box, flip, roll = views.box, views.flip, views.roll
     rows = _axis_matrix(box[:, 0], box[:, 2], roll[:, 0], torch.zeros_like(flip), source[0], target)
     columns = _axis_matrix(box[:, 1], box[:, 3], roll[:, 1], flip, source[1], target)
@@ -117,7 +125,7 @@ def _axis_matrix(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, sour
 
 
 def apply_views(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Apply view matrices to images.
+    """Return views of images.
 
     Args:
         images: (n, ..., h, w) float; the leading axis is that of the matrices.
@@ -134,16 +142,24 @@ def apply_views(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def draw_mix_box(rng: np.random.Generator, size: int, alpha: float) -> tuple[int, int, int, int]:
-    """Draw CutMix's box (top, left, bottom, right), whose share of the area is 1 - Beta(alpha, alpha)."""
-    cut = math.sqrt(1 - rng.beta(alpha, alpha)) * size
+    """Draw CutMix's box: top, left, bottom, right in an image of `size` px.
+
+    Its fraction of the area is 1 - Beta(alpha, alpha), before the image's border cuts it.
+    """
+    half = int(math.sqrt(1 - rng.beta(alpha, alpha)) * size) // 2
     cy, cx = rng.integers(0, size, 2)
-    low_y, high_y = np.clip([cy - int(cut) // 2, cy + int(cut) // 2], 0, size)
-    low_x, high_x = np.clip([cx - int(cut) // 2, cx + int(cut) // 2], 0, size)
-    return int(low_y), int(low_x), int(high_y), int(high_x)
+    top, left, bottom, right = np.clip([cy - half, cx - half, cy + half, cx + half], 0, size)
+    return int(top), int(left), int(bottom), int(right)
 
 
 def apply_mix(images: Tensor, partner: Tensor, box: tuple[int, int, int, int], share: float = 1.0) -> Tensor:
-    """Mix each image with its partner (n,): paste the partner's box over it (CutMix), or add what `share` leaves."""
+    """Return (n, 3, h, w) images mixed each with its partner.
+
+    Args:
+        partner: (n,) int64, rows of `images`.
+        box: of the partner, pasted over the image (CutMix); empty for none.
+        share: of the image in its sum with the partner (MixUp); 1 for CutMix or none.
+    """
     if share < 1:
         return images * share + images[partner] * (1 - share)
     top, left, bottom, right = box

@@ -1,4 +1,4 @@
-"""How many CPU threads a teacher trains with, and whether they help it."""
+"""The number of CPU threads of a teacher's training: chosen once, kept in snapshots, and watched for its cost."""
 
 from __future__ import annotations
 
@@ -18,47 +18,51 @@ from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Trainer
 
 FLOPS_PER_THREAD = 0.5e9  # of a batch's forward pass; with less each, threads wait for each other longer than they work
-COSTLY = 3.0
-WATCHED_S = 10.0
+COSTLY = 3.0  # times the CPU time of the same steps on one thread
+WATCHED_S = 10.0  # of steps before their cost is judged
 SAMPLE = 16  # images of the step whose cost is measured
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches that a network trains on: images of each, height and width in pixels."""
+    """The batches that a network trains on: number of images, and their height and width in pixels."""
 
     batch_size: int
     image_size: int
 
 
 def choose_threads(network: nn.Module, batches: Batches, runtime: Runtime, ranks: Ranks) -> tuple[int, str]:
-    """Return how many threads to train with, and a note if other programs made it fewer.
+    """Return the number of threads to train with, and a note if it is lower because of other programs.
 
-    As many as the process may use, as its work keeps busy, and as CPUs are free now. Sums of floats depend on the
-    number, so it is chosen before the first step and kept.
+    It is the least of: the CPUs that the process may use, the threads that its work keeps busy, and the CPUs that are
+    free now. Rounding depends on the number, so it is chosen before the first step and kept.
     """
     if runtime.train_threads:
         return runtime.train_threads, ""
     usable = runtime.cpus or compute_cpus()
     if runtime.device.type != "cpu":
         return usable, ""
-    pays = min(usable, max(1, int(_forward_flops(network, batches) / ranks.size / FLOPS_PER_THREAD)))
-    # Processes that train together would see each other at work.
-    free = pays if pays == 1 or ranks.size > 1 else min(pays, free_cpus(usable))
-    if free == pays:
-        return pays, ""
+    busy = min(usable, max(1, int(_forward_flops(network, batches) / ranks.size / FLOPS_PER_THREAD)))
+    # Processes that train together would see each other's load.
+    free = busy if busy == 1 or ranks.size > 1 else min(busy, free_cpus(usable))
+    if free == busy:
+        return busy, ""
     return free, (
-        f"trains with {free} CPU thread{'s' * (free > 1)} in place of {pays}: other programs keep the CPUs busy "
+        f"trains with {free} CPU thread{'s' * (free > 1)} in place of {busy}: other programs keep the CPUs busy "
         "(runtime.train_threads sets the number)"
     )
 
 
 def resumed_threads(written: int, runtime: Runtime) -> tuple[int, str]:
-    """Return the number of threads of a resumed training, and a note if it is not the written one or does not fit."""
-    asked, usable = runtime.train_threads, runtime.cpus or compute_cpus()
-    if asked and asked != written:
-        return asked, (
-            f"goes on with {asked} CPU threads, as runtime.train_threads asks, and began with {written}: sums are "
+    """Return the number of threads of a resumed training, and a note if it differs from `written` or exceeds the CPUs.
+
+    Args:
+        written: in the snapshot.
+    """
+    option, usable = runtime.train_threads, runtime.cpus or compute_cpus()
+    if option and option != written:
+        return option, (
+            f"goes on with {option} CPU threads, as runtime.train_threads asks, and began with {written}: sums are "
             "rounded otherwise than in a run that was not interrupted"
         )
     if written > usable and runtime.device.type == "cpu":
@@ -80,10 +84,11 @@ def _forward_flops(network: nn.Module, batches: Batches) -> float:
 
 @dataclass
 class CostWatch:
-    """Compares what training steps cost with what they would cost on one thread.
+    """Compares the cost of training steps with their cost on one thread.
 
     Args:
-        work_s: CPU time of a step on one thread, which hardly depends on what else the machine does; 0: not watched.
+        unit: name of the teacher, for the note.
+        work_s: CPU time of a step on one thread, which hardly depends on other programs; 0 to watch nothing.
     """
 
     unit: str
@@ -95,7 +100,7 @@ class CostWatch:
     def begin(
         unit: str, network: nn.Module, batches: Batches, threads: int, runtime: Runtime, seeds: SeedTree
     ) -> CostWatch:
-        """Measure a step of a copy of the network, if several threads are to train it on a CPU."""
+        """Return a watch, for which a step of a copy of the network is measured if several CPU threads train it."""
         work_s = 0.0
         if threads > 1 and runtime.device.type == "cpu":
             with seeds.scoped():
@@ -104,7 +109,7 @@ class CostWatch:
         return CostWatch(unit, threads, work_s)
 
     def look(self, trainer: Trainer) -> Iterator[Note]:
-        """Yield one note if steps have come to cost far more than their work."""
+        """Yield a note, once, if steps cost far more than their work."""
         cost = trainer.cost
         if self.has_warned or not self.work_s or cost.wall_s < WATCHED_S:
             return
@@ -121,7 +126,7 @@ class CostWatch:
 def _step_s(network: nn.Module, batches: Batches, runtime: Runtime) -> float:
     runtime.use_threads(1)
     images = runtime.images(torch.zeros(min(SAMPLE, batches.batch_size), 3, batches.image_size, batches.image_size))
-    for _ in range(2):  # the first one prepares kernels
+    for _ in range(2):  # the first step prepares kernels
         begun = time.thread_time()
         with runtime.autocast():
             logits = network(images)
