@@ -20,14 +20,14 @@ def counted(count, seen):
 
 
 @pytest.mark.parametrize("device", RUNTIMES)
-def test_batches_that_are_prepared_meanwhile_come_whole_and_in_order(device):
+def test_prepared_batches_come_whole_and_in_order(device):
     seen = []
     assert list(RUNTIMES[device].ahead(counted(20, seen))) == list(range(20))
     assert [number for number, _ in seen] == list(range(20))
     assert ({thread for _, thread in seen} == {threading.main_thread()}) == (device == "cpu")
 
 
-def test_a_gpu_has_one_batch_prepared_while_it_computes_on_another():
+def test_one_batch_is_prepared_ahead_on_a_gpu():
     seen = []
     batches = RUNTIMES["cuda"].ahead(counted(20, seen))
     assert next(batches) == 0
@@ -37,7 +37,7 @@ def test_a_gpu_has_one_batch_prepared_while_it_computes_on_another():
 
 
 @pytest.mark.parametrize("device", RUNTIMES)
-def test_an_error_of_a_batch_comes_in_its_place(device):
+def test_error_of_a_batch_comes_in_order(device):
     def broken():
         yield 1
         raise ValueError("broken")
@@ -49,14 +49,14 @@ def test_an_error_of_a_batch_comes_in_its_place(device):
 
 
 @pytest.mark.parametrize(("precision", "tf32"), [("fp32", False), ("bf16", True)])
-def test_fp32_that_is_asked_for_is_not_tf32(precision, tf32):
+def test_fp32_is_not_tf32(precision, tf32):
     Runtime.create(RuntimeConfig(device="cpu", precision=precision)).enter()
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
 
 
-def test_a_worker_on_the_cpu_does_not_look_for_a_gpu(monkeypatch):
+def test_cpu_worker_does_not_look_for_a_gpu(monkeypatch):
     def look():
         raise AssertionError("looked for a GPU")
 
@@ -65,7 +65,7 @@ def test_a_worker_on_the_cpu_does_not_look_for_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (2, 3)])
-def test_taps_that_see_only_padding_have_no_gradient_in_bf16(size, stride):
+def test_gradient_of_padding_in_bf16_is_zero(size, stride):
     """With AMX, torch's own layer leaves what was in memory there."""
     runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
     layer = runtime.place(torch.nn.Conv2d(64, 64, 3, stride=stride, padding=1, bias=False))
@@ -82,7 +82,7 @@ def test_taps_that_see_only_padding_have_no_gradient_in_bf16(size, stride):
         assert layer(images).dtype == torch.bfloat16
 
 
-def test_guarded_network_is_copied_and_saved_as_any_other():
+def test_network_for_bf16_is_copied_and_loaded():
     runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
     network = runtime.place(build_model("resnet18", 3, 16, stem="standard"))
     copied = copy.deepcopy(network)

@@ -53,7 +53,7 @@ def test_each_call_gives_a_fresh_generator():
     assert torch.equal(torch.rand(2, generator=node.torch()), torch.rand(2, generator=node.torch()))
 
 
-def test_scoped_block_repeats_and_leaves_the_global_generator_alone():
+def test_scoped_block_repeats_and_restores_the_state():
     before = torch.random.get_rng_state()
     draws = []
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_scoped_block_repeats_and_leaves_the_global_generator_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_scoped_block_restores_the_global_generator_after_an_error():
+def test_scoped_block_restores_state_after_an_error():
     before = torch.random.get_rng_state()
     try:
         with SeedTree(3).scoped():
@@ -74,7 +74,7 @@ def test_scoped_block_restores_the_global_generator_after_an_error():
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_scoped_block_asks_no_gpu_that_this_process_has_not_touched(monkeypatch):
+def test_scoped_block_touches_no_unused_gpu(monkeypatch):
     """To ask a GPU for its generator makes a context on it, of some hundred MiB; a node has eight."""
     asked = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)

@@ -128,11 +128,11 @@ def test_crops_have_the_distribution_of_torchvision():
 @pytest.mark.parametrize(
     ("size", "box"), [((10, 400), [0, 193, 10, 13]), ((400, 10), [193, 0, 13, 10]), ((30, 3000), [0, 1480, 30, 40])]
 )
-def test_crop_of_an_extreme_shape_is_the_largest_central_one(size, box):
+def test_crop_of_an_extreme_shape_is_central(size, box):
     assert draw_resized_crops(SeedTree(0).numpy(), 5, size, (0.9, 1.0), flip=False).box.tolist() == [box] * 5
 
 
-def test_crops_of_sources_of_unequal_size_stay_inside_each():
+def test_crops_stay_inside_sources_of_unequal_size():
     heights, widths = np.array([8, 50, 20, 9]).repeat(200), np.array([60, 10, 20, 9]).repeat(200)
     box = draw_resized_crops(SeedTree(9).numpy(), 800, (heights, widths), (0.08, 1), flip=False).box.numpy()
     assert box.min() >= 0
@@ -141,7 +141,7 @@ def test_crops_of_sources_of_unequal_size_stay_inside_each():
     assert (box[:, 1] + box[:, 3] <= widths).all()
 
 
-def test_flips_and_rolls_are_drawn_evenly_and_only_when_asked_for():
+def test_flips_and_rolls_are_even_and_optional():
     views = draw_resized_crops(SeedTree(10).numpy(), 4000, (16, 16), (0.1, 1), flip=True, roll_px=3)
     assert views.flip.float().mean().item() == pytest.approx(0.5, abs=0.04)
     for axis in range(2):
@@ -153,7 +153,7 @@ def test_flips_and_rolls_are_drawn_evenly_and_only_when_asked_for():
 
 
 @pytest.mark.parametrize("size", [(9, 9), (8, 12)])
-def test_shifts_equal_padding_with_the_edge_and_cutting(size):
+def test_shifts_equal_padding_and_cropping(size):
     images, pad = uniform(40, 3, *size), 4
     views = draw_shifts(SeedTree(11).numpy(), 40, size, pad, flip=True)
     shown = show(images, views, 16)
@@ -165,7 +165,7 @@ def test_shifts_equal_padding_with_the_edge_and_cutting(size):
         torch.testing.assert_close(shown[i], expected, atol=1e-5, rtol=0)
 
 
-def test_mix_equals_the_slow_loop_and_leaves_its_input_alone():
+def test_mix_equals_the_slow_loop():
     images, generator = uniform(6, 3, 10, 10), SeedTree(13).numpy()
     before = images.clone()
     for trial in range(20):
@@ -205,14 +205,14 @@ def unclipped_share(box, size):
     return (sides[0] / size) ** 2 if sides else None
 
 
-def test_mix_box_takes_half_of_the_area_when_the_beta_is_narrow():
+def test_mix_box_is_half_of_the_area_at_large_alpha():
     boxes = [draw_mix_box(SeedTree(seed).numpy(), 1000, 1e9) for seed in range(300)]
     shares = [share for share in (unclipped_share(box, 1000) for box in boxes) if share is not None]
     assert len(shares) > 100
     np.testing.assert_allclose(shares, 0.5, atol=0.005)
 
 
-def test_mix_box_has_a_uniform_share_of_the_area_at_alpha_one():
+def test_mix_box_is_uniform_in_area_at_alpha_one():
     # Boxes below a quarter of the area with a centre this far from the border are never clipped, so nothing is hidden.
     rng = SeedTree(14).numpy()
     box = np.array([draw_mix_box(rng, 1000, 1.0) for _ in range(20_000)])

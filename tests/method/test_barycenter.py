@@ -41,37 +41,37 @@ def test_as_many_atoms_as_points_return_the_points(weights):
 
 
 def equal_size_kmeans(points, atoms):
-    """Obvious and slow: each atom owns n/k seats, and the points are seated at the least total cost."""
-    seats = len(points) // len(atoms)
+    """Obvious and slow: each atom takes n/k points, assigned at the least total cost."""
+    size = len(points) // len(atoms)
     while True:
-        replicas = np.repeat(atoms, seats, axis=0)
+        replicas = np.repeat(atoms, size, axis=0)
         costs = ((points[:, None] - replicas[None]) ** 2).sum(-1)
-        owner = linear_sum_assignment(costs)[1] // seats
-        moved = np.stack([points[owner == j].mean(axis=0) for j in range(len(atoms))])
+        assigned = linear_sum_assignment(costs)[1] // size
+        moved = np.stack([points[assigned == j].mean(axis=0) for j in range(len(atoms))])
         if np.allclose(moved, atoms, atol=1e-12):
             return moved, costs[np.arange(len(points)), linear_sum_assignment(costs)[1]].mean()
         atoms = moved
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_uniform_weights_equal_an_independent_equal_size_kmeans(seed):
-    points = features_of(seed, 60, 6, heavy=seed % 2 == 1)
-    start = points[:5].copy()
-    atoms, cost = equal_size_kmeans(points, start)
-    result = solve(points, 5, init=start, tolerance=0.0)
-    assert result.objective[-1] == pytest.approx(cost, rel=1e-9)
-    np.testing.assert_allclose(result.support, atoms, rtol=1e-4, atol=1e-4)
+def test_uniform_mass_is_an_equal_size_kmeans():
+    for seed in range(4):
+        points = features_of(seed, 60, 6, heavy=seed % 2 == 1)
+        start = points[:5].copy()
+        atoms, cost = equal_size_kmeans(points, start)
+        result = solve(points, 5, init=start, tolerance=0.0)
+        assert result.objective[-1] == pytest.approx(cost, rel=1e-9)
+        np.testing.assert_allclose(result.support, atoms, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(("n", "d", "k"), [(200, 8, 5), (97, 3, 11), (300, 32, 30)])
-def test_learnt_weights_end_no_worse_than_kmeans_from_the_same_start(seed, n, d, k):
-    points = features_of(seed, n, d, heavy=seed % 2 == 0)
-    start = points[:k].copy()
-    reference = KMeans(k, init=start, n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(points)
-    result = solve(points, k, "learnt", init=start, tolerance=0.0, max_iterations=300)
-    assert result.objective[-1] <= reference.inertia_ / n * (1 + 1e-9)
-    assert result.converged
+def test_learnt_mass_is_no_worse_than_kmeans(n, d, k):
+    for seed in range(6):
+        points = features_of(seed, n, d, heavy=seed % 2 == 0)
+        start = points[:k].copy()
+        reference = KMeans(k, init=start, n_init=1, algorithm="lloyd", tol=0, max_iter=300).fit(points)
+        result = solve(points, k, "learnt", init=start, tolerance=0.0, max_iterations=300)
+        assert result.objective[-1] <= reference.inertia_ / n * (1 + 1e-9)
+        assert result.converged
 
 
 @settings(max_examples=60, deadline=None)
@@ -83,7 +83,7 @@ def test_learnt_weights_end_no_worse_than_kmeans_from_the_same_start(seed, n, d,
     seed=st.integers(0, 99),
     kind=st.sampled_from(["plain", "heavy", "doubles"]),
 )
-def test_objective_never_rises_and_weights_are_a_distribution(n, d, share, weights, seed, kind):
+def test_objective_never_rises_and_masses_sum_to_one(n, d, share, weights, seed, kind):
     points = features_of(seed, n, d, heavy=kind == "heavy")
     if kind == "doubles":
         points = np.round(points / 4)
@@ -96,7 +96,7 @@ def test_objective_never_rises_and_weights_are_a_distribution(n, d, share, weigh
     assert len(set(result.nearest.tolist())) == k
 
 
-def test_weights_belong_to_the_support_that_is_given():
+def test_masses_are_those_of_the_returned_atoms():
     points = features_of(3, 150, 4, heavy=True)
     result = solve(points, 7, "learnt", tolerance=0.0)
     owner = ((points[:, None] - result.support[None]) ** 2).sum(-1).argmin(1)
@@ -117,7 +117,7 @@ def test_nearest_rows_minimise_the_total_distance():
     assert costs[np.arange(3), result.nearest].sum() == pytest.approx(best, rel=1e-5)
 
 
-def test_order_of_features_does_not_matter_from_one_start():
+def test_order_of_features_does_not_matter():
     points = features_of(7, 80, 5)
     order = np.random.default_rng(0).permutation(80)
     start = points[:4].copy()
@@ -133,32 +133,27 @@ def test_barycenter_moves_and_scales_with_the_features():
     np.testing.assert_allclose(moved.support, plain.support * 3 + 1000, rtol=1e-4)
 
 
-def test_running_out_of_steps_is_told():
+def test_step_limit_leaves_it_unconverged():
     points = features_of(9, 300, 8)
     assert not solve(points, 10, init=points[:10].copy(), max_iterations=1).converged
     assert solve(points, 10).converged
 
 
-def test_same_seed_gives_the_same_atoms_and_another_gives_others():
+def test_atoms_depend_on_the_seed():
     points = features_of(10, 200, 8)
     first, again, other = solve(points, 10), solve(points, 10), solve(points, 10, seed=1)
     np.testing.assert_array_equal(first.support, again.support)
     assert not np.array_equal(first.support, other.support)
 
 
-def test_too_few_features_name_the_option_and_the_remedy():
-    with pytest.raises(ConfigError, match=r"barycenter\.ipc=4.*3 images.*lower"):
-        solve(np.zeros((3, 2)), 4)
+def test_more_atoms_than_images_name_the_option():
+    for count, size in ((1, r"\(1 image\)"), (2, r"\(2 images\)"), (3, r"\(3 images\)")):
+        with pytest.raises(
+            ConfigError, match=rf"barycenter\.ipc=4: larger than the class {size}; lower barycenter\.ipc"
+        ):
+            solve(np.zeros((count, 2)), 4)
 
 
 def test_features_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="finite"):
         solve(np.array([[0.0], [np.nan]]), 1)
-
-
-def test_more_atoms_than_images_are_refused_with_their_number():
-    for count, held in ((1, r"\(1 image\)"), (2, r"\(2 images\)")):
-        with pytest.raises(
-            ConfigError, match=rf"barycenter\.ipc=3: larger than the class {held}; lower barycenter\.ipc"
-        ):
-            solve(np.zeros((count, 2)), 3)

@@ -42,7 +42,7 @@ def recovered(classes, *, seed=0, **changes):
     return images, counters["stats"]["unique_graphs"]
 
 
-def test_groups_teachers_and_weights_share_what_was_compiled():
+def test_groups_teachers_and_weights_share_a_graph():
     _, before = recovered(2)
     assert before > 0
     assert recovered(2)[1] == before
@@ -50,14 +50,14 @@ def test_groups_teachers_and_weights_share_what_was_compiled():
         assert recovered(2, bn_weight=weight, feature_weight=weight, ce_weight=weight)[1] == before
 
 
-def test_each_size_of_group_is_compiled_for_itself_and_once():
+def test_each_size_of_group_is_compiled_once():
     first, before = recovered(2)
     assert [recovered(classes)[1] - before for classes in (3, 1, 4, 3, 1)] == [1, 2, 3, 3, 3]
     again, _ = recovered(2)
     assert torch.equal(first, again)
 
 
-def test_more_compilations_than_torch_allows_by_itself_are_compiled_all():
+def test_torchs_limit_of_compilations_is_raised():
     with torch._dynamo.config.patch(recompile_limit=2):
         counts = [recovered(classes)[1] for classes in (1, 2, 3, 4)]
     assert counts == list(range(counts[0], counts[0] + 4))
@@ -86,7 +86,7 @@ def no_compiler(function, **options):
     return fail
 
 
-def test_a_machine_without_a_compiler_computes_without_and_says_so_once(monkeypatch, caplog):
+def test_missing_compiler_is_noted_once(monkeypatch, caplog):
     monkeypatch.setattr(torch, "compile", no_compiler)
     runtime = Runtime(CPU, bf16=False, compile=True, threads=1)
     function = functools.partial(max, 3)
@@ -104,7 +104,7 @@ def test_compile_on_is_refused_without_a_compiler(monkeypatch):
         Runtime.create(RuntimeConfig(device="cpu", compile="on"))
 
 
-def test_a_network_that_cannot_be_compiled_is_an_error_with_a_remedy(monkeypatch):
+def test_uncompilable_network_names_a_remedy(monkeypatch):
     def broken(function, **options):
         def fail(*arguments):
             raise torch._dynamo.exc.TorchDynamoException("no lowering for aten.odd")

@@ -22,16 +22,16 @@ def close(a, b, tolerance=1e-10):
     torch.testing.assert_close(a.var, b.var, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("shape", [(6, 3), (6, 3, 4), (6, 3, 4, 5), (1, 1, 1, 1), (2, 512, 1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_moments_are_numpys_over_images_and_positions(shape, dtype):
-    values = normal(*shape).to(dtype)
-    moments = Moments.of(values)
-    flat = np.moveaxis(values.double().numpy(), 1, 0).reshape(shape[1], -1)
-    assert moments.count == flat.shape[1]
-    assert moments.mean.dtype == moments.var.dtype == torch.float64
-    np.testing.assert_allclose(moments.mean, flat.mean(axis=1), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(moments.var, flat.var(axis=1), rtol=0, atol=1e-13)
+def test_moments_are_numpys_over_images_and_positions(dtype):
+    for shape in ((6, 3), (6, 3, 4), (6, 3, 4, 5), (1, 1, 1, 1), (2, 512, 1, 1)):
+        values = normal(*shape).to(dtype)
+        moments = Moments.of(values)
+        flat = np.moveaxis(values.double().numpy(), 1, 0).reshape(shape[1], -1)
+        assert moments.count == flat.shape[1]
+        assert moments.mean.dtype == moments.var.dtype == torch.float64
+        np.testing.assert_allclose(moments.mean, flat.mean(axis=1), rtol=0, atol=1e-14)
+        np.testing.assert_allclose(moments.var, flat.var(axis=1), rtol=0, atol=1e-13)
 
 
 def test_moments_far_from_zero_keep_their_variance():
@@ -48,23 +48,23 @@ def test_moments_far_from_zero_keep_their_variance():
     offset=st.sampled_from([0.0, -1e3, 1e6]),
     seed=st.integers(0, 1000),
 )
-def test_moments_of_unequal_batches_merge_to_those_of_all(sizes, offset, seed):
+def test_moments_of_unequal_batches_merge_exactly(sizes, offset, seed):
     values = normal(sum(sizes), 3, 2, 2, seed=seed, offset=offset)
     merged = functools.reduce(Moments.merge, map(Moments.of, values.split(sizes)))
     close(merged, Moments.of(values), 1e-9 if offset == 1e6 else 1e-10)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (7, 3, 1, 1), (5, 4, 9, 7), (3, 2, 112, 112)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [0.0, 300.0])
-def test_moments_by_image_are_those_of_float64(shape, dtype, offset):
-    """Of a GPU, whose values here lie on the CPU; images differ in brightness, so that variance is between them too."""
-    values = (normal(*shape, offset=offset) + normal(shape[0], 1, 1, 1, seed=1)).to(dtype)
-    mean, var = mean_and_var_by_image(values)
-    exact = Moments.of(values)
-    assert mean.dtype == var.dtype == torch.float64
-    torch.testing.assert_close(mean, exact.mean, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(var, exact.var, rtol=1e-4 if offset else 1e-5, atol=1e-6)
+def test_moments_by_image_are_those_of_float64(dtype, offset):
+    """What GPUs compute, here on the CPU; images differ in brightness, so that variance is between them, too."""
+    for shape in ((1, 3, 1, 1), (7, 3, 1, 1), (5, 4, 9, 7), (3, 2, 112, 112)):
+        values = (normal(*shape, offset=offset) + normal(shape[0], 1, 1, 1, seed=1)).to(dtype)
+        mean, var = mean_and_var_by_image(values)
+        exact = Moments.of(values)
+        assert mean.dtype == var.dtype == torch.float64
+        torch.testing.assert_close(mean, exact.mean, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(var, exact.var, rtol=1e-4 if offset else 1e-5, atol=1e-6)
 
 
 def test_layers_are_measured_together_as_one_by_one():
@@ -107,6 +107,6 @@ def test_activations_that_are_not_finite_are_refused(bad):
         (2, torch.zeros(1, 3), torch.zeros(1, 3)),
     ],
 )
-def test_moments_of_nothing_or_of_mismatched_shapes_are_refused(count, mean, var):
+def test_empty_or_mismatched_moments_are_refused(count, mean, var):
     with pytest.raises(ValueError, match=f"moments of {count} values"):
         Moments(count, mean, var)

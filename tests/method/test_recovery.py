@@ -79,14 +79,14 @@ def test_recovery_ignores_the_global_generators(teacher):
         assert torch.equal(recover(teacher, [1])[1][0], first)
 
 
-@pytest.mark.parametrize("group", [[2], [0, 2], [2, 0], [3, 1, 2, 0]])
 @pytest.mark.parametrize("feature", ["rms", "squared"])
-def test_class_is_recovered_alike_in_any_group_and_order(teacher, group, feature):
+def test_class_does_not_depend_on_its_group_and_order(teacher, feature):
     section = FEW.model_copy(update={"feature_loss": feature})
     images, losses = recover(teacher, [0, 1, 2, 3], section)[2]
-    other_images, other_losses = recover(teacher, group, section)[2]
-    assert (images.int() - other_images.int()).abs().max() <= 1
-    torch.testing.assert_close(losses, other_losses, rtol=1e-4, atol=1e-5)
+    for group in ([2], [0, 2], [2, 0], [3, 1, 2, 0]):
+        other_images, other_losses = recover(teacher, group, section)[2]
+        assert (images.int() - other_images.int()).abs().max() <= 1
+        torch.testing.assert_close(losses, other_losses, rtol=1e-4, atol=1e-5)
 
 
 def test_losses_fall(teacher):
@@ -117,7 +117,7 @@ def test_b04_each_term_falls_when_it_is_the_only_one(teacher, term):
     assert (falls[10::10] < falls[:-10:10]).all()
 
 
-def test_first_losses_are_those_of_the_first_view_of_the_start(teacher):
+def test_first_losses_are_those_of_the_first_view(teacher):
     chosen = target(teacher, 2)
     *_, last = recover_images(FEW, teacher, [chosen], CPU)
     start = torch.randn(IPC, 3, SIZE, SIZE, generator=chosen.seeds.child("noise").torch())
@@ -204,7 +204,7 @@ def huge_variance(target):
 
 
 @pytest.mark.parametrize("spoil", [far_atoms, huge_variance])
-def test_divergence_of_one_class_is_told_with_its_step_and_a_remedy_and_leaves_the_others_alone(teacher, spoil):
+def test_divergence_of_one_class_leaves_the_others(teacher, spoil):
     *_, sound = recover_images(FEW, teacher, [target(teacher, 0), target(teacher, 1)], CPU)
     *_, spoilt = recover_images(FEW, teacher, [target(teacher, 0), spoil(target(teacher, 1))], CPU)
     assert sound.diverged == {}
@@ -227,7 +227,7 @@ def test_priors_that_weigh_nothing_are_no_terms():
     assert term_weights(RecoverConfig(tv_weight=2.0))["total_variation"] == 2.0
 
 
-def test_global_statistics_are_the_teachers_own_and_matched_by_all_images_together(teacher):
+def test_global_statistics_are_matched_by_all_images(teacher):
     section = FEW.model_copy(update={"bn_target": "global", "feature_weight": 0.0, "ce_weight": 0.0, "flip": False})
     section = section.model_copy(update={"roll_px": 0, "crop_scale": (1.0, 1.0), "iterations": 1})
     found = recover(teacher, [0, 3], section)
@@ -252,7 +252,7 @@ def test_global_statistics_are_the_teachers_own_and_matched_by_all_images_togeth
 
 
 @pytest.mark.parametrize("kind", ["step", "linear", "cosine"])
-def test_curriculum_falls_from_whole_images_to_the_least_area(kind):
+def test_curriculum_falls_from_whole_images(kind):
     section = RecoverConfig(iterations=100, crop_scale=(0.1, 0.9), curriculum=kind, curriculum_share=0.5)
     low, high = _scales(section)
     least = low[:, 0]

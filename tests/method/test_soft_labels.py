@@ -58,18 +58,18 @@ def identity(item):
 
 
 @pytest.mark.parametrize("mix", ["cutmix", "none"])
-@pytest.mark.parametrize("batch_size", [1, 4, 10, 100])
-def test_block_gives_back_every_field_that_was_written(mix, batch_size):
-    written, stored = block(RelabelConfig(batch_size=batch_size, mix=mix), 0, 3)
-    read = LabelBlock.from_bytes(stored.data).read(range(len(written)))
-    assert list(map(fields, read)) == list(map(fields, written))
+def test_block_gives_back_every_field_that_was_written(mix):
+    for batch_size in (1, 4, 10, 100):
+        written, stored = block(RelabelConfig(batch_size=batch_size, mix=mix), 0, 3)
+        read = LabelBlock.from_bytes(stored.data).read(range(len(written)))
+        assert list(map(fields, read)) == list(map(fields, written))
 
 
 @pytest.mark.parametrize(
     ("batch_size", "images", "sizes"),
     [(10, 100, [10] * 10), (100, 190, [100, 90]), (1024, 10, [10]), (4, 9, [4, 5]), (4, 5, [5]), (3, 8, [3, 3, 2])],
 )
-def test_every_image_is_in_an_epoch_once_and_never_alone_in_a_batch(batch_size, images, sizes):
+def test_each_image_is_in_an_epoch_once_and_not_alone(batch_size, images, sizes):
     section = RelabelConfig(batch_size=batch_size)
     drawn = list(draw_epoch(section, 0, images, SIZE, SEEDS))
     assert batch_sizes(section, images) == [len(batch.images) for batch in drawn] == sizes
@@ -100,7 +100,7 @@ def test_labels_put_blocks_in_the_order_of_epochs():
 
 
 @pytest.mark.parametrize("spans", [[(1, 2)], [(0, 1), (2, 1)], [(0, 2), (1, 2)], [(0, 1), (0, 1)]])
-def test_labels_with_a_missing_or_doubled_epoch_are_refused(spans):
+def test_missing_or_doubled_epochs_are_refused(spans):
     section = RelabelConfig(batch_size=5)
     with pytest.raises(ArtifactError, match="not each epoch once"):
         SoftLabels([block(section, first, epochs)[1] for first, epochs in spans])
@@ -109,15 +109,15 @@ def test_labels_with_a_missing_or_doubled_epoch_are_refused(spans):
 def test_labels_of_a_larger_set_are_refused():
     labels = SoftLabels([block(RelabelConfig(batch_size=5), 0, 1)[1]])
 
-    def of(n):
+    def set_of(n):
         return ImageSet(torch.zeros(n, 3, SIZE, SIZE, dtype=torch.uint8), torch.zeros(n).long(), torch.ones(n))
 
-    check_labels(labels, of(IMAGES))
+    check_labels(labels, set_of(IMAGES))
     with pytest.raises(ArtifactError, match="name image 9, the set has 9"):
-        check_labels(labels, of(IMAGES - 1))
+        check_labels(labels, set_of(IMAGES - 1))
 
 
-def test_workers_read_the_same_batches_in_the_same_order():
+def test_workers_read_the_same_batches_in_order():
     labels = SoftLabels([block(RelabelConfig(batch_size=5), 0, 3)[1]])
     places = [(2, 1), (0, 0), (1, 1), (0, 1), (2, 0)]
     loader = DataLoader(labels, sampler=places, batch_size=None, collate_fn=identity, num_workers=2)
@@ -132,12 +132,12 @@ def test_labels_travel_to_spawned_workers():
     assert [fields(batch) for batch in there] == [fields(batch) for batch in labels.epoch(1)]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 10])
-def test_epoch_shows_every_image_once_when_batches_divide_the_set(batch_size):
-    section = RelabelConfig(batch_size=batch_size)
-    shown = [batch.images for batch in draw_epoch(section, 3, IMAGES, SIZE, SEEDS)]
-    assert all(len(images) == batch_size for images in shown)
-    assert sorted(torch.cat(shown).tolist()) == list(range(IMAGES))
+def test_batches_that_divide_the_set_are_of_one_size():
+    for batch_size in (1, 2, 5, 10):
+        section = RelabelConfig(batch_size=batch_size)
+        rows = [batch.images for batch in draw_epoch(section, 3, IMAGES, SIZE, SEEDS)]
+        assert all(len(images) == batch_size for images in rows)
+        assert sorted(torch.cat(rows).tolist()) == list(range(IMAGES))
 
 
 def test_set_smaller_than_a_batch_is_one_batch():
@@ -159,7 +159,7 @@ def pixels_of_a_set():
     return torch.randint(0, 256, shape, generator=SeedTree(1).torch(), dtype=torch.uint8)
 
 
-def test_replay_of_a_stored_batch_is_the_replay_of_the_drawn_one():
+def test_replay_of_a_stored_batch_is_the_drawn_ones():
     written, stored = block(RelabelConfig(batch_size=5), 0, 2)
     pixels, normalization = pixels_of_a_set(), NORMALIZATIONS["half"]
     for drawn, read in zip(written, stored.read(range(4)), strict=True):
@@ -168,7 +168,7 @@ def test_replay_of_a_stored_batch_is_the_replay_of_the_drawn_one():
         assert torch.equal(first, drawn.replay(pixels, normalization, CPU))
 
 
-def test_replay_shows_views_of_the_named_images_and_pastes_finished_views():
+def test_replay_pastes_finished_views():
     (batch,) = draw_epoch(RelabelConfig(batch_size=10), 5, IMAGES, SIZE, SEEDS)
     batch = replace(batch, box=(2, 3, 9, 11))
     pixels = pixels_of_a_set()
@@ -196,13 +196,13 @@ def test_stored_changes_are_those_that_the_teacher_saw():
     assert len({batch.augment_seed for batch in read}) == 4
 
 
-def test_changes_that_this_torchvision_would_make_otherwise_are_refused():
+def test_changes_of_another_torchvision_are_refused():
     _, labels, pixels = augmented_block(augment_seed=12345)
     with pytest.raises(ArtifactError, match="randaugment of this torchvision differs"):
         labels.epoch(0)[0].replay(pixels, NORMALIZATIONS["half"], CPU)
 
 
-def test_labels_without_changes_are_drawn_and_stored_as_they_were_before_there_were_any():
+def test_labels_without_changes_store_none():
     with_changes = draw_epoch(RelabelConfig(batch_size=10, augment="augmix"), 0, IMAGES, SIZE, SEEDS)
     without = draw_epoch(RelabelConfig(batch_size=10), 0, IMAGES, SIZE, SEEDS)
     assert [fields(batch) for batch in with_changes] == [fields(batch) for batch in without]

@@ -53,7 +53,7 @@ def batches():
 
 
 def trained(*, norm=False):
-    """Train for one epoch; give loss, last gradients, weights and buffers."""
+    """Train for one epoch; return loss, top-1, last gradients, weights and buffers."""
     ranks, network = Ranks.here(), plain_network(norm=norm)
     parts = [tuple(tensor[ranks.part(range(len(tensor)))] for tensor in batch) for batch in batches()]
     trainer = Trainer(
@@ -95,7 +95,7 @@ def several(store):
     """All that needs a group, in one group."""
     workers = {"pretrain.workers": 3}
     teachers = teacher(workers, store, None), teacher(workers, store, 2)
-    return Found(trained(), trained(norm=True), running_mean(), from_first(), *teachers)
+    return Process(trained(), trained(norm=True), running_mean(), from_first(), *teachers)
 
 
 def digits(changes, store):
@@ -104,24 +104,24 @@ def digits(changes, store):
 
 
 def teacher(changes, store, cut):
-    """Train a teacher of the digits; with `cut`, stop after so many epochs, and go on from the snapshot anew."""
+    """Train a teacher of the digits; with `cut`, stop after that many epochs, and resume from the snapshot."""
     config, (index, ref) = digits(changes, store)
     planned, snapshot = plan_from(config, index, ref).tasks["pretrain"][0].units[0], None
     for stop in (cut, None) if cut else (None,):
         unit = Unit(planned.ref.unit, planned.params, lambda name: index, snapshot)
         seen = 0
-        for news in PRETRAIN.run(config.pretrain, [unit], SeedTree(config.seed), CPU):
-            if isinstance(news, Output):
-                return news.value.to_files()["teacher.safetensors"], news.value.top1
-            seen += not isinstance(news, Snapshot)
-            snapshot = news.data if isinstance(news, Snapshot) else snapshot
-            # The first process says an epoch twice, and the others once.
-            if stop and seen == stop and (isinstance(news, Snapshot) or not Ranks.here().is_first):
+        for event in PRETRAIN.run(config.pretrain, [unit], SeedTree(config.seed), CPU):
+            if isinstance(event, Output):
+                return event.value.to_files()["teacher.safetensors"], event.value.top1
+            seen += not isinstance(event, Snapshot)
+            snapshot = event.data if isinstance(event, Snapshot) else snapshot
+            # The first process yields two events in an epoch, and the others one.
+            if stop and seen == stop and (isinstance(event, Snapshot) or not Ranks.here().is_first):
                 break
     return None
 
 
-class Found(NamedTuple):
+class Process(NamedTuple):
     """What one process of the group returned."""
 
     plain: tuple
@@ -147,59 +147,59 @@ def three(store):
     return on_ranks(3, several, store)
 
 
-def test_gradients_of_uneven_parts_are_those_of_the_whole_batch(three):
+def test_gradients_of_uneven_parts_are_the_batchs(three):
     loss, top1, gradients, weights = trained()
-    for found in three:
-        assert found.plain[0] == pytest.approx(loss, abs=1e-6)
-        assert found.plain[1] == top1
-        torch.testing.assert_close(found.plain[2], gradients, rtol=0, atol=1e-6)
-        torch.testing.assert_close(found.plain[3], weights, rtol=0, atol=1e-6)
+    for process in three:
+        assert process.plain[0] == pytest.approx(loss, abs=1e-6)
+        assert process.plain[1] == top1
+        torch.testing.assert_close(process.plain[2], gradients, rtol=0, atol=1e-6)
+        torch.testing.assert_close(process.plain[3], weights, rtol=0, atol=1e-6)
 
 
 def test_all_processes_hold_one_network(three):
-    first, *others = (found.normed for found in three)
+    first, *others = (process.normed for process in three)
     for other in others:
         assert other[:2] == first[:2]
         assert all(torch.equal(value, other[3][name]) for name, value in first[3].items())
 
 
-def test_running_statistics_are_the_mean_of_all_processes(three):
-    owns = torch.stack([found.running_mean[0] for found in three])
+def test_running_statistics_are_averaged(three):
+    owns = torch.stack([process.running_mean[0] for process in three])
     assert not torch.equal(owns[0], owns[1])
-    for found in three:
-        torch.testing.assert_close(found.running_mean[1], owns.mean(dim=0))
-        assert found.running_mean[2] == len(SIZES)
+    for process in three:
+        torch.testing.assert_close(process.running_mean[1], owns.mean(dim=0))
+        assert process.running_mean[2] == len(SIZES)
 
 
 def test_bytes_of_the_first_process_reach_all(three):
-    for found in three:
-        assert found.received == [None, b"", bytes(range(256)) * 5]
+    for process in three:
+        assert process.received == [None, b"", bytes(range(256)) * 5]
 
 
-def test_several_learn_a_teacher_that_is_the_same_after_an_interruption(three, store):
+def test_interrupted_teacher_of_three_is_the_same(three, store):
     first, *others = three
     assert first.resumed == first.teacher
     assert first.teacher[1] > 0.95
     assert first.teacher[0] != teacher({}, store, None)[0], "each normalises its part by itself"
-    assert all(found.teacher is None and found.resumed is None for found in others)
+    assert all(process.teacher is None and process.resumed is None for process in others)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize(("count", "batch_size"), [(100, 16), (97, 16), (96, 32), (20, 100), (33, 32)])
-def test_parts_of_a_batch_make_the_batch(count, batch_size, size):
-    batches = batch_places(count, batch_size, Ranks(0, size))
-    assert [place for batch in batches for place in batch] == list(range(sum(map(len, batches))))
-    assert count - sum(map(len, batches)) < 2 * size
-    for batch in batches:
-        parts = [list(range(count))[Ranks(rank, size).part(batch)] for rank in range(size)]
-        assert sorted(place for part in parts for place in part) == list(batch)
-        assert min(map(len, parts)) >= 2
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+def test_parts_of_a_batch_make_the_batch(size):
+    for count, batch_size in ((100, 16), (97, 16), (96, 32), (20, 100), (33, 32)):
+        batches = batch_places(count, batch_size, Ranks(0, size))
+        assert [row for batch in batches for row in batch] == list(range(sum(map(len, batches))))
+        assert count - sum(map(len, batches)) < 2 * size
+        for batch in batches:
+            parts = [list(range(count))[Ranks(rank, size).part(batch)] for rank in range(size)]
+            assert sorted(row for part in parts for row in part) == list(batch)
+            assert min(map(len, parts)) >= 2
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 @pytest.mark.parametrize("memory_bytes", [0, 2**30])
 @pytest.mark.parametrize("size", [2, 5])
-def test_every_process_sees_its_part_of_the_images_that_one_would_see(store, size, memory_bytes):
+def test_processes_share_the_images_of_one(store, size, memory_bytes):
     config, (index, _) = digits({}, store)
     runtime, data = dataclasses.replace(CPU, memory_bytes=memory_bytes), config.data
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)

@@ -1,4 +1,4 @@
-"""The number of threads that a teacher trains with: chosen once, written down, and resumed with."""
+"""The number of threads that a teacher trains with: chosen once, kept in snapshots, and used when resumed."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def runtime(train_threads=0, cpus=8, device="cpu"):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Set how many CPUs other programs leave; record whether anybody looked."""
+    """Set how many CPUs other programs leave; record each look at them."""
     looks = []
 
     def leave(count):
@@ -52,14 +52,14 @@ def free(monkeypatch):
     ("model", "batches", "pays"),
     [("convnet3_w64", Batches(64, 16), 1), ("convnet3_w64", Batches(128, 32), 6), ("resnet18", Batches(16, 32), 35)],
 )
-def test_network_takes_no_more_threads_than_its_work_keeps_busy(free, model, batches, pays):
+def test_threads_are_no_more_than_the_work_keeps_busy(free, model, batches, pays):
     free(64)
     network = build_model(model, 10, batches.image_size)
     for cpus in (1, 4, 64):
         assert choose_threads(network, batches, runtime(cpus=cpus), ALONE) == (min(cpus, pays), "")
 
 
-def test_busy_machine_gives_a_large_network_fewer_and_a_small_one_is_not_kept_waiting(free):
+def test_busy_machine_leaves_a_large_network_fewer(free):
     looks = free(3)
     large, small = build_model("convnet3_w64", 10, 32), build_model("convnet3_w64", 10, 16)
     count, note = choose_threads(large, Batches(128, 32), runtime(), ALONE)
@@ -69,10 +69,10 @@ def test_busy_machine_gives_a_large_network_fewer_and_a_small_one_is_not_kept_wa
     assert choose_threads(small, Batches(64, 16), runtime(), ALONE) == (1, "")
     assert choose_threads(large, Batches(128, 32), runtime(), Ranks(0, 2)) == (3, ""), "half the batch, by two"
     assert choose_threads(large, Batches(128, 32), runtime(train_threads=5), ALONE) == (5, "")
-    assert looks == [8], "nobody else needs to look"
+    assert looks == [8], "no other case looks"
 
 
-def test_choice_leaves_network_and_random_numbers_as_they_were(free):
+def test_choice_changes_no_weight_and_no_generator(free):
     free(8)
     network = build_model("convnet2_w16", 3, 16)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -108,36 +108,44 @@ def train(tmp_path_factory):
     torch.set_num_threads(before)
 
 
-def test_number_is_written_before_the_first_step_and_a_resumed_run_takes_it(train, free, monkeypatch):
+@pytest.fixture(scope="module")
+def results():
+    return []
+
+
+@pytest.fixture
+def whole(train, free, monkeypatch, results):
+    """What a run with two threads returns; several threads pay for networks of this size, too."""
     monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
     free(2)
-    whole, snapshots, counts, notes = train()
+    results += [] if results else [train()]
+    return results[0]
+
+
+def test_resumed_run_takes_the_number_of_its_snapshot(train, free, whole):
+    teacher, snapshots, counts, notes = whole
     assert counts == {2}
     assert [threads_of(snapshot) for snapshot in snapshots] == [2, 2]
     assert notes == []
     free(1)  # the machine has become busy
     for snapshot in snapshots:
         again, _, counts, notes = train(resume=snapshot)
-        assert (again, counts, notes) == (whole, {2}, [])
+        assert (again, counts, notes) == (teacher, {2}, [])
 
 
-def test_resumed_run_with_fewer_cpus_keeps_the_number_and_says_so(train, free, monkeypatch):
-    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
-    free(2)
-    whole, (first, _), _, _ = train()
+def test_resumed_run_on_fewer_cpus_keeps_the_number(train, whole):
+    teacher, (first, _), _, _ = whole
     again, _, counts, notes = train(resume=first, cpus=1)
-    assert (again, counts) == (whole, {2})
-    (note,) = [note for note in notes if "goes on" in note]
-    assert "goes on with 2 CPU threads, as it began, on 1 CPUs; runtime.train_threads=1 is faster" in note
+    assert (again, counts) == (teacher, {2})
+    (note,) = [note for note in notes if "continues" in note]
+    assert "continues with 2 CPU threads, as it began, on 1 CPUs; runtime.train_threads=1 is faster" in note
 
 
-def test_number_that_is_asked_for_outranks_the_written_one_and_says_what_that_means(train, free, monkeypatch):
-    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
-    free(2)
-    _, (first, _), _, _ = train()
+def test_option_outranks_the_number_of_the_snapshot(train, whole):
+    _, (first, _), _, _ = whole
     _, _, counts, notes = train({"runtime.train_threads": 1}, resume=first)
     assert counts == {1}
-    assert "teacher goes on with 1 CPU threads, as runtime.train_threads asks, and began with 2" in notes[0]
+    assert "teacher continues with 1 CPU threads (runtime.train_threads) and began with 2: sums" in notes[0]
 
 
 class Trained:
@@ -155,7 +163,7 @@ class Trained:
     ],
     ids=["idle machine", "threads that spin", "threads that sleep", "too early to tell"],
 )
-def test_steps_that_cost_far_more_than_their_work_are_told_once_with_the_remedy(cost, ratio):
+def test_costly_steps_are_noted_once_with_a_remedy(cost, ratio):
     watch = CostWatch("teacher", 2, work_s=0.1)
     notes = [note.text for _ in range(3) for note in watch.look(Trained(cost))]
     assert len(notes) == (ratio is not None)
@@ -164,7 +172,7 @@ def test_steps_that_cost_far_more_than_their_work_are_told_once_with_the_remedy(
         assert "--runtime.train_threads 1" in notes[0]
 
 
-def test_work_is_measured_on_one_thread_and_the_number_is_set_again_after_it():
+def test_work_is_measured_on_one_thread():
     network = build_model("convnet2_w16", 3, 16)
     watch = CostWatch.begin("teacher", network, Batches(64, 16), 2, runtime(), SeedTree(0))
     assert watch.work_s > 0

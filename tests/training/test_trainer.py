@@ -55,7 +55,7 @@ def test_parts_make_the_batch_and_have_two_images(size, count):
     assert len(parts) <= count
 
 
-def test_average_is_of_weights_and_batch_norm_statistics():
+def test_average_is_of_weights_and_statistics():
     made, decay = trainer(norm=True, ema=0.6), 0.6
     expected, snapshots = None, []
     step = made.optimizer.step

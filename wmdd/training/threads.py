@@ -62,13 +62,13 @@ def resumed_threads(written: int, runtime: Runtime) -> tuple[int, str]:
     option, usable = runtime.train_threads, runtime.cpus or compute_cpus()
     if option and option != written:
         return option, (
-            f"goes on with {option} CPU threads, as runtime.train_threads asks, and began with {written}: sums are "
-            "rounded otherwise than in a run that was not interrupted"
+            f"continues with {option} CPU threads (runtime.train_threads) and began with {written}: sums are rounded "
+            "differently than in a run that was not interrupted"
         )
     if written > usable and runtime.device.type == "cpu":
         return written, (
-            f"goes on with {written} CPU threads, as it began, on {usable} CPUs; runtime.train_threads={usable} is "
-            "faster, but rounds sums otherwise"
+            f"continues with {written} CPU threads, as it began, on {usable} CPUs; runtime.train_threads={usable} is "
+            "faster, but rounds sums differently"
         )
     return written, ""
 
