@@ -41,7 +41,7 @@ def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) 
             "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
             "label": pa.array([item.class_id for item, _ in rows], pa.int64()),
             "class_name": pa.array([class_names[item.class_id] for item, _ in rows]),
-            "weight": pa.array([float(item.weights[place]) for item, place in rows], pa.float32()),
+            "weight": pa.array([float(item.mass[place]) for item, place in rows], pa.float32()),
         }
     )
     return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})

@@ -26,7 +26,7 @@ def write_run(folder, names, ipc=1, weights=None, shade=0):
             class_id=class_id,
             class_name=name,
             images=torch.full((ipc, 3, 4, 4), shade + class_id % 200, dtype=torch.uint8),
-            weights=torch.tensor(weights) if weights else torch.full((ipc,), 1 / ipc),
+            mass=torch.tensor(weights) if weights else torch.full((ipc,), 1 / ipc),
         )
         for class_id, name in enumerate(names)
     ]

@@ -11,8 +11,8 @@ from wmdd.errors import ConfigError
 from wmdd.method.barycenter import free_support_barycenter
 
 
-def solve(features, k, weights="uniform", seed=0, **options):
-    return free_support_barycenter(features, k, weights=weights, rng=np.random.default_rng(seed), **options)
+def solve(features, k, mass="uniform", seed=0, **options):
+    return free_support_barycenter(features, k, mass=mass, rng=np.random.default_rng(seed), **options)
 
 
 def features_of(seed, n, d, heavy=False):
@@ -23,17 +23,17 @@ def features_of(seed, n, d, heavy=False):
     return points
 
 
-@pytest.mark.parametrize("weights", ["uniform", "learnt"])
-def test_barycenter_of_two_diracs_is_their_midpoint(weights):
-    result = solve(np.array([[0.0, 2.0], [4.0, 0.0]]), 1, weights)
+@pytest.mark.parametrize("mass", ["uniform", "learnt"])
+def test_barycenter_of_two_diracs_is_their_midpoint(mass):
+    result = solve(np.array([[0.0, 2.0], [4.0, 0.0]]), 1, mass)
     np.testing.assert_allclose(result.support, [[2.0, 1.0]])
     assert result.objective[-1] == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("weights", ["uniform", "learnt"])
-def test_as_many_atoms_as_points_return_the_points(weights):
+@pytest.mark.parametrize("mass", ["uniform", "learnt"])
+def test_as_many_atoms_as_points_return_the_points(mass):
     points = features_of(1, 12, 5)
-    result = solve(points, 12, weights)
+    result = solve(points, 12, mass)
     order = np.lexsort(result.support.T)
     np.testing.assert_allclose(result.support[order], points.astype(np.float32)[np.lexsort(points.T)], atol=1e-5)
     assert result.objective[-1] == pytest.approx(0, abs=1e-9)
@@ -79,20 +79,20 @@ def test_learnt_mass_is_no_worse_than_kmeans(n, d, k):
     n=st.integers(2, 40),
     d=st.integers(1, 6),
     share=st.floats(0.01, 1),
-    weights=st.sampled_from(["uniform", "learnt"]),
+    mass=st.sampled_from(["uniform", "learnt"]),
     seed=st.integers(0, 99),
     kind=st.sampled_from(["plain", "heavy", "doubles"]),
 )
-def test_objective_never_rises_and_masses_sum_to_one(n, d, share, weights, seed, kind):
+def test_objective_never_rises_and_masses_sum_to_one(n, d, share, mass, seed, kind):
     points = features_of(seed, n, d, heavy=kind == "heavy")
     if kind == "doubles":
         points = np.round(points / 4)
     k = max(1, int(n * share))
-    result = solve(points, k, weights, seed)
+    result = solve(points, k, mass, seed)
     objective = np.array(result.objective)
     assert (np.diff(objective) <= 1e-9 * (1 + objective[:-1])).all()
-    assert result.weights.sum() == pytest.approx(1)
-    assert (result.weights > 0).all()
+    assert result.mass.sum() == pytest.approx(1)
+    assert (result.mass > 0).all()
     assert len(set(result.nearest.tolist())) == k
 
 
@@ -100,7 +100,7 @@ def test_masses_are_those_of_the_returned_atoms():
     points = features_of(3, 150, 4, heavy=True)
     result = solve(points, 7, "learnt", tolerance=0.0)
     owner = ((points[:, None] - result.support[None]) ** 2).sum(-1).argmin(1)
-    np.testing.assert_allclose(np.bincount(owner, minlength=7) / 150, result.weights)
+    np.testing.assert_allclose(np.bincount(owner, minlength=7) / 150, result.mass)
 
 
 def test_nearest_rows_minimise_the_total_distance():

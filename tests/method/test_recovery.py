@@ -43,8 +43,8 @@ def target(teacher, class_id, *, seed=0, start=None, ipc=IPC):
     with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
         _, features, inputs = probe.run(images)
     statistics = ClassStatistics(class_id, features, tuple(map(Moments.of, inputs)))
-    weights = torch.arange(1.0, ipc + 1) / sum(range(1, ipc + 1))
-    barycenter = Barycenter(class_id, features[:ipc], weights, torch.arange(ipc), (1.0,), True, (0.0,) * 5)
+    mass = torch.arange(1.0, ipc + 1) / sum(range(1, ipc + 1))
+    barycenter = Barycenter(class_id, features[:ipc], mass, torch.arange(ipc), (1.0,), True, (0.0,) * 5)
     return Target(statistics, barycenter, SeedTree(seed).child("recover", class_id), start)
 
 
@@ -124,12 +124,12 @@ def test_first_losses_are_those_of_the_first_view(teacher):
     rng = chosen.seeds.child("views").numpy()
     view = draw_resized_crops(rng, 3, (SIZE, SIZE), FEW.crop_scale, flip=True, roll_px=FEW.roll_px)[0:1]
     rows, columns = view_matrices(view, (SIZE, SIZE), SIZE)
-    weights = chosen.barycenter.weights[None]
+    mass = chosen.barycenter.mass[None]
     with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
         logits, features, inputs = probe.run(apply_views(start[None], rows, columns)[0])
-    feature = feature_loss(features[None], chosen.barycenter.support[None], weights, "rms")
+    feature = feature_loss(features[None], chosen.barycenter.support[None], mass, "rms")
     batch_norm = sum(
-        batch_norm_loss(layer, moments.mean.float()[None], moments.var.float()[None], weights)
+        batch_norm_loss(layer, moments.mean.float()[None], moments.var.float()[None], mass)
         for layer, moments in zip(inputs, chosen.statistics.moments, strict=True)
     )
     expected = torch.cat([feature, batch_norm, cross_entropy_loss(logits, torch.tensor([2]), IPC)])
@@ -233,7 +233,7 @@ def test_global_statistics_are_matched_by_all_images(teacher):
     found = recover(teacher, [0, 3], section)
     noise = [torch.randn(IPC, 3, SIZE, SIZE, generator=target(teacher, c).seeds.child("noise").torch()) for c in (0, 3)]
     layers = [module for module in teacher.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    masses = torch.cat([target(teacher, c).barycenter.weights for c in (0, 3)]) / 2
+    masses = torch.cat([target(teacher, c).barycenter.mass for c in (0, 3)]) / 2
     expected, seen = 0.0, []
     handles = [
         layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0]))) for layer in layers

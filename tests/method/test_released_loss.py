@@ -83,9 +83,9 @@ def ours(model, images, support, moments):
     model, images, support = copy.deepcopy(model).float(), images.float(), support.float()
     classes, ipc, size = len(support), IMAGES // len(support), SIZE
     section = RecoverConfig(feature_weight=10.0, bn_weight=BN_WEIGHT, ce_weight=CE_WEIGHT, iterations=1)
-    weights = torch.full((ipc,), 1 / ipc)
+    mass = torch.full((ipc,), 1 / ipc)
     statistics = [ClassStatistics(c, support[c][:1], tuple(moments[c])) for c in range(classes)]
-    atoms = [Barycenter(c, support[c], weights, torch.arange(ipc), (1.0,), True, (0.0,) * 5) for c in range(classes)]
+    atoms = [Barycenter(c, support[c], mass, torch.arange(ipc), (1.0,), True, (0.0,) * 5) for c in range(classes)]
     whole = torch.tensor([[0, 0, size, size]] * classes)
     still = torch.zeros(classes, dtype=torch.bool), torch.zeros(classes, 2, dtype=torch.int32)
     with Probe(model, classes) as probe:

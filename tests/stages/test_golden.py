@@ -134,9 +134,9 @@ def figures(value):
         case ClassStatistics():
             return of(value.features, *(part for m in value.moments for part in (m.mean, m.var)))
         case Barycenter():
-            return [*of(value.support, value.weights), *value.nearest.tolist(), *value.objective]
+            return [*of(value.support, value.mass), *value.nearest.tolist(), *value.objective]
         case DistilledClass():
-            return [*of(value.images.float(), value.weights, value.losses), *value.sources]
+            return [*of(value.images.float(), value.mass, value.losses), *value.sources]
         case LabelBlock():
             batches = value.read(range(2))
             drawn = [int(n) for batch in batches for part in (batch.images, batch.views.box) for n in part.ravel()]

@@ -66,7 +66,7 @@ def stored_file(store, name, ref=REF):
 
 
 def all_fields(value):
-    return (value.class_id, value.terms, value.sources, value.notes), (value.images, value.weights, value.losses)
+    return (value.class_id, value.terms, value.sources, value.notes), (value.images, value.mass, value.losses)
 
 
 @pytest.mark.parametrize("scheme", ["local", "memory", "file"])

@@ -61,7 +61,7 @@ class Barycenter:
 
     Args:
         support: (ipc, d) float32 atoms.
-        weights: (ipc,) float32, sum to 1.
+        mass: (ipc,) float32, sum to 1.
         nearest: (ipc,) int64, positions among the class's images of distinct ones that are nearest to the atoms.
         objective: squared Wasserstein distance at each step.
         converged: whether the objective met its tolerance.
@@ -71,7 +71,7 @@ class Barycenter:
 
     class_id: int
     support: Tensor
-    weights: Tensor
+    mass: Tensor
     nearest: Tensor
     objective: tuple[float, ...]
     converged: bool
@@ -79,12 +79,12 @@ class Barycenter:
     class_name: str = ""
 
     def __post_init__(self) -> None:
-        if abs(float(self.weights.sum()) - 1) > 1e-4 or not torch.isfinite(self.support).all():
-            raise ValueError(f"barycenter of class {self.class_id}: weights must sum to 1 and atoms be finite")
+        if abs(float(self.mass.sum()) - 1) > 1e-4 or not torch.isfinite(self.support).all():
+            raise ValueError(f"barycenter of class {self.class_id}: masses must sum to 1 and atoms be finite")
 
     def to_files(self) -> dict[str, bytes]:
         """Return one safetensors file."""
-        tensors = {"support": self.support, "weights": self.weights, "nearest": self.nearest}
+        tensors = {"support": self.support, "mass": self.mass, "nearest": self.nearest}
         meta = {name: getattr(self, name) for name in ("class_id", "class_name", "objective", "converged", "norms")}
         return {"barycenter.safetensors": pack(tensors, meta)}
 
@@ -103,7 +103,7 @@ class DistilledClass:
 
     Args:
         images: (ipc, 3, h, w) uint8.
-        weights: (ipc,) float32, sum to 1.
+        mass: (ipc,) float32, sum to 1.
         losses: (records, terms) float32, loss terms during the optimisation; empty for real images.
         terms: names of the loss terms.
         sources: positions among the class's real images of those that the images started from, or -1.
@@ -115,7 +115,7 @@ class DistilledClass:
 
     class_id: int
     images: Tensor
-    weights: Tensor
+    mass: Tensor
     losses: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
     terms: tuple[str, ...] = ()
     sources: tuple[int, ...] = ()
@@ -124,12 +124,12 @@ class DistilledClass:
     class_name: str = ""
 
     def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.weights):
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.mass):
             raise ValueError(f"class {self.class_id}: {tuple(self.images.shape)} {self.images.dtype} images")
 
     def to_files(self) -> dict[str, bytes]:
         """Return one safetensors file."""
-        tensors = {"images": self.images, "weights": self.weights, "losses": self.losses}
+        tensors = {"images": self.images, "mass": self.mass, "losses": self.losses}
         tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
         meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
         return {"images.safetensors": pack(tensors, meta)}
@@ -151,12 +151,12 @@ class ImageSet:
     Args:
         images: (classes * ipc, 3, h, w) uint8.
         labels: (classes * ipc,) int64.
-        weights: (classes * ipc,) float32, sum to 1 within each class.
+        mass: (classes * ipc,) float32, sum to 1 within each class.
     """
 
     images: Tensor
     labels: Tensor
-    weights: Tensor
+    mass: Tensor
 
     @staticmethod
     def of(classes: list[DistilledClass]) -> ImageSet:
@@ -170,7 +170,7 @@ class ImageSet:
             raise ValueError("a set needs a class once")
         labels = torch.cat([torch.full((len(item.images),), item.class_id) for item in classes])
         images = torch.cat([item.images for item in classes])
-        return ImageSet(images, labels, torch.cat([item.weights for item in classes]))
+        return ImageSet(images, labels, torch.cat([item.mass for item in classes]))
 
     def __len__(self) -> int:
         return len(self.images)

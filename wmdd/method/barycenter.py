@@ -38,7 +38,7 @@ from sklearn.exceptions import ConvergenceWarning
 from wmdd.errors import ConfigError
 from wmdd.text import counted
 
-WeightMode = Literal["uniform", "learnt"]
+MassMode = Literal["uniform", "learnt"]
 PIVOTS = 5_000_000
 
 
@@ -48,14 +48,14 @@ class TransportResult:
 
     Args:
         support: (k, d) float32 atoms.
-        weights: (k,) float64, positive, sum to 1.
+        mass: (k,) float64, positive, sum to 1.
         objective: squared Wasserstein distance at the start of each step and at the end; never rises.
         converged: whether the tolerance was met within the allowed steps.
         nearest: (k,) int64, distinct rows of the features, one for each atom, at the least total squared distance.
     """
 
     support: np.ndarray
-    weights: np.ndarray
+    mass: np.ndarray
     objective: tuple[float, ...]
     converged: bool
     nearest: np.ndarray
@@ -65,7 +65,7 @@ def free_support_barycenter(
     features: np.ndarray,
     k: int,
     *,
-    weights: WeightMode,
+    mass: MassMode,
     rng: np.random.Generator,
     init: Literal["kmeans++", "random"] | np.ndarray = "kmeans++",
     max_iterations: int = 100,
@@ -76,7 +76,7 @@ def free_support_barycenter(
     Args:
         features: (n, d), any float type, finite.
         k: number of atoms, 1 to n.
-        weights: ``uniform`` masses 1/k, or ``learnt``.
+        mass: ``uniform``, 1/k each, or ``learnt``.
         rng: draws the first atoms.
         init: first atoms: ``kmeans++``, ``random`` rows of the features, or a (k, d) array.
         max_iterations: most steps.
@@ -96,7 +96,7 @@ def free_support_barycenter(
     centre = points.mean(axis=0)
     points = points - centre
     atoms = _start(points, k, rng, init, centre)
-    step = _uniform_step if weights == "uniform" else _learnt_step
+    step = _uniform_step if mass == "uniform" else _learnt_step
     objective: list[float] = []
     converged = False
     for _ in range(max_iterations + 1):

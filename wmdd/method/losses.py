@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def feature_loss(features: Tensor, support: Tensor, weights: Tensor, kind: Literal["rms", "squared"]) -> Tensor:
+def feature_loss(features: Tensor, support: Tensor, mass: Tensor, kind: Literal["rms", "squared"]) -> Tensor:
     """Return the distance between the features of images and their atoms, (classes,) float32.
 
         squared: sum_j m_j |f_j - b_j|^2          rms: the root of it
@@ -32,7 +32,7 @@ def feature_loss(features: Tensor, support: Tensor, weights: Tensor, kind: Liter
     Args:
         features: (classes, ipc, d) float32.
         support: (classes, ipc, d) float32, atoms in the order of the images.
-        weights: (classes, ipc) float32 masses, sum to 1 for each class.
+        mass: (classes, ipc) float32, of the images, sum to 1 for each class.
         kind: ``squared`` is the formula of [WMDD]. Its released code takes one norm over the whole tensor batch, which
             couples the classes; 10 times ``rms`` has the same gradient as that norm of 100 images of one class.
 
@@ -41,11 +41,11 @@ def feature_loss(features: Tensor, support: Tensor, weights: Tensor, kind: Liter
     """
     if features.shape != support.shape:
         raise ValueError(f"features {tuple(features.shape)} and support {tuple(support.shape)} must match")
-    squared = ((features - support).square().sum(dim=-1) * weights).sum(dim=-1)
+    squared = ((features - support).square().sum(dim=-1) * mass).sum(dim=-1)
     return squared if kind == "squared" else (squared + 1e-12).sqrt()
 
 
-def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor, *, relative: bool = False) -> Tensor:
+def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, mass: Tensor, *, relative: bool = False) -> Tensor:
     """Return the distance of the moments of a batch-norm layer's inputs to those of real images, (classes,) float32.
 
         |mean(a) - mean| + |var(a) - var|     with     mean(a) = sum_j m_j mean_p a_jp,     p the positions of an image
@@ -53,16 +53,16 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, weights: Tensor, 
     Args:
         inputs: (classes * ipc, channels, h, w) a, any float type; images of a class are contiguous.
         mean, var: (classes, channels) float32 targets; the variance is biased.
-        weights: (classes, ipc) float32 masses, sum to 1 for each class.
+        mass: (classes, ipc) float32, of the images, sum to 1 for each class.
         relative: divide each of the two norms by that of its target (not in [WMDD]). Moments are as large as a layer's
             inputs happen to be, so that a weight that suits one teacher does not suit another.
     """
-    classes, ipc = weights.shape
+    classes, ipc = mass.shape
     # Moments about the target mean: one pass, and no cancellation once the means agree.
     shift = mean.repeat_interleave(ipc, dim=0)[:, :, None, None]
     centred = inputs.float() - shift
-    first = (centred.mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
-    second = (centred.square().mean(dim=(2, 3)).view(classes, ipc, -1) * weights[:, :, None]).sum(dim=1)
+    first = (centred.mean(dim=(2, 3)).view(classes, ipc, -1) * mass[:, :, None]).sum(dim=1)
+    second = (centred.square().mean(dim=(2, 3)).view(classes, ipc, -1) * mass[:, :, None]).sum(dim=1)
     of_means, of_vars = _norm(first), _norm(second - first.square() - var)
     return of_means / _norm(mean) + of_vars / _norm(var) if relative else of_means + of_vars
 

@@ -61,30 +61,30 @@ class Objective:
         # Compiled code is bound to the value of every number that it reads, and a search changes this weight.
         self.needs_batch_norm = section.bn_weight > 0
         self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
-        self.weights = torch.stack([barycenter.weights for barycenter in barycenters]).to(device)
+        self.mass = torch.stack([barycenter.mass for barycenter in barycenters]).to(device)
         self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
         if section.bn_target == "class":
             layers = list(zip(*(item.moments for item in statistics), strict=True))
             self.means = [torch.stack([moments.mean for moments in layer]).float().to(device) for layer in layers]
             self.vars = [torch.stack([moments.var for moments in layer]).float().to(device) for layer in layers]
-            self.bn_weights = self.weights
+            self.bn_mass = self.mass
         else:
             # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
             running = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
             self.means = [mean.float()[None] for mean, _ in running]
             self.vars = [var.float()[None] for _, var in running]
-            self.bn_weights = (self.weights / len(barycenters)).view(1, -1)
+            self.bn_mass = (self.mass / len(barycenters)).view(1, -1)
 
     def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
         """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class."""
-        classes, ipc = self.weights.shape
+        classes, ipc = self.mass.shape
         size = (images.shape[-2], images.shape[-1])
         rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
         views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
         with self.runtime.autocast():
             logits, features, bn_inputs = self.probe.run(self.runtime.images(views.flatten(0, 1)))
         features = features.float().unflatten(0, (classes, ipc))
-        feature = feature_loss(features, self.support, self.weights, self.section.feature_loss)
+        feature = feature_loss(features, self.support, self.mass, self.section.feature_loss)
         batch_norm = self._batch_norm(bn_inputs, torch.zeros_like(feature))
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
@@ -93,6 +93,6 @@ class Objective:
         relative = self.section.bn_weight_scale == "relative"
         for layer, inputs in enumerate(layers if self.needs_batch_norm else ()):
             factor = self.section.first_bn_multiplier if layer == 0 else 1.0
-            loss = batch_norm_loss(inputs, self.means[layer], self.vars[layer], self.bn_weights, relative=relative)
+            loss = batch_norm_loss(inputs, self.means[layer], self.vars[layer], self.bn_mass, relative=relative)
             total = total + factor * loss
         return total

@@ -110,10 +110,10 @@ class Target:
     def part(self, places: slice, number: int) -> Target:
         """Return the target of some of its images, with other seeds."""
         atoms, before = self.barycenter, self.before
-        weights = atoms.weights[places] / atoms.weights[places].sum()
+        mass = atoms.mass[places] / atoms.mass[places].sum()
         return Target(
             self.statistics,
-            replace(atoms, support=atoms.support[places], weights=weights, nearest=atoms.nearest[places]),
+            replace(atoms, support=atoms.support[places], mass=mass, nearest=atoms.nearest[places]),
             self.seeds.child("part", number),
             None if self.start is None else self.start[places],
             before and replace(before, state={name: tensor[places] for name, tensor in before.state.items()}),

@@ -117,7 +117,7 @@ def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:
             "name": plan.index.class_names[item.class_id],
             "quantiles": [f"{value:.1f}" for value in item.norms],
             "tail": item.norms[4] / max(item.norms[2], 1e-9),
-            "weights": _spread(item.weights.tolist()),
+            "weights": _spread(item.mass.tolist()),
             "steps": len(item.objective),
             "converged": item.converged,
         }

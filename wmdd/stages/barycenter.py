@@ -23,7 +23,7 @@ def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _r
         result = free_support_barycenter(
             statistics.features.numpy(),
             section.ipc,
-            weights=section.weights,
+            mass=section.weights,
             rng=seeds.child("barycenter", statistics.class_id).numpy(),
             init=section.init,
             max_iterations=section.max_iterations,
@@ -33,7 +33,7 @@ def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _r
         value = Barycenter(
             class_id=statistics.class_id,
             support=torch.from_numpy(result.support),
-            weights=torch.from_numpy(result.weights).float(),
+            mass=torch.from_numpy(result.mass).float(),
             nearest=torch.from_numpy(result.nearest),
             objective=result.objective,
             converged=result.converged,

@@ -136,7 +136,7 @@ def _recover(
             value = DistilledClass(
                 class_id=unit.params["class_id"],
                 images=found.images[place],
-                weights=targets[place].barycenter.weights,
+                mass=targets[place].barycenter.mass,
                 losses=found.losses[place],
                 terms=tuple(term_weights(section)),
                 sources=sources[place],

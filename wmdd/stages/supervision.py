@@ -45,7 +45,7 @@ class SoftLessons:
         check_labels(self._labels, images)
         self._geometry = Geometry(**unit.params["geometry"])
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
-        self._weights = (images.weights / images.weights.mean()).to(runtime.device)
+        self._weights = (images.mass / images.mass.mean()).to(runtime.device)
         self._names = images.labels.to(runtime.device)
         self.epochs, self.steps = self._labels.epochs, self._labels.batches
         self._next = -1
