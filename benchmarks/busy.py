@@ -1,4 +1,4 @@
-"""A whole run beside other programs: how many times its idle time does it take? `python -m benchmarks.busy`."""
+"""A whole run while other programs work: how many times its idle time does it take? `python -m benchmarks.busy`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def timed(recipe: str, executor: str) -> float:
 
 
 def main() -> int:
-    """Time a recipe on this machine as it is, and beside as many busy processes as there are cores."""
+    """Time a recipe on this machine as it is, and with one busy process for each core."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--executor", default="ray", choices=("ray", "local"))

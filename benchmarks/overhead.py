@@ -40,7 +40,7 @@ class Nothing:
     """An artifact of one small file."""
 
     def to_files(self) -> dict[str, bytes]:
-        """Give the file."""
+        """Return the file."""
         return {"nothing.txt": b"nothing"}
 
     @classmethod
@@ -59,7 +59,7 @@ def register() -> None:
 
 
 def tasks(count: int) -> list[StageTask]:
-    """Give that many units, each a task of its own."""
+    """Return that many units, each in a task."""
     refs = [ArtifactRef(STAGE, f"unit-{number}", f"{number:032d}") for number in range(count)]
     return [StageTask(STAGE, ref.unit, {}, 0, (PlannedUnit(ref, {}, {}),)) for ref in refs]
 
@@ -99,7 +99,7 @@ def main() -> None:
     ray.init(address="local", include_dashboard=False, log_to_driver=False, runtime_env=known)
     executor, local, me = RayExecutor(CONFIG), LocalExecutor(CONFIG.runtime), psutil.Process()
     seconds(executor, 10)
-    # Workers start anew for each run: their start is no cost of a unit, and a run of ten units is nearly nothing else.
+    # Workers are started for each run: their start is no cost of a unit, and a run of ten units is nearly nothing else.
     start = min(seconds(executor, 10) for _ in range(3))
     for count in args.units:
         before = me.memory_info().rss

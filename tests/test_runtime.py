@@ -66,7 +66,7 @@ def test_cpu_worker_does_not_look_for_a_gpu(monkeypatch):
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (2, 3)])
 def test_gradient_of_padding_in_bf16_is_zero(size, stride):
-    """With AMX, torch's own layer leaves what was in memory there."""
+    """With AMX, torch's layer leaves uninitialised memory there."""
     runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
     layer = runtime.place(torch.nn.Conv2d(64, 64, 3, stride=stride, padding=1, bias=False))
     images = torch.ones(4, 64, size, size).contiguous(memory_format=torch.channels_last)

@@ -69,10 +69,10 @@ def test_moments_by_image_are_those_of_float64(dtype, offset):
 
 def test_layers_are_measured_together_as_one_by_one():
     layers = [normal(4, channels, 3, 3, seed=channels).float() for channels in (2, 5, 1)]
-    for found, expected in zip(Moments.of_layers(layers), map(Moments.of, layers), strict=True):
-        assert found.count == expected.count
-        assert torch.equal(found.mean, expected.mean)
-        assert torch.equal(found.var, expected.var)
+    for moments, expected in zip(Moments.of_layers(layers), map(Moments.of, layers), strict=True):
+        assert moments.count == expected.count
+        assert torch.equal(moments.mean, expected.mean)
+        assert torch.equal(moments.var, expected.var)
 
 
 def test_merging_is_associative_and_commutative():

@@ -29,7 +29,7 @@ def network(classes):
 
 
 def look(model, images):
-    """Logits, features and the inputs of batch-norm layers, with hooks of our own."""
+    """Logits, features and the inputs of batch-norm layers, by hooks that are not those of `Probe`."""
     seen, kept = [], []
     layers = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     head = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1]
@@ -54,9 +54,9 @@ def released(model, images, support, means, variances):
     statistics = 0.0
     for layer, inputs in enumerate(seen):
         for c in range(classes):
-            own = inputs[c * ipc : (c + 1) * ipc]
-            mean = own.mean(dim=(0, 2, 3))
-            variance = ((own - mean[None, :, None, None]) ** 2).mean(dim=(0, 2, 3))
+            part = inputs[c * ipc : (c + 1) * ipc]
+            mean = part.mean(dim=(0, 2, 3))
+            variance = ((part - mean[None, :, None, None]) ** 2).mean(dim=(0, 2, 3))
             far = ((mean - means[c][layer]) ** 2).sum().sqrt() + ((variance - variances[c][layer]) ** 2).sum().sqrt()
             statistics = statistics + far / classes
     return CE_WEIGHT * cross_entropy + squares.sqrt() + BN_WEIGHT * statistics
@@ -73,13 +73,13 @@ def case(classes, *, level=False):
         lengths = step.flatten(1).norm(dim=1)
         step = step / lengths[:, None, None] * (1.0 if level else torch.linspace(0.5, 1.5, classes)[:, None, None])
         support = now - step
-        seen = [look(model, found)[2] for found in real]
-    moments = [[Moments.of(layer) for layer in found] for found in seen]
+        layers = [look(model, images)[2] for images in real]
+    moments = [[Moments.of(layer) for layer in inputs] for inputs in layers]
     return model, images, support, moments
 
 
 def ours(model, images, support, moments):
-    """The mean over classes of our loss, in its own precision."""
+    """The mean over classes of our loss, in float32."""
     model, images, support = copy.deepcopy(model).float(), images.float(), support.float()
     classes, ipc, size = len(support), IMAGES // len(support), SIZE
     section = RecoverConfig(feature_weight=10.0, bn_weight=BN_WEIGHT, ce_weight=CE_WEIGHT, iterations=1)
@@ -97,7 +97,7 @@ def ours(model, images, support, moments):
 def gradients(classes, **options):
     model, images, support, moments = case(classes, **options)
     images.requires_grad_(True)
-    means, variances = [[m.mean for m in own] for own in moments], [[m.var for m in own] for own in moments]
+    means, variances = [[m.mean for m in layers] for layers in moments], [[m.var for m in layers] for layers in moments]
     theirs = released(model, images, support, means, variances)
     mine = ours(model, images, support, moments)
     return torch.autograd.grad(mine, images)[0], torch.autograd.grad(theirs, images)[0]

@@ -80,9 +80,9 @@ def running_mean():
     network.train()
     for images, _ in batches():
         network(images[ranks.part(range(len(images)))])
-    own = network[1].running_mean.clone()
+    before = network[1].running_mean.clone()
     ranks.average_buffers(network)
-    return own, network[1].running_mean, int(network[1].num_batches_tracked)
+    return before, network[1].running_mean, int(network[1].num_batches_tracked)
 
 
 def from_first():
@@ -164,10 +164,10 @@ def test_all_processes_hold_one_network(three):
 
 
 def test_running_statistics_are_averaged(three):
-    owns = torch.stack([process.running_mean[0] for process in three])
-    assert not torch.equal(owns[0], owns[1])
+    means = torch.stack([process.running_mean[0] for process in three])
+    assert not torch.equal(means[0], means[1])
     for process in three:
-        torch.testing.assert_close(process.running_mean[1], owns.mean(dim=0))
+        torch.testing.assert_close(process.running_mean[1], means.mean(dim=0))
         assert process.running_mean[2] == len(SIZES)
 
 
@@ -218,9 +218,9 @@ def test_processes_share_the_images_of_one(store, size, memory_bytes):
     images, labels = (torch.cat(tensors) for tensors in zip(*validation(Ranks()), strict=True))
     assert len(images) % size, "a count that divides would show nothing"
     for rank in range(size):
-        own = [torch.cat(tensors) for tensors in zip(*validation(Ranks(rank, size)), strict=True)]
-        assert torch.equal(own[0], images[rank::size])
-        assert torch.equal(own[1], labels[rank::size])
+        part = [torch.cat(tensors) for tensors in zip(*validation(Ranks(rank, size)), strict=True)]
+        assert torch.equal(part[0], images[rank::size])
+        assert torch.equal(part[1], labels[rank::size])
 
 
 def test_teacher_for_several_is_refused_by_one(store):

@@ -67,9 +67,12 @@ def rates_of(scheduler):
 @pytest.mark.parametrize(
     ("changes", "scheduler"),
     [
-        ({"schedule": "steps", "lr_step_epochs": 4, "lr_gamma": 0.3}, lambda made: lr_scheduler.StepLR(made, 4, 0.3)),
-        ({"schedule": "exponential", "lr_gamma": 0.9}, lambda made: lr_scheduler.ExponentialLR(made, 0.9)),
-        ({"lr_min": 0.1}, lambda made: lr_scheduler.CosineAnnealingLR(made, EPOCHS, 0.1)),
+        (
+            {"schedule": "steps", "lr_step_epochs": 4, "lr_gamma": 0.3},
+            lambda optimizer: lr_scheduler.StepLR(optimizer, 4, 0.3),
+        ),
+        ({"schedule": "exponential", "lr_gamma": 0.9}, lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9)),
+        ({"lr_min": 0.1}, lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS, 0.1)),
     ],
 )
 def test_teacher_follows_torchs_scheduler(changes, scheduler):

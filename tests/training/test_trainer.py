@@ -41,7 +41,7 @@ def trainer(accumulate=1, *, norm=False, **options):
 @pytest.mark.parametrize("parts", [2, 3, 5, 100])
 def test_b25_b29_accumulated_gradient_is_the_batchs(parts):
     whole, split = trainer(), trainer(parts)
-    losses = [[epoch.loss for epoch in made.run()] for made in (whole, split)]
+    losses = [[epoch.loss for epoch in training.run()] for training in (whole, split)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for a, b in zip(whole.network.parameters(), split.network.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -56,39 +56,39 @@ def test_parts_make_the_batch_and_have_two_images(size, count):
 
 
 def test_average_is_of_weights_and_statistics():
-    made, decay = trainer(norm=True, ema=0.6), 0.6
+    training, decay = trainer(norm=True, ema=0.6), 0.6
     expected, snapshots = None, []
-    step = made.optimizer.step
+    step = training.optimizer.step
 
     def stepped():
         nonlocal expected
         step()
-        now = {name: value.clone().double() for name, value in made.network.state_dict().items()}
+        now = {name: value.clone().double() for name, value in training.network.state_dict().items()}
         before = expected or now
         expected = {name: decay * before[name] + (1 - decay) * now[name] for name in now}
 
-    made.optimizer.step = stepped
-    for _ in made.run():
-        snapshots.append(made.snapshot())
-    for name, value in made.result.state_dict().items():
+    training.optimizer.step = stepped
+    for _ in training.run():
+        snapshots.append(training.snapshot())
+    for name, value in training.result.state_dict().items():
         if "num_batches" not in name:
             torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
-    assert made.result is not made.network
-    assert all("top1_ema" in point for point in made.curve)
+    assert training.result is not training.network
+    assert all("top1_ema" in point for point in training.curve)
     resumed = trainer(norm=True, ema=0.6)
     resumed.resume(snapshots[0])
     list(resumed.run())
-    assert resumed.curve == made.curve
+    assert resumed.curve == training.curve
     for name, value in resumed.result.state_dict().items():
-        assert torch.equal(value, made.result.state_dict()[name])
+        assert torch.equal(value, training.result.state_dict()[name])
 
 
 def test_average_is_updated_at_some_steps_only():
-    made, steps = trainer(ema=0.6, ema_every=4), []
-    update = made.averaged.update_parameters
-    made.averaged.update_parameters = lambda network: (steps.append(made.step), update(network))
-    list(made.run())
-    assert (made.step, steps) == (6, [0, 4])
+    training, steps = trainer(ema=0.6, ema_every=4), []
+    update = training.averaged.update_parameters
+    training.averaged.update_parameters = lambda network: (steps.append(training.step), update(network))
+    list(training.run())
+    assert (training.step, steps) == (6, [0, 4])
 
 
 def test_progress_within_an_epoch_changes_nothing(monkeypatch):

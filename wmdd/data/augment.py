@@ -66,7 +66,7 @@ def mixing(section: PretrainConfig, num_classes: int) -> Callable[[Tensor, Tenso
         return lambda images, labels: (images, labels)
     import torchvision.transforms.v2 as v2
 
-    kinds = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "either": (v2.MixUp, v2.CutMix)}[section.mix]
-    mixtures = [kind(num_classes=num_classes, alpha=section.mix_alpha) for kind in kinds]
+    types = {"mixup": (v2.MixUp,), "cutmix": (v2.CutMix,), "either": (v2.MixUp, v2.CutMix)}[section.mix]
+    mixtures = [mix(num_classes=num_classes, alpha=section.mix_alpha) for mix in types]
     mixture: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = v2.RandomChoice(mixtures)
     return mixture if len(mixtures) > 1 else mixtures[0]

@@ -107,16 +107,16 @@ class Target:
     start: Tensor | None
     before: DistilledClass | Before | None = None
 
-    def part(self, places: slice, number: int) -> Target:
+    def part(self, rows: slice, number: int) -> Target:
         """Return the target of some of its images, with other seeds."""
         atoms, before = self.barycenter, self.before
-        mass = atoms.mass[places] / atoms.mass[places].sum()
+        mass = atoms.mass[rows] / atoms.mass[rows].sum()
         return Target(
             self.statistics,
-            replace(atoms, support=atoms.support[places], mass=mass, nearest=atoms.nearest[places]),
+            replace(atoms, support=atoms.support[rows], mass=mass, nearest=atoms.nearest[rows]),
             self.seeds.child("part", number),
-            None if self.start is None else self.start[places],
-            before and replace(before, state={name: tensor[places] for name, tensor in before.state.items()}),
+            None if self.start is None else self.start[rows],
+            before and replace(before, state={name: tensor[rows] for name, tensor in before.state.items()}),
         )
 
 
@@ -148,7 +148,7 @@ class Recovered:
     """Images (classes, ipc, 3, h, w) uint8 and their loss terms (classes, records, terms) float32.
 
     Args:
-        diverged: the targets, by place, whose images are worth nothing, with what was seen.
+        diverged: positions of the targets whose images are not valid, with the cause.
         state: of each class, to go on from; empty when there is nothing left to do.
     """
 
@@ -175,7 +175,7 @@ def recover_images(
 
     Args:
         first: steps that every target's `before` has behind it.
-        until: stop after so many steps of the whole optimisation, whose learning rate it follows.
+        until: stop after this number of steps of the whole optimisation, whose learning rate it follows.
         diverged: targets that had diverged in these steps, as in `Paused`.
 
     Yields:

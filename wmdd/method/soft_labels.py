@@ -234,7 +234,7 @@ _PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom"
 
 
 def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
-    fields = [pa.field(name, kind) for name, kind in _INTS.items()]
+    fields = [pa.field(name, dtype) for name, dtype in _INTS.items()]
     fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
     fields += [pa.field("mix_share", pa.float32())] if mixup else []
     fields += [pa.field("augment_seed", pa.int64()), pa.field("brightness", pa.float32())] if augmented else []
@@ -269,9 +269,9 @@ def _batch(table: pa.Table, meta: dict[str, Any]) -> LabelBatch:
     logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, meta["classes"])
     top, left, bottom, right = (int(values[name][0]) for name in _PIXELS[4:])
     rows, partner = (torch.from_numpy(values[name].astype(np.int64)) for name in ("image", "partner"))
-    place = int(values["epoch"][0]), int(values["batch"][0])
+    position = int(values["epoch"][0]), int(values["batch"][0])
     share = float(values["mix_share"][0]) if "mix_share" in values else 1.0
-    batch = LabelBatch(*place, rows, views, partner, (top, left, bottom, right), logits, share)
+    batch = LabelBatch(*position, rows, views, partner, (top, left, bottom, right), logits, share)
     if "augment" not in meta:
         return batch
     seed, brightness = int(values["augment_seed"][0]), torch.from_numpy(values["brightness"].copy())
