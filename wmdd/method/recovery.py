@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -261,19 +262,10 @@ def _scales(section: RecoverConfig) -> tuple[float | np.ndarray, float]:
 
 
 def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
-    return Views.stack(
-        [
-            draw_resized_crops(
-                target.seeds.child("views").numpy(),
-                section.iterations,
-                (size, size),
-                _scales(section),
-                flip=section.flip,
-                roll_px=section.roll_px,
-            )
-            for target in targets
-        ]
-    )
+    """Draw one view for each step and target, (iterations, targets)."""
+    draw = partial(draw_resized_crops, n=section.iterations, size=(size, size), scale=_scales(section))
+    rngs = [target.seeds.child("views").numpy() for target in targets]
+    return Views.stack([draw(rng, flip=section.flip, roll_px=section.roll_px) for rng in rngs])
 
 
 def _progress(terms: Tensor, names: tuple[str, ...], step: int, total: int, diverged: dict[int, str]) -> Progress:
