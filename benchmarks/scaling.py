@@ -1,11 +1,11 @@
-"""How well does a cluster's time get used? The real plan, board and pool on simulated GPUs and a virtual clock.
+"""How well is a cluster's time used? The real plan, board and scheduler on simulated GPUs and a virtual clock.
 
-    python -m benchmarks.scaling --run runs/cifar10-quick >> benchmarks/results/scaling.jsonl
+    python -m benchmarks.scaling --run runs/cifar10-quick-1281 >> benchmarks/results/scaling.jsonl
 
 The plan is that of ``imagenet-1k`` over a thousand classes of 1,281 images. A task's seconds are its floating-point
 operations (counted by torch on ResNet-18) at an assumed rate for one GPU, times the ratio of a measured unit's seconds
 to the mean of its stage, drawn from the units of a real run: so the spread between units is measured, the rate is not.
-Barycenters are not networks: theirs are the measured seconds.
+Barycenters are not networks: theirs are the measured seconds. ``--without`` switches off a part of the scheduler.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import report
-from benchmarks.simulation import SimulatedCrew
 from ray_jobs.executor import CPU_STAGES
-from ray_jobs.scheduler import Pool
+from ray_jobs.scheduler import Scheduler
+from ray_jobs.simulation import SimulatedWorkers
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.index import DatasetIndex, Split
@@ -60,7 +60,7 @@ def make_plan(ipc: int) -> Plan:
 
 
 def measured(run: str) -> dict[str, list[float]]:
-    """Give the seconds of a run's units by stage."""
+    """Return the seconds of a run's units by stage."""
     store = ArtifactStore(json.loads(ArtifactStore(run).get(f"{run}/run.json") or b"{}")["store"])
     seconds = collections.defaultdict[str, list[float]](list)
     for folder in itertools.chain.from_iterable(store.entries(item["name"]) for item in store.entries(store.root)):
@@ -71,7 +71,7 @@ def measured(run: str) -> dict[str, list[float]]:
 
 
 def forward_flops() -> float:
-    """Count what ResNet-18 does for one image of 224 px."""
+    """Return the operations of ResNet-18 for one image of 224 px."""
     network = build_model("resnet18", CLASSES, 224).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 224, 224))
@@ -79,7 +79,7 @@ def forward_flops() -> float:
 
 
 def images_seen(task: StageTask, plan: Plan) -> float:
-    """Count the images that go through a network in a task, with repetitions, in forward passes."""
+    """Return the images that pass through a network in a task, with repetitions, in forward passes."""
     config, ipc = plan.config, plan.config.barycenter.ipc
     whole = CLASSES * ipc
     seen = {
@@ -94,7 +94,7 @@ def images_seen(task: StageTask, plan: Plan) -> float:
 
 
 def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) -> Callable[[StageTask, str], float]:
-    """Give the seconds of a task; the same on every node, and in every simulation."""
+    """Return the seconds of a task, which are the same on every node and in every simulation."""
     flops = forward_flops()
 
     def seconds(task: StageTask, _node: str) -> float:
@@ -107,16 +107,11 @@ def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) ->
     return seconds
 
 
-def last_step(task: StageTask) -> Event | None:
-    """Tell what a teacher that is only measured tells as it begins."""
-    return Event("progress", task.stage, task.name, done=0, total=1) if task.stage == "pretrain" else None
-
-
 class Simulation:
-    """One run over so many GPUs.
+    """One run over a number of GPUs.
 
     Args:
-        lost_per_hour: share of the nodes that leave each hour, each replaced after `replaced_s`.
+        lost: share of the nodes that leave each hour, each replaced after `args.replaced_s`.
     """
 
     def __init__(
@@ -124,40 +119,44 @@ class Simulation:
     ) -> None:
         self.seconds, self.gpus, self.args = seconds, gpus, args
         self.names = (f"node-{number}" for number in itertools.count())
-        each = min(gpus, GPUS_PER_NODE)
-        nodes = {next(self.names): each for _ in range(gpus // each)}
-        self.crew = SimulatedCrew(nodes, seconds, start_s=args.start_s, delay_s=args.overhead_s, says=last_step)
-        self.plan, self.each, self.ended, self.retries = plan, each, dict[str, float](), 0
+        self.slots = min(gpus, GPUS_PER_NODE)
+        nodes = {next(self.names): self.slots for _ in range(gpus // self.slots)}
+        self.workers = SimulatedWorkers(nodes, seconds, start_s=args.start_s, delay_s=args.overhead_s)
+        self.plan, self.ended, self.retries = plan, dict[str, float](), 0
         if lost:
             self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))
-            self.crew.at(self.random.expovariate(1 / self.every_s), self._lose)
+            self.workers.at(self.random.expovariate(1 / self.every_s), self._lose)
 
     def _lose(self) -> None:
-        self.crew.leave(self.random.choice(sorted(self.crew.nodes)))
-        self.crew.at(self.crew.clock + self.args.replaced_s, lambda: self.crew.join(next(self.names), self.each))
-        self.crew.at(self.crew.clock + self.random.expovariate(1 / self.every_s), self._lose)
+        now = self.workers.now()
+        self.workers.leave(self.random.choice(sorted(self.workers.nodes)))
+        self.workers.at(now + self.args.replaced_s, lambda: self.workers.join(next(self.names), self.slots))
+        self.workers.at(now + self.random.expovariate(1 / self.every_s), self._lose)
 
-    def _hear(self, event: Event) -> None:
+    def _listen(self, event: Event) -> None:
         self.retries += event.kind == "retry"
         if event.kind == "done":
-            self.ended[event.stage] = self.crew.clock
+            self.ended[event.stage] = self.workers.now()
+
+    def _queue(self, task: StageTask) -> str:
+        return "cpu" if task.stage in CPU_STAGES and "cpu-workers" not in self.args.without else "main"
 
     def run(self) -> dict[str, float]:
-        """Run; give how much of all GPUs' time was work: until the images were there, until the end, of what was held.
+        """Run, and return which share of the GPUs' time was work: until the images exist, until the end, while held.
 
-        GPUs that have nothing more to do are given back, so that a run may hold fewer than the cluster has.
+        GPUs without tasks are released, so that a run may hold fewer than the cluster has.
         """
         tasks = [task for group in self.plan.tasks.values() for task in group]
         missing = {unit.ref for task in tasks for unit in task.units}
-        lane = {task.stage: "cpu" if task.stage in CPU_STAGES else "main" for task in tasks}
-        # Simulated students tell no epochs, and a lost node is replaced.
+        # Simulated students report no epochs, and a lost node is replaced.
         patient = self.plan.config.ray.model_copy(update={"silence_s": 1e9, "start_timeout_s": 1800.0})
-        pool = Pool(self.crew, patient, self._hear, early={"cpu"})
-        pool.run(Board(tasks, missing, lambda task: lane[task.stage]))
-        pool.close()
-        images, whole = max(self.ended[stage] for stage in IMAGE_STAGES), self.crew.clock
-        begun = {(task.stage, task.name): (moment, task) for moment, _, task in self.crew.given}  # the last try counts
-        spans = [(moment, self.seconds(task, "")) for moment, task in begun.values() if lane[task.stage] == "main"]
+        early = set() if "early" in self.args.without else {"cpu"}
+        scheduler = Scheduler(self.workers, patient, self._listen, early=early)
+        scheduler.run(Board(tasks, missing, self._queue))
+        scheduler.close()
+        images, whole = max(self.ended[stage] for stage in IMAGE_STAGES), self.workers.now()
+        begun = {(task.stage, task.name): (moment, task) for moment, _, task in self.workers.assigned}  # last attempts
+        spans = [(moment, self.seconds(task, "")) for moment, task in begun.values() if task.stage not in CPU_STAGES]
 
         def efficiency(until: float) -> float:
             return round(sum(max(0.0, min(took, until - moment)) for moment, took in spans) / (until * self.gpus), 3)
@@ -167,7 +166,7 @@ class Simulation:
             "images_efficiency": efficiency(images),
             "run_s": round(whole, 1),
             "run_efficiency": efficiency(whole),
-            "held_efficiency": round(sum(took for _, took in spans) / self.crew.held["main"], 3),
+            "held_efficiency": round(sum(took for _, took in spans) / self.workers.held_s["main"], 3),
             "retries": self.retries,
         }
 
@@ -179,9 +178,10 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=50.0, help="assumed rate of one GPU (default 50)")
     parser.add_argument("--start-s", type=float, default=12.0, help="from a worker's placement to its first task")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
-    parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node's successor is there")
+    parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512])
     parser.add_argument("--ipc", type=int, nargs="+", default=[10, 50, 100])
+    parser.add_argument("--without", nargs="+", default=[], choices=["early", "cpu-workers"])
     args = parser.parse_args()
     spread = measured(args.run)
     for ipc in args.ipc:
@@ -191,7 +191,12 @@ def main() -> None:
             calm = Simulation(plan, seconds, gpus, args, 0.0).run()
             stormy = Simulation(plan, seconds, gpus, args, 0.01).run()
             loss = {"run_s_ratio": round(stormy["run_s"] / calm["run_s"], 4), "retries": stormy["retries"]}
-            assumed = {"tflops": args.tflops, "start_s": args.start_s, "overhead_s": args.overhead_s}
+            assumed = {
+                "tflops": args.tflops,
+                "start_s": args.start_s,
+                "overhead_s": args.overhead_s,
+                "without": args.without,
+            }
             tasks = sum(map(len, plan.tasks.values()))
             report("scaling", ipc=ipc, gpus=gpus, tasks=tasks, **calm, losing_1_percent_an_hour=loss, assumed=assumed)
 

@@ -1,4 +1,4 @@
-"""Runs a plan on a Ray cluster: decides the lanes, and hands the board to a pool of actors."""
+"""Runs a plan on a Ray cluster: chooses the kinds of workers, and lets the scheduler run the board on them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from wmdd.engine.plan import StageTask
 from wmdd.engine.run import is_joint
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
-# Work without networks: a GPU would be idle beside it.
-CPU_STAGES = frozenset({"barycenter", "select"})
+CPU_STAGES = frozenset({"barycenter", "select"})  # run no network, so that a GPU would be idle
 
 
 class RayExecutor:
-    """Runs tasks on actors of a cluster, or of a Ray of its own on this machine.
+    """Runs tasks on actors of a cluster, or of a temporary Ray on this machine.
 
-    Ray starts with the first task, so that a run that finds everything in the store needs none.
+    Ray starts with the first task, so that a run that finds everything in the store needs no Ray.
 
     Args:
         config: its ray, runtime and pretrain sections are read.
@@ -36,17 +35,17 @@ class RayExecutor:
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run all tasks that do not need the output of a failed one; give the board with the failures.
+        """Run all tasks that do not need the output of a failed one; return the board with the failures.
 
         Raises:
-            ConfigError: when the cluster cannot be reached, or has no room for a worker.
+            ConfigError: if the cluster cannot be reached, or cannot hold a worker.
         """
         self._connect()
         import ray
 
         from ray_jobs.metrics import metered
-        from ray_jobs.ray_workers import RayCrew
-        from ray_jobs.scheduler import Pool
+        from ray_jobs.ray_workers import RayWorkers
+        from ray_jobs.scheduler import Scheduler
 
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = Shares.of(self._config.ray, nodes, self._config.runtime.device)
@@ -55,46 +54,43 @@ class RayExecutor:
             check_fit(self._config.ray, shares, nodes, trainers)  # no node will ever join
         probe = f"probe-{uuid.uuid4().hex}"
         store.write_note(probe, b"")
-        crew = RayCrew(self._config, shares, store.url, probe, compute_cpus() if self._owns_ray else 0)
-        limits = {"main": self._config.ray.actors or self._limit(shares, nodes, listener)}
-        # On a Ray of this run alone, a worker that trains a teacher may use what nobody else does.
-        solo = {"alone": "main" if self._owns_ray else "alone", "train": "train"}
-        two_lanes = shares.two_lanes(nodes)
-        board = Board(tasks, missing, lambda task: self._lane(task, shares.gpu_per_worker > 0, two_lanes))
+        backend = RayWorkers(self._config, shares, store.url, probe, compute_cpus() if self._owns_ray else 0)
+        has_cpu_workers = shares.has_cpu_workers(nodes)
+        board = Board(tasks, missing, lambda task: self._queue(task, shares.gpu_per_worker > 0, has_cpu_workers))
         with contextlib.ExitStack() as stack:
             stack.callback(store.drop_note, probe)
-            tell = stack.enter_context(metered(listener, tasks))
-            pool = Pool(
-                crew,
+            scheduler = Scheduler(
+                backend,
                 self._config.ray,
-                tell,
-                limits=limits,
-                solo=solo,
+                stack.enter_context(metered(listener, tasks)),
+                limits={"main": self._config.ray.actors or self._limit(shares, nodes, listener)},
+                # On a temporary Ray, a main worker that trains a teacher may use all CPUs.
+                exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train"},
                 early={"cpu"},
                 grows=not self._owns_ray,
             )
-            stack.callback(pool.close)
-            pool.run(board)
+            stack.callback(scheduler.close)
+            scheduler.run(board)
         return board
 
     def _limit(self, shares: Shares, nodes: list[Node], listener: Listener) -> int:
-        """Return how many workers this machine's memory holds, with a note if its CPUs held more; 0 for any number."""
+        """Return how many workers this machine's memory holds, with a note if its CPUs hold more; 0 for any number."""
         if not self._owns_ray or shares.gpu_per_worker:
             return 0
         limit, free = fit_memory(nodes[0])
-        cpus = shares.room("main", nodes)
+        cpus = shares.capacity("main", nodes)
         if limit < cpus:
             text = f"{limit} of {cpus} workers: {free:.1f} GiB of memory are free, and each takes 1 GiB or more"
             listener(Event("note", "", text=f"{text}; ray.actors sets another number"))
         return limit
 
-    def _lane(self, task: StageTask, gpu: bool, two_lanes: bool) -> str:
+    def _queue(self, task: StageTask, has_gpus: bool, has_cpu_workers: bool) -> str:
         if is_joint(task):
             return "train"
         if task.stage == "pretrain" and not task.units[0].params["weights"]:
-            # On CPUs a teacher's training uses as many cores as pay: beside it all would be slower.
-            return "main" if gpu else "alone"
-        return "cpu" if two_lanes and task.stage in CPU_STAGES else "main"
+            # On CPUs a teacher's training uses as many cores as it can: other tasks would only slow it down.
+            return "main" if has_gpus else "alone"
+        return "cpu" if has_cpu_workers and task.stage in CPU_STAGES else "main"
 
     def _connect(self) -> None:
         from ray_jobs.connect import connect
@@ -104,7 +100,7 @@ class RayExecutor:
             self._connected = True
 
     def close(self) -> None:
-        """Stop Ray if it was started here, else only leave."""
+        """Stop Ray if this run started it, else only disconnect."""
         if self._owns_ray:
             import ray
 

@@ -1,4 +1,4 @@
-"""How much of the cluster one worker takes, and how many workers fit."""
+"""What one worker reserves of a cluster, and how many workers fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Share:
         return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
 
     def on(self, node: Node) -> int:
-        """Count how many fit a node; a fraction of a GPU never spans two."""
+        """Return how many fit on a node; a fraction of a GPU never spans two."""
         by_cpu = int(node.get("CPU", 0) / self.cpus + 1e-9)
         if not self.gpus:
             return by_cpu
@@ -48,78 +48,74 @@ class Shares:
 
     @staticmethod
     def of(config: RayConfig, nodes: Iterable[Node], device: str) -> Shares:
-        """Decide between CPUs and GPUs; ``device=cuda`` waits for GPUs that are not there yet."""
-        found = any(node.get("GPU", 0) for node in nodes)
-        wanted = device == "cuda" or (device != "cpu" and found)
-        return Shares(config.cpus_per_actor, config.gpus_per_actor if wanted else 0.0)
+        """Choose CPUs or GPUs; with ``device=cuda`` a run waits for GPUs that no node has yet."""
+        with_gpu = device == "cuda" or (device != "cpu" and any(node.get("GPU", 0) for node in nodes))
+        return Shares(config.cpus_per_actor, config.gpus_per_actor if with_gpu else 0.0)
 
-    def two_lanes(self, nodes: Iterable[Node]) -> bool:
-        """Whether work without networks gets workers of its own: where those with a GPU leave CPUs for them."""
-        return self.gpu_per_worker > 0 and self.room("cpu", nodes) > 0
+    def has_cpu_workers(self, nodes: Iterable[Node]) -> bool:
+        """Whether work without networks gets workers without a GPU: if those with a GPU leave CPUs for them."""
+        return self.gpu_per_worker > 0 and self.capacity("cpu", nodes) > 0
 
-    def of_lane(self, lane: str) -> Share:
-        """Give what a worker of a lane reserves: those that train together never share a GPU, which NCCL forbids."""
-        if lane == "train":
+    def of_kind(self, kind: str) -> Share:
+        """Return what a worker reserves; workers that train together never share a GPU, which NCCL forbids."""
+        if kind == "train":
             return Share(self.cpus_per_worker, float(math.ceil(self.gpu_per_worker)))
-        return Share(self.cpus_per_worker, self.gpu_per_worker if lane == "main" else 0.0)
+        return Share(self.cpus_per_worker, self.gpu_per_worker if kind == "main" else 0.0)
 
     def of_trainer(self, nodes: Iterable[tuple[Node, float]]) -> Share:
-        """Return what a worker reserves that trains a teacher alone on CPUs: all that one node has left.
+        """Return what a worker reserves that trains a teacher alone on CPUs: all free CPUs of one node.
 
         Args:
-            nodes: resources of each, and the CPUs of it that others have.
+            nodes: resources of each, and the CPUs of it that are reserved.
         """
-        left = max((int(node.get("CPU", 0) - others + 1e-9) for node, others in nodes), default=0)
-        return Share(max(self.cpus_per_worker, float(left)), 0.0)
+        free = max((int(node.get("CPU", 0) - reserved + 1e-9) for node, reserved in nodes), default=0)
+        return Share(max(self.cpus_per_worker, float(free)), 0.0)
 
-    def room(self, lane: str, nodes: Iterable[Node]) -> int:
-        """Count how many workers of a lane fit the nodes; CPU workers take what the main ones leave."""
-        main = self.of_lane("main")
-        if lane != "cpu":
-            return sum(self.of_lane(lane).on(node) for node in nodes)
-        own = self.of_lane(lane)
-        left = (node | {"CPU": node.get("CPU", 0) - main.on(node) * main.cpus} for node in nodes)
-        return sum(own.on(node) for node in left)
+    def capacity(self, kind: str, nodes: Iterable[Node]) -> int:
+        """Return how many workers of a kind fit on the nodes; CPU workers take what the main ones leave."""
+        main, share = self.of_kind("main"), self.of_kind(kind)
+        if kind == "cpu":
+            nodes = (node | {"CPU": node.get("CPU", 0) - main.on(node) * main.cpus} for node in nodes)
+        return sum(map(share.on, nodes))
 
 
 def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: int = 1) -> None:
-    """Refuse a pool that this machine can never hold.
+    """Refuse workers that this machine can never hold.
 
     Args:
-        trainers: workers that train the teacher together.
+        trainers: number of workers that train the teacher together.
 
     Raises:
-        ConfigError: names what was asked and what there is.
+        ConfigError: naming what was requested and what there is.
     """
-    fit = shares.room("main", nodes)
+    fit = shares.capacity("main", nodes)
     if fit < 1:
         raise ConfigError(f"{asked(shares)}: no worker fits {has(nodes)}; ask for less")
     if config.actors > fit:
         raise ConfigError(f"ray.actors={config.actors}: only {fit} fit {has(nodes)}; ask for fewer, or smaller ones")
-    if trainers > 1 and shares.room("train", nodes) < trainers:
-        each = shares.of_lane("train")
-        raise ConfigError(f"pretrain.workers={trainers}: so many, of {each}, do not fit {has(nodes)}; ask for fewer")
+    if trainers > 1 and shares.capacity("train", nodes) < trainers:
+        each = shares.of_kind("train")
+        raise ConfigError(
+            f"pretrain.workers={trainers}: each takes {each}, which {has(nodes)} cannot hold; ask for fewer"
+        )
 
 
 def fit_memory(node: Node) -> tuple[int, float]:
-    """Count the workers that a node's free memory holds, at least one.
+    """Return how many workers a node's free memory holds, at least one, and that memory in GiB.
 
     Args:
         node: Ray's resources of it; its object store, which takes next to nothing here, is a part of what was free.
-
-    Returns:
-        The number, and the free memory in GiB.
     """
     free = node.get("memory", 0.0) + node.get("object_store_memory", 0.0)
     return max(1, int((free - RAY_BYTES) / WORKER_BYTES)), free / 2**30
 
 
 def asked(shares: Shares) -> str:
-    """Say what a worker reserves, in options."""
+    """Return what a worker reserves, as options."""
     return f"ray.cpus_per_actor={shares.cpus_per_worker:g}, ray.gpus_per_actor={shares.gpu_per_worker:g}"
 
 
 def has(nodes: list[Node]) -> str:
-    """Say what the nodes have together."""
+    """Return what the nodes have together."""
     cpus, gpus = (sum(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU"))
     return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {cpus:g} CPUs and {gpus:g} GPUs"

@@ -1,48 +1,39 @@
-"""Runs a board of tasks on workers that come, go, hang and die. Knows no Ray: a crew hires, gives and hears.
+"""Assigns the tasks of a board to workers that start, hang, die, and come and go with their nodes. Knows no Ray.
 
-The rules: a task whose worker dies or falls silent is tried again elsewhere, a bounded number of times; a node that
-leaves takes no attempt from the tasks it held; an error of the method itself is final; an idle worker runs a second
-copy of a task that takes far longer than its like, and the first to finish wins. Tasks write content-keyed, atomic
-artifacts, so that running one twice is harmless.
+A task whose worker dies or falls silent is tried again on another, up to ``ray.attempts`` times; a node that leaves
+costs its tasks no attempt; an error of the method itself is final. Tasks write content-keyed artifacts atomically, so
+that running one twice is harmless.
 """
 
 from __future__ import annotations
 
 import collections
-import heapq
-import itertools
-import statistics
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ray_jobs.workers import Crew, News
+from ray_jobs.retries import Retries
+from ray_jobs.starts import Starts
+from ray_jobs.workers import Message, Workers
 from wmdd.config.sections import RayConfig
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event
 from wmdd.engine.plan import StageTask
-from wmdd.errors import ConfigError, StageError, WmddError
+from wmdd.errors import ConfigError, StageError
 from wmdd.process.interruptions import SAVE_S
 
 POLL_S = 0.5
-MAX_LOSSES = 20  # of one task with nodes that left: a bound, so that nothing goes round for ever
-MAX_SPAWN_FAILURES = 8  # times in a row, where nobody else works
-MAX_UNFIT = 3  # the same, of workers that say themselves why they cannot work
-BACKOFF_S = 0.5
-MAX_HIRING_PAUSE_S = 30.0
-BUSY_FACTOR = 10  # nodes that could hold a worker are waited for so much longer: they are busy, or slow
-SPECULATE_AFTER_S = 20.0  # a second copy of something short costs more than waiting for it
+MAX_UNFIT = 3  # workers in a row that report why they cannot work, while none is ready
 FEWER = "; is memory too small? --ray.actors 1, or --executor local, needs less"
-Key = tuple[str, str]
+SLOW = "; raise ray.silence_s if it is only slow"
 
 
 @dataclass(eq=False)
 class _Worker:
-    lane: str
-    since: float
-    node: str | None = None
+    kind: str
+    node: str | None = None  # None until it is ready
     pid: int = 0
     task: StageTask | None = None
-    heard: float = 0.0
+    last_message_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -50,369 +41,244 @@ class _Worker:
         return f"{self.node} (process {self.pid})" if self.pid else f"{self.node}"
 
 
-@dataclass(eq=False)
-class _Record:
-    """What is known of a task under way."""
+class Scheduler:
+    """Runs a board on workers; those that are left serve the next board.
 
-    attempts: int = 0
-    losses: int = 0
-    begun: float = 0.0
-    ends_soon: bool = False  # it said that it is in its last step
-    workers: set[int] = field(default_factory=set)
-
-
-class Pool:
-    """One run's board on a crew.
+    A queue of the board is served by the kind of worker of that name, except for exclusive ones.
 
     Args:
-        limits: workers by lane; 0 or absent: as many as fit.
-        solo: lanes whose tasks run alone, with nothing beside them, on a worker of the lane they are mapped to.
-        early: lanes whose workers start while the tasks are under way that theirs wait for: cheap workers, for whom
-            dear ones would have to wait. Those of other lanes start when their tasks under way are in the last step.
-        grows: more nodes may come when workers wait for them: as many are asked for again as the nodes hold.
+        limits: maximum number of workers by kind; 0 or absent: as many as the nodes hold.
+        exclusive: queues whose tasks run while no other task does, with the kind of worker that serves them.
+        early: kinds of workers to start while upstream tasks still run, so that GPU workers never wait for a CPU worker
+            to start.
+        grows: nodes may join when workers wait for them: up to as many more are requested as the present nodes hold.
     """
 
     def __init__(
         self,
-        crew: Crew,
+        backend: Workers,
         config: RayConfig,
         listener: Callable[[Event], None],
         *,
         limits: Mapping[str, int] | None = None,
-        solo: Mapping[str, str] | None = None,
+        exclusive: Mapping[str, str] | None = None,
         early: Container[str] = (),
         grows: bool = False,
     ) -> None:
-        self._crew, self._config, self._listener = crew, config, listener
-        self._limits, self._solo, self._early, self._grows = dict(limits or {}), dict(solo or {}), early, grows
+        self._backend, self._config, self._listener = backend, config, listener
+        self._limits, self._exclusive = dict(limits or {}), dict(exclusive or {})
+        self._early, self._grows = early, grows
         self._workers: dict[int, _Worker] = {}
-        self._idle: dict[str, list[int]] = collections.defaultdict(list)
-        self._spawn_failures = 0
-        self._hire_from = 0.0
-        self._waiting_since: float | None = None
-        self._told_waiting = False
+        self._starts = Starts(backend, config, listener)
 
     def run(self, board: Board) -> None:
-        """Run until nothing on the board is left.
+        """Run until no task of the board is left.
 
         Raises:
-            ConfigError: when no worker can start; what is finished is kept.
+            ConfigError: if no worker can start; finished units are kept.
         """
+        self._board, self._retries = board, Retries(self._config.attempts)
         try:
-            self._run(board)
+            while len(board):
+                self._step()
         except KeyboardInterrupt:
-            self._crew.save([number for number, worker in self._workers.items() if worker.task], SAVE_S)
+            busy = [number for number, worker in self._workers.items() if worker.task]
+            self._backend.request_snapshots(busy, SAVE_S)
             raise
 
-    def _run(self, board: Board) -> None:
-        self._board = board
-        self._records: dict[Key, _Record] = collections.defaultdict(_Record)
-        self._running: dict[Key, StageTask] = {}
-        self._times: dict[str, list[float]] = collections.defaultdict(list)
-        self._later: list[tuple[float, int, StageTask]] = []
-        self._order = itertools.count()
-        while len(board):
-            self._bring_back()
-            self._assign()
-            self._staff()
-            self._speculate()
-            self._release()
-            for news in self._crew.hear(POLL_S):
-                self._take_in(news)
-            self._check_silence()
-            self._check_start()
+    def _step(self) -> None:
+        for task in self._retries.due(self._backend.now()):
+            self._board.put_back(task)
+        self._assign()
+        self._terminate_surplus()
+        self._start_workers()
+        for message in self._backend.poll(POLL_S):
+            if message.worker in self._workers:  # else it was terminated in the meantime
+                self._handle(message, self._workers[message.worker])
+        self._check_silence()
+        self._check_starts()
 
     def close(self) -> None:
-        """End all workers."""
-        for worker in list(self._workers):
-            self._drop(worker)
+        """Terminate all workers."""
+        for number in list(self._workers):
+            self._terminate(number)
 
-    # -- handing out ---------------------------------------------------------------------------------------------
+    # -- assignment ----------------------------------------------------------------------------------------------
+
+    def _running(self) -> list[str]:
+        """Return the queue of each running task."""
+        return [self._board.queue(worker.task) for worker in self._workers.values() if worker.task]
+
+    def _idle(self) -> dict[str, list[int]]:
+        """Return the workers that are ready and have no task, by kind."""
+        idle = collections.defaultdict[str, list[int]](list)
+        for number, worker in self._workers.items():
+            if worker.node is not None and worker.task is None:
+                idle[worker.kind].append(number)
+        return idle
+
+    def _kind(self, queue: str) -> str:
+        return self._exclusive.get(queue, queue)
 
     def _assign(self) -> None:
-        for lane in self._board.lanes():
-            while self._board.ready(lane) and self._may_start(lane):
-                kind = self._solo.get(lane, lane)
-                if not self._idle[kind]:
-                    break
-                task = self._board.take(lane)
-                assert task is not None
-                self._give(self._idle[kind].pop(), task)
+        idle = self._idle()
+        for queue in self._board.queues():
+            workers = idle[self._kind(queue)]
+            while workers and self._may_run(queue) and (task := self._board.take(queue)):
+                number = workers.pop(0)
+                worker = self._workers[number]
+                worker.task, worker.last_message_s = task, self._backend.now()
+                self._backend.assign(number, task)
+                self._listener(Event("begin", task.stage, task.name, total=len(task.units), node=worker.name))
 
-    def _may_start(self, lane: str) -> bool:
-        if lane in self._solo:
-            return not self._running
-        alone = (self._board.ready(solo) for solo in self._solo)
-        return not any(alone) and not any(self._lane(task) in self._solo for task in self._running.values())
+    def _may_run(self, queue: str) -> bool:
+        running = self._running()
+        if queue in self._exclusive:
+            return not running
+        return not self._next_exclusive() and not any(name in self._exclusive for name in running)
 
-    def _give(self, worker: int, task: StageTask) -> None:
-        key, now, person = _key(task), self._crew.now(), self._workers[worker]
-        record = self._records[key]
-        if not record.workers:
-            record.begun = now
-        record.workers.add(worker)
-        person.task, person.heard = task, now
-        self._running[key] = task
-        self._crew.give(worker, task)
-        self._listener(Event("begin", task.stage, task.name, total=len(task.units), node=person.name))
+    def _next_exclusive(self) -> str:
+        """Return the first exclusive queue that has a task ready; "" if none has."""
+        return next((queue for queue in self._board.queues() if queue in self._exclusive), "")
 
-    def _staff(self) -> None:
-        """Hire for what is ready; requests that fit nowhere stay open, which asks an autoscaler for nodes."""
-        if self._crew.now() < self._hire_from:
+    # -- number of workers ---------------------------------------------------------------------------------------
+
+    def _start_workers(self) -> None:
+        """Start workers for tasks that are ready; a request that no node can hold asks an autoscaler for one."""
+        if self._starts.are_paused():
             return
-        for kind, wanted in self._demand().items():
-            have = sum(worker.lane == kind for worker in self._workers.values())
-            room = max(1, self._crew.room(kind)) * (2 if self._grows else 1)
-            for _ in range(min(self._limits.get(kind) or room, wanted) - have):
-                worker = self._crew.hire(kind)
-                self._workers[worker] = _Worker(kind, self._crew.now())
+        present = collections.Counter(worker.kind for worker in self._workers.values())
+        for kind, demand in self._demand().items():
+            capacity = max(1, self._backend.capacity(kind)) * (2 if self._grows else 1)
+            for _ in range(min(self._limits.get(kind) or capacity, demand) - present[kind]):
+                self._workers[self._backend.start(kind)] = _Worker(kind)
 
     def _demand(self) -> dict[str, int]:
-        own = {lane for lane, kind in self._solo.items() if lane == kind}
-        if any(self._lane(task) in own for task in self._running.values()):
-            return {}  # a trainer's own workers could not start beside the pool's
-        alone = [lane for lane in self._board.lanes() if lane in self._solo and self._board.ready(lane)]
-        busy = collections.Counter(worker.lane for worker in self._workers.values() if worker.task)
-        if alone:
-            # Others give their resources back before the one that runs alone is hired.
-            kind = self._solo[alone[0]]
-            if not self._running:
-                for number, worker in list(self._workers.items()):
-                    if worker.lane != kind:
-                        self._drop(number)
-                return {kind: 1}
-            return {}
-        board = self._board
-        found = {
-            lane: board.ready(lane) + busy[lane] + len(self._slow(lane))
-            for lane in {*board.lanes(), *busy}
-            if lane not in self._solo
-        }
-        soon = (lane for lane in board.lanes_to_come() if lane in self._early or self._ends_soon(lane))
-        return found | {lane: found.get(lane, 0) + board.soon(lane) for lane in soon}
+        """Return how many workers the tasks that are ready, running or about to be ready can use, by kind."""
+        board, running = self._board, collections.Counter(self._running())
+        exclusive = self._next_exclusive()
+        if any(self._exclusive.get(queue) == queue for queue in running):
+            return {}  # a teacher's trainers, which that task starts, need the resources
+        if exclusive:
+            return {} if running else {self._kind(exclusive): 1}
+        demand = collections.Counter({self._kind(queue): count for queue, count in running.items()})
+        for queue in board.queues():
+            demand[queue] += board.ready(queue)
+        for queue, count in board.soon().items():
+            demand[queue] += count if queue in self._early else 0
+        return demand
 
-    def _ends_soon(self, lane: str) -> bool:
-        """Tell whether all of a lane's tasks are in their last step, so that the workers of the next may come up."""
-        if lane in self._solo or any(self._lane(task) in self._solo for task in self._running.values()):
-            return False
-        own = [self._records[key].ends_soon for key, task in self._running.items() if self._lane(task) == lane]
-        return bool(own) and all(own) and not self._board.ready(lane)
+    def _terminate_surplus(self) -> None:
+        """Terminate workers that no task is left for, so that others can use their GPUs while the last tasks run.
 
-    def _slow(self, lane: str) -> list[Key]:
-        """List the tasks of a lane that take far longer than their like, once nothing else waits there."""
-        factor, now = self._config.speculate, self._crew.now()
-        if not factor or self._board.ready(lane):
-            return []
-        slow = [
-            (self._records[key].begun, key)
-            for key, task in self._running.items()
-            if self._lane(task) == lane
-            and len(self._records[key].workers) == 1
-            and len(self._times[task.stage]) >= 3
-            and now - self._records[key].begun
-            > max(SPECULATE_AFTER_S, factor * statistics.median(self._times[task.stage]))
-        ]
-        return [key for _, key in sorted(slow)]
+        Before an exclusive task, those of other kinds end too.
+        """
+        running, exclusive = self._running(), self._next_exclusive()
+        for kind in {worker.kind for worker in self._workers.values()}:
+            queues = {kind, *(queue for queue in self._exclusive if self._kind(queue) == kind)}
+            waiting = sum(map(self._board.left, queues)) - sum(queue in queues for queue in running)
+            if exclusive and not running and kind != self._kind(exclusive):
+                waiting = 0
+            spare = [number for number, worker in self._workers.items() if worker.kind == kind and not worker.task]
+            spare.sort(key=lambda number: (self._workers[number].node is not None, -number))  # first those not ready
+            for number in spare[: max(0, len(spare) - waiting)]:
+                self._terminate(number)
 
-    def _speculate(self) -> None:
-        """Give idle workers a second copy of the slowest tasks."""
-        for lane, idle in self._idle.items():
-            for key in self._slow(lane)[: len(idle)] if idle else ():
-                task = self._running[key]
-                text = f"{task.name} takes long; a second worker tries it too"
-                self._listener(Event("note", task.stage, task.name, text=text))
-                self._give(idle.pop(), task)
+    def _terminate(self, number: int) -> None:
+        del self._workers[number]
+        self._backend.terminate(number)
 
-    def _release(self) -> None:
-        """Give back who has nothing more to do, so that others can use the GPUs while the last tasks run."""
-        waiting = collections.defaultdict[str, list[int]](list)  # not up yet, then idle: the first to go stand first
-        for number, worker in self._workers.items():
-            if worker.node is None:
-                waiting[worker.lane].insert(0, number)
-        for kind, idle in self._idle.items():
-            waiting[kind] += reversed(idle)
-        for kind, spare in waiting.items():
-            lanes = [kind, *(lane for lane, other in self._solo.items() if other == kind)]
-            left = sum(map(self._board.left, lanes)) - sum(self._lane(task) in lanes for task in self._running.values())
-            for number in spare[: max(0, len(spare) - left - len(self._slow(kind)))]:
-                self._drop(number)
+    # -- messages ------------------------------------------------------------------------------------------------
 
-    def _bring_back(self) -> None:
-        while self._later and self._later[0][0] <= self._crew.now():
-            self._board.put_back(heapq.heappop(self._later)[2])
+    def _handle(self, message: Message, worker: _Worker) -> None:
+        worker.last_message_s = self._backend.now()
+        event, task = message.event, worker.task
+        if message.kind == "ready":
+            worker.node, worker.pid = message.node, message.pid
+            self._starts.succeed()
+            self._report_workers()
+        elif message.kind == "unfit":
+            self._handle_unfit(message, worker)
+        elif message.kind == "lost":
+            self._handle_lost(message, worker)
+        elif message.kind == "event" and event is not None:
+            self._listener(event)
+        elif message.kind == "done" and task is not None:
+            self._release(message.worker, worker)
+            self._board.finish(task)
+            self._listener(Event("done", task.stage, task.name))
+        elif message.kind == "error" and task is not None and isinstance(message.error, StageError):
+            self._handle_error(message.worker, worker, task, message.error)
 
-    # -- hearing -------------------------------------------------------------------------------------------------
-
-    def _take_in(self, news: News) -> None:
-        person = self._workers.get(news.worker)
-        if person is None:
-            return  # news of a worker that was dismissed
-        person.heard = self._crew.now()
-        task = person.task
-        if news.kind == "up":
-            person.node, person.pid, self._spawn_failures = news.node, news.pid, 0
-            self._idle[person.lane].append(news.worker)
-            self._tell_workers()
-        elif news.kind == "unfit":
-            self._unfit(news, person)
-        elif news.kind == "lost":
-            self._lost(news, person)
-        elif news.kind == "event" and news.event is not None:
-            if news.event.kind == "progress" and task is not None:
-                self._records[_key(task)].ends_soon = news.event.done >= news.event.total - 1
-            self._listener(news.event)
-        elif news.kind == "done" and task is not None:
-            self._done(news.worker, task)
-        elif news.kind == "error" and task is not None and isinstance(news.error, StageError):
-            self._error(news.worker, task, news.error)
-
-    def _done(self, worker: int, task: StageTask) -> None:
-        key = _key(task)
-        self._rest(worker, key)
-        self._times[task.stage].append(self._crew.now() - self._records[key].begun)
-        for other in list(self._records[key].workers):
-            self._drop(other)  # the slower copy
-        self._running.pop(key, None)
-        self._records.pop(key)
-        self._board.finish(task)
-        self._listener(Event("done", task.stage, task.name))
-
-    def _error(self, worker: int, task: StageTask, error: StageError) -> None:
+    def _handle_error(self, number: int, worker: _Worker, task: StageTask, error: StageError) -> None:
         if error.passing:
-            # What broke may be the worker (a full disk, a GPU in a bad state): the next try gets another one.
-            self._drop(worker)
-            self._retry(task, error.cause, error)
-            return
-        self._rest(worker, _key(task))
-        self._fail(task, error)
-
-    def _lost(self, news: News, person: _Worker) -> None:
-        self._drop(news.worker)
-        self._tell_workers()
-        where = f" on {person.name}" if person.node else ""
-        if person.task is not None:
-            if news.node_left:
-                self._retry(person.task, f"its node left ({news.text})", blame=False)
-            else:
-                self._retry(person.task, f"its worker{where} died ({news.text})", hint=FEWER)
-        elif person.node is None:
-            self._stillborn(news.text, MAX_SPAWN_FAILURES, None)
+            # The worker may be at fault (a full disk, a GPU in a bad state): the next attempt is on another one.
+            self._terminate(number)
+            self._retry(task, error.cause, unit=error.unit)
         else:
-            self._listener(Event("note", "", text=f"an idle worker{where} is gone ({news.text})"))
+            self._release(number, worker)
+            self._fail(task, error)
 
-    def _unfit(self, news: News, person: _Worker) -> None:
-        error = news.error or ConfigError(news.text)
-        self._drop(news.worker)
-        if person.node is not None:
-            raise error  # it was fit, and says that its task cannot be run for this run at all
-        starting = any(worker.node is None for worker in self._workers.values())
-        self._stillborn(str(error), MAX_UNFIT if starting else 1, error)
+    def _handle_lost(self, message: Message, worker: _Worker) -> None:
+        self._terminate(message.worker)
+        self._report_workers()
+        if worker.node is None:
+            self._starts.fail(message.text, self._any_ready())
+        elif worker.task is None:
+            self._listener(Event("note", "", text=f"an idle worker on {worker.name} is gone ({message.text})"))
+        elif message.node_left:
+            self._retry(worker.task, f"its node left ({message.text})", node_left=True)
+        else:
+            self._retry(worker.task, f"its worker on {worker.name} died ({message.text})", hint=FEWER)
 
-    def _stillborn(self, reason: str, limit: int, error: WmddError | None) -> None:
-        """Hire more slowly after workers that did not start; give up after so many times where nobody else works."""
-        again = self._crew.now() >= self._hire_from  # else hired with the last that did not start
-        self._spawn_failures += again
-        if self._spawn_failures >= limit and all(worker.node is None for worker in self._workers.values()):
-            raise error or WmddError(f"{self._spawn_failures} times in a row no worker started: {reason}")
-        if not again:
-            return
-        pause = min(MAX_HIRING_PAUSE_S, BACKOFF_S * 2**self._spawn_failures)
-        self._hire_from = self._crew.now() + pause
-        self._listener(Event("note", "", text=f"a worker did not start ({reason}); another is tried in {pause:g} s"))
+    def _handle_unfit(self, message: Message, worker: _Worker) -> None:
+        error = message.error or ConfigError(message.text)
+        self._terminate(message.worker)
+        if worker.node is not None:
+            raise error  # of the task, which no worker can run
+        any_starting = any(other.node is None for other in self._workers.values())
+        self._starts.fail(str(error), self._any_ready(), MAX_UNFIT if any_starting else 1, error)
 
-    def _retry(
-        self, task: StageTask, reason: str, error: StageError | None = None, *, hint: str = "", blame: bool = True
-    ) -> None:
-        key = _key(task)
-        record = self._records[key]
-        record.attempts += blame
-        record.losses += not blame
-        if record.workers or not self._board.is_open(task):
-            return  # another copy goes on
-        self._running.pop(key, None)
-        if record.attempts >= self._config.attempts or record.losses >= MAX_LOSSES:
-            tries = f"{reason}, {record.attempts + record.losses} times{hint}"
-            self._fail(task, StageError(task.stage, error.unit if error else task.name, tries))
-            return
-        wait = BACKOFF_S * 2 ** (record.attempts + min(record.losses, 4))
-        heapq.heappush(self._later, (self._crew.now() + wait, next(self._order), task))
-        text = f"{task.name}: {reason}; it starts again on another worker"
-        self._listener(Event("retry", task.stage, task.name, text=text))
+    def _any_ready(self) -> bool:
+        return any(worker.node is not None for worker in self._workers.values())
+
+    def _release(self, number: int, worker: _Worker) -> None:
+        worker.task = None
+        if worker.kind in self._exclusive:
+            self._terminate(number)
+
+    def _report_workers(self) -> None:
+        nodes = collections.Counter(worker.node for worker in self._workers.values() if worker.node)
+        self._listener(Event("workers", "", metrics=dict(sorted(nodes.items()))))
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    def _retry(self, task: StageTask, reason: str, *, unit: str = "", hint: str = "", node_left: bool = False) -> None:
+        attempts = self._retries.add(task, self._backend.now(), node_left=node_left)
+        if attempts:
+            self._fail(task, StageError(task.stage, unit or task.name, f"{reason}, {attempts} times{hint}"))
+        else:
+            text = f"{task.name}: {reason}; it starts again on another worker"
+            self._listener(Event("retry", task.stage, task.name, text=text))
 
     def _fail(self, task: StageTask, error: StageError) -> None:
-        key = _key(task)
-        for other in list(self._records[key].workers):
-            self._drop(other)
-        self._running.pop(key, None)
-        self._records.pop(key, None)
         self._board.fail(task, error)
         self._listener(Event("failed", task.stage, task.name, text=str(error)))
 
     def _check_silence(self) -> None:
-        now = self._crew.now()
+        now, limit = self._backend.now(), self._config.silence_s
         for number, worker in list(self._workers.items()):
-            if worker.task is not None and now - worker.heard > self._config.silence_s:
-                task = worker.task
-                self._drop(number)
-                self._tell_workers()
-                reason = f"its worker on {worker.name} gave no news for {self._config.silence_s:g} s"
-                self._retry(task, reason, hint="; give it longer with ray.silence_s if it only works slowly")
+            if worker.task is not None and now - worker.last_message_s > limit:
+                self._terminate(number)
+                self._report_workers()
+                self._retry(worker.task, f"its worker on {worker.name} sent no message for {limit:g} s", hint=SLOW)
 
-    def _check_start(self) -> None:
-        """Give up when tasks are ready, nothing runs, and no worker for them has come up for too long."""
-        now, limit = self._crew.now(), self._config.start_timeout_s
-        if self._running or self._later:
-            self._waiting_since, self._told_waiting = None, False
-            return
-        self._waiting_since = now if self._waiting_since is None else self._waiting_since
-        waited = now - self._waiting_since
-        kinds = {self._solo.get(lane, lane) for lane in self._board.lanes()}
-        if waited > limit / 2:
-            self._make_room(kinds)
-        fits = any(self._crew.room(kind) for kind in kinds)
-        if waited > limit * (BUSY_FACTOR if fits else 1):
-            raise ConfigError(
-                f"ray.start_timeout_s={limit:g}: no worker could start in {waited:.0f} s ({self._crew.describe()}); "
-                "ask for less, or give a longer time if nodes are on their way"
-            )
-        if waited > limit and not self._told_waiting:
-            self._told_waiting = True
-            text = (
-                f"no worker has come up for {limit:g} s ({self._crew.describe()}): the nodes may be busy; it waits on"
-            )
-            self._listener(Event("note", "", text=text))
-
-    def _make_room(self, kinds: set[str]) -> None:
-        """End idle workers that may hold what the workers of these kinds need."""
-        for number in [number for kind, idle in self._idle.items() if kind not in kinds for number in idle]:
-            self._drop(number)
-
-    # -- the books -----------------------------------------------------------------------------------------------
-
-    def _rest(self, worker: int, key: Key) -> None:
-        person = self._workers[worker]
-        person.task = None
-        self._records[key].workers.discard(worker)
-        if person.lane in self._solo:
-            self._drop(worker)
-        else:
-            self._idle[person.lane].append(worker)
-
-    def _drop(self, worker: int) -> None:
-        person = self._workers.pop(worker)
-        if worker in self._idle[person.lane]:
-            self._idle[person.lane].remove(worker)
-        if person.task is not None:
-            self._records[_key(person.task)].workers.discard(worker)
-        self._crew.dismiss(worker)
-
-    def _tell_workers(self) -> None:
-        nodes = collections.Counter(worker.node for worker in self._workers.values() if worker.node)
-        self._listener(Event("workers", "", metrics=dict(sorted(nodes.items()))))
-
-    def _lane(self, task: StageTask) -> str:
-        return self._board.lane(task)
-
-
-def _key(task: StageTask) -> Key:
-    return task.stage, task.name
+    def _check_starts(self) -> None:
+        """Give up if tasks are ready, none runs, and no worker for them has started for too long."""
+        waited_s = self._starts.waited_s(not self._running() and not self._retries)
+        kinds = set(map(self._kind, self._board.queues()))
+        if waited_s > self._config.start_timeout_s / 2:
+            for kind, workers in self._idle().items():
+                for number in workers if kind not in kinds else ():  # they may hold what these kinds need
+                    self._terminate(number)
+        self._starts.check(waited_s, kinds)

@@ -1,4 +1,4 @@
-"""What a pool of workers says and hears: the border between its rules and whatever runs the workers."""
+"""Workers as the scheduler sees them: the calls that it makes, and the messages that it receives."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from wmdd.errors import WmddError
 
 
 @dataclass(frozen=True)
-class News:
-    """What a crew heard.
+class Message:
+    """What happened to a worker.
 
     Args:
-        kind: ``up`` (a worker is ready, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised; the
-            worker lives), ``lost`` (the worker is gone), ``unfit`` (it says that it cannot work for this run).
+        kind: ``ready`` (it can take a task, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised,
+            the worker lives), ``lost`` (the worker is gone), ``unfit`` (it reports that it cannot work for this run).
         node_left: the worker is gone because its node is.
     """
 
     worker: int
-    kind: Literal["up", "event", "done", "error", "lost", "unfit"]
+    kind: Literal["ready", "event", "done", "error", "lost", "unfit"]
     event: Event | None = None
     error: WmddError | None = None
     text: str = ""
@@ -31,29 +31,29 @@ class News:
     node_left: bool = False
 
 
-class Crew(Protocol):
-    """Workers somewhere. Every call returns at once but `hear`, which waits for news up to `timeout` seconds."""
+class Workers(Protocol):
+    """The workers of a run, by number. Every call but `poll` returns at once."""
 
     def now(self) -> float:
-        """Seconds on the crew's clock."""
+        """Return seconds on a clock that never goes back."""
 
-    def room(self, lane: str) -> int:
-        """How many workers of a lane the nodes that are there now can hold."""
+    def capacity(self, kind: str) -> int:
+        """Return how many workers of a kind the present nodes can hold."""
 
-    def hire(self, lane: str) -> int:
-        """Ask for a worker; ``up`` comes later, or never where none fits."""
+    def start(self, kind: str) -> int:
+        """Request a worker; ``ready`` follows, or never comes if no node can hold it."""
 
-    def give(self, worker: int, task: StageTask) -> None:
-        """Let a worker that is up run a task."""
+    def assign(self, worker: int, task: StageTask) -> None:
+        """Run a task on a worker that is ready and idle."""
 
-    def hear(self, timeout: float) -> list[News]:
-        """Give what happened."""
+    def poll(self, timeout: float) -> list[Message]:
+        """Wait up to `timeout` seconds for messages, and return them."""
 
-    def save(self, workers: Collection[int], limit_s: float) -> None:
-        """Let workers leave a snapshot of their tasks, where that takes no longer than this: the run ends."""
+    def request_snapshots(self, workers: Collection[int], limit_s: float) -> None:
+        """Wait until the workers have saved snapshots of their tasks, `limit_s` at most: the run is ending."""
 
-    def dismiss(self, worker: int) -> None:
+    def terminate(self, worker: int) -> None:
         """End a worker, whatever it does."""
 
     def describe(self) -> str:
-        """Say what a worker asks for and what there is, for a message."""
+        """Return what a worker reserves and what the nodes have, for a message."""

@@ -181,7 +181,7 @@ def _share(config: DistillConfig) -> dict[str, float]:
     from ray_jobs.resources import Shares
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    share = Shares.of(config.ray, nodes, config.runtime.device).of_lane("main")
+    share = Shares.of(config.ray, nodes, config.runtime.device).of_kind("main")
     return {"cpu": share.cpus, "gpu": share.gpus}
 
 

@@ -83,6 +83,7 @@ def test_yaml_leaves_unnamed_options_at_the_base():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"ray.speculate": 4}, r"ray\.speculate: no longer exists, since no task gets a second copy; leave it out"),
         ({"recover.rate": 1}, r"recover\.rate: no such option; the options here are init, iterations, lr"),
         ({"rcover.lr": 1}, r"rcover\.lr: no such option; the sections are data, pretrain"),
         ({"seeds": 1}, r"seeds: no such option; the options here are recipe, method, seed, data"),

@@ -1,4 +1,4 @@
-"""The board: tasks become ready as their inputs appear, and a failure blocks only who needs it."""
+"""The board: tasks become ready as their inputs appear, and a failure blocks only tasks that need it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,14 +32,14 @@ def chain(classes=3):
     return [teacher, *statistics, *images, task("relabel", "all", *(ref("recover", name) for name in names))]
 
 
-def taken(board, lane=""):
-    found = []
-    while (item := board.take(lane)) is not None:
-        found.append(f"{item.stage} {item.name}")
-    return found
+def taken(board, queue=""):
+    names = []
+    while (item := board.take(queue)) is not None:
+        names.append(f"{item.stage} {item.name}")
+    return names
 
 
-def test_class_goes_on_as_soon_as_its_own_inputs_are_there():
+def test_class_runs_as_soon_as_its_inputs_exist():
     tasks = chain()
     board = Board(tasks, refs(tasks))
     assert taken(board) == ["pretrain teacher"]
@@ -50,13 +50,13 @@ def test_class_goes_on_as_soon_as_its_own_inputs_are_there():
     assert len(board) == 6
 
 
-def test_artifacts_that_are_there_are_not_waited_for():
+def test_artifacts_in_the_store_are_not_waited_for():
     tasks = chain()
     board = Board(tasks[4:], refs(tasks[4:]))
     assert taken(board) == ["recover class-0", "recover class-1", "recover class-2"]
 
 
-def test_failure_blocks_who_needs_it_and_no_one_else():
+def test_failure_blocks_only_tasks_that_need_it():
     tasks = chain()
     board = Board(tasks, refs(tasks))
     for item in tasks[:4]:
@@ -82,7 +82,7 @@ def test_failed_teacher_blocks_all_that_follows_once():
     assert len(set(map(id, board.blocked))) == 7
 
 
-def test_task_put_back_is_handed_out_again_in_its_place():
+def test_task_put_back_is_taken_again_in_order():
     tasks = chain()
     board = Board(tasks[1:], refs(tasks[1:]))
     first, second = board.take(), board.take()
@@ -94,10 +94,10 @@ def test_task_put_back_is_handed_out_again_in_its_place():
     assert first not in [board.take() for _ in range(2)]
 
 
-def test_lanes_are_apart():
+def test_queues_are_separate():
     tasks = chain()
     board = Board(tasks[1:], refs(tasks[1:]), lambda item: "gpu" if item.stage == "recover" else "cpu")
-    assert board.lanes() == ["cpu"]
+    assert board.queues() == ["cpu"]
     assert board.ready("cpu") == 3
     board.finish(tasks[1])
     assert board.take("gpu").name == "class-0"
@@ -105,7 +105,7 @@ def test_lanes_are_apart():
 
 
 @given(st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=30), st.data())
-def test_every_order_runs_each_task_once_after_its_inputs(needs, data):
+def test_any_order_runs_tasks_once_after_their_inputs(needs, data):
     tasks = [
         task("stage", str(number), *(ref("stage", str(need)) for need in wanted if need < number))
         for number, wanted in enumerate(needs)

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.ray
 SCRIPT = """
 import json, os, sys
 import ray
-from ray_jobs.crew import RayCrew
+from ray_jobs.ray_workers import RayWorkers
 from ray_jobs.resources import Shares
-from wmdd.config import DistillConfig, override
+from wmdd.config.distill import DistillConfig, override
 
 def looks(actor):
     return os.environ.get("CUDA_VISIBLE_DEVICES"), actor._config.device
@@ -21,14 +21,14 @@ def looks(actor):
 ray.init(address="local", num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
 config = override(DistillConfig(), {"ray.gpus_per_actor": 0.5})
 shares = Shares.of(config.ray, [node["Resources"] for node in ray.nodes()], "auto")
-crew = RayCrew(config, shares, sys.argv[1], "probe")
-workers = [crew._stage_actor(lane) for lane in ("main", "cpu")]
+backend = RayWorkers(config, shares, sys.argv[1], "probe")
+workers = [backend._stage_actor(kind) for kind in ("main", "cpu")]
 print(json.dumps(ray.get([worker.__ray_call__.remote(looks) for worker in workers])))
 ray.shutdown()
 """
 
 
-def test_a_worker_sees_the_gpu_that_it_shares_and_cpu_workers_compute_on_the_cpu(tmp_path):
+def test_workers_see_their_gpu_and_cpu_workers_none(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],
         cwd=tmp_path,

@@ -10,7 +10,7 @@ from conftest import STAGES, contents
 from ray_cluster import is_alive
 from striking import process_of, ray_run, raylet_pid, runs, store_without, wait, workers
 
-from ray_jobs.ray_workers import RayCrew
+from ray_jobs.ray_workers import RayWorkers
 from ray_jobs.resources import Shares
 from wmdd.config.distill import override
 from wmdd.engine.config_file import read_config
@@ -24,7 +24,7 @@ UNITS = {"statistics": 10, "barycenter": 10, "recover": 10, "evaluate": 4}
 @pytest.fixture
 def config(tiny_run):
     """The very configuration of the local run, with a worker for each CPU of the two nodes."""
-    changes = {"ray.actors": 2, "ray.cpus_per_actor": 2, "ray.speculate": 0}
+    changes = {"ray.actors": 2, "ray.cpus_per_actor": 2}
     return override(read_config(str(tiny_run.run / "config.yaml")), changes)
 
 
@@ -93,7 +93,7 @@ def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, 
     wait(lambda: not [pid for pid in used if runs(pid)])
 
 
-def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(cluster, config, tiny_run, tmp_path):
+def test_task_that_always_dies_fails_and_others_finish(cluster, config, tiny_run, tmp_path):
     killed, done = [], []
 
     def strike(event):
@@ -117,7 +117,7 @@ def test_task_whose_worker_dies_again_and_again_fails_and_all_else_is_finished(c
     wait(lambda: not workers())
 
 
-def test_teacher_alone_takes_the_cpus_that_no_other_program_reserved(cluster, config, tmp_path):
+def test_teacher_alone_takes_all_unreserved_cpus(cluster, config, tmp_path):
     class Other:
         def up(self):
             return True
@@ -126,8 +126,8 @@ def test_teacher_alone_takes_the_cpus_that_no_other_program_reserved(cluster, co
         actor = ray.remote(Other).options(num_cpus=1, scheduling_strategy="SPREAD").remote()
         return ray.get(actor.up.remote()) and actor
 
-    crew = RayCrew(config, Shares(1.0, 0.0), str(tmp_path), "probe")
-    share = lambda: crew._shares.of_trainer(crew._left_by_others()).cpus  # noqa: E731
+    backend = RayWorkers(config, Shares(1.0, 0.0), str(tmp_path), "probe")
+    share = lambda: backend._shares.of_trainer(backend._reserved_cpus()).cpus  # noqa: E731
     wait(lambda: share() == 2)
     others = [reserve(), reserve()]
     wait(lambda: share() == 1)
@@ -136,10 +136,11 @@ def test_teacher_alone_takes_the_cpus_that_no_other_program_reserved(cluster, co
     wait(lambda: share() == 2)
 
 
-def test_resources_that_no_node_has_are_an_error_and_not_an_endless_wait(cluster, config, tmp_path):
+def test_resources_that_no_node_has_are_an_error(cluster, config, tmp_path):
     asked = override(config, {"ray.cpus_per_actor": 64, "ray.start_timeout_s": 0.3})
     with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=0\.3: no worker could start .*ray\.cpus_per_actor=64"):
         ray_run(asked, tmp_path)
     assert not list((tmp_path / "store").glob("pretrain/*/commit.json"))
-    crew = RayCrew(asked, Shares(64.0, 0.0), str(tmp_path), "probe")
-    assert [crew.room(lane) for lane in ("main", "alone")] == [0, 0]  # else busy nodes are waited for ten times as long
+    backend = RayWorkers(asked, Shares(64.0, 0.0), str(tmp_path), "probe")
+    # Else the nodes count as busy, and are waited for ten times as long.
+    assert [backend.capacity(kind) for kind in ("main", "alone")] == [0, 0]

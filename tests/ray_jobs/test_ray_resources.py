@@ -31,7 +31,7 @@ def test_share_counts_cpus(per_worker, cpus, workers):
 
 def test_share_never_spans_two_nodes():
     nodes = [{"CPU": 3}, {"CPU": 3}, {}]
-    assert shares(*nodes, cpus_per_actor=2).room("main", nodes) == 2
+    assert shares(*nodes, cpus_per_actor=2).capacity("main", nodes) == 2
 
 
 def test_share_is_limited_by_what_runs_out_first():
@@ -40,7 +40,7 @@ def test_share_is_limited_by_what_runs_out_first():
     assert Share(1.0, 1.0).on({"CPU": 30}) == 0
 
 
-def test_workers_take_gpus_where_there_are_some_and_they_are_wanted():
+def test_workers_take_gpus_if_present_and_wanted():
     assert shares({"CPU": 2}).gpu_per_worker == 0
     assert shares({"CPU": 2, "GPU": 0.0}).gpu_per_worker == 0
     assert shares({"CPU": 2}, {"CPU": 2, "GPU": 1}).gpu_per_worker == 1
@@ -48,35 +48,35 @@ def test_workers_take_gpus_where_there_are_some_and_they_are_wanted():
     assert shares({"CPU": 2, "GPU": 1}, gpus_per_actor=0.0).gpu_per_worker == 0
 
 
-def test_run_that_insists_on_gpus_asks_for_them_where_there_are_none_yet():
+def test_device_cuda_requests_gpus_that_are_missing():
     asked = shares({"CPU": 4}, device="cuda")
     assert asked.gpu_per_worker == 1
-    assert asked.room("main", [{"CPU": 4}]) == 0
+    assert asked.capacity("main", [{"CPU": 4}]) == 0
 
 
-def test_teacher_alone_on_cpus_reserves_what_others_leave_of_the_best_node():
+def test_teacher_alone_reserves_free_cpus_of_best_node():
     found = shares({"CPU": 64}, cpus_per_actor=2)
     assert found.of_trainer([({"CPU": 64.0}, 60.0), ({"CPU": 16.0}, 1.5), ({}, 0.0)]) == Share(14.0, 0.0)
-    assert found.of_trainer([({"CPU": 4.0}, 4.0)]) == Share(2.0, 0.0), "it waits for its own share"
+    assert found.of_trainer([({"CPU": 4.0}, 4.0)]) == Share(2.0, 0.0), "it waits for its share"
     assert found.of_trainer([]) == Share(2.0, 0.0)
 
 
-def test_work_without_networks_leaves_the_gpus_and_their_cpus_alone():
+def test_cpu_workers_leave_gpus_and_their_cpus_free():
     nodes = [{"CPU": 10, "GPU": 2}, {"CPU": 3}]
     found = shares(*nodes, cpus_per_actor=2)
-    assert found.two_lanes(nodes)
-    assert found.room("main", nodes) == 2
-    assert found.room("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs beside the GPUs, and a node without any
-    assert found.of_lane("cpu") == Share(2.0, 0.0)
-    assert found.of_lane("main") == Share(2.0, 1.0)
+    assert found.has_cpu_workers(nodes)
+    assert found.capacity("main", nodes) == 2
+    assert found.capacity("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs beside the GPUs, and a node without any
+    assert found.of_kind("cpu") == Share(2.0, 0.0)
+    assert found.of_kind("main") == Share(2.0, 1.0)
 
 
 @pytest.mark.parametrize(
     ("node", "cpus"), [({"CPU": 8}, 1), ({"CPU": 8, "GPU": 1}, 8), ({"CPU": 8, "GPU": 4}, 2), ({}, 1)]
 )
-def test_one_kind_of_worker_where_there_is_no_gpu_or_no_cpu_beside_it(node, cpus):
+def test_no_cpu_workers_without_gpus_or_spare_cpus(node, cpus):
     """Else the two kinds would wait for each other's CPUs."""
-    assert not shares(node, cpus_per_actor=cpus).two_lanes([node])
+    assert not shares(node, cpus_per_actor=cpus).has_cpu_workers([node])
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_one_kind_of_worker_where_there_is_no_gpu_or_no_cpu_beside_it(node, cpus
         ({}, {}, ("0 CPUs",)),
     ],
 )
-def test_pool_that_never_fits_is_refused(node, options, parts):
+def test_workers_that_never_fit_are_refused(node, options, parts):
     with pytest.raises(ConfigError) as caught:
         check_fit(RayConfig(**options), shares(node, **options), [node])
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
 
-def test_pool_that_fits_is_not_refused():
+def test_workers_that_fit_are_not_refused():
     for actors in (0, 1, 8):
         check_fit(RayConfig(actors=actors), shares({"CPU": 8}), [{"CPU": 8}])
 
@@ -104,7 +104,7 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(("free", "workers"), [(24, 23), (8, 7), (2.3, 2), (1.5, 1), (0.1, 1)])
-def test_memory_bounds_the_workers_of_a_machine_and_leaves_one(free, workers):
+def test_memory_bounds_the_workers_and_leaves_one(free, workers):
     assert fit_memory({"CPU": 64, "memory": 0.7 * free * GIB, "object_store_memory": 0.3 * free * GIB})[0] == workers
 
 
@@ -117,7 +117,7 @@ def test_memory_bounds_the_workers_of_a_machine_and_leaves_one(free, workers):
         (8, True, 1, 0, ""),
     ],
 )
-def test_run_takes_as_many_workers_as_memory_holds_and_says_so(cpus, owns, gpu, limit, note):
+def test_run_is_limited_by_memory_with_a_note(cpus, owns, gpu, limit, note):
     told = []
     executor = RayExecutor(DistillConfig())
     executor._owns_ray = owns

@@ -1,4 +1,4 @@
-"""The pool's rules, on simulated workers and a virtual clock."""
+"""The rules of the scheduler, on simulated workers and a virtual clock."""
 
 import collections
 import math
@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.simulation import SimulatedCrew
-from ray_jobs.scheduler import Pool
-from ray_jobs.workers import News
+from ray_jobs.scheduler import Scheduler
+from ray_jobs.simulation import SimulatedWorkers
+from ray_jobs.workers import Message
 from wmdd.config.sections import RayConfig
 from wmdd.engine.board import Board
-from wmdd.engine.events import Event
 from wmdd.engine.plan import PlannedUnit, StageTask
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.storage.store import ArtifactRef
@@ -29,96 +28,99 @@ def tasks(count):
 
 
 class Run:
-    """A pool on a simulated crew, and all that was told."""
+    """A scheduler on simulated workers, and all its events."""
 
-    def __init__(self, items, nodes, seconds=10.0, *, lane=lambda item: "main", solo=None, limits=None, **options):
+    def __init__(
+        self, items, nodes, seconds=10.0, *, queue=lambda item: "main", exclusive=None, limits=None, **options
+    ):
         duration = seconds if callable(seconds) else lambda item, node: seconds
-        own = ("start_s", "error", "says", "shared", "fits")
-        crew = {name: options.pop(name) for name in own if name in options}
-        pool = {name: options.pop(name) for name in ("early", "grows") if name in options}
-        self.crew, self.events = SimulatedCrew(nodes, duration, **crew), []
-        self.board = Board(items, {unit.ref for item in items for unit in item.units}, lane)
-        self.pool = Pool(self.crew, RayConfig(**options), self.events.append, limits=limits, solo=solo, **pool)
+        simulated = ("start_s", "error", "shared", "fits")
+        simulated = {name: options.pop(name) for name in simulated if name in options}
+        scheduled = {name: options.pop(name) for name in ("early", "grows") if name in options}
+        self.workers, self.events = SimulatedWorkers(nodes, duration, **simulated), []
+        self.board = Board(items, {unit.ref for item in items for unit in item.units}, queue)
+        scheduled |= {"limits": limits, "exclusive": exclusive}
+        self.scheduler = Scheduler(self.workers, RayConfig(**options), self.events.append, **scheduled)
 
     def go(self):
-        self.pool.run(self.board)
-        self.pool.close()
-        assert not self.crew.seats, "a worker is left"
+        self.scheduler.run(self.board)
+        self.scheduler.close()
+        assert not self.workers.present, "a worker is left"
         return self
 
-    def told(self, kind):
+    def units(self, kind):
         return [event.unit for event in self.events if event.kind == kind]
 
     def starts(self):
-        return collections.Counter(item.name for _, _, item in self.crew.given)
+        return collections.Counter(item.name for _, _, item in self.workers.assigned)
 
 
-def test_every_task_runs_once_on_all_workers_side_by_side():
+def test_every_task_runs_once_over_all_workers():
     run = Run(tasks(12), {"a": 2, "b": 2}, start_s=5).go()
     assert set(run.starts().values()) == {1}
-    assert sorted(run.told("done")) == sorted(item.name for item in tasks(12))
-    assert run.crew.clock == pytest.approx(5 + 3 * 10)
-    assert collections.Counter(node for _, node, _ in run.crew.given) == {"a": 6, "b": 6}
+    assert sorted(run.units("done")) == sorted(item.name for item in tasks(12))
+    assert run.workers.clock_s == pytest.approx(5 + 3 * 10)
+    assert collections.Counter(node for _, node, _ in run.workers.assigned) == {"a": 6, "b": 6}
 
 
-def test_no_more_workers_are_hired_than_there_are_tasks_or_than_was_asked_for():
+def test_workers_are_bounded_by_tasks_and_limit():
     few = Run(tasks(2), {"a": 8})
-    few.crew.at(3, lambda: few.__setattr__("seen", len(few.crew.seats)))
+    few.workers.at(3, lambda: few.__setattr__("seen", len(few.workers.present)))
     assert few.go().seen == 2
     limited = Run(tasks(9), {"a": 8}, limits={"main": 3}).go()
-    assert limited.crew.clock == pytest.approx(1 + 30)
+    assert limited.workers.clock_s == pytest.approx(1 + 30)
 
 
-def test_class_does_not_wait_for_the_others_of_its_stage():
+def test_class_does_not_wait_for_others_of_its_stage():
     items = [task("slow"), task("fast"), task("after-fast", "fast"), task("after-slow", "slow")]
     run = Run(items, {"a": 2}, lambda item, node: 100 if item.name == "slow" else 10).go()
-    begun = {item.name: moment for moment, _, item in run.crew.given}
+    begun = {item.name: moment for moment, _, item in run.workers.assigned}
     assert begun["after-fast"] == pytest.approx(11)
     assert begun["after-slow"] == pytest.approx(101)
 
 
-def test_task_of_a_lost_worker_starts_again_elsewhere_and_the_rest_goes_on():
+def test_task_of_a_lost_worker_is_retried_elsewhere():
     run = Run(tasks(6), {"a": 2}, start_s=1)
-    run.crew.at(5, lambda: run.crew.lose(0))
+    run.workers.at(5, lambda: run.workers.kill(0))
     run.go()
     assert run.starts()["class-0"] + run.starts()["class-1"] == 3
-    assert len(run.told("retry")) == 1
-    assert len(run.told("done")) == 6
+    assert len(run.units("retry")) == 1
+    assert len(run.units("done")) == 6
     (text,) = [event.text for event in run.events if event.kind == "retry"]
     assert "its worker on a died (killed); it starts again" in text
 
 
-def test_task_that_kills_its_worker_every_time_fails_alone_and_last():
+def test_task_that_always_kills_its_worker_fails_alone():
     items = tasks(8)
     run = Run(items, {"a": 2}, attempts=3)
-    give = run.crew.give
+    assign = run.workers.assign
 
     def poisoned(worker, item):
-        give(worker, item)
+        assign(worker, item)
         if item.name == "class-1":
-            run.crew.at(run.crew.clock + 1, lambda: run.crew.lose(worker))
+            run.workers.at(run.workers.clock_s + 1, lambda: run.workers.kill(worker))
 
-    run.crew.give = poisoned
+    run.workers.assign = poisoned
     run.go()
     assert run.starts()["class-1"] == 3
-    assert len(run.told("done")) == 7
+    assert len(run.units("done")) == 7
     (failure,) = run.board.failures
     assert (failure.stage, failure.unit) == ("recover", "class-1")
     assert "died (killed), 3 times; is memory too small?" in failure.cause
 
 
-def test_nodes_that_leave_take_no_attempt_from_their_tasks():
+def test_node_that_leaves_costs_its_tasks_no_attempt():
     run = Run(tasks(2), {"spot-0": 2}, 30.0, attempts=1)
     for number in range(6):
-        run.crew.at(5 + 20 * number, lambda number=number: run.crew.leave(f"spot-{number}"))
-        run.crew.at(6 + 20 * number, lambda number=number: run.crew.join(f"spot-{number + 1}", 2))
+        run.workers.at(5 + 20 * number, lambda number=number: run.workers.leave(f"spot-{number}"))
+        run.workers.at(6 + 20 * number, lambda number=number: run.workers.join(f"spot-{number + 1}", 2))
     run.go()
     assert run.board.failures == []
-    assert len(run.told("retry")) >= 4
-    assert sorted(run.told("done")) == ["class-0", "class-1"]
+    assert len(run.units("retry")) >= 4
+    assert sorted(run.units("done")) == ["class-0", "class-1"]
 
 
-def test_task_that_gives_no_news_is_given_to_another_worker():
+def test_silent_task_is_retried_on_another_worker():
     hung = []
 
     def seconds(item, node):
@@ -127,132 +129,116 @@ def test_task_that_gives_no_news_is_given_to_another_worker():
             return math.inf
         return 10
 
-    run = Run(tasks(3), {"a": 2}, seconds, silence_s=60, speculate=0).go()
+    run = Run(tasks(3), {"a": 2}, seconds, silence_s=60).go()
     assert run.starts() == {"class-0": 2, "class-1": 1, "class-2": 1}
-    assert len(run.told("done")) == 3
-    assert any("no news for 60 s" in event.text for event in run.events if event.kind == "retry")
+    assert len(run.units("done")) == 3
+    assert any("no message for 60 s" in event.text for event in run.events if event.kind == "retry")
 
 
 def test_task_that_always_hangs_fails_in_the_end():
     run = Run(tasks(2), {"a": 2}, lambda item, node: math.inf if item.name == "class-0" else 1, silence_s=60).go()
     (failure,) = run.board.failures
-    assert "no news for 60 s, 3 times" in failure.cause
-    assert run.told("done") == ["class-1"]
+    assert "no message for 60 s, 3 times" in failure.cause
+    assert run.units("done") == ["class-1"]
 
 
-def test_straggler_gets_a_second_copy_and_the_first_to_finish_wins():
-    slow = []
-
-    def seconds(item, node):
-        if item.name == "class-3" and not slow:
-            slow.append(node)
-            return 10_000
-        return 10
-
-    run = Run(tasks(6), {"a": 2}, seconds, speculate=3).go()
-    assert run.starts()["class-3"] == 2
-    assert run.told("done").count("class-3") == 1
-    assert run.crew.clock < 100
-    assert (
-        Run(tasks(6), {"a": 2}, lambda item, node: 500 if item.name == "class-3" else 10, speculate=0)
-        .go()
-        .starts()["class-3"]
-        == 1
-    )
-
-
-def test_workers_at_work_leave_snapshots_before_an_interrupted_run_ends():
-    run = Run(tasks(4), {"a": 3}, lambda item, node: 10 if item.name == "class-0" else 1000, start_s=5, speculate=0)
+def test_interrupted_run_requests_snapshots():
+    run = Run(tasks(4), {"a": 3}, lambda item, node: 10 if item.name == "class-0" else 1000, start_s=5)
 
     def interrupt():
         raise KeyboardInterrupt
 
-    run.crew.at(100, interrupt)
+    run.workers.at(100, interrupt)
     with pytest.raises(KeyboardInterrupt):
         run.go()
-    assert len(run.crew.saved) == 3
-    assert {run.crew.seats[number].task.name for number in run.crew.saved} == {"class-1", "class-2", "class-3"}
+    assert len(run.workers.snapshots) == 3
+    assert {run.workers.present[number].task.name for number in run.workers.snapshots} == {
+        "class-1",
+        "class-2",
+        "class-3",
+    }
 
 
-def test_node_that_joins_gets_work():
+def test_node_that_joins_gets_tasks():
     run = Run(tasks(10), {"a": 1})
-    run.crew.at(15, lambda: run.crew.join("b", 4))
+    run.workers.at(15, lambda: run.workers.join("b", 4))
     run.go()
-    assert collections.Counter(node for _, node, _ in run.crew.given)["b"] >= 6
+    assert collections.Counter(node for _, node, _ in run.workers.assigned)["b"] >= 6
     assert {"a": 1, "b": 4} in [event.metrics for event in run.events if event.kind == "workers"]
 
 
-def test_no_room_is_an_error_within_the_start_timeout():
+def test_no_capacity_is_an_error_after_start_timeout():
     run = Run(tasks(2), {}, start_timeout_s=45)
     with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start .*0 simulated nodes"):
-        run.pool.run(run.board)
-    assert 45 <= run.crew.clock < 50
+        run.scheduler.run(run.board)
+    assert 45 <= run.workers.clock_s < 50
 
 
-def test_node_that_comes_in_time_is_waited_for():
+def test_node_that_joins_within_start_timeout_is_used():
     run = Run(tasks(2), {}, start_timeout_s=600)
-    run.crew.at(500, lambda: run.crew.join("late", 2))
-    assert len(run.go().told("done")) == 2
+    run.workers.at(500, lambda: run.workers.join("late", 2))
+    assert len(run.go().units("done")) == 2
 
 
-def test_workers_that_never_start_end_the_run_with_their_reason():
+def test_workers_that_never_start_end_the_run():
     run = Run(tasks(2), {"a": 1}, start_s=1, start_timeout_s=1000)
-    hire = run.crew.hire
+    start = run.workers.start
 
-    def stillborn(lane):
-        number = hire(lane)
-        run.crew.at(run.crew.clock + 0.5, lambda: run.crew.lose(number))
+    def fail_to_start(kind):
+        number = start(kind)
+        run.workers.at(run.workers.clock_s + 0.5, lambda: run.workers.kill(number))
         return number
 
-    run.crew.hire = stillborn
+    run.workers.start = fail_to_start
     with pytest.raises(WmddError, match="8 times in a row no worker started: killed"):
-        run.pool.run(run.board)
-    assert run.crew.clock > 60  # ever more slowly, so that what is out of order for a moment may come back
+        run.scheduler.run(run.board)
+    assert run.workers.clock_s > 60  # ever more slowly, so that what is out of order for a moment may come back
 
 
-def bad(crew, node, kind="lost", error=None):
-    """Let workers on a node end as they start."""
-    up = crew._up
+def fail_starts(workers, node, kind="lost", error=None):
+    """End workers on a node as they start."""
+    end_start = workers.end_start
 
     def ended(number):
-        seat = crew.seats.get(number)
-        return News(number, kind, text="no wmdd", error=error) if seat and seat.node == node else up(number)
+        worker = workers.present.get(number)
+        is_bad = worker is not None and worker.node == node
+        return Message(number, kind, text="no wmdd", error=error) if is_bad else end_start(number)
 
-    crew._up = ended
+    workers.end_start = ended
 
 
 @pytest.mark.parametrize("kind", ["lost", "unfit"])
-def test_node_on_which_no_worker_starts_does_not_end_the_work_of_the_others(kind):
+def test_node_where_no_worker_starts_is_survived(kind):
     run = Run(tasks(10), {"a": 2}, 100.0)
-    bad(run.crew, "bad", kind, ConfigError("runtime.device=cuda: torch sees no GPU here"))
-    run.crew.at(20, lambda: run.crew.join("bad", 1))
+    fail_starts(run.workers, "bad", kind, ConfigError("runtime.device=cuda: torch sees no GPU here"))
+    run.workers.at(20, lambda: run.workers.join("bad", 1))
     run.go()
-    assert len(run.told("done")) == 10
+    assert len(run.units("done")) == 10
     notes = [event.text for event in run.events if event.kind == "note"]
     assert 2 < len(notes) < 40
     assert all("did not start" in text for text in notes)
 
 
-def test_nodes_that_all_leave_at_once_end_no_run_however_many_workers_were_starting():
+def test_many_starts_lost_at_once_count_as_one_failure():
     run = Run(tasks(40), {"a": 10, "b": 10}, 100.0, start_s=5)
-    run.crew.at(3, lambda: [run.crew.lose(number) for number in list(run.crew.seats)])
+    run.workers.at(3, lambda: [run.workers.kill(number) for number in list(run.workers.present)])
     run.go()
-    assert len(run.told("done")) == 40
+    assert len(run.units("done")) == 40
     assert [event.kind for event in run.events].count("note") == 1
 
 
-def test_worker_that_cannot_work_where_no_other_does_ends_the_run_with_what_it_says():
+def test_unfit_worker_alone_ends_the_run():
     run = Run(tasks(4), {"a": 2})
-    bad(run.crew, "a", "unfit", ConfigError("--store runs/store: another folder there"))
+    fail_starts(run.workers, "a", "unfit", ConfigError("--store runs/store: another folder there"))
     with pytest.raises(ConfigError, match="--store runs/store: another folder there"):
-        run.pool.run(run.board)
-    assert run.crew.clock < 20
+        run.scheduler.run(run.board)
+    assert run.workers.clock_s < 20
 
 
-def test_first_worker_that_cannot_work_leaves_the_run_to_those_that_can():
+def test_unfit_worker_leaves_the_run_to_others():
     run = Run(tasks(4), {"bad": 1, "a": 1})
-    bad(run.crew, "bad", "unfit", ConfigError("torch sees no GPU here"))
-    assert len(run.go().told("done")) == 4
+    fail_starts(run.workers, "bad", "unfit", ConfigError("torch sees no GPU here"))
+    assert len(run.go().units("done")) == 4
 
 
 def autoscaled(run, most=1000):
@@ -260,34 +246,34 @@ def autoscaled(run, most=1000):
     seen = [0]
 
     def scale():
-        for _ in range(min(len(run.crew._waiting), most - len(run.crew.nodes))):
+        for _ in range(min(len(run.workers.waiting), most - len(run.workers.nodes))):
             seen[0] += 1
-            run.crew.join(f"node-{seen[0]}", 1)
-        run.crew.at(run.crew.clock + 60, scale)
+            run.workers.join(f"node-{seen[0]}", 1)
+        run.workers.at(run.workers.clock_s + 60, scale)
 
-    run.crew.at(60, scale)
+    run.workers.at(60, scale)
     return seen
 
 
-def test_cluster_that_adds_nodes_on_demand_gets_more_than_one():
+def test_autoscaled_cluster_grows_by_many_nodes():
     run = Run(tasks(100), {}, 600.0, grows=True, start_timeout_s=1800)
     nodes = autoscaled(run)
     run.go()
     assert nodes[0] > 40
-    assert run.crew.clock < 3600
+    assert run.workers.clock_s < 3600
     fixed = Run(tasks(100), {"a": 1}, 600.0)
     autoscaled(fixed)
-    fixed.crew.at(3600.0, lambda: fixed.__setattr__("nodes", len(fixed.crew.nodes)))
+    fixed.workers.at(3600.0, lambda: fixed.__setattr__("nodes", len(fixed.workers.nodes)))
     assert fixed.go().nodes == 1  # a Ray of one machine never grows
 
 
-def test_no_node_is_asked_for_once_there_is_nothing_left_that_it_could_do():
-    run = Run(tasks(8), {"a": 4}, lambda item, node: 10.0 if item.name < "class-4" else 500.0, grows=True, speculate=0)
-    run.crew.at(100.0, lambda: run.__setattr__("waiting", len(run.crew._waiting)))
+def test_no_node_is_requested_when_no_task_waits():
+    run = Run(tasks(8), {"a": 4}, lambda item, node: 10.0 if item.name < "class-4" else 500.0, grows=True)
+    run.workers.at(100.0, lambda: run.__setattr__("waiting", len(run.workers.waiting)))
     assert run.go().waiting == 0
 
 
-def two_lanes(item):
+def two_queues(item):
     return "cpu" if item.stage == "barycenter" else "main"
 
 
@@ -301,66 +287,66 @@ def chain(count):
 
 
 @pytest.mark.parametrize("holds", [1, 2, 3])
-def test_kinds_of_workers_that_need_the_same_cpus_do_not_wait_for_each_other_for_ever(holds):
-    run = Run(chain(3), {"a": holds}, lane=two_lanes, shared=True, early={"cpu"}, start_timeout_s=45).go()
-    assert len(run.told("done")) == 10
-    assert run.crew.clock < 1000
+def test_kinds_that_share_cpus_do_not_deadlock(holds):
+    run = Run(chain(3), {"a": holds}, queue=two_queues, shared=True, early={"cpu"}, start_timeout_s=45).go()
+    assert len(run.units("done")) == 10
+    assert run.workers.clock_s < 1000
 
 
-def test_lane_that_has_no_room_is_an_error_though_workers_of_another_are_up():
-    run = Run(chain(3), {"a": 4}, lane=two_lanes, fits=lambda node, lane: lane == "cpu", start_timeout_s=45)
+def test_kind_without_capacity_is_an_error():
+    run = Run(chain(3), {"a": 4}, queue=two_queues, fits=lambda node, kind: kind == "cpu", start_timeout_s=45)
     with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start"):
-        run.pool.run(run.board)
-    assert run.told("done") == ["draw"]
-    assert run.crew.clock < 100
+        run.scheduler.run(run.board)
+    assert run.units("done") == ["draw"]
+    assert run.workers.clock_s < 100
 
 
-def test_busy_nodes_are_waited_for_longer_and_it_is_said():
+def test_busy_nodes_are_waited_for_longer_with_a_note():
     run = Run(tasks(2), {"a": 1}, start_s=200.0, start_timeout_s=45).go()
-    assert len(run.told("done")) == 2
+    assert len(run.units("done")) == 2
     (note,) = [event.text for event in run.events if event.kind == "note"]
-    assert "no worker has come up for 45 s" in note
+    assert "no worker has started for 45 s" in note
     never = Run(tasks(2), {"a": 1}, start_s=math.inf, start_timeout_s=45)
     with pytest.raises(ConfigError, match="no worker could start in 45"):
-        never.pool.run(never.board)
+        never.scheduler.run(never.board)
 
 
-def test_task_that_runs_alone_has_nothing_beside_it():
+def test_exclusive_task_runs_alone():
     items = [task("teacher", stage="pretrain"), *tasks(4), task("other", stage="pretrain")]
     run = Run(
-        items, {"a": 3}, lane=lambda item: "alone" if item.stage == "pretrain" else "main", solo={"alone": "main"}
+        items, {"a": 3}, queue=lambda item: "alone" if item.stage == "pretrain" else "main", exclusive={"alone": "main"}
     )
     run.go()
-    spans = {item.name: (moment, moment + 10) for moment, _, item in run.crew.given}
+    spans = {item.name: (moment, moment + 10) for moment, _, item in run.workers.assigned}
     for name in ("teacher", "other"):
         begun, ended = spans.pop(name)
         assert all(end <= begun or start >= ended for start, end in spans.values())
 
 
-def test_workers_give_their_room_back_before_a_group_of_trainers_starts():
+def test_workers_end_before_a_group_of_trainers_starts():
     items = [*tasks(2), task("teacher", "class-0", "class-1", stage="recover"), task("after", "teacher")]
-    kinds = {"teacher": "train"}
-    run = Run(items, {"a": 2}, lane=lambda item: kinds.get(item.name, "main"), solo={"train": "train"})
-    give, lanes = run.crew.give, []
+    queues = {"teacher": "train"}
+    run = Run(items, {"a": 2}, queue=lambda item: queues.get(item.name, "main"), exclusive={"train": "train"})
+    assign, kinds = run.workers.assign, []
 
     def seen(worker, item):
-        give(worker, item)
-        lanes.append((item.name, sorted(seat.lane for seat in run.crew.seats.values())))
+        assign(worker, item)
+        kinds.append((item.name, sorted(worker.kind for worker in run.workers.present.values())))
 
-    run.crew.give = seen
+    run.workers.assign = seen
     run.go()
-    assert dict(lanes)["teacher"] == ["train"]
-    assert run.told("done")[-2:] == ["teacher", "after"]
+    assert dict(kinds)["teacher"] == ["train"]
+    assert run.units("done")[-2:] == ["teacher", "after"]
 
 
-def test_error_of_the_method_is_final_and_one_that_may_pass_is_tried_on_a_new_worker():
+def test_only_an_error_that_may_pass_is_retried():
     for passing, starts in ((False, 1), (True, 3)):
         error = StageError("recover", "class-00001", "broken", passing)
         run = Run(tasks(4), {"a": 2}, error=lambda item, error=error: error if item.name == "class-1" else None).go()
         assert run.starts()["class-1"] == starts
         assert run.board.failures[0].unit == "class-00001"
         assert "broken" in run.board.failures[0].cause
-        assert len(run.told("done")) == 3
+        assert len(run.units("done")) == 3
 
 
 @settings(deadline=None)
@@ -373,71 +359,47 @@ def test_no_chaos_loses_or_repeats_a_result(data):
     ]
     durations = data.draw(st.lists(st.floats(0.1, 50), min_size=len(names), max_size=len(names)))
     length = dict(zip(names, durations, strict=True))
-    run = Run(items, {"a": 2, "b": 1}, lambda item, node: length[item.name], attempts=50, speculate=2)
+    run = Run(items, {"a": 2, "b": 1}, lambda item, node: length[item.name], attempts=50)
 
     def strike():
-        if run.crew.seats:
-            run.crew.lose(min(run.crew.seats))
+        if run.workers.present:
+            run.workers.kill(min(run.workers.present))
 
     for moment in data.draw(st.lists(st.floats(0, 60), max_size=8)):
-        run.crew.at(moment, strike)
+        run.workers.at(moment, strike)
     for number, moment in enumerate(data.draw(st.lists(st.floats(0, 60), max_size=3))):
-        run.crew.at(moment, lambda: run.crew.leave("a"))
-        run.crew.at(moment + 1, lambda number=number: run.crew.join(f"new-{number}", 2))
+        run.workers.at(moment, lambda: run.workers.leave("a"))
+        run.workers.at(moment + 1, lambda number=number: run.workers.join(f"new-{number}", 2))
     run.go()
-    assert sorted(run.told("done")) == sorted(names)
+    assert sorted(run.units("done")) == sorted(names)
     assert run.board.failures == []
 
 
-def test_workers_with_nothing_more_to_do_are_given_back_while_the_last_task_runs():
+def test_surplus_workers_end_while_the_last_task_runs():
     items = [*tasks(8), task("long", "class-0", stage="evaluate")]
     run = Run(items, {"a": 8}, lambda item, node: 1000.0 if item.name == "long" else 10.0)
     held = []
-    run.crew.at(500.0, lambda: held.append(len(run.crew.seats)))
+    run.workers.at(500.0, lambda: held.append(len(run.workers.present)))
     run.go()
     assert held == [1]
 
 
-def test_slow_last_task_gets_a_worker_that_was_given_back():
-    run = Run(tasks(9), {"a": 9}, lambda item, node: math.inf if item.name == "class-8" and not run_twice() else 10.0)
-    seen = []
-
-    def run_twice():
-        seen.append(1)
-        return len(seen) > 1
-
-    run.go()
-    assert run.starts()["class-8"] == 2
-    assert run.told("done")[-1] == "class-8"
-
-
-def test_cheap_workers_start_while_the_tasks_before_theirs_run():
+def test_cpu_workers_start_while_upstream_tasks_run():
     """Else those with a GPU would wait for them."""
     items = [task("a", stage="statistics"), task("b", "a", stage="barycenter"), task("c", "b", stage="recover")]
     items[1].units[0].inputs["0"] = items[0].units[0].ref
     items[2].units[0].inputs["0"] = items[1].units[0].ref
-    lane = {"statistics": "main", "barycenter": "cpu", "recover": "main"}
+    queue = {"statistics": "main", "barycenter": "cpu", "recover": "main"}
     times = []
     for early in ((), {"cpu"}):
-        run = Run(items, {"node": 1}, 10.0, lane=lambda item: lane[item.stage], start_s=7.0)
-        run.pool = Pool(run.crew, RayConfig(), run.events.append, early=early)
+        run = Run(items, {"node": 1}, 10.0, queue=lambda item: queue[item.stage], start_s=7.0)
+        run.scheduler = Scheduler(run.workers, RayConfig(), run.events.append, early=early)
         run.go()
-        times.append(run.crew.clock)
+        times.append(run.workers.clock_s)
     assert times == [44.0, 37.0]
 
 
-def test_workers_come_up_during_the_last_step_of_what_they_wait_for():
-    def last_step(item):
-        return Event("progress", item.stage, item.name, done=9, total=10) if item.name == "teacher" else None
-
-    items = [task("teacher"), *(task(f"class-{number}", "teacher") for number in range(4))]
-    clocks = [
-        Run(items, {"a": 4}, 10.0, start_s=7.0, says=says).go().crew.clock for says in (last_step, lambda _: None)
-    ]
-    assert clocks == [7 + 10 + 10, 7 + 10 + 7 + 10]
-
-
-def test_no_worker_comes_up_while_a_training_needs_the_machine_for_itself():
+def test_no_worker_starts_during_an_exclusive_task():
     items = [task("teacher", stage="pretrain"), *(task(f"class-{number}") for number in range(3))]
     for number in range(3):
         items[1 + number].units[0].inputs["0"] = items[0].units[0].ref
@@ -445,10 +407,9 @@ def test_no_worker_comes_up_while_a_training_needs_the_machine_for_itself():
     run = Run(
         items,
         {"a": 4},
-        lane=lambda item: "alone" if item.stage == "pretrain" else "main",
-        solo={"alone": "main"},
-        says=lambda item: Event("progress", item.stage, item.name, done=0, total=1),
+        queue=lambda item: "alone" if item.stage == "pretrain" else "main",
+        exclusive={"alone": "main"},
     )
-    run.crew.at(5.0, lambda: held.append(len(run.crew.seats)))
+    run.workers.at(5.0, lambda: held.append(len(run.workers.present)))
     run.go()
     assert held == [1]

@@ -55,6 +55,7 @@ _WORDS = {  # for texts, which pydantic says that it cannot parse
     "tuple_type": "a list of values",
 }
 _SHOWN = 60  # characters at both ends of a long value
+_REMOVED = {"ray.speculate": "no longer exists, since no task gets a second copy; leave it out"}
 _LATER: dict[str, Any] = {"later": True}
 
 
@@ -248,7 +249,8 @@ def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
     """Return the option of a mistake, its value as text, if that matters, and what is wrong with it."""
     path = root.option(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
-        return path, "", f"no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
+        unknown = f"no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
+        return path, "", _REMOVED.get(path, unknown)
     if error["type"] == "string_unicode":
         return path, str(error["input"]), "is no UTF-8 text; write it again"
     value = error["input"]

@@ -1,4 +1,4 @@
-"""How workers compute, and Ray's pool of them."""
+"""How workers compute, and how Ray runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wmdd.config.base import Count, NonNegative, Positive, Section
 
 
 class RuntimeConfig(Section):
-    """How workers compute. Not part of any key, except through the numbers that a device gives."""
+    """How workers compute. Not part of any key: results differ by rounding alone."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -28,18 +28,14 @@ class RuntimeConfig(Section):
 
 
 class RayConfig(Section):
-    """The Ray executor's pool."""
+    """The workers of the Ray executor."""
 
-    address: str | None = Field(None, description="cluster to join: auto or HOST:6379 (none: a Ray of this run alone)")
+    address: str | None = Field(None, description="cluster to join: auto or HOST:6379 (none: a temporary local Ray)")
     actors: Annotated[int, Field(ge=0)] = Field(0, description="workers (0: as many as fit, also when nodes join)")
     cpus_per_actor: Positive = Field(1.0, description="CPUs that one worker reserves")
     gpus_per_actor: NonNegative = Field(1.0, description="GPUs that one worker reserves where the cluster has any")
-    attempts: Count = Field(3, description="times that a task is tried when its worker dies or hangs")
-    silence_s: Positive = Field(1800.0, description="without news for this long, a task is given to another worker, s")
-    speculate: NonNegative = Field(
-        4.0, description="idle workers run a second copy of tasks slower than this many medians (0: never)"
-    )
+    attempts: Count = Field(3, description="attempts at a task whose worker dies or hangs")
+    silence_s: Positive = Field(1800.0, description="after this long without a message a task is tried elsewhere, s")
     start_timeout_s: Positive = Field(
-        45.0,
-        description="how long to wait for a worker where no node can hold one, s (raise it where nodes come on demand)",
+        45.0, description="how long to wait for a worker if no node can hold one, s (raise it if nodes come on demand)"
     )

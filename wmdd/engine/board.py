@@ -1,4 +1,4 @@
-"""Which tasks may run: those whose inputs are there. No clock, no worker and no store, so that it can be simulated."""
+"""The open tasks of a run: which may run, because their inputs exist. It knows no clock, worker or store."""
 
 from __future__ import annotations
 
@@ -12,126 +12,117 @@ from wmdd.storage.store import ArtifactRef
 
 
 class Board:
-    """The tasks of a run that are not finished, handed out in the plan's order as their inputs appear.
+    """The tasks of a run that are not finished, in one queue for each kind of worker.
 
-    A task is named by its stage and name. One that fails takes with it only those that need its output.
+    Tasks leave a queue in the plan's order, as soon as their inputs exist. If one fails, only tasks that need its
+    output are blocked. A task is identified by its stage and name.
 
     Args:
-        tasks: with something left to do, in the plan's order.
-        missing: artifacts that are not in the store; whoever needs none of them may run at once.
-        lane: tasks of one lane wait for one kind of worker.
+        tasks: with units left to do, in the plan's order.
+        missing: artifacts that are not in the store; a task that needs none of them may run at once.
+        queue: name of the queue that a task is in.
     """
 
     def __init__(
         self,
         tasks: Sequence[StageTask],
         missing: Iterable[ArtifactRef],
-        lane: Callable[[StageTask], str] = lambda task: "",
+        queue: Callable[[StageTask], str] = lambda task: "",
     ) -> None:
         absent = set(missing)
-        self.tasks, self.lane = tasks, lane
-        self._place = {_name(task): place for place, task in enumerate(tasks)}
-        producer = {unit.ref: place for place, task in enumerate(tasks) for unit in task.units if unit.ref in absent}
-        self._needed_by: list[list[int]] = [[] for _ in tasks]
-        self._waits = [0] * len(tasks)
-        self._unseen = [0] * len(tasks)  # needed tasks that were never ready
-        self._reached: set[int] = set()
-        self._soon: Counter[str] = Counter()
-        for place, task in enumerate(tasks):
-            needs = {producer[ref] for ref in _inputs(task) if ref in producer}
-            self._waits[place] = self._unseen[place] = len(needs)
-            for need in needs:
-                self._needed_by[need].append(place)
-        self._open = set(range(len(tasks)))
-        self._left = Counter(map(lane, tasks))
-        self._ready: dict[str, list[int]] = {}
-        for place, waits in enumerate(self._waits):
-            if not waits:
-                self._push(place)
+        self.tasks, self.queue = tasks, queue
         self.failures: list[StageError] = []
         self.blocked: list[StageTask] = []
+        self._index = {(task.stage, task.name): index for index, task in enumerate(tasks)}
+        self._queue_of = list(map(queue, tasks))
+        producer = {unit.ref: index for index, task in enumerate(tasks) for unit in task.units if unit.ref in absent}
+        self._consumers: list[list[int]] = [[] for _ in tasks]
+        self._unfinished_inputs = [0] * len(tasks)
+        self._waiting_inputs = [0] * len(tasks)  # producers that were never ready
+        self._reached: set[int] = set()
+        self._soon: Counter[str] = Counter()
+        for index, task in enumerate(tasks):
+            producers = {producer[ref] for ref in _inputs(task) if ref in producer}
+            self._unfinished_inputs[index] = self._waiting_inputs[index] = len(producers)
+            for needed in producers:
+                self._consumers[needed].append(index)
+        self._open = set(range(len(tasks)))
+        self._left = Counter(self._queue_of)
+        self._ready: dict[str, list[int]] = {}
+        for index, count in enumerate(self._unfinished_inputs):
+            if not count:
+                self._push(index)
 
     def __len__(self) -> int:
-        """Count the tasks that are neither finished, failed nor blocked by a failure."""
+        """Return the number of tasks that are neither finished, failed nor blocked by a failure."""
         return len(self._open)
 
-    def lanes(self) -> list[str]:
-        """List the lanes that have a task ready."""
-        return [lane for lane, places in self._ready.items() if places]
+    def queues(self) -> list[str]:
+        """Return the queues that have a task ready."""
+        return [queue for queue, indices in self._ready.items() if indices]
 
-    def ready(self, lane: str) -> int:
-        """Count the tasks that wait for nothing but a worker of this lane."""
-        return len(self._ready.get(lane, ()))
+    def ready(self, queue: str) -> int:
+        """Return the number of tasks of a queue that may run."""
+        return len(self._ready.get(queue, ()))
 
-    def left(self, lane: str) -> int:
-        """Count the tasks of a lane that are neither finished, failed nor blocked."""
-        return self._left[lane]
+    def left(self, queue: str) -> int:
+        """Return the number of tasks of a queue that are neither finished, failed nor blocked."""
+        return self._left[queue]
 
-    def lanes_to_come(self) -> list[str]:
-        """List the lanes of which `soon` counts tasks."""
-        return [lane for lane, count in self._soon.items() if count]
+    def soon(self) -> dict[str, int]:
+        """Return the number of tasks that wait only for tasks that are ready or taken, by queue."""
+        return {queue: count for queue, count in self._soon.items() if count}
 
-    def soon(self, lane: str) -> int:
-        """Count the tasks of a lane that wait only for tasks that are ready or handed out."""
-        return self._soon[lane]
-
-    def take(self, lane: str = "") -> StageTask | None:
-        """Hand out the first ready task of a lane, or None."""
-        places = self._ready.get(lane)
-        return self.tasks[heapq.heappop(places)] if places else None
+    def take(self, queue: str = "") -> StageTask | None:
+        """Take the first ready task from a queue, or None."""
+        indices = self._ready.get(queue)
+        return self.tasks[heapq.heappop(indices)] if indices else None
 
     def put_back(self, task: StageTask) -> None:
-        """Take a task back, to be handed out again."""
-        if self.is_open(task):
-            self._push(self._place[_name(task)])
-
-    def is_open(self, task: StageTask) -> bool:
-        """Tell whether a task still has to be finished."""
-        return self._place[_name(task)] in self._open
+        """Return a task that was taken to its queue."""
+        index = self._index[task.stage, task.name]
+        if index in self._open:
+            self._push(index)
 
     def finish(self, task: StageTask) -> None:
-        """Note that a task's output is in the store; who waited for it alone becomes ready."""
-        place = self._place[_name(task)]
-        if place not in self._open:
+        """Record that a task's output exists; tasks that waited for nothing else become ready."""
+        index = self._index[task.stage, task.name]
+        if index not in self._open:
             return
-        self._close(place)
-        for other in self._needed_by[place]:
-            self._waits[other] -= 1
-            if not self._waits[other] and other in self._open:
-                self._soon[self.lane(self.tasks[other])] -= 1
-                self._push(other)
+        self._close(index)
+        for consumer in self._consumers[index]:
+            self._unfinished_inputs[consumer] -= 1
+            if not self._unfinished_inputs[consumer] and consumer in self._open:
+                self._soon[self._queue_of[consumer]] -= 1
+                self._push(consumer)
 
     def fail(self, task: StageTask, error: StageError) -> None:
-        """Note that a task will not be finished; who needs it is blocked, all others go on."""
-        place = self._place[_name(task)]
-        if place not in self._open:
+        """Record that a task will not be finished; tasks that need its output are blocked, all others go on."""
+        index = self._index[task.stage, task.name]
+        if index not in self._open:
             return
         self.failures.append(error)
-        self._close(place)
-        stack = list(self._needed_by[place])
+        self._close(index)
+        stack = list(self._consumers[index])
         while stack:
-            other = stack.pop()
-            if other in self._open:
-                self._close(other)
-                self._soon[self.lane(self.tasks[other])] -= not self._unseen[other]
-                self.blocked.append(self.tasks[other])
-                stack += self._needed_by[other]
+            consumer = stack.pop()
+            if consumer in self._open:
+                self._close(consumer)
+                self._soon[self._queue_of[consumer]] -= not self._waiting_inputs[consumer]
+                self.blocked.append(self.tasks[consumer])
+                stack += self._consumers[consumer]
 
-    def _close(self, place: int) -> None:
-        self._open.discard(place)
-        self._left[self.lane(self.tasks[place])] -= 1
+    def _close(self, index: int) -> None:
+        self._open.discard(index)
+        self._left[self._queue_of[index]] -= 1
 
-    def _push(self, place: int) -> None:
-        heapq.heappush(self._ready.setdefault(self.lane(self.tasks[place]), []), place)
-        if place not in self._reached:
-            self._reached.add(place)
-            for other in self._needed_by[place]:
-                self._unseen[other] -= 1
-                self._soon[self.lane(self.tasks[other])] += not self._unseen[other]
-
-
-def _name(task: StageTask) -> tuple[str, str]:
-    return task.stage, task.name
+    def _push(self, index: int) -> None:
+        heapq.heappush(self._ready.setdefault(self._queue_of[index], []), index)
+        if index not in self._reached:
+            self._reached.add(index)
+            for consumer in self._consumers[index]:
+                self._waiting_inputs[consumer] -= 1
+                self._soon[self._queue_of[consumer]] += not self._waiting_inputs[consumer]
 
 
 def _inputs(task: StageTask) -> Iterable[ArtifactRef]:

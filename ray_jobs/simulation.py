@@ -1,0 +1,177 @@
+"""Simulated workers: a virtual clock, nodes with slots for workers, and tasks that take a given time.
+
+The scheduler that runs on them is the real one, so its simulated decisions are those that it makes on a cluster.
+"""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from ray_jobs.workers import Message
+from wmdd.engine.plan import StageTask
+from wmdd.errors import StageError
+
+
+@dataclass(eq=False)
+class _Worker:
+    kind: str
+    node: str | None = None  # None while it waits for a slot
+    placed_s: float = 0.0
+    is_ready: bool = False
+    task: StageTask | None = None
+
+
+class SimulatedWorkers:
+    """See `ray_jobs.workers.Workers`.
+
+    Args:
+        nodes: slots of each node, for each kind of worker.
+        seconds: of a task on a node; infinity for a task that hangs.
+        start_s: from a worker's placement to ``ready``.
+        delay_s: from the end of a task to its message.
+        error: what a task raises at its end, if anything.
+        shared: all kinds share a node's slots, as workers with and without a GPU share its CPUs.
+        fits: whether a node can hold workers of a kind at all.
+    """
+
+    def __init__(
+        self,
+        nodes: dict[str, int],
+        seconds: Callable[[StageTask, str], float],
+        *,
+        start_s: float = 1.0,
+        delay_s: float = 0.0,
+        error: Callable[[StageTask], StageError | None] = lambda task: None,
+        shared: bool = False,
+        fits: Callable[[str, str], bool] = lambda node, kind: True,
+    ) -> None:
+        self.nodes, self.seconds, self.start_s, self.delay_s = dict(nodes), seconds, start_s, delay_s
+        self.error, self.shared, self.fits = error, shared, fits
+        self.clock_s = 0.0
+        self.assigned: list[tuple[float, str, StageTask]] = []
+        self.snapshots: set[int] = set()
+        self.present: dict[int, _Worker] = {}
+        self.waiting: dict[int, None] = {}  # workers without a slot, oldest first
+        self.held_s: collections.Counter[str] = collections.Counter()  # for which workers of a kind had a slot
+        self._used = collections.Counter[tuple[str, str]]()
+        self._future: list[tuple[float, int, Callable[[], Message | None]]] = []
+        self._numbers, self._order = itertools.count(), itertools.count()
+
+    def at(self, seconds: float, action: Callable[[], Any]) -> None:
+        """Call a function at a time of the clock."""
+        self._push(seconds, lambda: action() and None)
+
+    def now(self) -> float:
+        """Return virtual seconds."""
+        return self.clock_s
+
+    def capacity(self, kind: str) -> int:
+        """Return the number of slots that workers of a kind may have."""
+        return sum(slots for node, slots in self.nodes.items() if self.fits(node, kind))
+
+    def describe(self) -> str:
+        """Return what there is."""
+        return f"{len(self.nodes)} simulated nodes"
+
+    def start(self, kind: str) -> int:
+        """Place a worker, as soon as a node has a slot."""
+        number = next(self._numbers)
+        self.present[number] = _Worker(kind)
+        self.waiting[number] = None
+        self._place()
+        return number
+
+    def assign(self, worker: int, task: StageTask) -> None:
+        """Begin a task, which ends by itself."""
+        state = self.present[worker]
+        assert state.is_ready
+        assert state.task is None, "a worker got a second task"
+        state.task = task
+        self.assigned.append((self.clock_s, str(state.node), task))
+        end_s = self.clock_s + self.seconds(task, str(state.node)) + self.delay_s
+        self._push(end_s, lambda: self._end(worker, task))
+
+    def request_snapshots(self, workers: Collection[int], limit_s: float) -> None:
+        """Record which workers were asked."""
+        self.snapshots |= set(workers)
+
+    def terminate(self, worker: int) -> None:
+        """Free a worker's slot."""
+        state = self.present.pop(worker, None)
+        self.waiting.pop(worker, None)
+        if state is not None and state.node in self.nodes:
+            self.held_s[state.kind] += self.clock_s - state.placed_s
+            self._used[self._slots(str(state.node), state.kind)] -= 1
+            self._place()
+
+    def poll(self, timeout: float) -> list[Message]:
+        """Move the clock to the next message, by `timeout` at most."""
+        end_s, messages = self.clock_s + timeout, list[Message]()
+        while self._future and self._future[0][0] <= (self.clock_s if messages else end_s):
+            moment, _, happen = heapq.heappop(self._future)
+            self.clock_s = max(self.clock_s, moment)
+            message = happen()
+            messages += [message] if message else []
+        self.clock_s = self.clock_s if messages else end_s
+        return messages
+
+    def join(self, node: str, slots: int) -> None:
+        """Add a node."""
+        self.nodes[node] = slots
+        self._place()
+
+    def leave(self, node: str) -> None:
+        """Remove a node with all its workers."""
+        self.nodes.pop(node, None)
+        for number in [number for number, worker in self.present.items() if worker.node == node]:
+            self.kill(number, node_left=True)
+        for kind in {worker.kind for worker in self.present.values()}:
+            self._used.pop(self._slots(node, kind), None)
+
+    def kill(self, worker: int, *, node_left: bool = False) -> None:
+        """End a worker's process."""
+        self.present[worker].task = None
+        self._push(self.clock_s, lambda: Message(worker, "lost", text="killed", node_left=node_left))
+
+    def _place(self) -> None:
+        full = set[str]()
+        for number in list(self.waiting):
+            worker = self.present[number]
+            node = None if worker.kind in full else next((n for n in self.nodes if self._is_free(n, worker.kind)), None)
+            if node is None:
+                full.add(worker.kind)
+                continue
+            del self.waiting[number]
+            self._used[self._slots(node, worker.kind)] += 1
+            worker.node, worker.placed_s = node, self.clock_s
+            self._push(self.clock_s + self.start_s, lambda number=number: self.end_start(number))  # type: ignore[misc]
+
+    def _slots(self, node: str, kind: str) -> tuple[str, str]:
+        return node, "" if self.shared else kind
+
+    def _is_free(self, node: str, kind: str) -> bool:
+        return self.fits(node, kind) and self._used[self._slots(node, kind)] < self.nodes[node]
+
+    def end_start(self, number: int) -> Message | None:
+        """Make a worker ready, and return its message; tests replace this to let starts fail."""
+        worker = self.present.get(number)
+        if worker is None or worker.node not in self.nodes:
+            return None
+        worker.is_ready = True
+        return Message(number, "ready", node=str(worker.node))
+
+    def _end(self, number: int, task: StageTask) -> Message | None:
+        worker = self.present.get(number)
+        if worker is None or worker.task is not task:
+            return None  # it was terminated or lost
+        worker.task = None
+        error = self.error(task)
+        return Message(number, "error", error=error) if error else Message(number, "done")
+
+    def _push(self, seconds: float, happen: Callable[[], Message | None]) -> None:
+        heapq.heappush(self._future, (seconds, next(self._order), happen))
