@@ -1,9 +1,10 @@
-"""Jobs on a Ray cluster: submit a wmdd command, follow its log, and give its own exit status."""
+"""Jobs on a Ray cluster: submit a wmdd command, follow its log, and return its exit status."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import shlex
@@ -15,19 +16,18 @@ from urllib.parse import urlsplit
 
 import tenacity
 
-from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
 
-DRIVER = "python -m wmdd"
+COMMAND = "python -m wmdd"  # Ray's job supervisor sets RAY_ADDRESS, so that it runs on the job's cluster
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = 143
-RECONNECTS = 6  # in a row, ever more slowly: some two minutes
-ASK_S = 0.3
+RECONNECTS = 6  # in a row, each after a longer pause: about two minutes
+POLL_S = 0.3
 LOGGERS = ("_private.runtime_env.packaging", "_private.runtime_env.working_dir", "dashboard.modules.dashboard_sdk")
-# The SDK takes these for the address that it is to use, whatever it is told.
-TAKEN_FOR_ADDRESS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-HEAD_COMES_UP = tenacity.Retrying(
+# The SDK prefers these to the address that it is given.
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+RETRY_UNTIL_UP = tenacity.Retrying(
     retry=tenacity.retry_if_exception_message(match=".*No available agent"),
     wait=tenacity.wait_fixed(1),
     stop=tenacity.stop_after_delay(30),
@@ -63,7 +63,7 @@ class Jobs:
 
     def _make_client(self, proxy: str) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        for name in TAKEN_FOR_ADDRESS:
+        for name in ADDRESS_VARIABLES:
             os.environ.pop(name, None)
         try:
             from ray.job_submission import JobSubmissionClient
@@ -71,35 +71,35 @@ class Jobs:
             raise WmddError("Ray is not installed; pip install 'wmdd[ray]'") from exc
         with self._explained(proxy=proxy):
             client = JobSubmissionClient(self.address)
-        # They tell every file that stays behind, and each sets a level of its own.
+        # They log each file that stays behind, and each sets its own level.
         for name in (*LOGGERS, "dashboard.modules.job.sdk"):
             logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
         return client
 
     def submit(self, words: Sequence[str], environment: dict[str, Any], submission_id: str | None) -> str:
-        """Submit a wmdd command line; give the job's id.
+        """Submit a wmdd command line, and return the job's id.
 
         Args:
             environment: Ray's runtime environment, see `cluster.runtime_env`.
         """
-        entrypoint = f"{DRIVER} {shlex.join(words)}"
+        entrypoint = f"{COMMAND} {shlex.join(words)}"
         with self._explained(submission_id or ""):
-            found: str = HEAD_COMES_UP(
+            job: str = RETRY_UNTIL_UP(
                 self._client.submit_job, entrypoint=entrypoint, runtime_env=environment, submission_id=submission_id
             )
-        return found
+        return job
 
     def follow(self, job: str, write: Callable[[str], None]) -> None:
-        """Write a job's log as it grows, until the job ends; a lost connection is made again.
+        """Write a job's log as it grows, until the job ends; reconnect if the connection is lost.
 
-        A server that can be asked and cannot stream (a proxy without web sockets) is asked now and then.
+        A server that answers but cannot stream (a proxy without web sockets) is polled.
         """
         written = failures = 0
         while True:
             try:
                 with self._explained(job):
                     while str(self._client.get_job_status(job)) == "PENDING":
-                        time.sleep(ASK_S)
+                        time.sleep(POLL_S)
                     written, whole = asyncio.run(self._tail(job, write, written))
                     ended = str(self._client.get_job_status(job)) in ENDED
                     if not whole:
@@ -118,7 +118,7 @@ class Jobs:
             time.sleep(min(30.0, 2.0**failures))
 
     async def _tail(self, job: str, write: Callable[[str], None], written: int) -> tuple[int, bool]:
-        """Write what comes; give how much there was, and whether the stream ended of itself."""
+        """Write the stream; return its length, and whether it reached its end."""
         from aiohttp import ClientError
 
         seen = 0
@@ -126,23 +126,23 @@ class Jobs:
             async for text in self._client.tail_job_logs(job):
                 write(text[max(0, written - seen) :])
                 seen += len(text)
-        except (RuntimeError, OSError, ClientError):  # the connection is gone: the caller asks for the job
+        except (RuntimeError, OSError, ClientError):  # the connection is lost: the caller asks for the status
             return max(seen, written), False
         return max(seen, written), True
 
     def log(self, job: str) -> str:
-        """Give a job's log so far."""
+        """Return a job's log so far."""
         with self._explained(job):
             text: str = self._client.get_job_logs(job)
         return text
 
     def exit_status(self, job: str) -> tuple[int, str]:
-        """Wait for the end of a job; give the driver's own exit status (143 for a stopped one), and, where the driver
-        never ran, what Ray says.
+        """Wait for the end of a job; return its command's exit status (143 if it was stopped), and Ray's message if the
+        command never ran.
         """
         with self._explained(job):
             while str((info := self._client.get_job_info(job)).status) not in ENDED:
-                time.sleep(ASK_S)
+                time.sleep(POLL_S)
         if str(info.status) == "STOPPED":
             return STOPPED, "it was stopped"
         if info.driver_exit_code is not None:
@@ -150,7 +150,7 @@ class Jobs:
         return int(str(info.status) == "FAILED"), " ".join(str(info.message or "").split())
 
     def stop(self, job: str) -> str:
-        """End a running job, whose finished work is kept; give its status then."""
+        """End a running job, whose finished units are kept; return its status then."""
         with self._explained(job):
             before = str(self._client.get_job_status(job))
             if before == "PENDING":
@@ -161,16 +161,16 @@ class Jobs:
                 return f"{before} already"
             self._client.stop_job(job)
             while (status := str(self._client.get_job_status(job))) not in ENDED:
-                time.sleep(ASK_S)
+                time.sleep(POLL_S)
         return status
 
     def rows(self) -> Iterator[tuple[str, str, float | None, float | None, str]]:
-        """List submitted jobs, newest first: id, status, begin and end in seconds, and command."""
+        """Return submitted jobs, newest first: id, status, begin and end in seconds, and command."""
         with self._explained():
             jobs = [job for job in self._client.list_jobs() if job.submission_id]
         for job in sorted(jobs, key=lambda job: -(job.start_time or 0)):
             begun, ended = (moment / 1000 if moment else None for moment in (job.start_time, job.end_time))
-            command = job.entrypoint.replace(f"{DRIVER} ", "wmdd ")
+            command = job.entrypoint.replace(f"{COMMAND} ", "wmdd ")
             yield job.submission_id, str(job.status), begun, ended, command
 
     @contextlib.contextmanager
@@ -210,7 +210,7 @@ def _explain(where: str, job: str, text: str, proxy: str = "") -> WmddError:
     if "exceeds the maximum size" in text or "status code 413" in text:
         return ConfigError(
             "--working-dir: its files are more than a job server takes (100 MiB); name a folder with code alone, or "
-            "what may stay here in its .gitignore"
+            "list what may stay here in its .gitignore"
         )
     return WmddError(f"{where}: the job server fails: {text[:300]}")
 
@@ -229,3 +229,35 @@ def _check_http(where: str, address: str, proxy: str = "") -> None:
         socket.create_connection((parts.hostname, port), timeout=5).close()
     except (OSError, UnicodeError) as exc:
         raise ConfigError(f"{where}: nobody answers ({exc}); is the cluster up?") from exc
+
+
+def spare_loopback(url: str) -> None:
+    """Exclude a server on this machine from proxies, which would look for it on their own machine."""
+    host = urlsplit(url).hostname or ""
+    if not _is_loopback(host):
+        return
+    names = ("no_proxy", "NO_PROXY")  # tools differ in which one they read, and one hides the other
+    before = [os.environ.get(name, "").strip() for name in names]
+    for name, value, other in zip(names, before, reversed(before), strict=True):
+        if (value or other) != "*":
+            os.environ[name] = ",".join(filter(None, [value or other, host]))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def proxy_for(url: str) -> str:
+    """Return the variable that sends requests for a URL through a proxy; "" if no proxy is used."""
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy = select_proxy(url, get_environ_proxies(url, no_proxy=None))
+    if not proxy:
+        return ""
+    scheme = urlsplit(url).scheme
+    names = [form for name in (f"{scheme}_proxy", "all_proxy") for form in (name, name.upper())]
+    return next((name for name in names if os.environ.get(name) == proxy), f"{scheme}_proxy")

@@ -1,4 +1,4 @@
-"""What travels with a job: the working directory, packages, and plain settings."""
+"""The runtime environment of a job: working directory, packages and plain variables."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 from wmdd.errors import ConfigError
 
-# Neither code nor small: what stays here, next to what .gitignore names. The last ones only at the top.
-LEFT_OUT = [".git", ".venv", "venv", "runs", "__pycache__", ".*_cache", ".cache", ".hypothesis", "*.egg-info"]
-LEFT_OUT += ["/data", "/store", "/build", "/dist"]
+# Not sent with a job, like the files that .gitignore names. The last ones only at the top.
+EXCLUDED = [".git", ".venv", "venv", "runs", "__pycache__", ".*_cache", ".cache", ".hypothesis", "*.egg-info"]
+EXCLUDED += ["/data", "/store", "/build", "/dist"]
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 
 
 def runtime_environment(folder: str, requirements: str | None, variables: Sequence[str]) -> dict[str, Any]:
-    """Build Ray's runtime environment of a job.
+    """Return Ray's runtime environment of a job.
 
     Raises:
-        ConfigError: for a missing folder or file, and for variables that look like credentials: they would be
-            readable on the dashboard, and belong to the cluster's own environment.
+        ConfigError: for a missing folder or file, and for variables that look like credentials: the dashboard would
+            show them, and they belong to the environment of the cluster's nodes.
     """
     if not os.path.isdir(folder):
         raise ConfigError(f"--working-dir {folder}: is no folder; give the one whose files the job needs")
-    environment: dict[str, Any] = {"working_dir": folder, "excludes": LEFT_OUT, "env_vars": _settings(variables)}
+    environment: dict[str, Any] = {"working_dir": folder, "excludes": EXCLUDED, "env_vars": _settings(variables)}
     if requirements is None:
         return environment
     if not os.path.isfile(requirements):
@@ -35,30 +35,30 @@ def runtime_environment(folder: str, requirements: str | None, variables: Sequen
 
 
 def check_travels(file: str) -> None:
-    """Refuse a configuration file that would stay here when the current folder travels with a job.
+    """Refuse a configuration file that is not sent when the current folder is the working directory of a job.
 
     Raises:
-        ConfigError: if it lies elsewhere, or is among what is left out.
+        ConfigError: if it lies elsewhere, or is excluded.
     """
     if "://" in file or os.path.isabs(file):  # then all nodes share it
         return
     path = Path(os.path.normpath(file))
     if path.parts[0] == "..":
         raise ConfigError(f"--config {file}: does not travel with the job; put it into --working-dir")
-    if pattern := _left_out_by(path):
+    if pattern := _excluded_by(path):
         raise ConfigError(
             f"--config {file}: does not travel with the job, because {pattern} is left out; copy it to another place "
             "in --working-dir, or give a path or URL that all nodes share"
         )
 
 
-def _left_out_by(path: Path) -> str:
-    """Return the part of a relative path that Ray leaves out, as its excludes and the ignore files of folders say."""
+def _excluded_by(path: Path) -> str:
+    """Return the part of a relative path that Ray excludes, by its list or the ignore files of folders; "" if none."""
     try:
         from ray._private.runtime_env.packaging import _get_excludes, get_excludes_from_ignore_files
-    except ImportError:  # another version of Ray: the job would tell
+    except ImportError:  # another version of Ray: the job would fail with the reason
         return ""
-    tests = [_get_excludes(Path(), LEFT_OUT)]
+    tests = [_get_excludes(Path(), EXCLUDED)]
     with_git = os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1"
     for part in (*reversed(path.parents), path):
         if part != Path() and any(test(part.absolute()) for test in tests):

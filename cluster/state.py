@@ -1,4 +1,4 @@
-"""Where the trial cluster of this user writes what it is: addresses, processes, and its token's file."""
+"""The state of this user's trial cluster: addresses, processes and the file of its token."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wmdd.errors import ConfigError
 
 @dataclass(frozen=True)
 class TrialNode:
-    """A node: its id in Ray, and the process that ends it when it is killed."""
+    """A node: its id in Ray, and the process whose end ends it."""
 
     node_id: str
     pid: int
@@ -26,12 +26,12 @@ class TrialNode:
 
 @dataclass(frozen=True)
 class TrialCluster:
-    """A cluster that `wmdd cluster up` started, or is about to.
+    """A cluster that `wmdd cluster up` has started or is starting.
 
     Args:
         folder: of Ray's logs and sockets; it marks the cluster's processes.
-        supervisor: the process that holds the cluster.
-        address: for drivers, ``127.0.0.1:PORT``; empty until it is up.
+        supervisor: id of the process that runs the cluster.
+        address: for runs, ``127.0.0.1:PORT``; empty until the cluster is up.
         dashboard: for jobs and browsers, ``http://127.0.0.1:PORT``.
         nodes: the head first.
     """
@@ -43,18 +43,18 @@ class TrialCluster:
     nodes: tuple[TrialNode, ...] = ()
 
     def save(self) -> None:
-        """Write the state in one piece."""
-        beside = state_folder() / "state.json.part"
-        beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        beside.replace(state_folder() / "state.json")
+        """Write the state atomically."""
+        part = state_folder() / "state.json.part"
+        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        part.replace(state_folder() / "state.json")
 
     @staticmethod
     def load() -> TrialCluster | None:
-        """Read the state, or None when there is none."""
+        """Read the state; None if no cluster was started."""
         try:
-            facts = json.loads((_place() / "state.json").read_text(encoding="utf-8"))
-            nodes = tuple(TrialNode(**node) for node in facts.pop("nodes"))
-            return TrialCluster(nodes=nodes, **facts)
+            values = json.loads((_path() / "state.json").read_text(encoding="utf-8"))
+            nodes = tuple(TrialNode(**node) for node in values.pop("nodes"))
+            return TrialCluster(nodes=nodes, **values)
         except (OSError, ValueError, LookupError, TypeError):
             return None
 
@@ -62,38 +62,38 @@ class TrialCluster:
     def forget() -> None:
         """Remove the state and the token."""
         for name in ("state.json", "token"):
-            (_place() / name).unlink(missing_ok=True)
+            (_path() / name).unlink(missing_ok=True)
 
     @property
     def runs(self) -> bool:
-        """Whether its head is there."""
+        """Whether its head runs."""
         return bool(self.nodes) and find(self.nodes[0].pid, self.folder) is not None
 
 
 def _home() -> str:
-    """Return the user's home; in a container whose user has none, a folder of that user for temporary files."""
+    """Return the user's home; a temporary folder of that user in a container whose user has no home."""
     home = os.path.expanduser("~")
     return home if os.path.isabs(home) else f"{tempfile.gettempdir()}/wmdd-{os.getuid()}"
 
 
-def _place() -> Path:
+def _path() -> Path:
     home = os.environ.get("XDG_STATE_HOME") or f"{_home()}/.local/state"
     return Path(os.environ.get("WMDD_STATE") or f"{home}/wmdd/cluster").expanduser().absolute()
 
 
 def state_folder() -> Path:
-    """Give the folder of the state, made for its owner alone: ``WMDD_STATE``, or below the XDG state folder.
+    """Return the private folder of the state, ``WMDD_STATE`` or below the XDG state folder; create it if needed.
 
     Raises:
-        ConfigError: if it cannot be made, or another user could exchange the token in it.
+        ConfigError: if it cannot be created, or another user could replace the token in it.
     """
-    folder = _place()
+    folder = _path()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        facts = folder.stat()
+        status = folder.stat()
     except OSError as exc:
         raise ConfigError(f"WMDD_STATE {folder}: {exc.strerror}; name a folder of your own") from exc
-    if facts.st_uid != os.getuid() or facts.st_mode & 0o022:
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise ConfigError(f"WMDD_STATE {folder}: others may write there; name a folder that is yours alone")
     return folder
 
@@ -103,7 +103,7 @@ def locked(command: str) -> Iterator[None]:
     """Keep other `wmdd cluster` commands from starting or ending a cluster meanwhile.
 
     Raises:
-        ConfigError: if one is at work.
+        ConfigError: if another one is running.
     """
     with open(state_folder() / "lock", "w", encoding="utf-8") as file:
         try:
@@ -116,8 +116,8 @@ def locked(command: str) -> Iterator[None]:
 
 
 def token_file() -> Path:
-    """Give the path of the token that every client of the cluster needs."""
-    return _place() / "token"
+    """Return the path of the token that every client of the cluster needs."""
+    return _path() / "token"
 
 
 def make_token() -> None:
@@ -129,7 +129,7 @@ def make_token() -> None:
 
 
 def settings() -> dict[str, str]:
-    """Give the environment that a process needs to speak with the trial cluster."""
+    """Return the environment that a process needs to connect to the trial cluster."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file()),
@@ -140,16 +140,16 @@ def settings() -> dict[str, str]:
 
 
 def adopt(address: str | None) -> TrialCluster | None:
-    """Take up the trial cluster's settings when an address is its own (None: whatever runs); give it if so.
+    """Set the environment for the trial cluster if an address is one of its addresses (None: if one runs); return it.
 
-    Must come before Ray is imported, which reads them once.
+    Must precede the import of Ray, which reads the environment once.
     """
-    found = TrialCluster.load()
-    if found is None or not found.runs:
+    trial = TrialCluster.load()
+    if trial is None or not trial.runs:
         return None
     wanted = address and address.rstrip("/").replace("localhost", "127.0.0.1")
-    if wanted is not None and wanted not in (found.address, found.dashboard):
+    if wanted is not None and wanted not in (trial.address, trial.dashboard):
         return None
     os.environ.update(settings())
     os.environ.pop("RAY_AUTH_TOKEN", None)
-    return found
+    return trial

@@ -1,7 +1,7 @@
-"""The process that holds a trial cluster: ``python -m cluster.supervisor SIZE``.
+"""The process that runs a trial cluster: ``python -m cluster.supervisor SIZE``.
 
-It starts a head (dashboard and job server, no CPUs) and the nodes, writes the state, and takes everything down when it
-is told to end. All servers listen on loopback.
+It starts a head (dashboard and job server, no CPUs) and the nodes, writes the state, and ends all of them on SIGTERM.
+All servers listen on loopback.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STORE_BYTES = 100 * 2**20
 
 @dataclass(frozen=True)
 class Size:
-    """What `up` asks for; ports 0 are chosen."""
+    """The size of a cluster; port 0 means a free one."""
 
     nodes: int
     cpus: int
@@ -33,19 +33,19 @@ class Size:
 
 
 def supervise(size: Size) -> None:
-    """Hold a cluster until SIGTERM or SIGINT."""
+    """Run a cluster until SIGTERM or SIGINT."""
     from ray.cluster_utils import Cluster
 
     head: dict[str, Any] = {"num_cpus": 0, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
     head |= {"dashboard_port": size.dashboard_port, "object_store_memory": STORE_BYTES}
     head |= {"gcs_server_port": size.port} if size.port else {}
     head |= {"dashboard_agent_listen_port": None}  # a free one: the usual one may be another cluster's
-    # Their fate is shared: Ray's own processes end with this one, even when it is killed.
+    # Ray's processes end with this one, even if it is killed.
     cluster = Cluster(initialize_head=True, shutdown_at_exit=True, head_node_args=head)
     share = {"num_cpus": size.cpus, "num_gpus": size.gpus, "object_store_memory": STORE_BYTES}
     nodes = [cluster.head_node, *(cluster.add_node(**share) for _ in range(size.nodes))]
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # Ray has set handlers of its own by now
+    for number in (signal.SIGTERM, signal.SIGINT):  # Ray has set its handlers by now
         signal.signal(number, lambda *_: ended.set())
     TrialCluster(
         folder=os.environ["RAY_TMPDIR"],
@@ -61,11 +61,11 @@ def supervise(size: Size) -> None:
 
 
 def _reap(nodes: list[Any]) -> None:
-    """Let killed processes go: workers outlive a node for as long as its raylet is a zombie."""
+    """Reap killed processes: workers outlive a node while its raylet is a zombie."""
     for node in nodes:
         for processes in list(node.all_processes.values()):
-            for held in processes:
-                held.process.poll()
+            for info in processes:
+                info.process.poll()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A real Ray cluster of several nodes on this machine, each a set of processes, for trying things out."""
+"""A trial cluster: several Ray nodes on this machine, each a set of processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ START_S = 180
 
 
 def up(size: Size) -> TrialCluster:
-    """Start a cluster and wait until all its nodes are there.
+    """Start a cluster and wait until all its nodes run.
 
     Raises:
         ConfigError: if one runs already, or a port is taken.
@@ -43,27 +43,27 @@ def up(size: Size) -> TrialCluster:
         started = _launch(size)
         try:
             return _wait(started[0], started[1])
-        except BaseException:  # also Ctrl-C: nothing half started stays
+        except BaseException:  # also Ctrl-C: no part of a cluster stays
             _clear(started[0])
             raise
 
 
 def down() -> int:
-    """End the cluster and nothing else; give the number of processes that there were.
+    """End the cluster and nothing else; return its number of processes.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if no cluster was started.
     """
     with locked("wmdd cluster down"):
-        found = TrialCluster.load()
-        if found is None:
+        trial = TrialCluster.load()
+        if trial is None:
             raise ConfigError("wmdd cluster down: no cluster was started here; wmdd cluster up starts one")
-        return _clear(found)
+        return _clear(trial)
 
 
-def _clear(found: TrialCluster) -> int:
-    count = end(found.folder, found.supervisor)
-    shutil.rmtree(found.folder, ignore_errors=True)
+def _clear(trial: TrialCluster) -> int:
+    count = end(trial.folder, trial.supervisor)
+    shutil.rmtree(trial.folder, ignore_errors=True)
     TrialCluster.forget()
     return count
 
@@ -79,7 +79,7 @@ def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
     folder = tempfile.mkdtemp(prefix="wmdd", dir=ray_folder(len("/wmdd12345678")))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= settings() | {"RAY_TMPDIR": folder, "RAY_worker_niceness": "0"}
-    # A job says `python`: here it is the one that runs this command.
+    # A job's command is `python ...`: here that is the Python that runs this command.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "cluster.supervisor", json.dumps(asdict(size))]
     with open(state_folder() / "log", "w", encoding="utf-8") as out:
@@ -93,14 +93,14 @@ def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
 
 def _wait(started: TrialCluster, process: subprocess.Popen[bytes]) -> TrialCluster:
     limit = time.monotonic() + START_S
-    while (found := TrialCluster.load()) is None or not found.nodes:
+    while (trial := TrialCluster.load()) is None or not trial.nodes:
         if process.poll() is not None or time.monotonic() > limit:
             log = state_folder() / "log"
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             words = [line.strip() for line in lines if line.strip()][-1:]
             raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
         time.sleep(0.1)
-    return found
+    return trial
 
 
 @dataclass(frozen=True)
@@ -114,25 +114,25 @@ class NodeRow:
     gpus: tuple[float, float] | None
 
 
-def rows_of(found: TrialCluster) -> list[NodeRow]:
-    """List the head and the nodes, with what Ray knows of them."""
-    usage = _usage(found) if found.runs else {}
+def rows_of(trial: TrialCluster) -> list[NodeRow]:
+    """Return the head and the nodes, with their resources in Ray."""
+    usage = _usage(trial) if trial.runs else {}
     rows = []
-    for number, node in enumerate(found.nodes):
-        alive = find(node.pid, found.folder) is not None
+    for number, node in enumerate(trial.nodes):
+        alive = find(node.pid, trial.folder) is not None
         known = usage.get(node.node_id) if alive else None
         cpus, gpus = (known.get(name, (0.0, 0.0)) if known else None for name in ("CPU", "GPU"))
         rows.append(NodeRow(f"node {number}" if number else "head", "alive" if alive else "dead", node.pid, cpus, gpus))
     return rows
 
 
-def _usage(found: TrialCluster) -> dict[str, dict[str, tuple[float, float]]]:
-    """Ask the head how much of each node's resources is in use."""
-    adopt(found.address)
-    with contextlib.suppress(Exception):  # the head may be going: then the processes alone tell
+def _usage(trial: TrialCluster) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return used and total resources of each node, by its id in Ray."""
+    adopt(trial.address)
+    with contextlib.suppress(Exception):  # the head may be ending: then only the processes are shown
         from ray.autoscaler.v2.sdk import get_cluster_status
 
-        said = get_cluster_status(found.address, timeout=10)
-        nodes = [node for node in (*said.active_nodes, *said.idle_nodes) if node.resource_usage]
+        status = get_cluster_status(trial.address, timeout=10)
+        nodes = [node for node in (*status.active_nodes, *status.idle_nodes) if node.resource_usage]
         return {node.node_id: {u.resource_name: (u.used, u.total) for u in node.resource_usage.usage} for node in nodes}
     return {}

@@ -80,7 +80,7 @@ def operator_errors(document):
         found.append("backoffLimit or ttlSecondsAfterFinished below 0")
     head_cpus = cluster["headGroupSpec"]["rayStartParams"].get("num-cpus")
     if "entrypointNumGpus" in spec or (head_cpus == "0" and "entrypointNumCpus" in spec):
-        found.append("the driver would wait for resources that the head does not offer")
+        found.append("the command would wait for resources that the head does not offer")
     version = tuple(map(int, cluster["rayVersion"].split(".")))
     if cluster.get("authOptions", {}).get("mode") == "token" and version < (2, 52, 0):
         found.append("token authentication needs Ray 2.52")

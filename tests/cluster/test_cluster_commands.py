@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import click
 import pytest
 
+from cluster.jobs import proxy_for, spare_loopback
 from cluster.processes import end, family, find
-from cluster.proxies import proxy_for, spare_loopback
 from cluster.state import TrialCluster, TrialNode, adopt, make_token, token_file
 from wmdd.cli.jobs import _check_words
 from wmdd.cli.main import cli, main
@@ -123,19 +123,19 @@ def test_what_cannot_work_is_refused_with_one_line(capsys, case):
         ("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:1", ("jobs",)),
     ],
 )
-def test_an_address_of_the_environment_is_checked_and_named(capsys, monkeypatch, name, value, words):
+def test_address_from_environment_is_checked_and_named(capsys, monkeypatch, name, value, words):
     monkeypatch.setitem(os.environ, name, value)
     assert f"{name} {value}" in refused(capsys, *words)
 
 
-def test_a_taken_port_is_told_before_anything_starts(capsys, place):
+def test_port_in_use_is_refused_before_anything_starts(capsys, place):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert f"--dashboard-port {port}" in refused(capsys, "cluster", "up", "--dashboard-port", str(port))
     assert not (place / "state/state.json").exists()
 
 
-def test_a_missing_token_is_told_before_ray_is_asked(capsys, monkeypatch):
+def test_missing_token_is_refused_without_asking_ray(capsys, monkeypatch):
     monkeypatch.setitem(os.environ, "RAY_AUTH_MODE", "token")
     monkeypatch.setitem(os.environ, "RAY_AUTH_TOKEN_PATH", "gone")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -143,14 +143,14 @@ def test_a_missing_token_is_told_before_ray_is_asked(capsys, monkeypatch):
         assert "RAY_AUTH_TOKEN_PATH gone" in refused(capsys, "distill", "digits", "--address", address)
 
 
-def test_a_state_folder_that_others_may_write_is_refused(capsys, place):
+def test_state_folder_that_others_may_write_is_refused(capsys, place):
     (place / "state").mkdir()
     (place / "state").chmod(0o777)
     assert "WMDD_STATE" in refused(capsys, "cluster", "down")
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "message"),
     [
         ("runs/old/config.yaml", "because runs is left out"),
         ("deep/runs/config.yaml", "because deep/runs is left out"),
@@ -164,7 +164,7 @@ def test_a_state_folder_that_others_may_write_is_refused(capsys, place):
         ("kept/../../my.yaml", "put it into --working-dir"),
     ],
 )
-def test_configuration_that_would_not_travel_with_a_job_is_told_before_it_is_sent(capsys, place, file, told):
+def test_config_that_does_not_travel_is_refused(capsys, place, file, message):
     pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
     work = place / "work"
     (work / file).resolve().parent.mkdir(parents=True, exist_ok=True)
@@ -175,12 +175,12 @@ def test_configuration_that_would_not_travel_with_a_job_is_told_before_it_is_sen
     (work / "kept/.rayignore").write_text("ray.yaml\n")
     words = ("submit", "--working-dir", str(work), "--", "distill", "digits", "--config", file, *ABSOLUTE)
     line = refused(capsys, *words)
-    assert (f"--config {file}: does not travel with the job" in line) == bool(told)
-    assert told in line
-    assert told or "--address: no cluster runs here" in line
+    assert (f"--config {file}: does not travel with the job" in line) == bool(message)
+    assert message in line
+    assert message or "--address: no cluster runs here" in line
 
 
-def test_configuration_is_made_absolute_where_a_job_sees_this_machines_files(place):
+def test_config_path_is_absolute_if_job_sees_our_files(place):
     context = click.Context(cli, info_name="wmdd")
     (place / "runs/old").mkdir(parents=True)
     (place / "runs/old/config.yaml").write_text("recipe: digits\nbarycenter: {ipc: 2}\n")
@@ -196,7 +196,7 @@ def sleeper(**more):
     return subprocess.Popen(command, env={**os.environ, **more}, start_new_session=True)
 
 
-def test_processes_are_told_by_what_they_inherited(place):
+def test_processes_are_identified_by_environment(place):
     ours, others = str(place / "ours"), str(place / "others")
     with sleeper(RAY_TMPDIR=ours) as one, sleeper(RAY_TMPDIR=ours) as two, sleeper(RAY_TMPDIR=others) as other:
         try:
@@ -211,7 +211,7 @@ def test_processes_are_told_by_what_they_inherited(place):
                 process.kill()
 
 
-def test_the_trial_clusters_token_is_taken_for_its_own_addresses_only(place):
+def test_trial_token_is_used_for_its_addresses_only(place):
     with sleeper(RAY_TMPDIR=str(place)) as head:
         try:
             make_token()
@@ -228,7 +228,7 @@ def test_the_trial_clusters_token_is_taken_for_its_own_addresses_only(place):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.3.2.1"])
 @pytest.mark.parametrize("before", [None, "example.org, 10.0.0.0/8", "*"])
-def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch, host, before):
+def test_loopback_is_reached_without_proxy(monkeypatch, host, before):
     for name in ("http_proxy", "ALL_PROXY"):
         monkeypatch.setitem(os.environ, name, "http://127.0.0.1:9")
     if before:
@@ -242,14 +242,14 @@ def test_no_proxy_stands_between_this_machine_and_itself(monkeypatch, host, befo
     assert proxy_for("http://head.example.com:8265") == ("" if before == "*" else "http_proxy")
 
 
-def test_jobs_of_this_machine_are_asked_for_without_the_proxy(capsys, monkeypatch):
+def test_jobs_of_this_machine_need_no_proxy(capsys, monkeypatch):
     monkeypatch.setitem(os.environ, "http_proxy", "http://127.0.0.1:9")
     with server(b"no job server") as url:
         assert "is no job server of Ray" in refused(capsys, "jobs", "--address", url)
 
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"])
-def test_a_proxy_that_does_not_reach_the_cluster_is_named(capsys, monkeypatch, name):
+def test_proxy_that_does_not_reach_cluster_is_named(capsys, monkeypatch, name):
     monkeypatch.setitem(os.environ, name, "http://127.0.0.1:1")
     line = refused(capsys, "jobs", "--address", "http://head.example.com:8265")
     assert f"through the proxy of {name} (" in line
@@ -282,7 +282,7 @@ def server(text):
 LONG = "/scratch/people/someone/slurm_jobdir/1355700/node0016/tmp"
 
 
-def test_ray_gets_a_short_folder_where_tmpdir_is_too_long(monkeypatch, place):
+def test_ray_gets_a_short_folder_if_tmpdir_is_long(monkeypatch, place):
     long = place / LONG[1:]
     long.mkdir(parents=True)
     monkeypatch.setitem(os.environ, "TMPDIR", str(long))
@@ -297,7 +297,7 @@ def test_ray_gets_a_short_folder_where_tmpdir_is_too_long(monkeypatch, place):
         shutil.rmtree(short)
 
 
-def test_processes_pass_data_where_tmpdir_is_too_long(monkeypatch, place):
+def test_processes_pass_data_if_tmpdir_is_too_long(monkeypatch, place):
     """The listener is what queues of tensors open between processes."""
     long = place / LONG[1:]
     long.mkdir(parents=True)
@@ -314,7 +314,7 @@ def test_processes_pass_data_where_tmpdir_is_too_long(monkeypatch, place):
 
 
 @pytest.mark.parametrize("command", [("distill", "digits"), ("cluster", "up")])
-def test_a_tmpdir_that_is_too_long_is_told_if_there_is_no_short_one(capsys, monkeypatch, place, command):
+def test_long_tmpdir_without_short_folder_is_an_error(capsys, monkeypatch, place, command):
     monkeypatch.setitem(os.environ, "TMPDIR", LONG)
     monkeypatch.setattr("wmdd.process.temporary.SHORT", ())
     line = refused(capsys, *command, *(("--run", str(place / "run")) if command[0] == "distill" else ()))
@@ -322,7 +322,7 @@ def test_a_tmpdir_that_is_too_long_is_told_if_there_is_no_short_one(capsys, monk
 
 
 @pytest.mark.parametrize(
-    ("folder", "told"),
+    ("folder", "message"),
     [
         ("gone", "there is no such folder"),
         ("file", "is a file"),
@@ -331,7 +331,7 @@ def test_a_tmpdir_that_is_too_long_is_told_if_there_is_no_short_one(capsys, monk
         ("closed", "may not be written to"),
     ],
 )
-def test_a_folder_that_ray_cannot_use_is_told(monkeypatch, folder, told):
+def test_folder_that_ray_cannot_use_is_refused(monkeypatch, folder, message):
     with tempfile.TemporaryDirectory(prefix="w", dir="/tmp") as place:
         path = "relative" if folder == "relative" else f"{place}/{folder}"
         if folder == "file":
@@ -346,7 +346,7 @@ def test_a_folder_that_ray_cannot_use_is_told(monkeypatch, folder, told):
         monkeypatch.setattr("wmdd.process.temporary.SHORT", (place,))
         assert ray_folder() == f"{place}/wmdd-{os.getuid()}"
         monkeypatch.setattr("wmdd.process.temporary.SHORT", ())
-        with pytest.raises(ConfigError, match=rf"^TMPDIR {path}: {told}; set RAY_TMPDIR to a short folder"):
+        with pytest.raises(ConfigError, match=rf"^TMPDIR {path}: {message}; set RAY_TMPDIR to a short folder"):
             ray_folder()
         if folder == "gone":
             return  # which Ray would make, too
@@ -355,7 +355,7 @@ def test_a_folder_that_ray_cannot_use_is_told(monkeypatch, folder, told):
             ray_folder()
 
 
-def test_a_user_without_a_home_has_a_place_for_the_cluster(monkeypatch):
+def test_user_without_home_can_keep_cluster_state(monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     for name in ("WMDD_STATE", "XDG_STATE_HOME"):
         os.environ.pop(name, None)
@@ -401,8 +401,8 @@ def test_a_limit_of_address_space_is_one_line(monkeypatch):
         connect(None)
 
 
-def test_own_ray_maps_little(monkeypatch):
-    """Each process maps the whole object store, a third of the memory unless told: too much for ulimit -v."""
+def test_temporary_ray_maps_little_memory(monkeypatch):
+    """Each process maps the whole object store, by default a third of the memory: too much for ulimit -v."""
     ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
     from ray_jobs.connect import connect
 

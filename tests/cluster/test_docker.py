@@ -50,7 +50,7 @@ def dockerfile_errors(text):
     return found + [f"{package} is missing" for package in NEEDED - installed]
 
 
-def test_the_dockerfile_installs_by_hash_and_ends_as_an_ordinary_user():
+def test_image_installs_by_hash_and_runs_without_root():
     assert dockerfile_errors(DOCKERFILE.read_text()) == []
 
 
@@ -79,12 +79,12 @@ def test_planted_mistakes_are_found(before, after):
     assert dockerfile_errors(text.replace(before, after))
 
 
-def test_home_is_in_the_images_environment_where_the_launcher_reads_it():
+def test_image_sets_home_for_the_launcher():
     environment = " ".join(words for name, words in instructions(DOCKERFILE.read_text()) if name == "ENV")
     assert "HOME=/home/wmdd " in environment
 
 
-def test_every_pinned_package_of_the_launcher_has_its_hashes_and_no_other_version_in_the_main_lock():
+def test_launcher_lock_has_hashes_and_agrees_with_main():
     lines = (ROOT / "cluster/docker/gcp.lock").read_text().replace("\\\n", " ").splitlines()
     main = (ROOT / "requirements.lock").read_text()
     for line in lines:
@@ -100,7 +100,7 @@ def allowed():
     return [line[1:] for line in lines if line.startswith("!")]
 
 
-def test_the_build_sees_the_files_it_copies_and_nothing_that_may_hold_secrets_or_data():
+def test_build_context_holds_copied_files_alone():
     copied = "requirements.lock cluster/docker/gcp.lock"
     assert f"COPY {copied} /tmp/locks/" in DOCKERFILE.read_text()
     assert {path.split("/")[0] for path in copied.split()} <= set(allowed())

@@ -60,22 +60,22 @@ def follow(monkeypatch):
     return run
 
 
-def test_a_log_is_written_once_though_the_stream_breaks(follow):
+def test_log_is_written_once_though_the_stream_breaks(follow):
     streams = [(15, ServerDisconnectedError()), (20, OSError("reset")), (len(LOG), None)]
     assert follow(Server(streams)) == LOG
 
 
-def test_a_server_that_cannot_stream_is_asked(follow):
+def test_server_that_cannot_stream_is_polled(follow):
     server = Server([])
     assert follow(server) == LOG
     assert server.asked >= 3
 
 
-def test_a_head_that_is_away_for_a_while_is_waited_for(follow):
+def test_head_that_is_away_for_a_while_is_waited_for(follow):
     assert follow(Server([(len(LOG), None)], away=RECONNECTS)) == LOG
     assert 60 < follow.slept < 200
 
 
-def test_a_head_that_stays_away_is_told(follow):
+def test_head_that_stays_away_is_an_error(follow):
     with pytest.raises(WmddError, match="no route to the head"):
         follow(Server([], away=1000))

@@ -36,17 +36,17 @@ def test_every_container_is_confined_and_limited(document):
 
 @pytest.mark.parametrize("cloud", ["GKE", "EKS"])
 @pytest.mark.parametrize("kind", FILES)
-def test_the_choice_of_a_cloud_keeps_to_the_schema_and_selects_nodes_for_every_group_of_workers(kind, cloud):
+def test_cloud_choice_is_valid_and_selects_all_nodes(kind, cloud):
     document = yaml.safe_load(with_choice(TEXTS[kind], cloud))
     assert schema_errors(document) == []
     assert all("nodeSelector" in group["template"]["spec"] for group in groups_of(document)[1:])
 
 
-def test_the_job_and_the_lasting_cluster_are_the_same_cluster():
+def test_job_and_lasting_cluster_are_the_same():
     assert cluster_of(FILES["RayJob"]) == cluster_of(FILES["RayCluster"])
 
 
-def test_gpu_groups_start_at_zero_and_spot_nodes_are_asked_first():
+def test_gpu_groups_start_at_zero_spot_nodes_first():
     head, gpu, spot = groups_of(FILES["RayJob"])
     assert head["rayStartParams"]["num-cpus"] == "0"
     assert {group["minReplicas"] for group in (gpu, spot)} == {0}
@@ -54,7 +54,7 @@ def test_gpu_groups_start_at_zero_and_spot_nodes_are_asked_first():
 
 
 @each_file
-def test_ray_containers_have_shared_memory_within_their_limit(document):
+def test_shared_memory_is_within_container_limit(document):
     for group in groups_of(document):
         pod = group["template"]["spec"]
         (mount,) = pod["containers"][0]["volumeMounts"]
@@ -71,14 +71,14 @@ def test_ray_is_the_version_that_the_image_installs(document):
 
 
 @each_file
-def test_storage_credentials_come_from_a_secret_that_may_be_absent(document):
+def test_storage_credentials_come_from_optional_secret(document):
     for name, pod in pods_of(document).items():
         if name != "submitter":
             (source,) = pod["containers"][0]["envFrom"]
             assert source["secretRef"] == {"name": "wmdd-storage", "optional": True}
 
 
-def test_the_jobs_command_is_one_that_the_driver_takes_and_that_waits_for_gpu_nodes():
+def test_job_command_is_valid_and_waits_for_gpu_nodes():
     python, option, module, *words = FILES["RayJob"]["spec"]["entrypoint"].split()
     assert (python, option, module) == ("python", "-m", "wmdd")
     params = check_wmdd(words)

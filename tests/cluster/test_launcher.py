@@ -69,7 +69,7 @@ def test_files_pass_the_launchers_own_validation(cloud):
 
 
 @each_cloud
-def test_containers_are_confined_and_the_dashboard_is_not_open(cloud):
+def test_containers_are_confined_and_dashboard_closed(cloud):
     assert list(security_errors(FILES[cloud])) == []
 
 
@@ -83,7 +83,7 @@ def test_nothing_is_installed_beside_the_image(cloud):
 
 
 @each_cloud
-def test_gpu_nodes_start_at_zero_and_spot_nodes_are_asked_first(cloud):
+def test_gpu_nodes_start_at_zero_with_spot_nodes_first(cloud):
     made = prepared(FILES[cloud])
     nodes = workers(made)
     assert {node["min_workers"] for node in nodes.values()} == {0}
@@ -101,7 +101,7 @@ def test_ray_is_told_the_cpus_that_its_container_has(cloud):
 
 
 @each_cloud
-def test_the_commands_that_start_ray_are_ones_that_ray_takes(cloud):
+def test_commands_that_start_ray_are_valid(cloud):
     commands = FILES[cloud]["head_start_ray_commands"] + FILES[cloud]["worker_start_ray_commands"]
     assert len(commands) == 4
     for command in commands:

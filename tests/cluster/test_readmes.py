@@ -34,7 +34,7 @@ def of(program):
 
 
 @each_command
-def test_files_of_the_repository_that_a_command_names_are_there(room, command):
+def test_files_that_a_command_names_exist(room, command):
     named = {word for word in re.findall(r"[\w./-]+", command) if word.split("/")[0] in PLACES and "/" in word}
     assert [word for word in named if not (ROOT / word).exists()] == []
 
@@ -99,7 +99,7 @@ def test_every_file_to_fill_in_has_its_command():
     assert all(any(path.name in command for command in SEDS) for path in with_gaps)
 
 
-def test_every_file_is_in_a_guide_and_every_link_leads_somewhere():
+def test_every_file_is_in_a_guide_and_links_resolve():
     guides = "".join(path.read_text() for path in READMES)
     assert [path.name for path in FILES if path.name not in guides] == []
     for path in READMES:
@@ -107,7 +107,7 @@ def test_every_file_is_in_a_guide_and_every_link_leads_somewhere():
             assert (path.parent / link).exists(), f"{path}: {link}"
 
 
-def test_every_setting_of_the_slurm_script_is_in_its_guide():
+def test_every_slurm_setting_is_in_its_guide():
     script, guide = ((ROOT / "cluster/slurm" / name).read_text() for name in ("wmdd.sbatch", "README.md"))
     assert set(re.findall(r"WMDD_\w+", script)) == set(re.findall(r"`(WMDD_\w+)` \|", guide))
 
@@ -118,7 +118,7 @@ LITERAL = (
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT / "cluster").as_posix())
-def test_no_file_holds_a_credential_or_a_path_of_somebodys_machine(path):
+def test_no_file_holds_a_credential_or_a_local_path(path):
     text = path.read_text()
     assert not re.search(LITERAL, text)
     assert not re.search(r"/(root|Users)/|/home/(?!wmdd)", text)

@@ -1,4 +1,4 @@
-"""The Slurm script, run for real with stand-ins for Slurm, Ray and the driver."""
+"""The Slurm script, run for real with stand-ins for Slurm, Ray and the command."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ STANDINS = {
         echo "python $* at $RAY_ADDRESS in $RAY_AUTH_MODE" >> $NOTES
         while [[ $(wc -l < $FOLDER/rays) -lt ${STEPS:-1} ]]; do sleep 0.05; done
         [[ -n ${WAITS:-} ]] || exit ${STATUS:-0}
-        trap "exit ${ON_TERM:-130}" TERM; touch $FOLDER/driving; while :; do sleep 0.05; done""",
+        trap "exit ${ON_TERM:-130}" TERM; touch $FOLDER/running; while :; do sleep 0.05; done""",
 }
 
 
@@ -105,18 +105,18 @@ def test_shellcheck_finds_nothing():
 
 
 @pytest.mark.parametrize("status", [0, 1, 2, 5])
-def test_the_drivers_exit_status_is_the_jobs(job, status):
+def test_exit_status_of_the_command_is_the_jobs(job, status):
     assert job.run(STATUS=str(status)) == status
     assert "scontrol requeue" not in job.notes
     assert job.leftovers() == []
 
 
-def test_the_driver_gets_the_words_unchanged_and_the_address_of_the_head(job):
+def test_command_gets_its_words_and_the_heads_address(job):
     job.run("distill", "digits", "--run", "/shared/a run")
     assert "python -m wmdd distill digits --run /shared/a run at first:6379 in token\n" in job.notes
 
 
-def test_ray_that_does_not_start_fails_the_job_before_the_driver(job):
+def test_ray_that_does_not_start_fails_the_job(job):
     assert job.run(RAY_FAILS="yes") == 1
     assert "Ray did not start on first" in job.said
     assert "no room" in job.said
@@ -124,7 +124,7 @@ def test_ray_that_does_not_start_fails_the_job_before_the_driver(job):
     assert job.leftovers() == []
 
 
-def test_the_other_nodes_join_the_head_in_one_step_that_outlives_a_lost_node(job):
+def test_other_nodes_join_in_one_step_without_kill(job):
     assert job.run(NODES="first\nsecond\nthird", STEPS="2") == 0
     head, others = [line for line in job.notes.splitlines() if line.startswith("srun ")]
     assert "--nodes=1 --ntasks=1 " in head
@@ -149,7 +149,7 @@ def test_a_job_without_gpus_offers_none(job):
     assert "--num-gpus=0" in job.notes
 
 
-def test_the_token_and_rays_folder_are_the_owners_alone_and_new_for_each_job(job):
+def test_token_and_ray_folder_are_private_and_new(job):
     tokens = job.folder / ".wmdd/slurm"
     tokens.mkdir(parents=True)
     (tokens / "42.token").write_text("old")
@@ -160,9 +160,9 @@ def test_the_token_and_rays_folder_are_the_owners_alone_and_new_for_each_job(job
 
 
 @pytest.mark.parametrize("status", [130, 143, 15])
-def test_the_end_of_time_ends_the_driver_and_queues_the_job_again(job, status):
+def test_time_limit_ends_the_command_and_requeues(job, status):
     process = job.start(WAITS="yes", ON_TERM=str(status))
-    job.wait_for("driving")
+    job.wait_for("running")
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == status
@@ -172,9 +172,9 @@ def test_the_end_of_time_ends_the_driver_and_queues_the_job_again(job, status):
 
 
 @pytest.mark.parametrize("status", [0, 1, 2])
-def test_a_run_that_ends_by_itself_as_time_is_over_is_not_queued_again(job, status):
+def test_run_that_ends_at_time_limit_is_not_requeued(job, status):
     process = job.start(WAITS="yes", ON_TERM=str(status))
-    job.wait_for("driving")
+    job.wait_for("running")
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == status
@@ -183,7 +183,7 @@ def test_a_run_that_ends_by_itself_as_time_is_over_is_not_queued_again(job, stat
 
 def test_a_job_that_cannot_be_queued_again_says_so(job):
     process = job.start(WAITS="yes", SCONTROL="1")
-    job.wait_for("driving")
+    job.wait_for("running")
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -192,7 +192,7 @@ def test_a_job_that_cannot_be_queued_again_says_so(job):
 
 def test_a_cancelled_job_is_not_queued_again(job):
     process = job.start(WAITS="yes")
-    job.wait_for("driving")
+    job.wait_for("running")
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
@@ -200,9 +200,9 @@ def test_a_cancelled_job_is_not_queued_again(job):
     assert job.leftovers() == []
 
 
-def test_a_job_that_never_gets_on_is_not_queued_for_ever(job):
+def test_requeues_are_bounded(job):
     process = job.start(WAITS="yes", SLURM_RESTART_COUNT="3", WMDD_RESTARTS="3")
-    job.wait_for("driving")
+    job.wait_for("running")
     process.send_signal(signal.SIGUSR1)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -210,9 +210,9 @@ def test_a_job_that_never_gets_on_is_not_queued_for_ever(job):
     assert "scontrol requeue" not in job.notes
 
 
-def test_a_ray_that_is_gone_already_does_not_hold_up_the_end(job):
+def test_ray_that_is_gone_does_not_delay_the_end(job):
     process = job.start(WAITS="yes")
-    job.wait_for("driving")
+    job.wait_for("running")
     os.kill(int((job.folder / "rays").read_text()), signal.SIGKILL)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -233,7 +233,7 @@ def test_a_wrong_call_says_how_it_is_meant(job, words, variables):
     assert job.notes == ""
 
 
-def test_the_directives_ask_for_what_the_script_relies_on():
+def test_directives_request_what_the_script_relies_on():
     lines = [line.split(maxsplit=1)[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
     options = dict(line.removeprefix("--").partition("=")[::2] for line in lines)
     assert {"exclusive", "requeue", "no-kill", "mem", "gpus-per-node"} <= set(options)

@@ -41,7 +41,7 @@ def join(trial, address, **more):
     return subprocess.run(command, env=settings, cwd=trial.folder, capture_output=True, text=True, timeout=120)
 
 
-def test_it_comes_up_and_tells_how_to_use_it(trial):
+def test_it_starts_and_shows_how_to_use_it(trial):
     assert "up after" in trial.up.stdout
     shown = trial.wmdd("cluster", "status").stdout
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
@@ -76,12 +76,12 @@ def test_a_second_one_is_refused(trial):
 
 
 @pytest.mark.parametrize("address", ["its own", "auto"])
-def test_its_user_joins_without_a_word_about_tokens(trial, address):
+def test_its_user_joins_without_naming_a_token(trial, address):
     joined = join(trial, trial.facts["address"] if address == "its own" else address)
     assert joined.stdout.split() == ["False", "2.0"], joined.stderr[-500:]
 
 
-def test_a_stranger_is_told_about_the_token(trial, tmp_path):
+def test_client_without_token_gets_a_clear_error(trial, tmp_path):
     """Ray itself looks for such a head at another address, for ever."""
     joined = join(trial, trial.facts["address"], WMDD_STATE=str(tmp_path))
     assert "ConfigError" in joined.stderr.splitlines()[-1]
@@ -94,7 +94,7 @@ def test_a_stranger_is_told_about_the_token(trial, tmp_path):
 # -- jobs ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
+def test_job_gives_the_images_of_a_local_run(trial, tiny_run):
     store_without(tiny_run, trial.folder / "job/runs", "recover", "evaluate")
     done = trial.wmdd("submit", "--", "distill", "digits", *TINY, "--run", "runs/digits", "--ray.actors", "1")
     assert done.returncode == 0, done.stderr + done.stdout
@@ -108,7 +108,7 @@ def test_a_job_gives_the_images_of_the_run_in_one_process(trial, tiny_run):
     assert "evaluate   4/4" in trial.wmdd("logs", name).stdout
 
 
-def test_the_drivers_own_status_comes_back(trial):
+def test_exit_status_of_the_job_is_returned(trial):
     """Only the job sees that the recipe has no images."""
     done = trial.wmdd("submit", "--", "distill", "cifar10", "--run", str(trial.folder / "runs/cifar10"))
     assert done.returncode == 2
@@ -116,7 +116,7 @@ def test_the_drivers_own_status_comes_back(trial):
     assert done.stderr.splitlines()[-1].endswith("ended with status 2")
 
 
-def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(trial):
+def test_ctrl_c_leaves_the_job_and_stop_ends_it(trial):
     words = ("distill", "digits", *TINY, "--pretrain.epochs", "100000", "--ray.actors", "1")
     words += ("--run", str(trial.folder / "runs/long"))
     log = trial.folder / "out"
@@ -142,14 +142,14 @@ def test_ctrl_c_leaves_the_job_and_stop_ends_it_like_ctrl_c(trial):
 
 
 @pytest.mark.parametrize("words", [("logs",), ("logs", "--follow"), ("stop",)])
-def test_an_unknown_job_is_told(trial, words):
+def test_unknown_job_is_refused(trial, words):
     asked = trial.wmdd(*words, "nosuch")
     assert (asked.returncode, asked.stdout) == (2, "")
     assert asked.stderr.startswith("wmdd: nosuch: no such job at http://127.0.0.1:")
     assert asked.stderr.count("\n") == 1
 
 
-def test_a_folder_that_is_too_large_is_told(trial):
+def test_working_dir_that_is_too_large_is_refused(trial):
     large = trial.folder / "large"
     large.mkdir()
     (large / "noise.bin").write_bytes(os.urandom(110 * 2**20))
@@ -162,7 +162,7 @@ def test_a_folder_that_is_too_large_is_told(trial):
 # -- its end ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_killed_node_takes_its_own_processes_along_and_the_rest_stays(trial):
+def test_killed_node_ends_its_processes_alone(trial):
     node = psutil.Process(trial.nodes[1])
     own = [node, *node.children(recursive=True)]
     node.kill()
@@ -175,7 +175,7 @@ def test_a_killed_node_takes_its_own_processes_along_and_the_rest_stays(trial):
     ]
 
 
-def test_down_after_kill_9_leaves_nothing_and_touches_nothing_else(trial):
+def test_down_after_kill_9_ends_the_cluster_alone(trial):
     family, facts = trial.family(), trial.facts
     log = next(path for path in (trial.folder / facts["folder"]).rglob("gcs_server.out"))
     bystander = subprocess.Popen(["tail", "-f", str(log)], stdout=subprocess.DEVNULL)

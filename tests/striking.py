@@ -1,4 +1,4 @@
-"""How the tests of faults find what they strike, and wait for what follows."""
+"""How tests of faults find processes, and wait for what follows."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ LOOPBACK = {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def listens(process):
-    """The addresses that a process listens on; none of one that is gone."""
+    """The addresses that a process listens on; none if it is gone."""
     with contextlib.suppress(psutil.Error, FileNotFoundError):
         return {item.laddr.ip for item in process.net_connections("inet") if item.status == psutil.CONN_LISTEN}
     return set()
@@ -21,18 +21,18 @@ def listens(process):
 
 def workers(node=None):
     """The worker processes of a node, or of all nodes."""
-    found = []
+    processes = []
     for child in psutil.Process(node).children(recursive=True) if node else psutil.Process().children(recursive=True):
         try:
             if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::StageActor"):
-                found.append(child)
+                processes.append(child)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def runs(pid):
-    """Whether a process is there, and not only its name."""
+    """Whether a process runs and is no zombie."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
@@ -48,7 +48,7 @@ def ray_run(config, folder, listener=lambda event: None):
 
 
 def store_without(tiny_run, folder, *stages):
-    """Put the store of the undisturbed run into a folder; some of its stages are to be done again."""
+    """Copy the store of the undisturbed run, without some of its stages."""
     shutil.copytree(tiny_run.store, f"{folder}/store")
     for stage in stages:
         shutil.rmtree(f"{folder}/store/{stage}")
