@@ -1,4 +1,4 @@
-"""Ray: the same stage functions on actors. The only package that uses ray.remote."""
+"""The same stage functions on Ray actors. The only package that uses ray.remote."""
 
 from wmdd.cpus import wait_passively
 

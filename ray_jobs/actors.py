@@ -1,4 +1,4 @@
-"""A worker: builds its runtime once, then runs any task of any stage."""
+"""The actor of a worker: it creates its runtime once, then runs any task of any stage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WATCH_S = 1.0
 
 
 def end_with_raylet() -> None:
-    """End this process soon after the one that started it: Ray leaves the workers of a killed raylet as they are."""
+    """End this process soon after its raylet: Ray does not end the workers of a killed raylet."""
     raylet = os.getppid()
 
     def watch() -> None:
@@ -37,7 +37,7 @@ def end_with_raylet() -> None:
 
 
 def save_on_sigterm() -> None:
-    """Leave a snapshot before SIGTERM ends this process as Ray has it; Slurm sends it to every process of a step."""
+    """Save a snapshot before Ray's handler of SIGTERM ends this process; Slurm signals every process of a step."""
     end = signal.getsignal(signal.SIGTERM)
 
     def save(number: int, frame: FrameType | None) -> None:
@@ -49,13 +49,13 @@ def save_on_sigterm() -> None:
 
 
 def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
-    """See that this process has the driver's store; give the id of its node, and that of the process.
+    """Check that this process sees the driver's store; return the ids of its node and of the process.
 
     Args:
-        probe: name of a note that the driver left in the store.
+        probe: name of a note that the driver wrote to the store.
 
     Raises:
-        ConfigError: if the store here is another one.
+        ConfigError: if it sees another store.
     """
     import ray
 
@@ -68,14 +68,14 @@ def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
 
 
 class StageActor:
-    """Runs tasks against a store; keeps the last teacher and index that it loaded, and no other state.
+    """Runs tasks; keeps the last teacher and index that it loaded, and no other state.
 
     Args:
         store_url: of the store that all workers share.
         runtime: values of the configuration's runtime section.
-        gpu: whether Ray gave this worker a GPU (a worker without one may still see it).
-        probe: name of a note that the driver left in the store.
-        cpus: that this worker may use while it trains a teacher; nothing else takes more than ``runtime.threads``.
+        gpu: whether this worker reserved a GPU (one without may still see the GPU).
+        probe: name of a note that the driver wrote to the store.
+        cpus: that this worker may use while it trains a teacher; other stages use ``runtime.threads``.
     """
 
     def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str, cpus: int) -> None:
@@ -87,19 +87,19 @@ class StageActor:
         self._probe, self._cpus = probe, cpus
 
     def hello(self) -> tuple[str, int]:
-        """Get ready; give the id of the node that this worker is on, and that of its process.
+        """Create the runtime; return the ids of the node and of the process.
 
         Raises:
-            ConfigError: if the store here is not the driver's, or the device is not to be had.
+            ConfigError: if this process does not see the driver's store, or the device is not available.
         """
-        place = greet(self._store, self._probe)
+        ids = greet(self._store, self._probe)
         self._runtime = Runtime.create(self._config, self._cpus)
-        return place
+        return ids
 
     def run(self, task: StageTask) -> Iterator[Event]:
-        """Run a task, streaming its events to the driver."""
+        """Run a task, and stream its events to the driver."""
         yield from run_stage(task, self._store, self._runtime)
 
     def save(self, limit_s: float) -> None:
-        """Wait, beside `run`, until its task has left a snapshot, if that takes no longer than this."""
+        """Wait, while `run` runs, until its task has saved a snapshot, `limit_s` at most."""
         save_now(limit_s)

@@ -1,4 +1,4 @@
-"""The one place that decides how a process reaches Ray."""
+"""How a process connects to Ray: to a cluster, or to a temporary Ray that it starts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from wmdd.process.temporary import ray_folder, shorten_tmpdir
 from wmdd.text import printable
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
-# Artifacts go through the run's store, not through Ray's objects; each process maps all room for these at once, which a
-# limit of address space (ulimit -v, as batch systems set it) counts.
+# Artifacts go through the run's store, not through Ray's objects; each process maps all memory for these at once, which
+# counts towards a limit of address space (ulimit -v, as batch systems set it).
 OBJECT_STORE_BYTES = 2**28
 MIN_ADDRESS_SPACE = 7 * 2**30
-LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are looked for there
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": all servers bind to loopback, and heads are sought there
 
 
 def connect(address: str | None) -> bool:
-    """Join the Ray at `address`, or start one of this process alone; tell whether one was started.
+    """Join the Ray at `address`, or start a temporary one; return whether one was started.
 
     Args:
         address: ``HOST:PORT`` of a head, or ``auto``: the cluster that ``RAY_ADDRESS`` names, the one of ``wmdd
@@ -40,25 +40,25 @@ def connect(address: str | None) -> bool:
         ConfigError: for an address of the wrong kind, where nobody answers, or that refuses the token.
         WmddError: if Ray is not installed, or does not start.
     """
-    found = find_address(address)
-    ray = import_ray(alone=not found)
+    resolved = find_address(address)
+    ray = import_ray(alone=not resolved)
     if ray.is_initialized():
         return False
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    # A Ray that is half started cannot be stopped in an orderly way.
-    with _own_sigterm(), interruptions.at_once():
-        if not found:
+    # A Ray that has only partly started cannot be stopped in order.
+    with _kept_sigterm(), interruptions.at_once():
+        if not resolved:
             os.environ["RAY_TMPDIR"] = ray_folder()
             shorten_tmpdir()  # workers inherit it
-            # Ray counts the CPUs of the machine, also where this process may use a few of them.
+            # Ray counts all CPUs of the machine, even if this process may use only some of them.
             _start(ray, {"num_cpus": usable_cpus(), "object_store_memory": OBJECT_STORE_BYTES, **options})
             return True
         try:
-            if found != "auto":
-                _knock(found)
-            ray.init(address=found, **options)
+            if resolved != "auto":
+                _check_head(resolved)
+            ray.init(address=resolved, **options)
         except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
-            raise ConfigError(_refused(address or found, exc, ray.__version__)) from exc
+            raise ConfigError(_refused(address or resolved, exc, ray.__version__)) from exc
     return False
 
 
@@ -76,7 +76,7 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
 
 
 def _check_loopback() -> None:
-    """Refuse a machine whose loopback is down or closed: Ray would wait for its own head for many minutes."""
+    """Refuse a machine whose loopback is down or closed: Ray would wait for its head for many minutes."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             socket.create_connection(listener.getsockname(), timeout=5).close()
@@ -98,11 +98,10 @@ def _check_address_space() -> None:
 
 
 def find_address(address: str | None) -> str | None:
-    """Give the address to join (``auto``: Ray looks for one), with the settings for it; None for a Ray of one's own.
+    """Return the address to join (``auto``: Ray looks for one) and set its environment; None for a temporary Ray.
 
     Raises:
-        ConfigError: one line with the remedy, within seconds, for an address that drivers cannot use, or where nobody
-            answers.
+        ConfigError: within seconds, for an address that drivers cannot use, or where nobody answers.
     """
     _check_names()
     named = os.environ.get("RAY_ADDRESS")
@@ -145,20 +144,20 @@ def _check_listener(option: str, address: str) -> None:
         os.environ.setdefault(LOOPBACK, "0")  # else Ray looks for the head at this machine's other address, for ever
 
 
-def _knock(address: str) -> None:
-    """Ask the head for anything: it refuses a wrong token at once, where `ray.init` tries for half a minute."""
+def _check_head(address: str) -> None:
+    """Connect to the head: it refuses a wrong token at once, while `ray.init` tries for half a minute."""
     from ray import _raylet
 
     _raylet.GcsClient(address=address)
 
 
 def _is_loopback_only(host: str, port: int) -> bool:
-    """Whether a head on this machine is not reached from outside, as those of `wmdd` are."""
+    """Whether a head on this machine is not reachable from outside, like those that `wmdd` starts."""
     try:
         if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
             return False
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: it only looks for the way out
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only selects the route
             outside = probe.getsockname()[0]
         socket.create_connection((outside, port), timeout=5).close()
     except OSError:
@@ -177,16 +176,16 @@ def _check_names() -> None:
 
 
 def _check_token() -> None:
-    """Refuse a token's file that cannot be read: Ray would end the process."""
+    """Refuse a token file that cannot be read: Ray would end the process."""
     if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     try:
         with open(path, encoding="utf-8") as file:
-            held = file.read().strip()
+            token = file.read().strip()
     except OSError as exc:
         raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: {exc.strerror}; name the file of the cluster's token") from exc
-    if not held:
+    if not token:
         raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: is empty; name the file of the cluster's token")
 
 
@@ -206,7 +205,7 @@ def _refused(address: str, cause: Exception, version: str) -> str:
 
 
 @contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
+def _kept_sigterm() -> Iterator[None]:
     """Keep the process's handler of SIGTERM, which Ray replaces by one that aborts with a stack trace."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -220,18 +219,18 @@ def import_ray(*, alone: bool) -> Any:
     """Import Ray with settings that it reads only once.
 
     Args:
-        alone: for a Ray of this process, which listens on loopback, with a token that nobody else has.
+        alone: for a temporary Ray, which listens on loopback, with a token that nobody else has.
 
     Raises:
         WmddError: if Ray is not installed; names the extra and the way without it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # The pool tells of workers that died in a line of its own.
+    # The scheduler reports workers that died.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "^A worker died or was killed while executing a task")
     if alone:
         os.environ.setdefault(LOOPBACK, "0")
-        # Ray gives its workers a niceness of 15, with which they hardly get a CPU beside any other program.
+        # By default its workers have a niceness of 15, with which they hardly get a CPU while another program runs.
         os.environ.setdefault("RAY_worker_niceness", "0")
         if "RAY_AUTH_MODE" not in os.environ:
             os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,4 +1,4 @@
-"""A run's numbers on Ray's dashboard and for Prometheus, counted in the driver, which outlives its workers."""
+"""Metrics of a run for Ray's dashboard and Prometheus, counted in the driver, which outlives its workers."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from typing import Any
 from wmdd.engine.events import Event, Listener
 from wmdd.engine.plan import StageTask
 
-# Ray forgets a gauge that nobody has set for two of its reports, 20 s; a unit can take hours.
+# Ray drops a gauge that was not set for two of its reports, 20 s; a unit can take hours.
 REFRESH_S = 5.0
 
 
 @contextlib.contextmanager
 def metered(listener: Listener, tasks: Iterable[StageTask] = ()) -> Iterator[Listener]:
-    """Give a listener that tells another one, and keeps Ray's metrics of this session while the context lasts.
+    """Return a listener that also updates Ray's metrics, while the context lasts.
 
-    A worker that dies may have saved a unit that it could not tell of; so a task that is done counts all of its own.
+    A worker that dies may have saved a unit without reporting it; so a task that is done counts all of its units.
 
     By stage: gauges ``ray_wmdd_units_done`` and ``ray_wmdd_tasks_running``, counters ``ray_wmdd_tasks_retried_total``
     and ``ray_wmdd_tasks_failed_total``, histogram ``ray_wmdd_unit_seconds``; by node: gauge ``ray_wmdd_workers``.
     """
-    numbers, over = _Numbers(tasks), threading.Event()
+    numbers, ended = _Numbers(tasks), threading.Event()
 
-    def tell(event: Event) -> None:
+    def listen(event: Event) -> None:
         numbers(event)
         listener(event)
 
     def refresh() -> None:
-        while not over.wait(REFRESH_S):
+        while not ended.wait(REFRESH_S):
             numbers.show()
 
     thread = threading.Thread(target=refresh, daemon=True, name="ray-metrics")
     thread.start()
     try:
-        yield tell
+        yield listen
     finally:
-        over.set()
+        ended.set()
         thread.join()
 
 
 class _Instruments:
-    """The metrics of this process: a second one of the same name would show nothing."""
+    """The metrics of this process: a second metric of the same name would show nothing."""
 
     def __init__(self) -> None:
         from ray.util.metrics import Counter, Gauge, Histogram
 
         stage = ("stage",)
         self.done = Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage)
-        self.running = Gauge("wmdd_tasks_running", "Tasks under way", tag_keys=stage)
-        self.retried = Counter("wmdd_tasks_retried", "Tasks that started again elsewhere", tag_keys=stage)
-        self.failed = Counter("wmdd_tasks_failed", "Tasks that failed for good", tag_keys=stage)
-        self.workers = Gauge("wmdd_workers", "Workers that are up", tag_keys=("node",))
+        self.running = Gauge("wmdd_tasks_running", "Tasks that run", tag_keys=stage)
+        self.retried = Counter("wmdd_tasks_retried", "Tasks that were retried", tag_keys=stage)
+        self.failed = Counter("wmdd_tasks_failed", "Tasks that failed finally", tag_keys=stage)
+        self.workers = Gauge("wmdd_workers", "Workers that are ready", tag_keys=("node",))
         self.seconds = Histogram(
             "wmdd_unit_seconds", "Seconds per unit", boundaries=[0.1, 1, 10, 60, 300, 1800, 7200], tag_keys=stage
         )

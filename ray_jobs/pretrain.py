@@ -1,8 +1,8 @@
 """Teachers that several workers train together, with Ray Train.
 
-Ray Train places the workers, makes their process group (NCCL on GPUs, Gloo on CPUs), sees when one dies, and starts
-all of them again. What they run is the stage itself (`wmdd.engine.run.run_stage`). Its snapshots in the store are the
-only ones: whatever dies, be it a worker, the trainer or the driver, training goes on after the last whole epoch.
+Ray Train places the workers, creates their process group (NCCL on GPUs, Gloo on CPUs), notices when one dies, and
+restarts all of them. They run the stage itself (`wmdd.engine.run.run_stage`), whose snapshots in the store are the only
+ones: if a worker, the trainer or the driver dies, training resumes after the last whole epoch.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from wmdd.errors import ConfigError, StageError
 from wmdd.runtime import Runtime, choose_gpu
 from wmdd.storage.store import ArtifactStore
 
-HEAR_S = 0.5
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Training:
-    """What every one of the workers gets.
+    """The arguments of each worker.
 
     Args:
-        probe: name of a note by which a worker tells that it sees the driver's store.
-        cpus: that each of them reserved.
-        news: queue of events, and of the error that no other try can mend.
+        probe: name of a note by which a worker checks that it sees the driver's store.
+        cpus: that each worker reserved.
+        messages: queue of events, and of an error that no retry can pass.
     """
 
     task: StageTask
@@ -48,11 +48,11 @@ class Training:
     probe: str
     runtime: RuntimeConfig
     cpus: int
-    news: Any
+    messages: Any
 
 
 def train(config: dict[str, Training]) -> None:
-    """Run the stage in one of the workers; the first tells the news and saves."""
+    """Run the stage in one of the workers; the first one reports its events and saves."""
     end_with_raylet()
     job, first = config["training"], get_context().get_world_rank() == 0
     store = ArtifactStore(job.store_url)
@@ -61,31 +61,31 @@ def train(config: dict[str, Training]) -> None:
         choose_gpu(get_device())
         for event in run_stage(job.task, store, Runtime.create(job.runtime, job.cpus)):
             if first:
-                job.news.put(event)
+                job.messages.put(event)
     except (StageError, ConfigError) as exc:
         if not getattr(exc, "passing", False):
-            job.news.put(exc)  # final: the trainer ends, and the other workers with it
+            job.messages.put(exc)  # final: the trainer ends, and the other workers with it
         raise
 
 
 class Restarts(UserCallback):
-    """Tells that workers died."""
+    """Reports that workers died."""
 
-    def __init__(self, task: StageTask, news: Any) -> None:
-        self._task, self._news = task, news
+    def __init__(self, task: StageTask, messages: Any) -> None:
+        self._task, self._messages = task, messages
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Say which, and why."""
+        """Report the first one, with its error."""
         rank, exc = min(worker_exceptions.items())
         text = f"{self._task.name}: rank {rank} of its training failed ({reason(exc)}); all go on from the last epoch"
-        self._news.put(Event("retry", self._task.stage, self._task.name, text=text))
+        self._messages.put(Event("retry", self._task.stage, self._task.name, text=text))
 
 
 class TrainActor:
-    """Trains teachers with workers of its own, and streams their news as `ray_jobs.actors.StageActor` does.
+    """Trains teachers with workers that it starts, and streams their events as `ray_jobs.actors.StageActor` does.
 
     Args:
-        workers: that train together.
+        workers: number of workers that train together.
         share: what each of them reserves.
     """
 
@@ -97,85 +97,85 @@ class TrainActor:
         self._runtime = RuntimeConfig.model_validate(runtime).model_copy(update={"device": device})
         self._store, self._probe, self._config = ArtifactStore(store_url), probe, config
         self._workers, self._share = workers, share
-        # Ray Train hands these on to its controller, which reads them only there.
+        # Ray Train passes these to its controller, which reads no others.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.start_timeout_s)
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.silence_s)
 
     def hello(self) -> tuple[str, int]:
-        """Give the id of the node that this actor is on, and that of its process.
+        """Return the ids of the node and of the process.
 
         Raises:
-            ConfigError: if the store here is not the driver's.
+            ConfigError: if this process does not see the driver's store.
         """
         return greet(self._store, self._probe)
 
     def run(self, task: StageTask) -> Iterator[Event]:
-        """Train, streaming events to the driver.
+        """Train, and stream events to the driver.
 
         Raises:
             ConfigError: if the workers could not start, or see another store.
-            StageError: if training failed, also after as many starts as ``ray.attempts`` allows.
+            StageError: if training failed, also after ``ray.attempts`` attempts.
         """
-        news = Queue(actor_options={"num_cpus": 0})
+        messages = Queue(actor_options={"num_cpus": 0})
         thread = ThreadPoolExecutor(1)
         with tempfile.TemporaryDirectory(prefix="wmdd-train-", ignore_cleanup_errors=True) as folder:
-            training = thread.submit(self._trainer(task, news, folder).fit)
-            over = False
-            while not over:
-                over = training.done()  # asked before the queue is emptied, so that nothing is left in it
-                for item in _heard(news):
+            training = thread.submit(self._trainer(task, messages, folder).fit)
+            ended = False
+            while not ended:
+                ended = training.done()  # before the queue is emptied, so that nothing is left in it
+                for item in _received(messages):
                     if isinstance(item, Exception):
                         # One worker cannot go on, and the others wait for it. They end with this process, which the
-                        # pool ends.
+                        # scheduler terminates.
                         raise item
                     yield item
             error = training.exception()
-        news.shutdown(force=True)
+        messages.shutdown(force=True)
         if error is not None:
-            raise self._told(task, error)
+            raise self._explained(task, error)
 
-    def _trainer(self, task: StageTask, news: Any, folder: str) -> TorchTrainer:
+    def _trainer(self, task: StageTask, messages: Any, folder: str) -> TorchTrainer:
         needs = {"CPU": self._share.cpus} | ({"GPU": self._share.gpus} if self._share.gpus else {})
         return TorchTrainer(
             train,
-            train_loop_config={"training": self._training(task, news)},
+            train_loop_config={"training": self._training(task, messages)},
             scaling_config=ScalingConfig(
                 num_workers=self._workers, use_gpu=self._share.gpus > 0, resources_per_worker=needs
             ),
             torch_config=NodeConfig(timeout_s=int(self._config.silence_s)),
             run_config=RunConfig(
-                name=f"wmdd-{uuid.uuid4().hex}",  # a name that was there before would go on from its own state
+                name=f"wmdd-{uuid.uuid4().hex}",  # a name that was used before would resume its state
                 storage_path=folder,
                 failure_config=FailureConfig(max_failures=self._config.attempts - 1, controller_failure_limit=0),
-                callbacks=[Restarts(task, news)],
+                callbacks=[Restarts(task, messages)],
             ),
         )
 
-    def _training(self, task: StageTask, news: Any) -> Training:
-        return Training(task, self._store.url, self._probe, self._runtime, max(1, int(self._share.cpus)), news)
+    def _training(self, task: StageTask, messages: Any) -> Training:
+        return Training(task, self._store.url, self._probe, self._runtime, max(1, int(self._share.cpus)), messages)
 
-    def _told(self, task: StageTask, error: BaseException) -> Exception:
+    def _explained(self, task: StageTask, error: BaseException) -> Exception:
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
             return ConfigError(
-                f"pretrain.workers={self._workers}: so many, of {self._share}, could not start within "
+                f"pretrain.workers={self._workers}: they could not start, each with {self._share}, within "
                 f"ray.start_timeout_s={self._config.start_timeout_s:g}; ask for less, or give a longer time if nodes "
                 "are on their way"
             )
         if not isinstance(error, TrainingFailedError) or cause is not None:
             return StageError(task.stage, task.name, reason(cause or error), passing=True)
         failures = getattr(error, "worker_failures", None) or {0: error}
-        told = [exc for exc in map(_root, failures.values()) if isinstance(exc, StageError)]
-        first = told[0].cause if told else reason(min(failures.items())[1])
+        errors = [exc for exc in map(_root, failures.values()) if isinstance(exc, StageError)]
+        first = errors[0].cause if errors else reason(min(failures.items())[1])
         return StageError(task.stage, task.name, f"its training failed {self._config.attempts} times: {first}")
 
 
-def _heard(news: Any) -> list[Any]:
+def _received(messages: Any) -> list[Any]:
     try:
-        first = news.get(timeout=HEAR_S)
+        first = messages.get(timeout=POLL_S)
     except Empty:
         return []
-    return [first, *news.get_nowait_batch(news.qsize())]
+    return [first, *messages.get_nowait_batch(messages.qsize())]
 
 
 def _root(exc: BaseException) -> BaseException:
@@ -183,7 +183,7 @@ def _root(exc: BaseException) -> BaseException:
 
 
 def reason(exc: BaseException) -> str:
-    """Say in a line what an exception of Ray Train comes from."""
+    """Return the cause of an exception of Ray Train in one line."""
     root = getattr(exc, "health_check_failure", None) or _root(exc)
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     return f"{type(root).__name__}: {lines[0][:200]}" if lines else type(root).__name__

@@ -1,7 +1,7 @@
-"""Where the workers of a teacher's training meet: on the address that Ray knows their node by, and on no other.
+"""The process group of a teacher's training, which listens only on the address by which Ray knows a node.
 
-Ray Train's own set-up lets torch open its store on every interface of a machine, without a token. A cluster on loopback
-must stay there, and one of several machines has its own network.
+Ray Train by default lets torch open its store on every interface of a machine, without a token. A cluster on loopback
+must stay there, and one of several machines has its private network.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ _store: list[dist.TCPStore] = []  # of this process; it ends with the training
 
 @dataclass
 class NodeConfig(TorchConfig):  # type: ignore[misc]
-    """A process group of torch that listens on the nodes' own addresses alone."""
+    """A process group of torch that listens only on the nodes' addresses."""
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What Ray Train starts the group with."""
+        """The class by which Ray Train starts the group."""
         return NodeBackend
 
 
 class NodeBackend(Backend):  # type: ignore[misc]
-    """Makes the process group of all workers, and ends it."""
+    """Creates the process group of all workers, and ends it."""
 
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: NodeConfig) -> None:
-        """Let the first worker open a store, and all of them join."""
+        """Open a store in the first worker, and join it from all workers."""
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         size, timeout_s = len(worker_group), backend_config.timeout_s
-        place = worker_group.execute_single(0, _open, size, timeout_s)
+        address = worker_group.execute_single(0, _open, size, timeout_s)
         backend = backend_config.backend or ("nccl" if gpus else "gloo")
         ray.get(
             [
-                worker_group.execute_single_async(rank, _join, backend, *place, rank, size, timeout_s)
+                worker_group.execute_single_async(rank, _join, backend, *address, rank, size, timeout_s)
                 for rank in range(size)
             ]
         )
 
     def on_shutdown(self, worker_group: Any, backend_config: NodeConfig) -> None:
-        """End the group of workers that still live."""
+        """Leave the group in workers that still live."""
         ray.wait(worker_group.execute_async(_leave), num_returns=len(worker_group), timeout=10)
 
 
@@ -59,7 +59,7 @@ def _open(size: int, timeout_s: int) -> tuple[str, int]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, 0), family=family, backlog=max(128, size))
-    except OSError:  # an address that others know the node by, and it does not
+    except OSError:  # the node does not have the address by which others know it
         listener = socket.create_server(("", 0), family=family, backlog=max(128, size))
     port = listener.getsockname()[1]
     _store[:] = [
@@ -92,6 +92,6 @@ def _leave() -> None:
 
 
 def _interface(address: str) -> str:
-    """Name the network interface of an address of this node; "" where none has it."""
-    found = psutil.net_if_addrs().items()
-    return next((name for name, parts in found if any(part.address == address for part in parts)), "")
+    """Return the network interface of an address of this node; "" if no interface has it."""
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, parts in interfaces if any(part.address == address for part in parts)), "")

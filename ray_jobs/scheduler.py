@@ -1,4 +1,4 @@
-"""Assigns the tasks of a board to workers that start, hang, die, and come and go with their nodes. Knows no Ray.
+"""Assigns the tasks of a board to workers that start, hang, die, and come and go with their nodes. Independent of Ray.
 
 A task whose worker dies or falls silent is tried again on another, up to ``ray.attempts`` times; a node that leaves
 costs its tasks no attempt; an error of the method itself is final. Tasks write content-keyed artifacts atomically, so

@@ -68,7 +68,7 @@ class Watched:
         return [child for child in alive if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_command_survives_a_killed_worker_and_a_failing_store_and_leaves_no_process(short_folder, tiny_run, tmp_path):
+def test_run_survives_killed_worker_and_failing_store(short_folder, tiny_run, tmp_path):
     store, count = ("--store", f"flaky://{tmp_path}/runs/store"), str(tmp_path / "count")
     faults = {"PYTHONPATH": SITE, "FAULTY_EVERY": "41", "FAULTY_COUNT": count}
     run = Watched(tmp_path, short_folder, "--ray.actors", "1", *store, **faults)

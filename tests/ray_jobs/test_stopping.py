@@ -48,13 +48,13 @@ def stop(folder, when, words=()):
     return process.returncode, said, found, sent
 
 
-def test_sigterm_while_ray_starts_leaves_none_of_its_processes(tmp_path):
+def test_sigterm_while_ray_starts_leaves_no_process(tmp_path):
     status, said, found, _ = stop(tmp_path, lambda run, started: "raylet" in started.values())
     assert (status, said) == (143, KEPT)
     assert alive(found) == []
 
 
-def test_sigterm_while_workers_run_leaves_none_of_them(tmp_path):
+def test_sigterm_while_workers_run_leaves_no_process(tmp_path):
     def trains(run, started):
         return any(item["stage"] == "pretrain" and item["kind"] == "progress" for item in news(run))
 

@@ -74,7 +74,7 @@ def all_is_free():
         time.sleep(0.1)
 
 
-def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes(cluster, config, tmp_path):
+def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path):
     url, events, struck, listening = str(tmp_path / "store"), [], [], set()
     planned(config, str(tmp_path / "plain"))
     on_ranks(2, in_a_group, config, str(tmp_path / "plain"))
@@ -110,7 +110,7 @@ def test_killed_rank_and_killed_trainer_leave_the_teacher_of_two_plain_processes
     all_is_free()
 
 
-def test_error_of_one_rank_that_no_other_try_can_mend_ends_the_training_at_once(cluster, config, tmp_path):
+def test_final_error_of_one_rank_ends_training_at_once(cluster, config, tmp_path):
     """The others wait in a sum over all ranks, and would for ``ray.silence_s``."""
     paths = [f"{split}/{name}/{i}.png" for split, n in (("train", 12), ("val", 2)) for name in "ab" for i in range(n)]
     changes = {"data.path": folder(tmp_path / "set", *paths), "runtime.memory_gib": 0.0, "pretrain.batch_size": 4}
@@ -127,7 +127,7 @@ def test_error_of_one_rank_that_no_other_try_can_mend_ends_the_training_at_once(
     all_is_free()
 
 
-def test_divergence_is_told_so_that_nobody_starts_again(config, tmp_path, monkeypatch):
+def test_divergence_is_final(config, tmp_path, monkeypatch):
     import queue
     from types import SimpleNamespace
 
@@ -137,10 +137,10 @@ def test_divergence_is_told_so_that_nobody_starts_again(config, tmp_path, monkey
     monkeypatch.setattr(pretrain, "get_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(pretrain, "greet", lambda store, probe: None)
     hopeless = override(config, {"pretrain.lr": 1e30, "pretrain.epochs": 1, "pretrain.workers": 1})
-    task, news = planned(hopeless, str(tmp_path / "store")).tasks["pretrain"][0], queue.Queue()
+    task, messages = planned(hopeless, str(tmp_path / "store")).tasks["pretrain"][0], queue.Queue()
     with pytest.raises(StageError):
-        pretrain.train({"training": pretrain.Training(task, str(tmp_path / "store"), "", hopeless.runtime, 1, news)})
-    (error,) = news.queue
+        pretrain.train({"training": pretrain.Training(task, f"{tmp_path}/store", "", hopeless.runtime, 1, messages)})
+    (error,) = messages.queue
     assert not error.passing
     assert "loss is not finite in epoch 1; lower the learning rate" in str(error)
 

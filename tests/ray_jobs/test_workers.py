@@ -31,7 +31,7 @@ def at_work():
     return clock
 
 
-def test_worker_whose_raylet_is_gone_leaves_a_snapshot_and_ends(raylet):
+def test_worker_without_raylet_saves_and_ends(raylet):
     gone, ended, codes = raylet
     clock = at_work()
     actors.end_with_raylet()
@@ -45,7 +45,7 @@ def test_worker_whose_raylet_is_gone_leaves_a_snapshot_and_ends(raylet):
     assert codes == [1]
 
 
-def test_worker_without_work_ends_with_its_raylet(raylet, monkeypatch):
+def test_idle_worker_ends_with_its_raylet(raylet, monkeypatch):
     gone, ended, codes = raylet
     monkeypatch.setattr(events.SnapshotClock, "latest", None)
     actors.end_with_raylet()
