@@ -20,7 +20,7 @@ from wmdd.process.home import expand_home
 from wmdd.process.terminal import LineFormatter, Terminal, full_path
 from wmdd.storage.filesystem import open_fs
 from wmdd.storage.store import absolute_url
-from wmdd.text import SPELL, counted, escape_markdown, escape_tex, near_names, on_a_page, printable
+from wmdd.text import SPELL, counted, escape_markdown, escape_tex, near_names, on_a_page, printable, unknown
 
 ODD = [
     "exp[lr=0.1]",
@@ -33,6 +33,19 @@ ODD = [
     "10.5 True",
     "café 猫",
 ]
+
+
+def test_unknown_name_is_answered_with_what_there_is():
+    known = {"cifar10": 1, "cifar100": 2, "digits": 3}
+    assert unknown("--set", "digts", known) == (
+        "--set digts: no such set; choose from cifar10, cifar100, digits; did you mean digits?"
+    )
+    assert unknown("data.path=", "x", known, "layout") == (
+        "data.path=x: no such layout; choose from cifar10, cifar100, digits"
+    )
+    many = {"noun": "set", "common": ("digits",)}
+    assert unknown("--sets", "cifar", known, **many) == "--sets cifar: no such set; did you mean cifar10 or cifar100?"
+    assert unknown("--sets", "x", known, **many) == "--sets x: no such set; common ones are digits"
 
 
 @pytest.mark.parametrize("name", ODD)

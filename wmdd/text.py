@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 # Control codes, which a terminal obeys, line ends, changes of the direction of writing, and parts of no character.
@@ -80,6 +80,27 @@ def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     begin = sorted((known for known in plain if len(wanted) > 2 and known.startswith(wanted)), key=len)
     near = dict.fromkeys([*difflib.get_close_matches(wanted, plain, count), *begin])
     return [plain[known] for known in near][:count]
+
+
+def did_you_mean(near: Collection[str]) -> str:
+    """Return a question with the names that a wrong one may stand for, to end a message with; nothing for no names."""
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def unknown(option: str, name: object, known: Iterable[str], noun: str = "", common: Collection[str] = ()) -> str:
+    """Return the message that refuses an unknown name: the option, what can be chosen, and the nearest names.
+
+    Args:
+        option: as the user writes it, such as ``--method``, or ``data.path=`` with the sign that joins it to the name.
+        noun: what the option names; default: its last word, such as ``method``.
+        common: names to list in place of `known` where these are too many.
+    """
+    names = list(known)
+    near = near_names(str(name), names)
+    noun = noun or re.split(r"[\W_]+", option.rstrip("="))[-1]
+    choice = f"; common ones are {', '.join(common)}" if common else f"; choose from {', '.join(names)}"
+    given = f"{option}{name}" if option.endswith("=") else f"{option} {name}"
+    return f"{given}: no such {noun}{'' if common and near else choice}{did_you_mean(near)}"
 
 
 def _plain(name: str) -> str:

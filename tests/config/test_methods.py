@@ -52,7 +52,7 @@ def test_methods_are_what_their_papers_say():
 
 
 def test_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="method dm: there is none of this name; choose from wmdd, "):
+    with pytest.raises(ConfigError, match="method dm: no such method; choose from wmdd, "):
         with_method(recipe("digits"), "dm")
 
 
@@ -101,7 +101,7 @@ def test_cases_cover_all_pairs_with_changes_of_single_methods():
 @pytest.mark.parametrize(
     ("methods", "ipcs", "changes", "message"),
     [
-        (["wmdd", "nosuch"], [1], {}, "--methods nosuch: there is none of this name"),
+        (["wmdd", "nosuch"], [1], {}, "--methods nosuch: no such method; choose from wmdd, "),
         (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
         (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
         (["wmdd"], [], {}, "--methods, --ipc: name at least one"),

@@ -278,7 +278,7 @@ def test_name_alone_is_no_way_to_choose_a_protocol():
 
 
 def test_unknown_protocol_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="protocol dm: there is none of this name; choose from wmdd, "):
+    with pytest.raises(ConfigError, match="protocol dm: no such protocol; choose from wmdd, "):
         with_protocol(DistillConfig(), "dm")
 
 

@@ -49,7 +49,7 @@ def test_file_of_no_recipe_is_laid_over_the_one_that_is_given():
     Path("part.yaml").write_text("recipe: custom\nseed: 3\n")
     assert configured("digits", "--config", "part.yaml").seed == 3
     Path("part.yaml").write_text("recipe: none-such\n")
-    with pytest.raises(ConfigError, match=r"^recipe nope: there is none of this name"):
+    with pytest.raises(ConfigError, match=r"^recipe nope: no such recipe; choose from digits, "):
         configured("nope", "--config", "part.yaml")
 
 

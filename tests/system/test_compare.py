@@ -72,12 +72,12 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--methods", "wmdd,dm"), "--methods dm: there is none of this name"),
+        (("--methods", "wmdd,dm"), "--methods dm: no such method; choose from wmdd, "),
         (("--ipc", "1,x"), "--ipc 1,x: not whole numbers"),
         (("--method", "cda"), "--method: a comparison takes several; use --methods"),
         (("--set", "sre2l=1"), "--set sre2l=1: not understood"),
         (("--set", "wmdd:recover.lr=-1"), "--set wmdd:recover.lr=-1: input should be greater than 0"),
-        (("--set", "dm:recover.lr=1"), "--set dm: method dm: there is none of this name"),
+        (("--set", "dm:recover.lr=1"), "--set dm: method dm: no such method; choose from wmdd, "),
         (("--set", "cda:recover.nosuch=1"), "--set cda:recover.nosuch=1: no such option"),
         (("--set", "cda:recover.lr=1"), "--set cda: is not compared"),
         (("--set", "random:recover.lr=1"), "--set random:recover.lr: random does nothing with it"),

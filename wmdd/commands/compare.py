@@ -27,7 +27,7 @@ from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
 from wmdd.storage.store import ArtifactStore
-from wmdd.text import printable
+from wmdd.text import printable, unknown
 
 _CHANGES = '{"wmdd": {"recover.lr": 0.1}}, by method'
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
@@ -70,8 +70,9 @@ def cases(
             refuse_twice(names)
         except ValueError as exc:
             raise ConfigError(f"--{option} {','.join(names)}: {exc}") from exc
-    if unknown := [name for name in methods if name not in all_methods()]:
-        raise ConfigError(f"--methods {unknown[0]}: there is none of this name; choose from {', '.join(all_methods())}")
+    for name in methods:
+        if name not in all_methods():
+            raise ConfigError(unknown("--methods", name, all_methods(), "method"))
     strange = [name for name in changes if name not in methods]
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from wmdd.config.values import NOT_A_NUMBER, NOT_TEXT, NOT_WHOLE, from_value
 from wmdd.errors import ConfigError
 from wmdd.process.home import expand_home
+from wmdd.text import did_you_mean
 
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
@@ -141,8 +142,7 @@ class Section(BaseModel):
     @classmethod
     def near(cls, dotted: str) -> str:
         """Return a question with the options that a wrong name may stand for; nothing where none is near."""
-        found = difflib.get_close_matches(dotted, map(cls.option, cls.model_fields), 1, 0.8)
-        return f"; did you mean {found[0]}?" if found else ""
+        return did_you_mean(difflib.get_close_matches(dotted, map(cls.option, cls.model_fields), 1, 0.8))
 
     @classmethod
     def checked(cls, values: dict[str, Any]) -> Self:

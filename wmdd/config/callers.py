@@ -27,7 +27,7 @@ _ARGUMENTS = {"address": "ray.address", "ipc": "barycenter.ipc", "seeds": "evalu
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-    """Leave messages as they are: what runs here was typed as a command."""
+    """Leave messages as they are, because what runs here was typed as a command."""
     token = _on_command_line.set(True)
     try:
         yield
@@ -70,13 +70,13 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        kinds = {name: str(kind) for name, kind in function.__annotations__.items() if name != "return"}
+        types = {name: str(annotation) for name, annotation in function.__annotations__.items() if name != "return"}
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
-                given: Any = [_as_meant(name, kinds[name], value) for name, value in zip(kinds, args, strict=False)]
-                named: Any = {name: _as_meant(name, kinds.get(name, ""), value) for name, value in kwargs.items()}
+                given: Any = [_as_meant(name, types[name], value) for name, value in zip(types, args, strict=False)]
+                named: Any = {name: _as_meant(name, types.get(name, ""), value) for name, value in kwargs.items()}
                 given += args[len(given) :]  # more than it takes: Python says so
                 return function(*given, **named)
             except StageError as exc:
@@ -99,34 +99,34 @@ _READ: dict[str, Any] = {
 }
 
 
-def _unheard(*news: Any) -> None:
-    """Stand for the function of a caller that wants no news."""
+def _ignore(*events: Any) -> None:
+    """Stand in for the function of a caller that wants no events."""
 
 
-def _as_meant(name: str, kind: str, value: Any) -> Any:
-    """Return the value of an argument, whose annotation is `kind`.
+def _as_meant(name: str, annotation: str, value: Any) -> Any:
+    """Return the value of an argument, as its annotation has it.
 
     Raises:
-        ConfigError: if it is none of that kind.
+        ConfigError: if it is of another type.
     """
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    remedy = ", or leave it out" if kind == "str | None" else ""
-    if kind in ("str", "str | None") and not (value is None and remedy):
+    remedy = ", or leave it out" if annotation == "str | None" else ""
+    if annotation in ("str", "str | None") and not (value is None and remedy):
         if not isinstance(value, str):
             raise ConfigError(f"{name}={value!r}: input should be {NOT_TEXT}{remedy}")
         if not value.strip():
             raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
-    if kind.startswith(("Callable", "Listener")):
+    if annotation.startswith(("Callable", "Listener")):
         if value is None:
-            return value if kind.endswith("| None") else _unheard
+            return value if annotation.endswith("| None") else _ignore
         if not callable(value):
             raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
-    if kind not in _READ:
+    if annotation not in _READ:
         return value
     try:
-        return TypeAdapter(_READ[kind]).validate_python(from_value(_READ[kind], value))
+        return TypeAdapter(_READ[annotation]).validate_python(from_value(_READ[annotation], value))
     except ValidationError as exc:
-        told = message_of(exc.errors()[0])
+        text = message_of(exc.errors()[0])
     except ValueError as exc:
-        told = str(exc)
-    raise ConfigError(f"{name}={value!r}: {told}")
+        text = str(exc)
+    raise ConfigError(f"{name}={value!r}: {text}")

@@ -25,6 +25,7 @@ from wmdd.config.sections import (
 )
 from wmdd.config.values import Plain, from_yaml_value, load_yaml
 from wmdd.errors import ConfigError
+from wmdd.text import did_you_mean
 
 STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 
@@ -58,8 +59,8 @@ class DistillConfig(Section):
         """Return a question with the options that a wrong name may stand for; nothing where none is near."""
         options = [*_fields(""), *(f"{section}.{name}" for section in section_names() for name in _fields(section))]
         same = [option for option in options if option.rpartition(".")[2] == dotted.rpartition(".")[2]]
-        found = difflib.get_close_matches(dotted, same, 3, 0) or difflib.get_close_matches(dotted, options, 1, 0.8)
-        return f"; did you mean {' or '.join(found)}?" if found else ""
+        near = difflib.get_close_matches(dotted, same, 3, 0) or difflib.get_close_matches(dotted, options, 1, 0.8)
+        return did_you_mean(near)
 
 
 def parse_config(values: dict[str, Any]) -> DistillConfig:
@@ -112,15 +113,15 @@ def override(config: DistillConfig, changes: Mapping[str, Any]) -> DistillConfig
 def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return changes by dotted name, those of whole sections too."""
     check_changes("changes", changes)
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in changes.items():
         is_section = name in section_names() and isinstance(value, Mapping | Section)
         options = {f"{name}.{key}": inner for key, inner in dict(value).items()} if is_section else {name: value}
-        twice = next((option for option in options if option in found), None)
+        twice = next((option for option in options if option in flat), None)
         if twice:
             raise ConfigError(f"{twice}: is given twice; leave one out")
-        found |= options
-    return found
+        flat |= options
+    return flat
 
 
 def section_names() -> list[str]:
@@ -136,16 +137,26 @@ def to_yaml(config: DistillConfig) -> str:
 def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
     """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults).
 
+    Raises:
+        ConfigError: naming the option, or the line.
+    """
+    return override(base or DistillConfig(), changes_in(text))
+
+
+def changes_in(text: str) -> dict[str, Any]:
+    """Return the options that YAML sets, by dotted name.
+
     A value means what the same text means on the command line, so ``classes: [010, no]`` are these names.
 
     Raises:
         ConfigError: naming the option, or the line.
     """
-    values = {
-        name: _section(name, value) if name in section_names() else _value(name, value)
-        for name, value in load_yaml(text).items()
-    }
-    return override(base or DistillConfig(), values)
+    return _flat(
+        {
+            name: _section(name, value) if name in section_names() else _value(name, value)
+            for name, value in load_yaml(text).items()
+        }
+    )
 
 
 def _section(name: str, value: Any) -> dict[str, Any]:
@@ -160,5 +171,5 @@ def _section(name: str, value: Any) -> dict[str, Any]:
 
 
 def _value(dotted: str, value: Any) -> Any:
-    kind = field_type(dotted)
-    return value if kind is None else from_yaml_value(dotted, kind, value)
+    annotation = field_type(dotted)
+    return value if annotation is None else from_yaml_value(dotted, annotation, value)

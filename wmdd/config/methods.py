@@ -12,6 +12,7 @@ from typing import Any
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import SMALL_BELOW_PX, Method
 from wmdd.errors import ConfigError
+from wmdd.text import unknown
 
 _CLASSIFY: dict[str, Any] = {
     "recover.init": "noise",
@@ -41,13 +42,13 @@ SELECTING = frozenset({"herding", "random"})
 
 
 def with_method(config: DistillConfig, name: str) -> DistillConfig:
-    """Give a recipe under another method.
+    """Return a recipe under another method.
 
     Raises:
         ConfigError: for an unknown name; lists the known ones.
     """
     if name not in _METHODS:
-        raise ConfigError(f"method {name}: there is none of this name; choose from {', '.join(_METHODS)}")
+        raise ConfigError(unknown("method", name, _METHODS))
     changes = dict(_METHODS[name][1])
     if changes.get("recover.bn_target") == "global":
         # SRe2L's weights: 0.01 for ImageNet-1K, 1 for Tiny-ImageNet. Its 0.01 for CIFAR did worse in our few steps.
@@ -57,9 +58,9 @@ def with_method(config: DistillConfig, name: str) -> DistillConfig:
 
 
 def own_options(name: str) -> set[str]:
-    """Name the options that a method sets, whatever the recipe says."""
-    own = set(_METHODS[name][1])
-    return own | ({"recover.bn_weight"} if "recover.bn_target" in own else set())
+    """Return the names of the options that a method sets, whatever the recipe says."""
+    options = set(_METHODS[name][1])
+    return options | ({"recover.bn_weight"} if "recover.bn_target" in options else set())
 
 
 def methods() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 A protocol sets every option that decides a student's score: those of ``relabel`` and ``evaluate``. Where a published
 code does something else than its paper says, the paper is followed, and the line below says so. Scores carry the
-protocol's name and a hash of all these options, so that a changed one is told apart.
+protocol's name and a hash of all these options, so that a changed protocol is seen.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import SMALL_BELOW_PX, Protocol
 from wmdd.errors import ConfigError
+from wmdd.text import unknown
 
 # The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
 _COMMON: dict[str, Any] = {
@@ -58,7 +59,7 @@ Rates = dict[int, tuple[float, float]]  # learning rate and stretch of the cosin
 
 
 def _set_of(config: DistillConfig) -> str:
-    """Name the set whose settings a protocol takes: ``data.subset``, torchvision's name, or the recipe's."""
+    """Return the set whose settings a protocol takes: ``data.subset``, torchvision's name, or the recipe's."""
     if config.data.subset:
         return str(config.data.subset)
     path = (config.data.path or "").partition("?")[0]
@@ -71,7 +72,7 @@ def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
 
 
 def _by_student(config: DistillConfig, of: Callable[[str], tuple[float, float]]) -> dict[str, Any]:
-    """Give every student its learning rate and the stretch of its cosine; the first one's are the section's own."""
+    """Return every student's learning rate and stretch of the cosine; the first one's are the section's."""
     first, *others = config.evaluate.students
     lr, stretch = of(first)
     apart = [name for name in dict.fromkeys(others) if of(name) != (lr, stretch)]
@@ -80,10 +81,10 @@ def _by_student(config: DistillConfig, of: Callable[[str], tuple[float, float]])
 
 
 def _rded(config: DistillConfig) -> dict[str, Any]:
-    place = _set_of(config)
-    batch = 100 if place == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
+    name = _set_of(config)
+    batch = 100 if name == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
     return {
-        "relabel.batch_size": batch * 2 if place in ("cifar100", "imagenet-1k") else batch,
+        "relabel.batch_size": batch * 2 if name in ("cifar100", "imagenet-1k") else batch,
         "relabel.crop_scale": (1.0, 1.0) if config.data.image_size < SMALL_BELOW_PX else (0.5, 1.0),
         **_by_student(config, _rded_rate),
     }
@@ -175,7 +176,7 @@ _FADRM: dict[str, dict[str, Rates]] = {
 
 
 def _by_batch(config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
-    """Labels by the batch's own statistics in two parts, which the student's two parts of a batch are too."""
+    """Return settings with labels by the batch's own statistics in two parts, as the student's batches have two."""
     of_set = table.get(_set_of(config), table["others"])
 
     def rate(student: str) -> tuple[float, float]:
@@ -195,14 +196,15 @@ def _cvdd(config: DistillConfig) -> dict[str, Any]:
 
 
 def _fadrm(config: DistillConfig) -> dict[str, Any]:
-    place, ipc = _set_of(config), _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
+    name = _set_of(config)
+    ipc = _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
     table = _FADRM | {"cifar10": _FADRM["cifar100"]}  # CIFAR-10 is not in the code
-    made = _by_batch(config, table, 16 if place in _CLASSES else 10)
-    if place.startswith("cifar") or (place, ipc) == ("tiny-imagenet", 1):
-        made["relabel.epochs"] = 1000
-    if (place, ipc) == ("tiny-imagenet", 50):
-        made |= {"relabel.bn": "running", "relabel.micro_batch": 0}
-    return made
+    settings = _by_batch(config, table, 16 if name in _CLASSES else 10)
+    if name.startswith("cifar") or (name, ipc) == ("tiny-imagenet", 1):
+        settings["relabel.epochs"] = 1000
+    if (name, ipc) == ("tiny-imagenet", 50):
+        settings |= {"relabel.bn": "running", "relabel.micro_batch": 0}
+    return settings
 
 
 _SGD = {"evaluate.optimizer": "sgd", "evaluate.lr": 0.1, "evaluate.weight_decay": 5e-4, "evaluate.momentum": 0.875}
@@ -257,18 +259,18 @@ _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
 
 
 def with_protocol(config: DistillConfig, name: str) -> DistillConfig:
-    """Give a recipe with a protocol's settings; those that depend on images per class take the recipe's number.
+    """Return a recipe with a protocol's settings; those that depend on images per class take the recipe's number.
 
     Raises:
         ConfigError: for an unknown name; lists the known ones.
     """
     if name not in _PROTOCOLS:
-        raise ConfigError(f"protocol {name}: there is none of this name; choose from {', '.join(_PROTOCOLS)}")
+        raise ConfigError(unknown("protocol", name, _PROTOCOLS))
     return override(config, {"evaluate.protocol": name, **_COMMON, **_PROTOCOLS[name][1](config)})
 
 
 def is_exact(config: DistillConfig) -> bool:
-    """Tell whether a configuration's settings are those of the protocol that it names."""
+    """Whether a configuration's settings are those of the protocol that it names."""
     try:
         named = with_protocol(config, config.evaluate.protocol)
     except ConfigError:

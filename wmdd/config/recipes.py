@@ -6,6 +6,7 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig, override
 from wmdd.errors import ConfigError
+from wmdd.text import unknown
 
 # Best for every set and teacher that was tried; the released recipes keep the released code's weights.
 _RELATIVE: dict[str, Any] = {"recover.bn_weight_scale": "relative", "recover.bn_weight": 100.0}
@@ -132,13 +133,13 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def recipe(name: str) -> DistillConfig:
-    """Give a named configuration.
+    """Return a named configuration.
 
     Raises:
         ConfigError: for an unknown name; lists the known ones.
     """
     if not isinstance(name, str) or name not in _RECIPES:
-        raise ConfigError(f"recipe {name}: there is none of this name; choose from {', '.join(_RECIPES)}")
+        raise ConfigError(unknown("recipe", name, _RECIPES))
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
 
 

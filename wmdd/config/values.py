@@ -34,8 +34,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for place, key in enumerate(keys):
-            if key.value in (other.value for other in keys[:place]):
+        for number, key in enumerate(keys):
+            if key.value in (other.value for other in keys[:number]):
                 raise ConfigError(f"line {key.start_mark.line + 1}: {key.value} is given twice; leave one out")
         return super().construct_mapping(node, deep=deep)
 
@@ -70,13 +70,13 @@ def load_yaml(text: str) -> dict[str, Any]:
 
 
 def _problem(exc: yaml.YAMLError) -> str:
-    told = getattr(exc, "problem", None) or " ".join(str(exc).split())
-    if "'\\t'" in told:
-        told = "it is indented with a tab; use spaces"
+    text = getattr(exc, "problem", None) or " ".join(str(exc).split())
+    if "'\\t'" in text:
+        text = "it is indented with a tab; use spaces"
     elif getattr(exc, "context", None):
-        told = f"{exc.context}, {told}"  # type: ignore[attr-defined]
+        text = f"{exc.context}, {text}"  # type: ignore[attr-defined]
     mark = getattr(exc, "context_mark", None) or getattr(exc, "problem_mark", None)
-    return f"line {mark.line + 1}: {told}" if mark else told
+    return f"line {mark.line + 1}: {text}" if mark else text
 
 
 def decode(data: bytes) -> str:
@@ -98,9 +98,9 @@ def decode(data: bytes) -> str:
 
 def _tuple_of(annotation: Any) -> tuple[Any, ...]:
     """Return the types of a tuple's items; none for a field that holds no tuple."""
-    for kind in (annotation, *typing.get_args(annotation)):
-        if typing.get_origin(kind) is tuple:
-            return typing.get_args(kind)
+    for part in (annotation, *typing.get_args(annotation)):
+        if typing.get_origin(part) is tuple:
+            return typing.get_args(part)
     return ()
 
 
@@ -174,9 +174,9 @@ def _fitting(annotation: Any, value: Any) -> Any:
     """Return one value as pydantic should read it, which takes True for 1 and no number for a name."""
     wanted = _types(annotation)
     if isinstance(value, bool) and bool not in wanted:
-        told = next((words for kind, words in _WANTED.items() if kind in wanted), None)
-        if told:
-            raise ValueError(f"input should be {told}")
+        words = next((words for known, words in _WANTED.items() if known in wanted), None)
+        if words:
+            raise ValueError(f"input should be {words}")
     elif isinstance(value, int) and str in wanted:
         return str(value)
     return value
