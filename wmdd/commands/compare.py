@@ -11,11 +11,11 @@ from typing import Any
 from wmdd.commands.distill import check_executor, note_config, note_start, open_executor, open_places, refuse_alone
 from wmdd.config.base import check_changes, refuse_twice
 from wmdd.config.callers import names_arguments
-from wmdd.config.distill import DistillConfig, override
+from wmdd.config.distill import DistillConfig
 from wmdd.config.methods import methods as all_methods
-from wmdd.config.methods import with_method
 from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import as_config
+from wmdd.config.resolve import resolve
 from wmdd.engine.console import both
 from wmdd.engine.events import Event
 from wmdd.engine.metrics_file import MetricsFile
@@ -85,15 +85,14 @@ def cases(
         unused = [field for field in options if field.partition(".")[0] not in _USED.get(name, _OWN)]
         if unused:
             raise ConfigError(f"--set {name}:{unused[0]}: {name} does nothing with it; leave it out")
-    found, changed = {}, _changed(config)
+    made, changed = {}, _changed(config)
     for ipc, name in itertools.product(ipcs, methods):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
-        sized = with_protocol(override(config, {"barycenter.ipc": ipc}), config.evaluate.protocol)
-        sized = override(sized, {**changed, "evaluate.random_real": False})
-        found[name, ipc] = override(with_method(sized, name), changes.get(name, {}))
-    if not found:
+        same = {**changed, "barycenter.ipc": ipc, "evaluate.random_real": False}
+        made[name, ipc] = resolve(config, name, config.evaluate.protocol, options=same | changes.get(name, {}))
+    if not made:
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")
-    return found
+    return made
 
 
 def _changed(config: DistillConfig) -> dict[str, Any]:

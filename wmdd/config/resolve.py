@@ -1,0 +1,132 @@
+"""The one place that lays layers over each other: recipe, method, protocol, file, --debug and single options."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wmdd.config.distill import DistillConfig, override, section_names
+from wmdd.config.methods import methods, with_method
+from wmdd.config.protocols import protocols, with_protocol
+from wmdd.config.recipes import DEBUG, recipe, recipes
+from wmdd.errors import ConfigError
+from wmdd.text import unknown
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A YAML file that is laid over a recipe.
+
+    Args:
+        name: path or URL, for messages.
+        changes: the options that it sets, by dotted name.
+    """
+
+    name: str
+    changes: Mapping[str, Any]
+
+    @property
+    def recipe(self) -> str:
+        """Name of the recipe that it is of, without the mark of --debug; empty for none."""
+        name = str(self.changes.get("recipe", "")).removesuffix("-debug")
+        return "" if name == "custom" and not self.is_whole else name
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has every section, as the file of a run."""
+        return set(section_names()) <= {option.partition(".")[0] for option in self.changes}
+
+    def over(self, config: DistillConfig) -> DistillConfig:
+        """Return a configuration with its options.
+
+        Raises:
+            ConfigError: naming the file and the option.
+        """
+        try:
+            return override(config, self.changes)
+        except ConfigError as exc:
+            raise ConfigError(f"--config {self.name}: {exc}") from exc
+
+
+def resolve(
+    recipe: DistillConfig | str | None,
+    method: str | None = None,
+    protocol: str | None = None,
+    file: ConfigFile | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    debug: bool = False,
+) -> DistillConfig:
+    """Return the configuration that the layers give, each laid over those before it.
+
+    Args:
+        recipe: its name, or a configuration to begin with; None: the file names it.
+        method, protocol: names; None: the file's, if it names one.
+        options: by dotted name; a value may be the text that the command line takes.
+        debug: whether to take two steps, epochs and images per class, on few real images, to see that all of it runs.
+
+    Raises:
+        ConfigError: naming option, value and remedy; `mistakes` are of single options.
+    """
+    if options and "evaluate.protocol" in options:
+        raise ConfigError("--evaluate.protocol: names how students are trained and sets nothing; use --protocol")
+
+    def over(config: DistillConfig) -> DistillConfig:
+        config = file.over(config) if file else config
+        if debug:
+            config = override(config, {"recipe": f"{config.recipe.removesuffix('-debug')}-debug", **DEBUG})
+        return override(config, options or {})
+
+    config = base_of(recipe, method, file)
+    name = _agreed("evaluate.protocol", protocol, file, protocols())
+    if name and (protocol or not (file and file.is_whole)):
+        # What it sets depends on the set, the students and the images per class, wherever these are given.
+        asked = over(with_protocol(config, name))
+        students = config.evaluate.model_copy(update={"students": asked.evaluate.students})
+        parts = {"recipe": asked.recipe, "data": asked.data, "barycenter": asked.barycenter, "evaluate": students}
+        named = with_protocol(config.model_copy(update=parts), name)
+        config = config.model_copy(update={"relabel": named.relabel, "evaluate": named.evaluate})
+    return over(config)
+
+
+def base_of(recipe: DistillConfig | str | None, method: str | None, file: ConfigFile | None) -> DistillConfig:
+    """Return the recipe, under a method, that words or a file name; the lowest layer.
+
+    Raises:
+        ConfigError: if neither names a recipe, both name one and differ, or one of the names is unknown.
+    """
+    config = recipe if isinstance(recipe, DistillConfig) else _recipe_of(recipe, file)
+    name = _agreed("method", method, file, methods())
+    return with_method(config, name) if name else config
+
+
+def _recipe_of(given: str | None, file: ConfigFile | None) -> DistillConfig:
+    names = ", ".join(recipes())
+    if file is None:
+        if not given:
+            raise ConfigError(f"RECIPE: give one ({names}), or --config with the config.yaml of a run")
+        return recipe(given)
+    named, option = file.recipe, f"--config {file.name}"
+    is_known = named in recipes() or file.is_whole
+    if is_known and given and named not in ("", given):
+        raise ConfigError(f"{option}: is of recipe {named}, not {given}; leave RECIPE {given} out, or the file")
+    if named and not is_known and (not given or given in recipes()):
+        remedy = f"; or leave that line out, RECIPE {given} is given" if given else ""
+        raise ConfigError(f"{option}: {unknown('recipe', named, recipes())}{remedy}")
+    if given or named in recipes():
+        return recipe(given or named)
+    if not named:
+        raise ConfigError(f"{option}: names no recipe; give a RECIPE ({names})")
+    return DistillConfig(recipe=named)  # made in Python, and written with every option
+
+
+def _agreed(field: str, given: str | None, file: ConfigFile | None, known: Container[str]) -> str | None:
+    """Return the name that was given, or the file's; an unknown one of a file is refused when it is laid over."""
+    named = file.changes.get(field) if file else None
+    if file and given and named and given != named:
+        noun = field.rpartition(".")[2]
+        raise ConfigError(
+            f"--{noun} {given}: --config {file.name} is of {noun} {named}, and has its options; leave one out"
+        )
+    return given or (named if named in known else None)
