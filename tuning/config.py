@@ -1,15 +1,13 @@
-"""What a search is: its options, and what can be told without Ray whether they fit."""
+"""What a search is: its options, and the checks of them that need no Ray."""
 
 from __future__ import annotations
 
 import itertools
 from typing import Annotated, Any, Literal
 
-import pydantic
 from pydantic import Field, field_validator
 
-from tuning.space import Domain, parse_space
-from wmdd.config.base import message_of
+from tuning.space import FORMS, Domain, parse_space
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.fidelity import Fidelity
 from wmdd.config.methods import SELECTING
@@ -22,10 +20,11 @@ Share = Annotated[float, Field(gt=0.0, le=1.0)]
 class TuneConfig(Section):
     """A search over options of one recipe."""
 
-    samples: Annotated[int, Field(ge=1)] = Field(32, description="settings to try; the recipe's own is the first")
+    samples: Annotated[int, Field(ge=1)] = Field(32, description="settings to try; the recipe's is the first")
     space: tuple[str, ...] = Field(
         ("recover.bn_weight=loguniform:0.001:1000",),
-        description="FIELD=loguniform:LOW:HIGH, uniform:LOW:HIGH, randint:LOW:HIGH or choice:A,B,... of each field",
+        description=f"domain of each field: {FORMS}",
+        json_schema_extra={"each": "FIELD=DOMAIN"},
     )
     searcher: Literal["tpe", "random"] = Field("tpe", description="what proposes settings: Optuna's TPE, or chance")
     seed: int = Field(0, description="of the searcher")
@@ -35,13 +34,28 @@ class TuneConfig(Section):
     student_seeds: Annotated[int, Field(ge=2)] = Field(2, description="students whose mean top-1 is a setting's score")
     levels: Annotated[tuple[tuple[Share, Share, Share], ...], Field(min_length=1)] = Field(
         ((1.0, 0.25, 0.25), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)),
-        description="CLASSES:STEPS:EPOCHS shares of a trial's levels, the last 1:1:1",
+        description="shares of a whole run at each level of a trial, the last 1:1:1",
+        json_schema_extra={"each": "CLASSES:STEPS:EPOCHS"},
     )
-    keep: Annotated[float, Field(gt=1.0)] = Field(2.0, description="one in so many trials goes on to the next level")
+    keep: Annotated[float, Field(gt=1.0)] = Field(2.0, description="one in this many trials goes on to the next level")
     stop_early: bool = Field(True, description="stop trials that do worse than others at their level (ASHA)")
     concurrent: Annotated[int, Field(ge=0)] = Field(0, description="trials at a time (0: as many as fit)")
-    retries: Annotated[int, Field(ge=0)] = Field(2, description="times that a trial is tried anew when its worker dies")
-    final: bool = Field(True, description="at the end, distil all images with the winner and with the recipe's own")
+    retries: Annotated[int, Field(ge=0)] = Field(2, description="further tries of a trial whose worker dies")
+    final: bool = Field(True, description="at the end, distil all images with the winner and with the recipe's setting")
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _read(cls, levels: Any) -> Any:
+        """Take levels as texts, such as ``1:0.5:0.5``, several of them in one text too."""
+        items = (levels,) if isinstance(levels, str) else levels
+        if not isinstance(items, list | tuple):
+            return levels
+        shares = [part for item in items for part in (item.split() if isinstance(item, str) else (item,))]
+        shares = [tuple(part.split(":")) if isinstance(part, str) else part for part in shares]
+        for part in shares:
+            if not isinstance(part, list | tuple) or len(part) != 3:
+                raise ValueError("a level is three shares, CLASSES:STEPS:EPOCHS, such as 1:0.5:0.5")
+        return tuple(shares)
 
     @field_validator("levels")
     @classmethod
@@ -55,27 +69,12 @@ class TuneConfig(Section):
 
     @property
     def fidelities(self) -> list[Fidelity]:
-        """Give the levels."""
+        """Return the levels."""
         return [Fidelity(*shares) for shares in self.levels]
 
 
-def parse_tune(values: dict[str, Any]) -> TuneConfig:
-    """Check options.
-
-    Raises:
-        ConfigError: one line with option, value and remedy.
-    """
-    try:
-        return TuneConfig.model_validate(values)
-    except pydantic.ValidationError as exc:
-        first = exc.errors()[0]
-        name, given = str(first["loc"][0]), first.get("input")
-        shown = " ".join(":".join(map(str, item)) for item in given) if isinstance(given, tuple) else given
-        raise ConfigError(f"--tune.{name} {shown}: {message_of(first)}") from exc
-
-
 def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
-    """Read the space, and see that every edge of it is a value that the recipe takes.
+    """Return the search space, after a check that the recipe takes every edge of it.
 
     Raises:
         ConfigError: naming the field.
@@ -93,7 +92,7 @@ def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
 
 
 def search_config(config: DistillConfig, tune: TuneConfig) -> DistillConfig:
-    """Give what the trials share: training images without the search split, and students scored on that split."""
+    """Return what the trials share: training images without the search split, and students scored on that split."""
     return override(
         config,
         {

@@ -1,4 +1,4 @@
-"""The search space: which fields, and from where their values come."""
+"""The search space: which fields are searched, and the domains of their values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Kind = Literal["loguniform", "uniform", "randint", "choice"]
 
 @dataclass(frozen=True)
 class Domain:
-    """Where a field's values come from.
+    """The values that a field may take.
 
     Args:
         values: the lowest and the highest (both may occur), or all of a choice.
@@ -33,7 +33,7 @@ class Domain:
         return f"{self.kind}:{(',' if self.kind == 'choice' else ':').join(map(str, self.values))}"
 
     def edges(self) -> tuple[Any, ...]:
-        """Give values that show whether the domain fits its field."""
+        """Return values that show whether the domain fits its field."""
         return self.values
 
     def holds(self, value: Any) -> bool:
@@ -68,9 +68,9 @@ def _check_field(field: str) -> None:
         raise ConfigError(
             f"--tune.space {field}: trials share what {section} decides; search fields of recover, relabel or evaluate"
         )
-    known = getattr(DistillConfig(), section, None)
-    if known is None or name not in type(known).model_fields:
-        raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help lists them")
+    if not name or field_type(field) is None:
+        near = DistillConfig.near(field)
+        raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help-all lists them{near}")
 
 
 def _read(item: str, field: str) -> Any:

@@ -7,7 +7,7 @@
     images = load_distilled("runs/two-each")                     # a torch Dataset
 
 - recipe: the configuration of a named data set.
-- override: a copy of a configuration with options changed; "wmdd distill digits --help" lists them all.
+- override: a copy of a configuration with options changed; "wmdd distill digits --help-all" lists them.
 - DistillConfig: the configuration itself; its sections are attributes.
 - distill: run a configuration and write its run folder; returns a RunResult, whose metrics hold the scores.
 - load_distilled: read a run folder's images as DistilledImages.

@@ -12,8 +12,9 @@ import click
 import pytest
 
 import wmdd
+from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.main import cli, main
-from wmdd.cli.options import ConfigCommand, configure
+from wmdd.cli.options import configure
 from wmdd.cli.released_flags import RUN_SH, SCRIPTS
 from wmdd.config.distill import DistillConfig, section_names
 from wmdd.config.methods import methods

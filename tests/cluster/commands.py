@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from wmdd.cli.main import cli, configure
+from wmdd.cli.main import cli
+from wmdd.cli.options import configure
 
 ROOT = Path(__file__).parents[2]
 READMES = sorted((ROOT / "cluster").rglob("README.md"))

@@ -177,7 +177,7 @@ LINES = {
     "seed": (("plan", "digits", "--seed", "1.5"), f"--seed 1.5: {WHOLE}"),
     "too few": (("rank", "digits", "--seeds", "0"), f"--seeds 0: {BOUNDS}"),
     "number": (("rank", "digits", "--weight", "half"), "--weight half: input should be a number, such as 0.1"),
-    "names": (("plan", "digits", "--executor", "x"), "--executor x: input should be 'ray' or 'local'"),
+    "names": (("plan", "digits", "--executor", "x"), "--executor x: no such executor; choose from ray, local"),
     "field": (("plan", "digits", "--recover.iterations", "x"), f"--recover.iterations x: {WHOLE}"),
     "below": (("plan", "digits", "--barycenter.ipc=-5"), f"--barycenter.ipc -5: {BOUNDS}"),
     "choice": (

@@ -393,7 +393,7 @@ def test_file_that_is_not_utf8_is_refused_with_the_line(tmp_path):
         read_config(str(tmp_path / "my.yaml"))
 
 
-@pytest.mark.parametrize("text", [None, "recover: {lr: 0}"])
+@pytest.mark.parametrize("text", [None, "recover: {lr: 0}", "recover: {lr: 1}\nrecover: {lr: 2}", "recover: ["])
 def test_file_that_cannot_be_used_is_named(tmp_path, text):
     path = tmp_path / "my.yaml"
     if text is not None:

@@ -65,13 +65,17 @@ def test_partial_file_that_names_a_method_or_protocol_gets_its_options():
         ("recipe: digits", ("cifar10",), "--config c.yaml: is of recipe digits, not cifar10; leave RECIPE cifar10 out"),
         ("recipe: digits-debug", ("cifar10",), "--config c.yaml: is of recipe digits, not cifar10"),
         ("seed: 3", (), "--config c.yaml: names no recipe; give a RECIPE"),
-        ("recipe: mine", (), "--config c.yaml: recipe mine is none of digits"),
-        ("{recipe: cifar-10, seed: 3}", ("cifar10",), "--config c.yaml: recipe cifar-10 is none of digits"),
+        ("recipe: mine", (), "--config c.yaml: recipe mine: no such recipe; choose from digits, "),
+        (
+            "{recipe: cifar-10, seed: 3}",
+            ("cifar10",),
+            "--config c.yaml: recipe cifar-10: no such recipe; choose from",
+        ),
         (to_yaml(DistillConfig(recipe="mine")), ("cifar10",), "--config c.yaml: is of recipe mine, not cifar10; leave"),
         ("{recipe: digits, method: sre2l}", ("--method", "cda"), "--method cda: --config c.yaml is of method sre2l"),
         ("{recipe: digits, evaluate: {protocol: edc}}", ("--protocol", "cda"), "--protocol cda: --config c.yaml is of"),
         ("{recipe: digits, method: dm}", (), "--config c.yaml: method='dm'"),
-        ("recipe: [", (), "--config c.yaml: names no recipe"),
+        ("recipe: [", (), "--config c.yaml: not YAML: line 1: "),
     ],
 )
 def test_file_and_words_that_disagree_are_answered(capsys, text, words, line):

@@ -11,7 +11,7 @@ import pytest
 from conftest import STAGES, TINY, commits, news, run, to_run
 from PIL import Image
 
-from wmdd.cli.options import _shown
+from wmdd.cli.fields import default_text
 from wmdd.commands.distill import distill, rewrite
 from wmdd.config.distill import DistillConfig, from_yaml, section_names
 from wmdd.config.recipes import recipe, recipes
@@ -315,7 +315,7 @@ def help_texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("help")
     texts = {}
     for words in (("distill",), ("plan",), ("distill", "digits")):
-        result = run(folder, *words, "--help")
+        result = run(folder, *words, "--help-all")
         assert (result.returncode, result.stderr) == (0, "")
         texts[words] = "".join(result.stdout.split())  # lines are folded, at hyphens too
     return texts
@@ -327,7 +327,7 @@ def test_help_gives_every_option_its_meaning_and_default(help_texts, label):
     for words, text in help_texts.items():
         values = getattr(recipe(words[1]) if len(words) > 1 else DistillConfig(), section)
         meaning = type(values).model_fields[name].description
-        told = "".join(f"{meaning} [default: {_shown(getattr(values, name))}]".split())
+        told = "".join(f"{meaning} [default: {default_text(getattr(values, name))}]".split())
         assert re.search(rf"--{re.escape(label)}\S{{0,120}}?{re.escape(told)}", text), (words, told)
 
 

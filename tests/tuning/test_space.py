@@ -6,7 +6,7 @@ import math
 import pyarrow.parquet as pq
 import pytest
 
-from tuning.config import TuneConfig, check_space, parse_tune, search_config
+from tuning.config import TuneConfig, check_space, search_config
 from tuning.space import parse_space
 from tuning.trials import Trial, noise, pareto, spoken_final, spoken_lead, table
 from wmdd.cli.main import _run
@@ -53,19 +53,42 @@ def test_field_twice_is_refused():
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"samples": 0}, "--tune.samples 0: "),
-        ({"student_seeds": 1}, "--tune.student_seeds 1: "),
-        ({"holdout": 1.0}, "--tune.holdout 1.0: "),
-        ({"levels": (("1", "0.5", "1"),)}, "--tune.levels 1:0.5:1: the last level must be 1:1:1"),
+        ({"samples": 0}, "tune.samples=0: "),
+        ({"student_seeds": 1}, "tune.student_seeds=1: "),
+        ({"holdout": 1.0}, "tune.holdout=1.0: "),
+        ({"levels": (("1", "0.5", "1"),)}, "tune.levels=('1', '0.5', '1'): the last level must be 1:1:1"),
+        ({"levels": "1:0.5:1"}, "tune.levels='1:0.5:1': the last level must be 1:1:1"),
+        ({"levels": ["1:0.5"]}, "a level is three shares, CLASSES:STEPS:EPOCHS"),
+        ({"levels": 1}, "tune.levels=1: "),
         ({"levels": ((1, 1, 1), (1, 0.5, 1), (1, 1, 1))}, "may not fall"),
-        ({"nosuch": 1}, "--tune.nosuch 1: "),
+        ({"sample": 1}, "tune.sample: no such option; the options here are samples, "),
     ],
 )
 def test_options_that_cannot_be_are_one_line(values, told):
     with pytest.raises(ConfigError) as caught:
-        parse_tune(values)
+        TuneConfig(**values)
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_levels_may_be_texts():
+    assert TuneConfig(levels="1:0.5:1 1:1:1").levels == TuneConfig(levels=("1:0.5:1", "1:1:1")).levels
+    assert TuneConfig(levels=("1:0.5:1", "1:1:1")).levels == ((1.0, 0.5, 1.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("--tune.samples", "0"), "--tune.samples 0: input should be greater"),
+        (("--tune.levels", "1:0.5:1"), "--tune.levels 1:0.5:1: the last level must be 1:1:1"),
+        (("--tune.levels", "1:0.5:1", "--tune.levels", "1:2"), "--tune.levels 1:0.5:1 1:2: a level is three shares"),
+        (("--tune.space", "recover.nosuch=uniform:0:1"), "--tune.space recover.nosuch: no such field"),
+    ],
+)
+def test_command_names_the_option_of_a_search(words, line, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _run(["tune", "digits", *words]) == 2
+    assert capsys.readouterr().err.startswith(f"wmdd: {line}")
 
 
 @pytest.mark.parametrize(

@@ -8,21 +8,12 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from wmdd.cli.options import (
-    ADDRESS,
-    SEEDS,
-    ConfigCommand,
-    as_typed,
-    base_of,
-    check_address,
-    common,
-    configure,
-    refuse_address,
-)
-from wmdd.cli.types import OneOf
+from wmdd.cli.fields import ConfigCommand
+from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, as_typed, check_cluster, common, configure, file_of
 from wmdd.config.distill import DistillConfig, field_type, override
 from wmdd.config.methods import methods as known_methods
 from wmdd.config.methods import own_options, with_method
+from wmdd.config.resolve import base_of
 from wmdd.config.values import from_text
 from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal
@@ -45,15 +36,10 @@ from wmdd.process.terminal import Terminal
     metavar="METHOD:FIELD=VALUE",
     help="An option of one method, such as sre2l:recover.bn_weight=1; may be given often.",
 )
-@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
+@EXECUTOR
 @ADDRESS
 def compare(
-    run_url: str | None,
-    store: str | None,
-    executor: str,
-    methods: str,
-    settings: tuple[str, ...],
-    **params: Any,
+    run_url: str | None, store: str | None, executor: str, methods: str, settings: tuple[str, ...], **params: Any
 ) -> None:
     """Compare methods over RECIPE: the same teacher, labels and students, at one or more images per class.
 
@@ -62,16 +48,13 @@ def compare(
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
     ipcs = numbers(params.pop("ipc"))
-    if ipcs and params["barycenter__ipc"] is not None:
+    if ipcs and params["barycenter.ipc"] is not None:
         raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
-    _refuse_dropped(config, base_of(params | {"method": None}), chosen, changes)
-    if executor == "ray":
-        check_address(config)
-    else:
-        refuse_address(params)
+    _refuse_dropped(config, base_of(params["recipe_name"], None, file_of(params)), chosen, changes)
+    check_cluster(executor, config, params)
     from wmdd.commands.compare import compare as run
     from wmdd.engine.console import ConsoleListener, show_index
 
@@ -89,7 +72,7 @@ def compare(
             status=show_index(console),
         )
     console.print(_table(result.facts))
-    names = ", ".join(f"compare.{kind}" for kind in ("json", "md", "tex", "png"))
+    names = "compare.json, compare.md, compare.tex, compare.png"
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
 
 
@@ -100,12 +83,12 @@ def numbers(text: str | None) -> list[int]:
         ConfigError: if they are no whole numbers from 1 up.
     """
     try:
-        found = [int(part) for part in text.split(",")] if text else []
+        sizes = [int(part) for part in text.split(",")] if text else []
     except ValueError as exc:
         raise ConfigError(f"--ipc {text}: not whole numbers; give some such as 1,10,50") from exc
-    if any(number < 1 for number in found):
+    if any(size < 1 for size in sizes):
         raise ConfigError(f"--ipc {text}: a class needs an image; give numbers from 1 up")
-    return found
+    return sizes
 
 
 def _refuse_dropped(
@@ -129,22 +112,23 @@ def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, 
     Raises:
         ConfigError: naming the one that cannot be.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_method: dict[str, dict[str, Any]] = {}
     typed: dict[str, dict[str, str]] = {}
     for text in settings:
         method, colon, rest = text.partition(":")
         field, equals, value = rest.partition("=")
         if not (colon and equals and "." in field):
             raise ConfigError(f"--set {text}: not understood; write METHOD:SECTION.FIELD=VALUE")
-        kind = field_type(field)
-        found.setdefault(method, {})[field] = value if kind is None else from_text(kind, value)
+        annotation = field_type(field)
+        by_method.setdefault(method, {})[field] = value if annotation is None else from_text(annotation, value)
         typed.setdefault(method, {})[field] = f"--set {method}:{field}={value}"
-    for method, changes in found.items():
+    for method, changes in by_method.items():
         try:
             override(with_method(config, method), changes)
         except ConfigError as exc:
-            raise ConfigError(as_typed(exc, typed[method], f"--set {method}: ")) from exc
-    return found
+            before = f"--set {method}: "
+            raise (as_typed(exc, typed[method], before) if exc.mistakes else ConfigError(f"{before}{exc}")) from exc
+    return by_method
 
 
 def _table(facts: dict[str, Any]) -> Table:

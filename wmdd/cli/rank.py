@@ -7,8 +7,9 @@ from typing import Any
 import click
 from rich.table import Column, Table
 
-from wmdd.cli.options import ADDRESS, SEEDS, ConfigCommand, check_address, common, configure, refuse_address
-from wmdd.cli.types import Number, OneOf
+from wmdd.cli.fields import ConfigCommand
+from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
+from wmdd.cli.types import Number
 from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal
 
@@ -24,26 +25,16 @@ from wmdd.process.terminal import Terminal
 )
 @SEEDS
 @click.option("--weight", type=Number(), default=0.5, show_default=True, help="Of the first part of each score.")
-@click.option("--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work.")
+@EXECUTOR
 @ADDRESS
-def rank(
-    run_url: str | None,
-    store: str | None,
-    executor: str,
-    rates: str,
-    weight: float,
-    **params: Any,
-) -> None:
+def rank(run_url: str | None, store: str | None, executor: str, rates: str, weight: float, **params: Any) -> None:
     """Score RECIPE's images fairly: DD-Ranking's label-robust and augmentation-robust scores.
 
-    Trains the students that these need beside the recipe's own; what the store holds already is not trained again.
+    Trains the students that these need, besides the recipe's; what the store holds already is not trained again.
     """
     config = configure(params)
     chosen = read_rates(rates)
-    if executor == "ray":
-        check_address(config)
-    else:
-        refuse_address(params)
+    check_cluster(executor, config, params)
     from wmdd.commands.rank import HEAD, TRAINING_HEAD, caption, cells, training_cells
     from wmdd.commands.rank import rank as run
     from wmdd.engine.console import ConsoleListener, show_index

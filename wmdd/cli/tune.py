@@ -4,70 +4,68 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable
 from typing import Any
 
 import click
 
+from tuning.config import TuneConfig
+from wmdd.cli.fields import ConfigCommand
+from wmdd.cli.options import ADDRESS, as_typed, check_address, common, configure
+from wmdd.cli.types import shown
+from wmdd.config.distill import DistillConfig, override
 from wmdd.errors import ConfigError, WmddError
-from wmdd.process.terminal import Terminal
+from wmdd.process.terminal import Terminal, full_path
 
 
-def tune_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a search, with their meaning and defaults, to a command."""
-    from tuning.config import TuneConfig
+@click.command(cls=ConfigCommand, more={"tune": TuneConfig()})
+@common
+@ADDRESS
+@click.option(
+    "--resume", type=full_path, metavar="URL", help="Go on with the search in this run folder, in place of RECIPE."
+)
+@click.argument("words", nargs=-1, metavar="[FIELD=DOMAIN]...")
+def tune(run_url: str | None, store: str | None, resume: str | None, words: tuple[str, ...], **params: Any) -> None:
+    """Search RECIPE's options, recover.bn_weight if no others are named, for the best top-1.
 
-    for name, field in reversed(TuneConfig.model_fields.items()):
-        shown = _shown(name, field.default)
-        help_text = f"{field.description} [default: {shown}]"
-        many = name in ("space", "levels")
-        command = click.option(f"--tune.{name}", f"tune_{name}", metavar=_metavar(name), multiple=many, help=help_text)(
-            command
-        )
-    return command
+    Students are scored on a part of the training images, which the search trains on nowhere. Started again with the
+    same words, or with --resume RUN, it goes on where it was.
+    """
+    if params["recipe_name"] and params["file"] and "=" in params["recipe_name"]:
+        words, params["recipe_name"] = (params["recipe_name"], *words), None  # the file names the recipe
+    if resume is None and params["recipe_name"] is None and params["file"] is None:
+        raise ConfigError("tune: give a RECIPE (wmdd recipes lists them), or --resume RUN")
+    if resume is not None:
+        from tuning.search import read_search
+
+        config, options, store = read_search(resume)
+        config = override(config, {"ray.address": params["address"]}) if params["address"] else config
+    else:
+        options = _search_options(params, words)
+        config = configure(params)
+    check_address(config)
+    _search(config, options, resume or run_url, store)
 
 
-def _metavar(name: str) -> str:
-    return {"space": "FIELD=DOMAIN", "levels": "A:B:C", "searcher": "tpe|random"}.get(name, "VALUE")
-
-
-def _shown(name: str, value: Any) -> str:
-    if name == "levels":
-        return " ".join(":".join(f"{share:g}" for share in shares) for shares in value)
-    if name == "space":
-        return " ".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def read_options(params: dict[str, Any], words: tuple[str, ...]) -> Any:
-    """Take a search's options from a command's parameters; ``FIELD=DOMAIN`` words join the space.
+def _search_options(params: dict[str, Any], words: tuple[str, ...]) -> TuneConfig:
+    """Return a search's options among a command's parameters; ``FIELD=DOMAIN`` words join the space.
 
     Raises:
         ConfigError: naming the option.
     """
-    from tuning.config import parse_tune
-
-    given = {name.removeprefix("tune_"): params.pop(name) for name in list(params) if name.startswith("tune_")}
-    values = {name: value for name, value in given.items() if value not in (None, ())}
+    given = {name: value for name, value in params.items() if name.startswith("tune.") and value not in (None, ())}
     for word in words:
         if "=" not in word:
             raise ConfigError(f"{word}: not understood; after the options come FIELD=DOMAIN words only")
     if words:
-        values["space"] = (*values.get("space", ()), *words)
-    if "levels" in values:
-        texts = [text for item in values["levels"] for text in item.split()]
-        values["levels"] = tuple(tuple(text.split(":")) for text in texts)
-    return parse_tune(values)
+        given["tune.space"] = (*given.get("tune.space", ()), *words)
+    try:
+        return TuneConfig.checked({name.removeprefix("tune."): value for name, value in given.items()})
+    except ConfigError as exc:
+        texts = {name: value if isinstance(value, str) else " ".join(value) for name, value in given.items()}
+        raise as_typed(exc, {name: f"--{name} {shown(text)}" for name, text in texts.items()}) from exc
 
 
-def read_search(url: str) -> Any:
-    """Read a search's configuration, options and store from its folder."""
-    from tuning.search import read_search as read
-
-    return read(url)
-
-
-def run_search(config: Any, options: Any, run_url: str | None, store: str | None) -> None:
+def _search(config: DistillConfig, options: TuneConfig, run_url: str | None, store: str | None) -> None:
     """Search, and print the winner."""
     try:
         from tuning.search import search
@@ -76,19 +74,19 @@ def run_search(config: Any, options: Any, run_url: str | None, store: str | None
     from wmdd.engine.console import ConsoleListener, show_index
 
     console = Terminal()
-    say = functools.partial(console.print, soft_wrap=True)
+    write = functools.partial(console.print, soft_wrap=True)
     with ConsoleListener(console) as listener:
         outcome = search(config, options, run=run_url, store=store, listener=listener, status=show_index(console))
     winner = outcome.winner
-    shown = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
-    say(f"winner  {shown}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")
-    say(f"        {outcome.lead}")
-    say(f"        students by {outcome.protocol}")
+    setting = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
+    write(f"winner  {setting}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")
+    write(f"        {outcome.lead}")
+    write(f"        students by {outcome.protocol}")
     for name, rows in outcome.final_rows().items():
         for row in rows:
-            say(f"        {name}, {row.name}: {row.last} on the validation images")
-    for name, told in outcome.final_leads().items():
-        say(f"        {name}: {told}")
+            write(f"        {name}, {row.name}: {row.last} on the validation images")
+    for name, lead in outcome.final_leads().items():
+        write(f"        {name}: {lead}")
     best = shlex.quote(f"{outcome.url}/best.yaml")
-    say(f"config  {outcome.url}/best.yaml   (wmdd distill --config {best})")
-    say(f"report  {outcome.url}/tune.html   table {outcome.url}/trials.parquet")
+    write(f"config  {outcome.url}/best.yaml   (wmdd distill --config {best})")
+    write(f"report  {outcome.url}/tune.html   table {outcome.url}/trials.parquet")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, NoReturn
+from typing import Annotated, Any
 
 import click
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
-from wmdd.config.values import NOT_A_NUMBER, NOT_WHOLE
+from wmdd.config.base import message_of
 from wmdd.errors import ConfigError
+from wmdd.text import unknown
 
 
 def shown(value: str) -> str:
@@ -17,36 +18,17 @@ def shown(value: str) -> str:
     return value if value and value == value.strip() else repr(value)
 
 
-def usage(error: click.ClickException) -> str:
-    """Return what is wrong with a command line: the option or argument, and the remedy."""
-    told = " ".join(error.format_message().split())
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        return f"{_name(error.param)}: is missing; give one"
-    if isinstance(error, click.BadParameter) and error.param is not None:
-        return f"{_name(error.param)}: {error.message}"
-    if isinstance(error, click.BadOptionUsage) and "requires an argument" in told:
-        return f"{error.option_name}: requires an argument; write its value behind it"
-    if told.startswith("Got unexpected extra argument"):
-        return f"{told.removesuffix('.')}; several values of an option are written a,b"
-    return told
+def name_of(param: click.Parameter | None) -> str:
+    """Return a parameter's name as the user writes it, such as ``--run`` or ``RUN``."""
+    if isinstance(param, click.Option):
+        return param.opts[0]
+    return param.make_metavar(click.Context(click.Command("wmdd"))) if param else "value"
 
 
-def _name(param: click.Parameter) -> str:
-    return (
-        param.opts[0] if isinstance(param, click.Option) else param.make_metavar(click.Context(click.Command("wmdd")))
-    )
-
-
-def _refuse(value: Any, param: click.Parameter | None, told: str) -> NoReturn:
-    name = _name(param) if param else "value"
-    raise ConfigError(f"{name} {shown(str(value))}: input should be {told}")
-
-
-class _Read:
+class _Value:
     """A value that is read as an option of a configuration is."""
 
-    kind: ClassVar[type]
-    told: ClassVar[str]
+    annotation: Any
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the value.
@@ -55,45 +37,42 @@ class _Read:
             ConfigError: in one line with option, value and what is allowed.
         """
         try:
-            return TypeAdapter(self.kind).validate_python(value)
-        except ValidationError:
-            _refuse(value, param, self.told)
+            return TypeAdapter(self.annotation).validate_python(value)
+        except ValidationError as exc:
+            text = message_of(exc.errors()[0])
+            raise ConfigError(f"{name_of(param)} {shown(str(value))}: {text}") from exc
 
 
-class Whole(_Read, click.types.IntParamType):
+class Whole(_Value, click.types.IntParamType):
     """A whole number."""
 
-    kind, told = int, NOT_WHOLE
+    annotation = int
 
 
-class Number(_Read, click.types.FloatParamType):
+class Number(_Value, click.types.FloatParamType):
     """A number."""
 
-    kind, told = float, NOT_A_NUMBER
+    annotation = float
 
 
-class WholeFrom(click.IntRange):
+class WholeFrom(_Value, click.IntRange):
     """A whole number within bounds."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number.
-
-        Raises:
-            ConfigError: in one line with option, value and what is allowed.
-        """
-        number = Whole().convert(value, param, ctx)
-        if self.min is not None and number < self.min:
-            _refuse(value, param, f"greater than or equal to {self.min}")
-        if self.max is not None and number > self.max:
-            _refuse(value, param, f"less than or equal to {self.max}")
-        return number
+    def __init__(self, min: int, max: int | None = None) -> None:
+        super().__init__(min, max)
+        self.annotation = Annotated[int, Field(ge=min, le=max)]
 
 
 class OneOf(click.Choice[str]):
-    """One of a few names."""
+    """One of a few names.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    Args:
+        noun: what the names are of; default: the last word of the option.
+    """
+
+    def __init__(self, names: Iterable[str], noun: str = "") -> None:
         super().__init__(list(names))
+        self._noun = noun
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the name.
@@ -101,5 +80,6 @@ class OneOf(click.Choice[str]):
         Raises:
             ConfigError: in one line with option, value and the names.
         """
-        *others, last = (repr(name) for name in self.choices)
-        return value if value in self.choices else _refuse(value, param, f"{', '.join(others)} or {last}")
+        if value not in self.choices:
+            raise ConfigError(unknown(name_of(param), shown(value), self.choices, self._noun))
+        return value

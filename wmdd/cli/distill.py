@@ -1,0 +1,58 @@
+"""The command ``wmdd distill``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+
+from wmdd.cli.fields import ConfigCommand
+from wmdd.cli.options import ADDRESS, EXECUTOR, UNTIL, check_cluster, common, configure
+from wmdd.process.terminal import Terminal
+
+
+@click.command(cls=ConfigCommand)
+@common
+@EXECUTOR
+@ADDRESS
+@UNTIL
+def distill(run_url: str | None, store: str | None, executor: str, until: str | None, **params: Any) -> None:
+    """Distil RECIPE's images, train students on the result, and write a report.
+
+    Started again after a crash, or with other options, it computes only what is missing.
+    """
+    config = configure(params)
+    check_cluster(executor, config, params)
+    from wmdd.commands.distill import distill as run  # takes seconds, which a mistyped option does not wait for
+    from wmdd.engine.console import ConsoleListener, show_index
+
+    console = Terminal()
+    with ConsoleListener(console) as listener:
+        result = run(
+            config,
+            run=run_url,
+            store=store,
+            executor=executor,
+            listener=listener,
+            status=show_index(console),
+            until=until,
+        )
+    print_scores(console, result.metrics)
+    if "images" not in result.metrics["missing"]:
+        console.print(f"images  {result.url}/images/   picture {result.url}/images.png", soft_wrap=True)
+    console.print(f"report  {result.url}/report.html", soft_wrap=True)
+
+
+def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
+    """Print the scores of a run as a table, and what it left out."""
+    from wmdd.report.scores import left_out, protocols_of_run, score_rows, scored_on
+
+    students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
+    title = f"{metrics['subject']}; {students}{scored_on(metrics)}"
+    table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
+    for row in score_rows(metrics):
+        table.add_row(row.name, row.images, row.last, row.best)
+    console.print(table)
+    if left_out(metrics):
+        console.print(left_out(metrics), soft_wrap=True, highlight=False)
