@@ -23,7 +23,7 @@ from wmdd.config.sections import (
     Section,
     StatisticsConfig,
 )
-from wmdd.config.values import Plain, from_yaml_value, load_yaml
+from wmdd.config.values import load_yaml
 from wmdd.errors import ConfigError
 from wmdd.text import did_you_mean
 
@@ -151,25 +151,13 @@ def changes_in(text: str) -> dict[str, Any]:
     Raises:
         ConfigError: naming the option, or the line.
     """
-    return _flat(
-        {
-            name: _section(name, value) if name in section_names() else _value(name, value)
-            for name, value in load_yaml(text).items()
-        }
-    )
-
-
-def _section(name: str, value: Any) -> dict[str, Any]:
-    """Return the options of a section that `load_yaml` read; none where all its lines are comments."""
-    if value is None or (isinstance(value, Plain) and value.is_null):
-        return {}
-    if not isinstance(value, dict):
-        first = next(iter(_fields(name)))
-        shown = "[...]" if isinstance(value, list) else value
-        raise ConfigError(f"{name}={shown}: is a section; write its options below it, as in {name}: {{{first}: ...}}")
-    return {str(key): _value(f"{name}.{key}", inner) for key, inner in value.items()}
-
-
-def _value(dotted: str, value: Any) -> Any:
-    annotation = field_type(dotted)
-    return value if annotation is None else from_yaml_value(dotted, annotation, value)
+    values = load_yaml(text)
+    for name in section_names():
+        value = values.get(name, {})
+        if value is None:  # all its lines are comments
+            values[name] = {}
+        elif not isinstance(value, dict):
+            shown = "[...]" if isinstance(value, list) else value
+            example = f"{name}: {{{next(iter(_fields(name)))}: ...}}"
+            raise ConfigError(f"{name}={shown}: is a section; write its options below it, as in {example}")
+    return _flat(values)

@@ -20,37 +20,35 @@ NOT_WHOLE, NOT_A_NUMBER, NOT_TEXT = "a whole number, such as 10", "a number, suc
 _WANTED = {int: NOT_WHOLE, float: NOT_A_NUMBER, str: NOT_TEXT}
 
 
-class Plain(str):
-    """A text that stands in YAML without quotes. YAML 1.1 takes 010 for 8, 1e-4 for a word and no for false."""
-
-    @property
-    def is_null(self) -> bool:
-        """Whether it is YAML's word for no value."""
-        return self in _NULLS
-
-
 class _Loader(yaml.SafeLoader):
-    """Reads every scalar as the text that it is, and no key twice."""
+    """Reads every scalar as the text that it is, no value as None, and no key twice."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for number, key in enumerate(keys):
             if key.value in (other.value for other in keys[:number]):
                 raise ConfigError(f"line {key.start_mark.line + 1}: {key.value} is given twice; leave one out")
-        return super().construct_mapping(node, deep=deep)
+        values = super().construct_mapping(node, deep=deep)
+        empty = {key.value: _is_null(value) for key, value in node.value}
+        return {key: None if empty.get(key) else value for key, value in values.items()}
 
 
-def _scalar(loader: _Loader, node: yaml.ScalarNode) -> str:
-    text = str(loader.construct_scalar(node))
-    return Plain(text) if node.style is None else text
+def _is_null(node: yaml.Node) -> bool:
+    """Whether a value without quotes is YAML's word for no value; in a list it is text."""
+    return isinstance(node, yaml.ScalarNode) and node.style is None and node.value in _NULLS
 
 
-_Loader.add_constructor("tag:yaml.org,2002:str", _scalar)
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    return str(loader.construct_scalar(node))
+
+
+# YAML 1.1 would take 010 for 8, 1e-4 for a word and no for false.
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 _Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
 
 
 def load_yaml(text: str) -> dict[str, Any]:
-    """Read YAML whose top is a mapping; scalars stay text, `Plain` without quotes. Empty text is an empty mapping.
+    """Read YAML whose top is a mapping; scalars stay text, and no value is None. Empty text is an empty mapping.
 
     Raises:
         ConfigError: with the line, and what is wrong there.
@@ -61,7 +59,7 @@ def load_yaml(text: str) -> dict[str, Any]:
         raise ConfigError(f"not YAML: {_problem(exc)}") from exc
     except RecursionError as exc:
         raise ConfigError("not YAML of a configuration: it is nested too deeply") from exc
-    if values is None or (isinstance(values, Plain) and values.is_null):
+    if values is None or values in _NULLS:
         return {}
     if not isinstance(values, dict):
         what = "a list" if isinstance(values, list) else "one value"
@@ -145,6 +143,8 @@ def from_value(annotation: Any, value: Any) -> Any:
         raise ValueError("holds a mapping; write one value")
     if not items and isinstance(value, list | tuple | Set):
         raise ValueError("holds a list; write one value")
+    if value is None and not items and types.NoneType not in _types(annotation):
+        raise ValueError("has no value; write one, or leave it out")
     if not items:
         return _fitting(annotation, value)
     if value is None:
@@ -191,29 +191,3 @@ def _listed(text: str) -> tuple[str, ...]:
     except yaml.YAMLError:  # classes may be called [a and b]
         return ()
     return tuple(map(str, items)) if all(isinstance(item, str) for item in items) else ()
-
-
-def from_yaml_value(label: str, annotation: Any, value: Any) -> Any:
-    """Return what a value that `load_yaml` read means for a field of this type.
-
-    Raises:
-        ConfigError: if it is a mapping, a list where one value belongs, or nothing where a value belongs.
-    """
-    if isinstance(value, dict):
-        raise ConfigError(f"{label}: holds a mapping; write one value")
-    if isinstance(value, list):
-        if not _tuple_of(annotation):
-            raise ConfigError(f"{label}: holds a list; write one value")
-        return tuple(_item(label, item) for item in value)
-    if value is None or (isinstance(value, Plain) and value.is_null):
-        if types.NoneType not in typing.get_args(annotation) and not _tuple_of(annotation):
-            raise ConfigError(f"{label}: has no value; write one, or leave the line out")
-        return from_text(annotation, "none")
-    return from_text(annotation, value) if isinstance(value, str) else value
-
-
-def _item(label: str, item: Any) -> Any:
-    if isinstance(item, (dict, list)) or item is None or (isinstance(item, Plain) and not item):
-        what = "a mapping" if isinstance(item, dict) else "a list" if isinstance(item, list) else "an item without text"
-        raise ConfigError(f"{label}: its list holds {what}; write values alone, and in quotes what is no plain word")
-    return str(item) if isinstance(item, str) else item
