@@ -8,7 +8,7 @@ protocol's name and a hash of all these options, so that a changed protocol is s
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from wmdd.config.distill import DistillConfig, override
@@ -54,8 +54,7 @@ _SETS = {
     "torchvision:ImageNet": "imagenet-1k",
 }
 _CLASSES = {"cifar100": 100, "tiny-imagenet": 200, "imagenet-1k": 1000}
-_STUDENTS = ("resnet50", "resnet101")  # with columns of their own; all others train as ResNet-18
-Rates = dict[int, tuple[float, float]]  # learning rate and stretch of the cosine, by images per class
+_STUDENTS = ("resnet18", "resnet50", "resnet101")  # all others train as ResNet-18
 
 
 def _set_of(config: DistillConfig) -> str:
@@ -114,73 +113,32 @@ def _cda(config: DistillConfig) -> dict[str, Any]:
     return {**_CIFAR, "relabel.epochs": 800} if _set_of(config).startswith("cifar") else {"relabel.batch_size": 128}
 
 
-def _rates(*by_ipc: tuple[float, float]) -> Rates:
-    return dict(zip((1, 10, 50), by_ipc, strict=True))
-
-
-# Of the two papers' code, by set and student; sets that are not named train as "others" does.
-_CVDD: dict[str, dict[str, Rates]] = {
-    "cifar10": {
-        "resnet18": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
-        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
-        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
-    },
-    "cifar100": {
-        "resnet18": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
-        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
-        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
-    },
-    "tiny-imagenet": {
-        "resnet18": _rates((1e-3, 2), (1e-3, 1), (1e-3, 2)),
-        "resnet50": _rates((1e-3, 1), (1e-3, 1), (1e-3, 1)),
-        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 2)),
-    },
-    "imagenet-1k": {
-        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet50": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet101": _rates((1e-3, 2), (1e-3, 2), (5e-4, 2)),
-    },
-    "others": {
-        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
-        "resnet50": _rates((5e-4, 2), (1e-3, 1), (5e-4, 1)),
-        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
-    },
+# Learning rate x stretch of the cosine at 1, 10 and 50 images per class for ResNet-18, -50 and -101, by set, as in the
+# code of the two papers; sets that are not named train as "others" does.
+_CVDD = {
+    "cifar10": ("1e-3x1 1e-3x1 1e-3x1", "1e-3x1 1e-3x1 1e-3x1", "5e-4x1 5e-4x1 5e-4x1"),
+    "cifar100": ("1e-3x1 1e-3x2 1e-3x1", "1e-3x1 1e-3x2 1e-3x1", "5e-4x1 5e-4x1 5e-4x1"),
+    "tiny-imagenet": ("1e-3x2 1e-3x1 1e-3x2", "1e-3x1 1e-3x1 1e-3x1", "5e-4x2 5e-4x2 5e-4x2"),
+    "imagenet-1k": ("1e-3x2 1e-3x2 1e-3x1", "1e-3x2 1e-3x2 1e-3x1", "1e-3x2 1e-3x2 5e-4x2"),
+    "others": ("5e-4x2 5e-4x1 5e-4x2", "5e-4x2 1e-3x1 5e-4x1", "5e-4x2 5e-4x2 1e-3x2"),
 }
-_FADRM: dict[str, dict[str, Rates]] = {
-    "cifar100": {
-        "resnet18": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet50": _rates((1e-3, 1), (1e-3, 2), (1e-3, 1)),
-        "resnet101": _rates((5e-4, 1), (5e-4, 1), (5e-4, 1)),
-    },
-    "tiny-imagenet": {
-        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet50": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
-        "resnet101": _rates((5e-4, 2), (5e-4, 2), (5e-4, 1)),
-    },
-    "imagewoof": {
-        "resnet18": _rates((5e-4, 2), (5e-4, 1), (1e-3, 2)),
-        "resnet50": _rates((5e-4, 2), (5e-3, 1), (5e-4, 1)),
-        "resnet101": _rates((1e-3, 1), (5e-4, 2), (5e-4, 1)),
-    },
-    "imagenet-1k": {
-        "resnet18": _rates((1e-3, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet50": _rates((5e-4, 2), (1e-3, 2), (1e-3, 1)),
-        "resnet101": _rates((3.5e-3, 2), (1e-3, 2), (5e-4, 1)),
-    },
-    "others": {
-        "resnet18": _rates((5e-4, 2), (5e-4, 1), (5e-4, 2)),
-        "resnet50": _rates((5e-4, 2), (5e-4, 1), (5e-4, 1)),
-        "resnet101": _rates((5e-4, 2), (5e-4, 2), (1e-3, 2)),
-    },
+_FADRM = {
+    "cifar100": ("5e-4x2 1e-3x2 1e-3x1", "1e-3x1 1e-3x2 1e-3x1", "5e-4x1 5e-4x1 5e-4x1"),
+    "tiny-imagenet": ("1e-3x2 1e-3x2 1e-3x1", "5e-4x2 5e-4x2 5e-4x1", "5e-4x2 5e-4x2 5e-4x1"),
+    "imagewoof": ("5e-4x2 5e-4x1 1e-3x2", "5e-4x2 5e-3x1 5e-4x1", "1e-3x1 5e-4x2 5e-4x1"),
+    "imagenet-1k": ("1e-3x2 1e-3x2 1e-3x1", "5e-4x2 1e-3x2 1e-3x1", "3.5e-3x2 1e-3x2 5e-4x1"),
+    "others": ("5e-4x2 5e-4x1 5e-4x2", "5e-4x2 5e-4x1 5e-4x1", "5e-4x2 5e-4x2 1e-3x2"),
 }
 
 
-def _by_batch(config: DistillConfig, table: dict[str, dict[str, Rates]], batch: int) -> dict[str, Any]:
+def _by_batch(config: DistillConfig, table: Mapping[str, tuple[str, ...]], batch: int) -> dict[str, Any]:
     """Return settings with labels by the batch's own statistics in two parts, as the student's batches have two."""
-    of_set = table.get(_set_of(config), table["others"])
+    by_student = dict(zip(_STUDENTS, table.get(_set_of(config), table["others"]), strict=True))
 
     def rate(student: str) -> tuple[float, float]:
-        return _nearest(of_set[student if student in _STUDENTS else "resnet18"], config.barycenter.ipc)  # type: ignore[no-any-return]
+        by_ipc = dict(zip((1, 10, 50), by_student.get(student, by_student["resnet18"]).split(), strict=True))
+        lr, _, stretch = _nearest(by_ipc, config.barycenter.ipc).partition("x")
+        return float(lr), float(stretch)
 
     return {
         "relabel.batch_size": batch,
