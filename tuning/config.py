@@ -83,7 +83,7 @@ def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
     if config.method in SELECTING:
         raise ConfigError(f"--method {config.method}: chooses real images and optimises none; search another method")
     for field, domain in space.items():
-        for value in domain.edges():
+        for value in domain.values:
             try:
                 override(config, {field: value})
             except ConfigError as exc:

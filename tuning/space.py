@@ -32,10 +32,6 @@ class Domain:
     def __str__(self) -> str:
         return f"{self.kind}:{(',' if self.kind == 'choice' else ':').join(map(str, self.values))}"
 
-    def edges(self) -> tuple[Any, ...]:
-        """Return values that show whether the domain fits its field."""
-        return self.values
-
     def holds(self, value: Any) -> bool:
         """Whether a value could be proposed."""
         if self.kind == "choice":

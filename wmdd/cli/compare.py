@@ -20,7 +20,11 @@ from wmdd.process.terminal import Terminal
 
 
 @click.command(cls=ConfigCommand)
-@functools.partial(common, several_ipc=True)
+@functools.partial(
+    common,
+    ipc=click.option("--ipc", metavar="INT,...", help="Distilled images per class (short for --barycenter.ipc)."),
+    method=click.option("--method", hidden=True),
+)
 @click.option(
     "--methods",
     default="wmdd,sre2l,random",

@@ -18,8 +18,7 @@ from wmdd.process import interruptions
 from wmdd.text import printable
 
 _KEPT = ". What was finished is kept: the same command goes on from there"
-_GOES_ON = ("distill", "plan", "tune", "compare", "rank")
-_LEFT = {  # by a command that cannot go on
+_AFTER = dict.fromkeys(("distill", "plan", "tune", "compare", "rank"), _KEPT) | {  # an interruption
     "cluster": ". What it had started has ended: run the same command again",
     "export": ". The same command writes what is missing",
     "report": ". The same command writes all files again",
@@ -32,8 +31,9 @@ def exit_status(name: str, run: Callable[[], Any]) -> int:
 
     That is 0, 2 after bad input, 1 after a failed run, 128 plus the signal after an interruption.
     """
-    kept = _KEPT if name in _GOES_ON else ""
-    interrupted = f"wmdd: interrupted{kept or _LEFT.get(name, '')}"
+    after = _AFTER.get(name, "")
+    kept = after if after == _KEPT else ""
+    interrupted = f"wmdd: interrupted{after}"
     interruptions.announce(interrupted)
     try:
         os.getcwd()

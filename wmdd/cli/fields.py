@@ -61,16 +61,8 @@ class ConfigCommand(click.Command):
         self._more = dict(more or {})
         for section, values in self._sections(DistillConfig()).items():
             self.params += [FieldOption(section, name, field) for name, field in type(values).model_fields.items()]
-        self.params.append(
-            click.Option(
-                ["--help-all"],
-                is_flag=True,
-                is_eager=True,
-                expose_value=False,
-                callback=_show_all,
-                help="Show all options and exit.",
-            )
-        )
+        flag: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False}
+        self.params.append(click.Option(["--help-all"], callback=_show_all, help="Show all options and exit.", **flag))
 
     def _sections(self, config: DistillConfig) -> dict[str, Section]:
         return {**self._more, **{name: getattr(config, name) for name in section_names()}}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import click
 from rich.table import Table
 
@@ -16,27 +14,27 @@ from wmdd.process.terminal import Terminal
 @click.command("recipes")
 def list_recipes() -> None:
     """List the recipes."""
-    rows = []
+    table = Table("recipe", "what", "teacher", "px", "ipc")
     for name, about in recipes().items():
         config = recipe(name)
-        rows.append((name, about, config.pretrain.model, str(config.data.image_size), str(config.barycenter.ipc)))
-    _print(("recipe", "what", "teacher", "px", "ipc"), rows)
+        table.add_row(name, about, config.pretrain.model, str(config.data.image_size), str(config.barycenter.ipc))
+    Terminal().print(table)
 
 
 @click.command("methods")
 def list_methods() -> None:
     """List the methods."""
-    _print(("method", "what"), methods().items())
+    _print("method", methods())
 
 
 @click.command("protocols")
 def list_protocols() -> None:
     """List the protocols of students."""
-    _print(("protocol", "what"), protocols().items())
+    _print("protocol", protocols())
 
 
-def _print(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    table = Table(*head)
-    for row in rows:
+def _print(noun: str, abouts: dict[str, str]) -> None:
+    table = Table(noun, "what")
+    for row in abouts.items():
         table.add_row(*row)
     Terminal().print(table)

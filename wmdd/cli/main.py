@@ -25,13 +25,6 @@ from wmdd.cpus import wait_passively
 from wmdd.process import interruptions
 from wmdd.process.terminal import LineFormatter, prepare_streams
 
-COMMANDS: tuple[click.Command, ...] = (
-    *(distill, plan, report, export),
-    *(compare, rank, tune),
-    *(list_recipes, list_methods, list_protocols),
-    *(submit, list_jobs, logs, stop, cluster),
-)
-
 
 class _Commands(click.Group):
     """Leaves the line of an interruption to the command; click would write an empty one first."""
@@ -46,14 +39,16 @@ class _Commands(click.Group):
             raise click.Abort from exc
 
 
-@click.group(
-    cls=_Commands,
-    commands={str(command.name): command for command in COMMANDS},
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wmdd")
 def cli() -> None:
     """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""
+
+
+for command in (distill, plan, report, export, compare, rank, tune):
+    cli.add_command(command)
+for command in (list_recipes, list_methods, list_protocols, submit, list_jobs, logs, stop, cluster):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,58 @@ from wmdd.engine.config_file import read_file
 from wmdd.errors import ConfigError
 from wmdd.process.terminal import full_path
 
+_URL: dict[str, Any] = {"type": full_path, "metavar": "URL"}
+IPC = click.option(
+    "--ipc", type=WholeFrom(1), metavar="INT", help="Distilled images per class (short for --barycenter.ipc)."
+)
+METHOD = click.option("--method", type=OneOf(methods()), help="What makes the images [default: wmdd].")
+_SHARED = (
+    click.option("--protocol", type=OneOf(protocols()), help="Students' training [default: the recipe's]."),
+    click.option("--seed", type=Whole(), metavar="INT", help="Root of every random stream [default: 0]."),
+    click.option(
+        "--config",
+        "file",
+        type=full_path,
+        metavar="FILE",
+        help="YAML laid over the recipe, or a run's config.yaml, which names it; options are laid over it.",
+    ),
+    click.option(
+        "--debug",
+        is_flag=True,
+        help="Two steps, epochs and images per class, on 50 real images of each, to see that all of it runs.",
+    ),
+    click.option("--run", "run_url", **_URL, help="Run folder [default: runs/RECIPE, with what differs from it]."),
+    click.option("--store", **_URL, help="Where artifacts are kept [default: store, next to the run folder]."),
+)
+SEEDS = click.option(
+    "--seeds", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
+)
+EXECUTOR = click.option(
+    "--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
+)
+ADDRESS = click.option(
+    "--address",
+    metavar="TEXT",
+    help="Ray cluster: auto, or HOST:6379 [default: RAY_ADDRESS, or a temporary local one].",
+)
+UNTIL = click.option(
+    "--until",
+    type=OneOf(STAGE_NAMES, "stage"),
+    metavar="STAGE",
+    help=f"End after a stage: recover makes the images, without students ({', '.join(STAGE_NAMES)}).",
+)
+
+
+def common(
+    command: Callable[..., None], *, ipc: Callable[..., Any] = IPC, method: Callable[..., Any] = METHOD
+) -> Callable[..., None]:
+    """Add the options that name what is run, and where."""
+    recipe = click.argument("recipe_name", metavar="[RECIPE]", required=False)
+    for decorate in reversed((recipe, ipc, method, *_SHARED)):
+        command = decorate(command)
+    return command
+
+
 _SHORT = {"seed": "seed", "barycenter.ipc": "ipc", "evaluate.seeds": "seeds", "ray.address": "address"}
 
 
@@ -89,72 +141,3 @@ def check_address(config: DistillConfig) -> None:
     from ray_jobs.connect import find_address
 
     find_address(config.ray.address or os.environ.get("RAY_ADDRESS"))
-
-
-def common(command: Callable[..., None], *, several_ipc: bool = False) -> Callable[..., None]:
-    """Add the options that name what is run, and where."""
-    for decorate in reversed(
-        (
-            click.argument("recipe_name", metavar="[RECIPE]", required=False),
-            click.option(
-                "--ipc",
-                type=str if several_ipc else WholeFrom(1),
-                metavar="INT,..." if several_ipc else "INT",
-                help="Distilled images per class (short for --barycenter.ipc).",
-            ),
-            click.option(
-                "--method",
-                type=OneOf(methods()),
-                hidden=several_ipc,  # a comparison takes --methods, and says so
-                help="What makes the images [default: wmdd].",
-            ),
-            click.option("--protocol", type=OneOf(protocols()), help="Students' training [default: the recipe's]."),
-            click.option("--seed", type=Whole(), metavar="INT", help="Root of every random stream [default: 0]."),
-            click.option(
-                "--config",
-                "file",
-                type=full_path,
-                metavar="FILE",
-                help="YAML laid over the recipe, or a run's config.yaml, which names it; options are laid over it.",
-            ),
-            click.option(
-                "--debug",
-                is_flag=True,
-                help="Two steps, epochs and images per class, on 50 real images of each, to see that all of it runs.",
-            ),
-            click.option(
-                "--run",
-                "run_url",
-                type=full_path,
-                metavar="URL",
-                help="Run folder [default: runs/RECIPE, with what differs from it].",
-            ),
-            click.option(
-                "--store",
-                type=full_path,
-                metavar="URL",
-                help="Where artifacts are kept [default: store, next to the run folder].",
-            ),
-        )
-    ):
-        command = decorate(command)
-    return command
-
-
-SEEDS = click.option(
-    "--seeds", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
-)
-EXECUTOR = click.option(
-    "--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
-)
-ADDRESS = click.option(
-    "--address",
-    metavar="TEXT",
-    help="Ray cluster to run on: auto, or HOST:6379 [default: RAY_ADDRESS, or a temporary local one].",
-)
-UNTIL = click.option(
-    "--until",
-    type=OneOf(STAGE_NAMES, "stage"),
-    metavar="STAGE",
-    help=f"End after a stage: recover makes the images, without students ({', '.join(STAGE_NAMES)}).",
-)

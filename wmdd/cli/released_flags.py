@@ -1,4 +1,4 @@
-"""What to write for the flags of the released code, for those whose fingers know them."""
+"""What to write in place of flags of the released code, and of other programs for searches."""
 
 from __future__ import annotations
 
@@ -74,9 +74,7 @@ SEARCH |= dict.fromkeys(("--param", "--search-space"), "FIELD=DOMAIN, without an
 
 
 def answer(error: click.ClickException) -> str | None:
-    """Answer an unknown flag, with what is written here for one of the released code or of other programs for searches;
-    None for other errors.
-    """
+    """Return what to write in place of an unknown flag; None for other errors."""
     if not isinstance(error, click.NoSuchOption):
         return None
     option = error.option_name
