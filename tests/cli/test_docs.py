@@ -65,7 +65,7 @@ RELEASED_FLAGS = {
 }
 
 
-def test_help_of_a_configuration_lists_sections_and_options_first():
+def test_help_of_a_section_lists_its_options_first():
     top = pydoc.plain(pydoc.render_doc(wmdd.DistillConfig))[:2500]
     for name in section_names():
         section = getattr(DistillConfig(), name)
@@ -78,30 +78,32 @@ def test_help_of_a_configuration_lists_sections_and_options_first():
     assert DistillConfig(seed=3).seed == 3
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_options_that_a_guide_names_are_there(guide):
-    named = re.findall(rf"(?<![\w/.])(?:--)?({'|'.join(section_names())})\.(\w+)\b(?!/|\.py)", guide.read_text())
-    known = {section: type(getattr(DistillConfig(), section)).model_fields for section in section_names()}
-    assert [f"{section}.{name}" for section, name in named if name not in {*known[section], "npy"}] == []
+def test_options_in_a_guide_exist(subtests):
+    for guide in GUIDES:
+        with subtests.test(guide=guide.name):
+            named = re.findall(
+                rf"(?<![\w/.])(?:--)?({'|'.join(section_names())})\.(\w+)\b(?!/|\.py)", guide.read_text()
+            )
+            known = {section: type(getattr(DistillConfig(), section)).model_fields for section in section_names()}
+            assert [f"{section}.{name}" for section, name in named if name not in {*known[section], "npy"}] == []
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
+def test_mistyped_flag_is_answered_with_a_near_one(subtests, capsys):
+    cases = [
         (("tune", "digits", "--trials", "3"), "No such option '--trials'. Write --tune.samples."),
         (("tune", "digits", "--n-jobs", "3"), "No such option '--n-jobs'. Write --tune.concurrent."),
         (("tune", "digits", "--sample", "3"), "Did you mean '--tune.samples'?"),
         (("distill", "digits", "--trials", "3"), "No such option '--trials'. (wmdd distill --help"),
         (("distill", "digits", "--recover.itertions", "3"), "Did you mean '--recover.iterations'?"),
-    ],
-)
-def test_a_typing_error_is_answered_with_an_option_of_that_name_alone(capsys, words, told):
-    with pytest.raises(SystemExit):
-        main(words)
-    assert told in capsys.readouterr().err
+    ]
+    for words, told in cases:
+        with subtests.test(words=words):
+            with pytest.raises(SystemExit):
+                main(words)
+            assert told in capsys.readouterr().err
 
 
-def test_flags_of_run_sh_are_answered_with_what_is_here(capsys):
+def test_released_flags_are_answered_with_ours(capsys):
     known = {option for command in cli.commands.values() for param in command.params for option in param.opts}
     assert set(RUN_SH) >= set(RELEASED_FLAGS["run.sh"].split())
     assert set(SCRIPTS) <= {flag for flags in RELEASED_FLAGS.values() for flag in flags.split()}
@@ -151,31 +153,33 @@ def _check(words):
         configure(params | {"ipc": int(sizes) if sizes else None, "file": file})
 
 
-@pytest.mark.parametrize("guide", WITH_COMMANDS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_of_a_guide_can_be_pasted(guide):
-    found = [words for text in _blocks(guide, "sh") for words in _commands(text) if words[:1] == ["wmdd"]]
-    for words in found:
-        assert "..." not in words
-        _check(words[1:])
-    assert found
+def test_commands_of_a_guide_can_be_pasted(subtests):
+    for guide in WITH_COMMANDS:
+        with subtests.test(guide=guide.name):
+            found = [words for text in _blocks(guide, "sh") for words in _commands(text) if words[:1] == ["wmdd"]]
+            for words in found:
+                assert "..." not in words
+                _check(words[1:])
+            assert found
 
 
-def test_the_readme_puts_the_command_on_the_path_before_its_first_use():
+def test_readme_installs_the_command_before_its_use():
     lines = [line for text in _blocks(ROOT / "README.md", "sh") for line in text.splitlines()]
     first = next(number for number, line in enumerate(lines) if line.startswith("wmdd "))
     assert any(line.startswith("source .venv/bin/activate") for line in lines[:first])
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_python_of_a_guide_names_what_there_is(guide):
-    for text in _blocks(guide, "python"):
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom):
-                module = importlib.import_module(node.module)
-                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+def test_python_in_a_guide_imports_what_exists(subtests):
+    for guide in GUIDES:
+        with subtests.test(guide=guide.name):
+            for text in _blocks(guide, "python"):
+                for node in ast.walk(ast.parse(text)):
+                    if isinstance(node, ast.ImportFrom):
+                        module = importlib.import_module(node.module)
+                        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_every_recipe_has_its_purpose_and_its_time_in_the_readme():
+def test_readme_has_purpose_and_time_of_every_recipe():
     rows = re.findall(r"(?m)^\| `([\w-]+)` \|(.*)\|$", (ROOT / "README.md").read_text())
     table = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows if cells.count("|") == 6}
     assert set(table) == set(recipes())
@@ -184,7 +188,7 @@ def test_every_recipe_has_its_purpose_and_its_time_in_the_readme():
     assert all(cells[0] for cells in table.values())
 
 
-def test_package_lists_its_public_names_and_says_what_they_do():
+def test_package_describes_its_public_names():
     assert [name for name in dir(wmdd) if not name.startswith("_")] == sorted(wmdd.__all__)
     page = pydoc.plain(pydoc.render_doc(wmdd))
     assert f"VERSION\n    {wmdd.__version__}\n" in page
@@ -194,13 +198,14 @@ def test_package_lists_its_public_names_and_says_what_they_do():
         assert name in wmdd.__doc__
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_commands_methods_and_protocols_that_a_guide_names_are_there(guide):
-    text = guide.read_text()
-    assert set(re.findall(r"(?m)(?:^|`)wmdd ([a-z]+)", text)) <= {*cli.commands, "is", "distils"}
-    assert set(re.findall(r"--protocol ([a-z0-9]+)", text)) <= set(protocols())
-    named = {name for names in re.findall(r"--methods ([a-z0-9,-]+)", text) for name in names.split(",")}
-    assert named <= set(methods())
+def test_names_in_a_guide_exist(subtests):
+    for guide in GUIDES:
+        with subtests.test(guide=guide.name):
+            text = guide.read_text()
+            assert set(re.findall(r"(?m)(?:^|`)wmdd ([a-z]+)", text)) <= {*cli.commands, "is", "distils"}
+            assert set(re.findall(r"--protocol ([a-z0-9]+)", text)) <= set(protocols())
+            named = {name for names in re.findall(r"--methods ([a-z0-9,-]+)", text) for name in names.split(",")}
+            assert named <= set(methods())
 
 
 def test_every_method_and_protocol_is_in_a_guide():
@@ -217,12 +222,13 @@ def _flags_of_rows(text, script):
     return [flag for span in spans for flag in re.findall(r"(?<![\w-])--?[A-Za-z][\w-]*", span)]
 
 
-@pytest.mark.parametrize("script", RELEASED_FLAGS)
-def test_every_flag_of_the_released_code_has_its_row(script):
-    there = _flags_of_rows(RELEASED_GUIDE.read_text(), script)
-    assert [flag for flag in RELEASED_FLAGS[script].split() if there.count(flag) != 1] == []
-    together = {flag for name in _in_one_table(script) for flag in RELEASED_FLAGS[name].split()}
-    assert set(there) - together == set()
+def test_every_flag_of_the_released_code_has_its_row(subtests):
+    for script in RELEASED_FLAGS:
+        with subtests.test(script=script):
+            there = _flags_of_rows(RELEASED_GUIDE.read_text(), script)
+            assert [flag for flag in RELEASED_FLAGS[script].split() if there.count(flag) != 1] == []
+            together = {flag for name in _in_one_table(script) for flag in RELEASED_FLAGS[name].split()}
+            assert set(there) - together == set()
 
 
 def _in_one_table(script):

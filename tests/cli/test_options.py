@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import click
-import pytest
 
 from wmdd.cli.fields import COMMON, ConfigCommand
 from wmdd.cli.main import _run, cli
@@ -45,7 +44,7 @@ def shown(capsys, *words):
     return capsys.readouterr().out
 
 
-def test_help_shows_common_options_and_help_all_every_one(capsys):
+def test_help_shows_common_options_and_help_all_all(capsys):
     known = {
         f"{section}.{name}"
         for section in section_names()
@@ -61,19 +60,21 @@ def test_help_shows_common_options_and_help_all_every_one(capsys):
     assert "--tune.samples INT" in few, "a search shows what is about searches"
 
 
-@pytest.mark.parametrize("words", [("--help", "digits"), ("digits", "--help"), ("--seed", "3", "digits", "--help")])
-def test_help_shows_the_values_of_the_recipe(capsys, words):
-    default = f"[default: {recipe('digits').pretrain.model}]"
-    assert default in shown(capsys, "distill", *words)
-    assert default not in shown(capsys, "distill", "--help")
-    assert default not in shown(capsys, "distill", "cifar10", "--help")
+def test_help_shows_the_values_of_the_recipe(subtests, capsys):
+    cases = [("--help", "digits"), ("digits", "--help"), ("--seed", "3", "digits", "--help")]
+    for words in cases:
+        with subtests.test(words=words):
+            default = f"[default: {recipe('digits').pretrain.model}]"
+            assert default in shown(capsys, "distill", *words)
+            assert default not in shown(capsys, "distill", "--help")
+            assert default not in shown(capsys, "distill", "cifar10", "--help")
 
 
 def test_help_of_an_unknown_recipe_shows_the_defaults(capsys):
     assert shown(capsys, "distill", "nosuch", "--help") == shown(capsys, "distill", "--help")
 
 
-def test_parameters_of_a_command_have_the_names_of_fields():
+def test_parameters_have_the_dotted_names_of_fields():
     for name, command in commands():
         assert isinstance(command, ConfigCommand) == (name in WITH_SECTIONS)
     params = cli.commands["tune"].make_context("tune", ["digits", "--recover.lr", "1", "--tune.space", "a=b"]).params

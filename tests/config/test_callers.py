@@ -21,9 +21,8 @@ from wmdd.engine.events import Event
 from wmdd.errors import ArtifactError, ConfigError, DataError
 
 
-@pytest.mark.parametrize(
-    ("flags", "arguments"),
-    [
+def test_flags_become_arguments_but_in_commands(subtests):
+    cases = [
         ("--until foo: choose", "until=foo: choose"),
         ("--run /a--b c: held; give another --run, or delete it", "run=/a--b c: held; give another run=, or delete it"),
         ("x; use --executor local (--until recover)", "x; use executor=local (until=recover)"),
@@ -32,12 +31,12 @@ from wmdd.errors import ArtifactError, ConfigError, DataError
         ("submit it: wmdd submit --address URL -- distill --run URL", None),
         ("no run; give the folder of wmdd distill --run", None),
         ("data.path=/a/--x: no such folder", None),
-    ],
-)
-def test_flags_become_arguments_but_in_commands(flags, arguments):
-    assert in_callers_words(flags) == (arguments or flags)
-    with command_line():
-        assert in_callers_words(flags) == flags
+    ]
+    for flags, arguments in cases:
+        with subtests.test(flags=flags):
+            assert in_callers_words(flags) == (arguments or flags)
+            with command_line():
+                assert in_callers_words(flags) == flags
 
 
 def config(**changes):
@@ -101,7 +100,7 @@ PYTHON = {
 }
 
 
-def test_caller_may_want_no_news():
+def test_caller_may_want_no_events():
     heard = []
 
     @names_arguments()
@@ -114,14 +113,14 @@ def test_caller_may_want_no_news():
     assert heard == ["news"]
 
 
-@pytest.mark.parametrize("case", PYTHON)
-def test_error_names_the_argument_of_the_call(case, tmp_path, monkeypatch):
+def test_error_names_the_argument_of_the_call(subtests, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    call, message = PYTHON[case]
-    with pytest.raises((ConfigError, DataError, ArtifactError), match=message):
-        call()
-    assert not any(tmp_path.glob("r*/*.yaml")), "nothing began"
+    for case, (call, message) in PYTHON.items():
+        with subtests.test(case=case):
+            with pytest.raises((ConfigError, DataError, ArtifactError), match=message):
+                call()
+            assert not any(tmp_path.glob("r*/*.yaml")), "nothing began"
 
 
 def test_note_is_in_the_words_of_the_caller():
@@ -157,17 +156,17 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("case", COMMANDS)
-def test_command_names_the_flag_that_was_given(case, tmp_path, monkeypatch, capsys):
+def test_command_names_the_flag_that_was_given(subtests, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("file", "all/compare.json", "old/config.yaml", "set/train/store/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
-    words, (begins, ends) = COMMANDS[case]
-    assert _run(list(words)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"wmdd: {begins}")
-    assert line.endswith(ends)
+    for case, (words, (begins, ends)) in COMMANDS.items():
+        with subtests.test(case=case):
+            assert _run(list(words)) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"wmdd: {begins}")
+            assert line.endswith(ends)
 
 
 BOUNDS, WHOLE = "input should be greater than or equal to 1", "input should be a whole number, such as 10"
@@ -209,29 +208,31 @@ LINES = {
 }
 
 
-@pytest.mark.parametrize("text", ["3", "3.0", " 3", "1_000", "x", "3.5", "0x3", "1e3", "", "True", "9" * 30])
-def test_whole_number_is_read_alike_wherever_it_is_given(text):
+def test_short_and_full_option_read_a_number_alike(subtests):
     short, full = Whole(), lambda given: override(DistillConfig(), {"seed": given}).seed
-    try:
-        expected = full(text)
-    except ConfigError:
-        with pytest.raises(ConfigError):
-            short.convert(text, None, None)
-    else:
-        assert short.convert(text, None, None) == expected
+    for text in ("3", "3.0", " 3", "1_000", "x", "3.5", "0x3", "1e3", "", "True", "9" * 30):
+        with subtests.test(text=text):
+            try:
+                expected = full(text)
+            except ConfigError:
+                with pytest.raises(ConfigError):
+                    short.convert(text, None, None)
+            else:
+                assert short.convert(text, None, None) == expected
 
 
-@pytest.mark.parametrize("command", ["distill", "compare", "rank", "tune"])
-def test_help_shows_the_bounds_that_there_are(command, capsys):
-    assert _run([command, "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "None]" not in told
-    assert "[x>=1]" in told
+def test_help_shows_the_bounds_that_there_are(subtests, capsys):
+    for command in ["distill", "compare", "rank", "tune"]:
+        with subtests.test(command=command):
+            assert _run([command, "--help"]) == 0
+            told = capsys.readouterr().out
+            assert "None]" not in told
+            assert "[x>=1]" in told
 
 
-@pytest.mark.parametrize("case", LINES)
-def test_value_that_cannot_be_is_one_line_in_one_style(case, capsys):
-    words, line = LINES[case]
-    assert _run(list(words)) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"wmdd: {line}")
+def test_value_that_cannot_be_is_one_line_in_one_style(subtests, capsys):
+    for case, (words, line) in LINES.items():
+        with subtests.test(case=case):
+            assert _run(list(words)) == 2
+            (told,) = capsys.readouterr().err.splitlines()
+            assert told.startswith(f"wmdd: {line}")

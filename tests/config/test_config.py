@@ -66,11 +66,12 @@ def test_yaml_gives_an_equal_configuration_back(changes):
         assert found == (tuple(known) if isinstance(known, list) else known)
 
 
-@pytest.mark.parametrize("name", recipes())
-def test_recipe_loads_under_its_name_and_survives_yaml(name):
-    config = recipe(name)
-    assert config.recipe == name
-    assert from_yaml(to_yaml(config)) == config
+def test_recipe_loads_under_its_name_and_survives_yaml(subtests):
+    for name in recipes():
+        with subtests.test(name=name):
+            config = recipe(name)
+            assert config.recipe == name
+            assert from_yaml(to_yaml(config)) == config
 
 
 def test_yaml_leaves_unnamed_options_at_the_base():
@@ -80,9 +81,8 @@ def test_yaml_leaves_unnamed_options_at_the_base():
     assert from_yaml("", base) == base
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_bad_override_names_option_value_and_remedy(subtests):
+    cases = [
         ({"ray.speculate": 4}, r"ray\.speculate: no longer exists, since no task gets a second copy; leave it out"),
         ({"recover.rate": 1}, r"recover\.rate: no such option; the options here are init, iterations, lr"),
         ({"rcover.lr": 1}, r"rcover\.lr: no such option; the sections are data, pretrain"),
@@ -124,11 +124,10 @@ def test_yaml_leaves_unnamed_options_at_the_base():
         ([("seed", 1)], r"changes: is of type list; "),
         ({3: 1}, r"changes: 3 is no option's name"),
         ({"runtime.device": "gpu"}, r"runtime\.device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
-    ],
-)
-def test_override_that_cannot_work_is_refused_by_name_value_and_remedy(changes, message):
-    with pytest.raises(ConfigError, match=message):
-        override(DistillConfig(), changes)
+    ]
+    for changes, message in cases:
+        with subtests.test(changes=changes), pytest.raises(ConfigError, match=message):
+            override(DistillConfig(), changes)
 
 
 class Names(enum.Enum):
@@ -164,32 +163,26 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize("case", SAME)
-def test_value_means_in_python_what_its_text_means(case):
-    option, value, text = SAME[case]
-    base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
-    section, name = option.split(".")
-    made = override(base, {option: value})
-    assert made == override(base, {option: from_text(field_type(option), text)})
-    if case != "generator":
-        built = type(getattr(base, section))(**{name: value})
-        assert getattr(built, name) == getattr(getattr(made, section), name)
-        assert {type(item) for item in np.atleast_1d(getattr(built, name)).tolist()} <= {
-            str,
-            int,
-            float,
-            bool,
-            type(None),
-        }
+def test_value_means_in_python_what_its_text_means(subtests):
+    for case, (option, value, text) in SAME.items():
+        with subtests.test(case=case):
+            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+            section, name = option.split(".")
+            made = override(base, {option: value})
+            assert made == override(base, {option: from_text(field_type(option), text)})
+            if case != "generator":
+                built = type(getattr(base, section))(**{name: value})
+                assert getattr(built, name) == getattr(getattr(made, section), name)
+                types_of = {type(item) for item in np.atleast_1d(getattr(built, name)).tolist()}
+                assert types_of <= {str, int, float, bool, type(None)}
 
 
 def test_file_called_none_is_a_path():
     assert override(DistillConfig(), {"data.path": Path("none")}).data.path == "none"
 
 
-@pytest.mark.parametrize(
-    ("build", "message"),
-    [
+def test_bad_configuration_is_refused_in_one_line(subtests):
+    cases = [
         (lambda: DistillConfig(sed=1), r"sed: no such option; the options here are .*; did you mean seed\?$"),
         (lambda: DistillConfig(seed="x"), r"^seed='x': input should be a whole number"),
         (lambda: DistillConfig(data={"pth": 1}, seed="x"), r"^seed='x': .*data\.pth: .* did you mean data\.path\?"),
@@ -197,12 +190,12 @@ def test_file_called_none_is_a_path():
         (lambda: recipe("digits").copy(update={"sed": 1}), r"sed: no such option; .* did you mean seed\?"),
         (lambda: recipe("digits").model_copy(update=[1]), r"update: is of type list; give a mapping"),
         (lambda: override("digits", {"seed": 1}), r"config: is of type str; give a DistillConfig, as recipe\(\)"),
-    ],
-)
-def test_configuration_that_cannot_be_built_is_one_line(build, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        build()
-    assert "\n" not in str(caught.value)
+    ]
+    for build, message in cases:
+        with subtests.test(build=build):
+            with pytest.raises(ConfigError, match=message) as caught:
+                build()
+            assert "\n" not in str(caught.value)
 
 
 def test_every_mistake_is_named_at_once():
@@ -219,22 +212,25 @@ def test_override_leaves_the_original_alone():
     assert override(changed, {"recover.lr": config.recover.lr}) == config
 
 
-@pytest.mark.parametrize("section", sections())
-def test_section_cannot_be_changed_in_place_and_names_override(section):
-    config = DistillConfig()
-    value = getattr(config, section)
-    name = next(iter(type(value).model_fields))
-    line = re.escape(f"{section}.{name}: a configuration does not change in place; write config = override(config, ")
-    with pytest.raises(ConfigError, match=line) as told:
-        setattr(value, name, getattr(value, name))
-    changes = re.search(r"override\((.*)\)$", str(told.value))[0]
-    assert eval(changes, {"config": config, "override": override}) == config
-    with pytest.raises(ConfigError, match=line):
-        delattr(value, name)
-    with pytest.raises(ConfigError, match=rf"{section}\.typo: no such option; the options here are {name}"):
-        value.typo = 1
-    with pytest.raises(ConfigError, match=rf"^{section}: .* override\(config, {{'{section}': \.\.\.}}\)$"):
-        setattr(config, section, value)
+def test_section_is_frozen_and_names_override(subtests):
+    for section in sections():
+        with subtests.test(section=section):
+            config = DistillConfig()
+            value = getattr(config, section)
+            name = next(iter(type(value).model_fields))
+            line = re.escape(
+                f"{section}.{name}: a configuration does not change in place; write config = override(config, "
+            )
+            with pytest.raises(ConfigError, match=line) as told:
+                setattr(value, name, getattr(value, name))
+            changes = re.search(r"override\((.*)\)$", str(told.value))[0]
+            assert eval(changes, {"config": config, "override": override}) == config
+            with pytest.raises(ConfigError, match=line):
+                delattr(value, name)
+            with pytest.raises(ConfigError, match=rf"{section}\.typo: no such option; the options here are {name}"):
+                value.typo = 1
+            with pytest.raises(ConfigError, match=rf"^{section}: .* override\(config, {{'{section}': \.\.\.}}\)$"):
+                setattr(config, section, value)
 
 
 def test_copy_is_checked_like_override():
@@ -258,7 +254,7 @@ def test_copy_is_checked_like_override():
         config.model_copy(update={"pretrain.epochs": 3})
 
 
-def test_override_of_a_part_of_a_section_leaves_the_others():
+def test_override_of_an_option_leaves_the_others():
     config = recipe("digits")
     assert override(config, {"pretrain": {"epochs": 3}}) == override(config, {"pretrain.epochs": 3})
     with pytest.raises(ConfigError, match=r"pretrain\.epocs: no such option"):
@@ -269,11 +265,13 @@ def test_configuration_is_hashable_by_value():
     assert hash(DistillConfig()) == hash(from_yaml(to_yaml(DistillConfig())))
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "word", "recover: [", "recover: 3", "3", "a: !!python/object:os.system x"])
-def test_text_that_is_no_configuration_is_refused_in_one_line(text):
-    with pytest.raises(ConfigError) as caught:
-        from_yaml(text)
-    assert "\n" not in str(caught.value)
+def test_text_of_no_configuration_is_refused(subtests):
+    cases = ["[1, 2]", "word", "recover: [", "recover: 3", "3", "a: !!python/object:os.system x"]
+    for text in cases:
+        with subtests.test(text=text):
+            with pytest.raises(ConfigError) as caught:
+                from_yaml(text)
+            assert "\n" not in str(caught.value)
 
 
 # What the same text means as an option of the command line.
@@ -314,11 +312,11 @@ READ = {
 }
 
 
-@pytest.mark.parametrize("case", READ)
-def test_yaml_reads_a_value_as_the_command_line_does(case):
-    option, text, value = READ[case]
-    base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
-    assert operator.attrgetter(option)(from_yaml(text, base)) == value
+def test_yaml_reads_a_value_as_the_command_line_does(subtests):
+    for case, (option, text, value) in READ.items():
+        with subtests.test(case=case):
+            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+            assert operator.attrgetter(option)(from_yaml(text, base)) == value
 
 
 REFUSED = {
@@ -350,19 +348,21 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_yaml_that_cannot_be_meant_is_refused_by_option_or_line(case):
-    text, message = REFUSED[case]
-    with pytest.raises(ConfigError) as caught:
-        from_yaml(text)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
+def test_bad_yaml_is_refused_by_option_or_line(subtests):
+    for case, (text, message) in REFUSED.items():
+        with subtests.test(case=case):
+            with pytest.raises(ConfigError) as caught:
+                from_yaml(text)
+            assert message in str(caught.value)
+            assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing", "---", "recover:", "recover:\n  # lr: 1\nseed: 0", "null"])
-def test_empty_file_or_section_changes_nothing(text):
-    base = override(DistillConfig(), {"recover.lr": 0.5})
-    assert from_yaml(text, base) == base
+def test_empty_file_or_section_changes_nothing(subtests):
+    cases = ["", "# nothing", "---", "recover:", "recover:\n  # lr: 1\nseed: 0", "null"]
+    for text in cases:
+        with subtests.test(text=text):
+            base = override(DistillConfig(), {"recover.lr": 0.5})
+            assert from_yaml(text, base) == base
 
 
 def test_paths_of_a_configuration_know_the_home(monkeypatch):
@@ -371,21 +371,23 @@ def test_paths_of_a_configuration_know_the_home(monkeypatch):
     assert (config.data.path, config.pretrain.weights) == ("/home/a/x", "/home/a/w.pth")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_file_of_any_editor_is_read(tmp_path, monkeypatch, encoding):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "my.yaml").write_bytes("data: {classes: [café, 猫]}".encode(encoding))
-    assert read_config("~/my.yaml").data.classes == ("café", "猫")
+def test_file_of_any_editor_is_read(subtests, tmp_path, monkeypatch):
+    for encoding in ["utf-8", "utf-8-sig", "utf-16"]:
+        with subtests.test(encoding=encoding):
+            monkeypatch.setenv("HOME", str(tmp_path))
+            (tmp_path / "my.yaml").write_bytes("data: {classes: [café, 猫]}".encode(encoding))
+            assert read_config("~/my.yaml").data.classes == ("café", "猫")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
-def test_file_of_another_encoding_is_named(tmp_path, encoding):
-    (tmp_path / "my.yaml").write_bytes("seed: 3".encode(encoding))
-    with pytest.raises(ConfigError, match=r"my\.yaml: holds zero bytes, as UTF-16 .*; save the file as UTF-8$"):
-        read_config(str(tmp_path / "my.yaml"))
+def test_file_of_another_encoding_is_named(subtests, tmp_path):
+    for encoding in ["utf-16-le", "utf-16-be", "utf-32"]:
+        with subtests.test(encoding=encoding):
+            (tmp_path / "my.yaml").write_bytes("seed: 3".encode(encoding))
+            with pytest.raises(ConfigError, match=r"my\.yaml: holds zero bytes, as UTF-16 .*; save the file as UTF-8$"):
+                read_config(str(tmp_path / "my.yaml"))
 
 
-def test_file_that_is_not_utf8_is_refused_with_the_line(tmp_path):
+def test_file_that_is_not_utf8_names_the_line(tmp_path):
     (tmp_path / "my.yaml").write_bytes("seed: 1\n# café\n".encode("latin-1"))
     with pytest.raises(
         ConfigError, match=r"--config .*my\.yaml: line 2 is not UTF-8 \(byte 0xe9\); save the file as UTF-8"
@@ -393,13 +395,15 @@ def test_file_that_is_not_utf8_is_refused_with_the_line(tmp_path):
         read_config(str(tmp_path / "my.yaml"))
 
 
-@pytest.mark.parametrize("text", [None, "recover: {lr: 0}", "recover: {lr: 1}\nrecover: {lr: 2}", "recover: ["])
-def test_file_that_cannot_be_used_is_named(tmp_path, text):
-    path = tmp_path / "my.yaml"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(ConfigError, match=rf"--config {path}: "):
-        read_config(str(path))
+def test_file_that_cannot_be_used_is_named(subtests, tmp_path):
+    cases = [None, "recover: {lr: 0}", "recover: {lr: 1}\nrecover: {lr: 2}", "recover: ["]
+    for text in cases:
+        with subtests.test(text=text):
+            path = tmp_path / "my.yaml"
+            if text is not None:
+                path.write_text(text)
+            with pytest.raises(ConfigError, match=rf"--config {path}: "):
+                read_config(str(path))
 
 
 def test_file_is_read_over_a_base(tmp_path):
@@ -408,29 +412,30 @@ def test_file_is_read_over_a_base(tmp_path):
     assert read_config(str(path)) == override(DistillConfig(), {"recover.lr": 0.5, "seed": 3})
 
 
-def test_unknown_recipe_is_refused_with_the_known_names():
+def test_unknown_recipe_names_the_known_ones():
     with pytest.raises(ConfigError, match=next(iter(recipes()))):
         recipe("digitz")
 
 
-@pytest.mark.parametrize("section", sections())
-def test_every_option_says_what_it_means_in_one_short_line(section):
-    for name, field in sections()[section].model_fields.items():
-        assert field.description, f"{section}.{name}"
-        assert len(field.description) < 100, f"{section}.{name}"
-        assert "\n" not in field.description, f"{section}.{name}"
+def test_every_option_has_one_short_line_of_meaning(subtests):
+    for section in sections():
+        with subtests.test(section=section):
+            for name, field in sections()[section].model_fields.items():
+                assert field.description, f"{section}.{name}"
+                assert len(field.description) < 100, f"{section}.{name}"
+                assert "\n" not in field.description, f"{section}.{name}"
 
 
-def test_every_section_class_is_part_of_the_configuration():
+def test_every_section_is_part_of_the_configuration():
     own = {kind for kind in vars(configuration).values() if isinstance(kind, type) and issubclass(kind, Section)}
     assert own - {Section, DistillConfig} == set(sections().values())
 
 
-@pytest.mark.parametrize("section", sections())
-def test_option_holds_plain_values_only(section):
-    plain = {str, int, float, bool, types.NoneType}
-    for name, field in sections()[section].model_fields.items():
-        assert leaves(field.annotation) <= plain, f"{section}.{name}"
+def test_option_holds_plain_values_only(subtests):
+    for section in sections():
+        with subtests.test(section=section):
+            for name, field in sections()[section].model_fields.items():
+                assert leaves(field.annotation) <= {str, int, float, bool, types.NoneType}, f"{section}.{name}"
 
 
 def leaves(annotation):
@@ -443,7 +448,7 @@ def leaves(annotation):
     return set().union(*map(leaves, inner)) if inner else {annotation}
 
 
-def test_option_that_came_later_is_in_keys_only_away_from_its_default():
+def test_later_option_is_in_keys_only_off_its_default():
     known = PretrainConfig()
     assert "keep" not in known.for_key()
     assert PretrainConfig(keep="best").for_key() == {**known.for_key(), "keep": "best"}
@@ -452,9 +457,8 @@ def test_option_that_came_later_is_in_keys_only_away_from_its_default():
     assert {"epochs", "lr", "workers"} < set(known.for_key())
 
 
-@pytest.mark.parametrize(
-    ("text", "classes"),
-    [
+def test_list_of_names_may_be_written_as_yaml(subtests):
+    cases = [
         ("cat,dog", ("cat", "dog")),
         ("[cat,dog]", ("cat", "dog")),
         ("[cat, 'dog, wild', 007]", ("cat", "dog, wild", "007")),
@@ -462,10 +466,10 @@ def test_option_that_came_later_is_in_keys_only_away_from_its_default():
         ("[red],[blue]", ("[red]", "[blue]")),
         ("[a]b,c]", ("[a]b", "c]")),
         ("[a: b]", ("[a: b]",)),
-    ],
-)
-def test_list_of_names_on_the_command_line_may_be_a_list_of_yaml(text, classes):
-    assert from_text(field_type("data.classes"), text) == classes
+    ]
+    for text, classes in cases:
+        with subtests.test(text=text):
+            assert from_text(field_type("data.classes"), text) == classes
 
 
 def test_list_of_numbers_may_be_in_brackets():

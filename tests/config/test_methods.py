@@ -33,12 +33,13 @@ def plan():
     )
 
 
-@pytest.mark.parametrize("name", methods())
-def test_method_changes_its_own_options_alone_and_survives_a_file(name):
-    base, changed = recipe("cifar10-quick"), with_method(recipe("cifar10-quick"), name)
-    assert changed.method == name
-    assert changed.model_copy(update={"method": "wmdd", "recover": base.recover}) == base
-    assert from_yaml(to_yaml(changed)) == changed
+def test_method_changes_only_its_options(subtests):
+    for name in methods():
+        with subtests.test(name=name):
+            base, changed = recipe("cifar10-quick"), with_method(recipe("cifar10-quick"), name)
+            assert changed.method == name
+            assert changed.model_copy(update={"method": "wmdd", "recover": base.recover}) == base
+            assert from_yaml(to_yaml(changed)) == changed
 
 
 def test_methods_are_what_their_papers_say():
@@ -56,7 +57,7 @@ def test_unknown_method_is_refused_with_the_known_ones():
         with_method(recipe("digits"), "dm")
 
 
-def test_teacher_statistics_and_labels_of_random_images_are_shared_by_all_methods(plan):
+def test_methods_share_what_none_of_them_changes(plan):
     plans = {name: plan(name) for name in methods()}
     for stage in ("pretrain", "statistics", "barycenter"):
         assert len({tuple(made.refs(stage)) for made in plans.values() if made.refs(stage)}) == 1
@@ -79,7 +80,7 @@ def test_what_is_chosen_needs_no_recovery(plan):
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 5))
-def test_herding_chooses_each_once_and_always_the_best_next(count, dim, seed):
+def test_herding_always_chooses_the_best_next_image(count, dim, seed):
     features = np.random.default_rng(seed).normal(size=(12, dim))
     chosen = herd(features.astype(np.float32), count)
     assert len(set(chosen.tolist())) == count
@@ -90,7 +91,7 @@ def test_herding_chooses_each_once_and_always_the_best_next(count, dim, seed):
         assert gaps[chosen[size - 1]] <= min(gaps.values()) + 1e-6
 
 
-def test_cases_cover_all_pairs_with_changes_of_single_methods():
+def test_cases_are_all_pairs_with_changes_by_method():
     made = cases(recipe("digits"), ["wmdd", "sre2l"], [1, 10], {"sre2l": {"recover.bn_weight": "5"}})
     assert list(made) == [("wmdd", 1), ("sre2l", 1), ("wmdd", 10), ("sre2l", 10)]
     assert {made["sre2l", ipc].recover.bn_weight for ipc in (1, 10)} == {5.0}
@@ -98,18 +99,16 @@ def test_cases_cover_all_pairs_with_changes_of_single_methods():
     assert made["wmdd", 10].barycenter.ipc == 10
 
 
-@pytest.mark.parametrize(
-    ("methods", "ipcs", "changes", "message"),
-    [
+def test_comparison_that_cannot_work_is_refused(subtests):
+    refused = [
         (["wmdd", "nosuch"], [1], {}, "--methods nosuch: no such method; choose from wmdd, "),
         (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
         (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
         (["wmdd"], [], {}, "--methods, --ipc: name at least one"),
-    ],
-)
-def test_comparison_that_cannot_work_is_refused(methods, ipcs, changes, message):
-    with pytest.raises(ConfigError, match=message):
-        cases(recipe("digits"), methods, ipcs, changes)
+    ]
+    for names, ipcs, changes, message in refused:
+        with subtests.test(names=names), pytest.raises(ConfigError, match=message):
+            cases(recipe("digits"), names, ipcs, changes)
 
 
 def facts():
@@ -189,7 +188,7 @@ def test_slice_of_images_is_a_set_of_them():
             images[place]
 
 
-def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
+def test_validation_digest_tells_image_sets_apart():
     index = build_index("builtin:digits")
     whole, held = validation_digest(index), validation_digest(hold_out(index, 0.2))
     assert whole != held
@@ -198,7 +197,7 @@ def test_scores_on_other_images_are_told_apart_whatever_the_hash_says():
     assert held in latex(facts() | {"validation_digest": held})
 
 
-def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
+def test_loaded_teacher_and_ensemble_are_named():
     loaded = facts() | {
         "full_data": {"net_w1": {"top1": 0.9, "from": "loaded teacher"}},
         "teacher": {"model": "net_w1", "top1": 0.9, "loaded": "default"},
@@ -212,7 +211,7 @@ def test_loaded_teacher_is_not_called_all_data_and_a_committee_is_named():
     assert plot_png(loaded)
 
 
-def test_only_the_teachers_own_score_is_called_the_teachers():
+def test_only_the_teachers_score_is_called_so():
     scored = {"top1_last_mean": 0.5, "top1_last_std": None, "top1_best_mean": 0.5, "top1_best_std": None}
     students = {
         name: {"distilled": scored, "random_real": None, "full_data": {"top1": 0.9, "from": trained}}
@@ -234,14 +233,14 @@ def test_only_the_teachers_own_score_is_called_the_teachers():
     assert "| all data | net_w1 | 90.0 |" in markdown(other)
 
 
-def test_options_of_single_methods_are_named_in_every_table():
+def test_tables_name_the_options_of_single_methods():
     told = facts() | {"changes": {"sre2l": {"recover.lr": "0.5", "recover.bn_weight": "1"}}}
     for text in (markdown(told), latex(told).replace("\\_", "_")):
         assert "; sre2l with recover.lr 0.5, recover.bn_weight 1" in text
     assert " with " not in markdown(facts())
 
 
-def test_points_of_different_hashes_are_not_joined_in_the_plot():
+def test_plot_does_not_join_points_of_other_hashes():
     joined = facts()
     apart = facts()
     apart["rows"] = [row | {"protocol": {"name": "wmdd", "hash": str(row["ipc"])}} for row in apart["rows"]]
@@ -259,7 +258,7 @@ def test_averaged_students_have_lines_of_their_own():
     ]
 
 
-def test_table_names_every_protocol_with_what_was_scored_by_it():
+def test_table_names_protocols_with_their_cases():
     mixed = facts()
     for row in mixed["rows"][2:]:
         row["protocol"] = {"name": "wmdd", "hash": "other"}
@@ -283,7 +282,7 @@ def test_table_names_the_students_of_every_protocol():
     )
 
 
-def test_images_for_the_statistics_of_all_classes_share_a_batch_of_many(tmp_path):
+def test_global_statistics_share_one_batch_of_classes(tmp_path):
     """The released code takes a hundred classes and an image of each; whole classes would meet a part's statistics."""
     config = override(recipe("digits"), {"barycenter.ipc": 15})
     store = ArtifactStore(str(tmp_path / "store"))

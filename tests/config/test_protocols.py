@@ -20,15 +20,16 @@ def settings(name, recipe_name="imagenet-1k", ipc=10, **changes):
     return with_protocol(override(recipe(recipe_name), {"barycenter.ipc": ipc, **changes}), name)
 
 
-@pytest.mark.parametrize("name", protocols())
-def test_protocol_decides_the_students_alone_and_whatever_was_set_before(name):
-    base = override(recipe("cifar10"), {"relabel.mix": "mixup", "evaluate.ema": 0.5, "relabel.batch_size": 7})
-    made = with_protocol(base, name)
-    assert made.model_copy(update={part: getattr(base, part) for part in OWN}) == base
-    assert is_exact(made)
-    assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
-    assert not is_exact(override(made, {"evaluate.lr": 0.123}))
-    assert is_exact(override(made, {"evaluate.val_every": 77}))
+def test_protocol_sets_students_training_and_no_more(subtests):
+    for name in protocols():
+        with subtests.test(name=name):
+            base = override(recipe("cifar10"), {"relabel.mix": "mixup", "evaluate.ema": 0.5, "relabel.batch_size": 7})
+            made = with_protocol(base, name)
+            assert made.model_copy(update={part: getattr(base, part) for part in OWN}) == base
+            assert is_exact(made)
+            assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
+            assert not is_exact(override(made, {"evaluate.lr": 0.123}))
+            assert is_exact(override(made, {"evaluate.val_every": 77}))
 
 
 def test_every_protocol_has_a_hash_of_its_own():
@@ -40,9 +41,8 @@ def test_released_recipes_follow_the_papers_protocol():
         assert is_exact(recipe(name)), name
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
+def test_settings_for_imagenet_are_those_of_the_papers(subtests):
+    cases = [
         ("wmdd", {"batch_size": 100, "cosine_stretch": 1.0, "loss": "kl", "temperature": 20.0, "lr": 1e-3}),
         ("sre2l", {"batch_size": 1024, "accumulate": 2}),
         ("cda", {"batch_size": 128, "accumulate": 1}),
@@ -51,13 +51,13 @@ def test_released_recipes_follow_the_papers_protocol():
         ("cvdd", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "cosine_stretch": 2.0}),
         ("fadrm", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "lr": 1e-3}),
         ("hard", {"labels": "hard", "mix": "none"}),
-    ],
-)
-def test_settings_for_imagenet_at_ten_images_are_those_of_the_papers(name, expected):
-    made = settings(name)
-    found = made.relabel.model_dump() | made.evaluate.model_dump()
-    assert {key: found[key] for key in expected} == expected
-    assert (found["epochs"], found["optimizer"], found["weight_decay"]) == (300, "adamw", 0.01)
+    ]
+    for name, expected in cases:
+        with subtests.test(name=name):
+            made = settings(name)
+            found = made.relabel.model_dump() | made.evaluate.model_dump()
+            assert {key: found[key] for key in expected} == expected
+            assert (found["epochs"], found["optimizer"], found["weight_decay"]) == (300, "adamw", 0.01)
 
 
 def test_rded_follows_size_set_and_student():
@@ -78,9 +78,8 @@ def rates(name, recipe_name, student="resnet18", **changes):
     return [(one.lr, one.cosine_stretch) for one in made]
 
 
-@pytest.mark.parametrize(
-    ("name", "set_name", "student", "expected"),
-    [
+def test_rates_follow_set_student_and_size(subtests):
+    cases = [
         ("cvdd", "imagenet-1k", "resnet18", [(1e-3, 2), (1e-3, 2), (1e-3, 1)]),
         ("cvdd", "imagenet-1k", "resnet101", [(1e-3, 2), (1e-3, 2), (5e-4, 2)]),
         ("cvdd", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
@@ -94,13 +93,13 @@ def rates(name, recipe_name, student="resnet18", **changes):
         ("fadrm", "imagenette", "resnet18", [(5e-4, 2), (5e-4, 1), (5e-4, 2)]),
         ("fadrm", "tiny-imagenet-224", "resnet50", [(5e-4, 2), (5e-4, 2), (5e-4, 1)]),
         ("fadrm", "cifar100", "resnet18", [(5e-4, 2), (1e-3, 2), (1e-3, 1)]),
-    ],
-)
-def test_rates_follow_set_student_and_size_as_the_papers_code_has_them(name, set_name, student, expected):
-    assert rates(name, set_name, student) == expected
+    ]
+    for name, set_name, student, expected in cases:
+        with subtests.test(name=name):
+            assert rates(name, set_name, student) == expected
 
 
-def test_part_of_imagenet_is_trained_on_as_such_and_not_as_the_whole():
+def test_part_of_imagenet_has_settings_for_the_part():
     woof = {"data.subset": "imagewoof"}
     assert rates("fadrm", "imagenet-1k", **woof) == [(5e-4, 2), (5e-4, 1), (1e-3, 2)]
     made = settings("edc", **woof)
@@ -109,20 +108,21 @@ def test_part_of_imagenet_is_trained_on_as_such_and_not_as_the_whole():
     assert settings("edc", "imagenette", **{"data.path": "torchvision:CIFAR100?download=x"}).evaluate.optimizer == "sgd"
 
 
-@pytest.mark.parametrize("name", ["rded", "cvdd", "fadrm"])
-def test_student_is_trained_among_others_as_it_is_alone(name):
-    students = ("resnet101", "resnet18", "mobilenet_v2", "resnet50")
-    together = settings(name, "imagenette", 50, **{"evaluate.students": students})
-    for student in students:
-        alone = settings(name, "imagenette", 50, **{"evaluate.students": (student,)})
-        assert together.evaluate.of(student).model_dump(exclude={"students"}) == alone.evaluate.model_dump(
-            exclude={"students"}
-        )
-        assert protocol_hash(together, student) == protocol_hash(alone, student)
-    assert len({protocol_hash(together, student) for student in students}) > 1
+def test_student_among_others_is_trained_as_alone(subtests):
+    for name in ["rded", "cvdd", "fadrm"]:
+        with subtests.test(name=name):
+            students = ("resnet101", "resnet18", "mobilenet_v2", "resnet50")
+            together = settings(name, "imagenette", 50, **{"evaluate.students": students})
+            for student in students:
+                alone = settings(name, "imagenette", 50, **{"evaluate.students": (student,)})
+                assert together.evaluate.of(student).model_dump(exclude={"students"}) == alone.evaluate.model_dump(
+                    exclude={"students"}
+                )
+                assert protocol_hash(together, student) == protocol_hash(alone, student)
+            assert len({protocol_hash(together, student) for student in students}) > 1
 
 
-def test_scores_of_students_with_rates_of_their_own_are_found_again_alone(tmp_path):
+def test_score_of_one_of_several_is_found_alone(tmp_path):
     store = ArtifactStore(str(tmp_path / "store"))
     several = {"evaluate.students": ("convnet2", "vgg11_bn"), "evaluate.rates": ("vgg11_bn=0.002:2",)}
     base = override(recipe("digits"), {"data.image_size": 32})
@@ -137,9 +137,8 @@ def test_scores_of_students_with_rates_of_their_own_are_found_again_alone(tmp_pa
     }
 
 
-@pytest.mark.parametrize(
-    ("rate", "message"),
-    [
+def test_rate_that_means_nothing_is_refused(subtests):
+    cases = [
         ("resnet18", "write NAME=LR"),
         ("resnet18=fast", "write NAME=LR"),
         ("resnet18=0", "write NAME=LR"),
@@ -147,11 +146,10 @@ def test_scores_of_students_with_rates_of_their_own_are_found_again_alone(tmp_pa
         ("resnet18=0.1:2:3", "write NAME=LR"),
         ("=0.1", "write NAME=LR"),
         ("vgg11=0.1", "vgg11 is none of evaluate.students=resnet18; leave it out"),
-    ],
-)
-def test_rate_that_means_nothing_is_refused(rate, message):
-    with pytest.raises(ConfigError, match=rf"evaluate\.rates=.*{message}"):
-        override(DistillConfig(), {"evaluate.rates": (rate,)})
+    ]
+    for rate, message in cases:
+        with subtests.test(rate=rate), pytest.raises(ConfigError, match=rf"evaluate\.rates=.*{message}"):
+            override(DistillConfig(), {"evaluate.rates": (rate,)})
 
 
 def test_rate_may_leave_the_stretch_as_it_is():
@@ -183,24 +181,23 @@ def test_sre2l_trains_on_cifar_in_its_own_way():
     assert settings("cda", "imagenette").relabel.mix == "cutmix"
 
 
-@pytest.mark.parametrize(
-    ("name", "epochs", "batch", "optimizer", "lr", "decay", "momentum", "schedule", "stretch", "crop"),
-    [
+def test_edc_follows_the_set(subtests):
+    cases = [
         ("imagenet-1k", 300, 100, "adamw", 1e-3, 0.01, 0.9, "cosine", 2.0, 0.5),
         ("imagenette", 1000, 50, "adamw", 1e-3, 0.01, 0.9, "tail", 2.0, 0.5),
         ("tiny-imagenet", 300, 100, "sgd", 0.1, 5e-4, 0.875, "cosine", 2.0, 0.5),
         ("cifar100", 1000, 50, "sgd", 0.1, 5e-4, 0.875, "tail", 2.0, 0.5),
         ("cifar10", 1000, 10, "adamw", 1e-3, 0.01, 0.9, "steps", 1.0, 0.08),
-    ],
-)
-def test_edc_follows_the_set(name, epochs, batch, optimizer, lr, decay, momentum, schedule, stretch, crop):
-    made = settings("edc", name)
-    relabel, student = made.relabel, made.evaluate
-    assert (relabel.epochs, relabel.batch_size, relabel.crop_scale) == (epochs, batch, (crop, 1.0))
-    assert (student.optimizer, student.lr, student.weight_decay) == (optimizer, lr, decay)
-    assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
-    assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
-    assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
+    ]
+    for name, epochs, batch, optimizer, lr, decay, momentum, schedule, stretch, crop in cases:
+        with subtests.test(name=name):
+            made = settings("edc", name)
+            relabel, student = made.relabel, made.evaluate
+            assert (relabel.epochs, relabel.batch_size, relabel.crop_scale) == (epochs, batch, (crop, 1.0))
+            assert (student.optimizer, student.lr, student.weight_decay) == (optimizer, lr, decay)
+            assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
+            assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
+            assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
 
 
 def configured(*words):
@@ -209,16 +206,18 @@ def configured(*words):
     return configure(command.make_context("distill", list(words)).params)
 
 
-@pytest.mark.parametrize("words", [("--ipc", "50"), ("--barycenter.ipc", "50"), ("--config", "size.yaml")])
-def test_protocol_follows_the_size_wherever_it_is_given(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "size.yaml").write_text("barycenter: {ipc: 50}\n")
-    made = configured("imagenet-1k", "--protocol", "fadrm", *words)
-    assert (made.barycenter.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
-    assert is_exact(made)
+def test_protocol_follows_a_size_from_any_layer(subtests, tmp_path, monkeypatch):
+    cases = [("--ipc", "50"), ("--barycenter.ipc", "50"), ("--config", "size.yaml")]
+    for words in cases:
+        with subtests.test(words=words):
+            monkeypatch.chdir(tmp_path)
+            (tmp_path / "size.yaml").write_text("barycenter: {ipc: 50}\n")
+            made = configured("imagenet-1k", "--protocol", "fadrm", *words)
+            assert (made.barycenter.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
+            assert is_exact(made)
 
 
-def test_protocol_follows_students_and_set_that_are_given_as_options():
+def test_protocol_follows_students_and_set_of_options():
     made = configured("imagenette", "--protocol", "rded", "--evaluate.students", "mobilenet_v2")
     assert made.evaluate.lr == 2.5e-3
     assert is_exact(made)
@@ -230,22 +229,21 @@ def test_protocol_follows_students_and_set_that_are_given_as_options():
     assert subset.relabel.epochs == 1000
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_options_are_checked_with_their_protocol(subtests, tmp_path, monkeypatch):
+    cases = [
         ("--protocol", "hard", "--evaluate.augment", "randaugment"),
         ("--protocol", "cvdd", "--relabel.micro_batch", "4"),
         ("--protocol", "hard", "--config", "more.yaml"),
-    ],
-)
-def test_options_that_need_the_protocol_are_checked_with_it(words, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "more.yaml").write_text("evaluate: {augment: randaugment}\n")
-    made = configured("imagenette", *words)
-    assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
+    ]
+    for words in cases:
+        with subtests.test(words=words):
+            monkeypatch.chdir(tmp_path)
+            (tmp_path / "more.yaml").write_text("evaluate: {augment: randaugment}\n")
+            made = configured("imagenette", *words)
+            assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
 
 
-def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
+def test_protocol_follows_the_set_of_a_file(tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(to_yaml(recipe("tiny-imagenet")))
     (tmp_path / "set.yaml").write_text("recipe: tiny-imagenet\n")
@@ -257,7 +255,7 @@ def test_saved_configuration_brings_the_set_that_a_protocol_follows(tmp_path):
     assert configured("--config", str(saved)) == recipe("tiny-imagenet")
 
 
-def test_comparison_trains_students_at_their_rates_for_each_size():
+def test_comparison_takes_rates_of_each_size():
     words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
     params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params
     config = configure(params | {"ipc": numbers(params["ipc"])[0]})
@@ -266,7 +264,7 @@ def test_comparison_trains_students_at_their_rates_for_each_size():
     assert (ten.lr, ten.cosine_stretch, ten.rates) == (5e-4, 1.0, ("resnet50=0.001:1",))
 
 
-def test_options_are_laid_over_a_protocol_and_the_name_says_so():
+def test_options_over_a_protocol_make_it_inexact():
     made = configured("imagenet-1k", "--protocol", "cvdd", "--evaluate.lr", "0.002")
     assert (made.evaluate.lr, made.relabel.batch_size) == (0.002, 16)
     assert not is_exact(made)
@@ -277,7 +275,7 @@ def test_name_alone_is_no_way_to_choose_a_protocol():
         configured("digits", "--evaluate.protocol", "hard")
 
 
-def test_unknown_protocol_is_refused_with_the_known_ones():
+def test_unknown_protocol_names_the_known_ones():
     with pytest.raises(ConfigError, match="protocol dm: no such protocol; choose from wmdd, "):
         with_protocol(DistillConfig(), "dm")
 
@@ -294,28 +292,26 @@ def test_comparison_applies_a_protocol_to_every_size():
     assert quick == override(plain, {"evaluate.random_real": False})
 
 
-@pytest.mark.parametrize(
-    "field", ["barycenter.ipc", "pretrain.epochs", "evaluate.seeds", "relabel.epochs", "data.path"]
-)
-def test_method_cannot_have_what_all_share_in_its_own_way(field):
-    with pytest.raises(ConfigError, match=rf"--set wmdd:{field}: is the same for all methods"):
-        cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
+def test_options_that_methods_share_are_for_all(subtests):
+    for field in ("barycenter.ipc", "pretrain.epochs", "evaluate.seeds", "relabel.epochs", "data.path"):
+        line = rf"--set wmdd:{field}: is the same for all methods"
+        with subtests.test(field=field), pytest.raises(ConfigError, match=line):
+            cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_hash_of_hard_labels_ignores_soft_options(subtests):
+    cases = [
         {"evaluate.temperature": 3.0},
         {"evaluate.loss": "mse"},
         {"evaluate.ce_weight": 0.5},
         {"relabel.bn": "batch"},
         {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
-    ],
-)
-def test_what_is_about_soft_labels_is_no_part_of_the_hash_of_hard_ones(changes):
-    soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
-    assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
-    assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
+    ]
+    for changes in cases:
+        with subtests.test(changes=changes):
+            soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
+            assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
+            assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
 
 
 def test_views_of_hard_labels_are_part_of_their_hash():
@@ -324,12 +320,13 @@ def test_views_of_hard_labels_are_part_of_their_hash():
         assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")
 
 
-def test_options_about_soft_labels_train_no_student_of_hard_ones_again(tmp_path):
+def test_soft_options_rerun_no_hard_label_student(tmp_path):
     store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
     changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
     assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
 
 
-@pytest.mark.parametrize("text", ["none", ""])
-def test_list_of_names_can_be_emptied(text):
-    assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")
+def test_list_of_names_can_be_emptied(subtests):
+    for text in ["none", ""]:
+        with subtests.test(text=text):
+            assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")

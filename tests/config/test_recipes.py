@@ -11,21 +11,21 @@ from wmdd.method.artifacts import DistilledClass
 from wmdd.stages.evaluate import StudentResult
 
 
-@pytest.mark.parametrize(
-    ("name", "bn_weight", "lr"), [("imagenette", 10, 0.25), ("tiny-imagenet-224", 500, 0.1), ("imagenet-1k", 100, 0.25)]
-)
-def test_released_recipes_keep_the_published_values(name, bn_weight, lr):
-    config = recipe(name)
-    assert (config.recover.bn_weight, config.recover.lr) == (bn_weight, lr)
-    assert (config.recover.init, config.recover.iterations, config.relabel.epochs) == ("noise", 2000, 300)
-    assert (config.recover.ce_weight, config.recover.feature_weight, config.evaluate.temperature) == (1, 10, 20)
+def test_released_recipes_keep_the_published_values(subtests):
+    cases = [("imagenette", 10, 0.25), ("tiny-imagenet-224", 500, 0.1), ("imagenet-1k", 100, 0.25)]
+    for name, bn_weight, lr in cases:
+        with subtests.test(name=name):
+            config = recipe(name)
+            assert (config.recover.bn_weight, config.recover.lr) == (bn_weight, lr)
+            assert (config.recover.init, config.recover.iterations, config.relabel.epochs) == ("noise", 2000, 300)
+            assert (config.recover.ce_weight, config.recover.feature_weight, config.evaluate.temperature) == (1, 10, 20)
 
 
 def test_every_recipe_scores_at_least_three_students():
     assert recipe("cifar10").evaluate.seeds >= 3
 
 
-def test_student_keeps_the_classes_that_it_was_scored_on_and_older_files_are_read():
+def test_student_result_keeps_classes_and_old_files():
     made = StudentResult("s", "distilled", 0, 0.5, 0.6, (), "wmdd", "abc", class_names=("cat", "dog"))
     data = made.to_files()
     assert StudentResult.from_files(SimpleNamespace(read=data.__getitem__)) == made

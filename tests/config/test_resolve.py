@@ -39,7 +39,7 @@ def test_file_names_recipe_method_and_protocol():
     assert file(to_yaml(recipe("digits"))).is_whole
 
 
-def test_mistakes_of_options_are_listed_and_those_of_files_named():
+def test_mistakes_name_their_options_or_their_file():
     with pytest.raises(ConfigError) as caught:
         resolve("digits", options={"recover.lr": "x", "recover.flip": "maybe"})
     assert [mistake[:2] for mistake in caught.value.mistakes] == [("recover.lr", "'x'"), ("recover.flip", "'maybe'")]

@@ -22,21 +22,20 @@ def configured(*words):
     return configure(command.make_context("distill", list(words)).params)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
+def test_config_of_a_run_is_enough_to_run_it_again(subtests):
+    cases = [
         ("digits", "--ipc", "3"),
         ("digits", "--method", "cda", "--recover.curriculum_share", "0.5"),
         ("cifar10", "--protocol", "edc", "--evaluate.lr", "0.01", "--data.path", "s3://b/x"),
         ("digits", "--debug"),
-    ],
-)
-def test_configuration_of_a_run_names_recipe_method_and_protocol(words):
-    config = configured(*words)
-    Path("config.yaml").write_text(to_yaml(config))
-    assert configured("--config", "config.yaml") == config
-    assert configured(words[0], "--config", "config.yaml") == config
-    assert configured("--config", "config.yaml", "--seed", "7") == override(config, {"seed": 7})
+    ]
+    for words in cases:
+        with subtests.test(words=words):
+            config = configured(*words)
+            Path("config.yaml").write_text(to_yaml(config))
+            assert configured("--config", "config.yaml") == config
+            assert configured(words[0], "--config", "config.yaml") == config
+            assert configured("--config", "config.yaml", "--seed", "7") == override(config, {"seed": 7})
 
 
 def test_configuration_made_in_python_needs_no_recipe():
@@ -45,7 +44,7 @@ def test_configuration_made_in_python_needs_no_recipe():
     assert configured("--config", "config.yaml") == config
 
 
-def test_file_of_no_recipe_is_laid_over_the_one_that_is_given():
+def test_file_without_recipe_lies_over_the_given_one():
     Path("part.yaml").write_text("recipe: custom\nseed: 3\n")
     assert configured("digits", "--config", "part.yaml").seed == 3
     Path("part.yaml").write_text("recipe: none-such\n")
@@ -53,15 +52,14 @@ def test_file_of_no_recipe_is_laid_over_the_one_that_is_given():
         configured("nope", "--config", "part.yaml")
 
 
-def test_partial_file_that_names_a_method_or_protocol_gets_its_options():
+def test_partial_file_gets_options_of_names_in_it():
     Path("part.yaml").write_text("recipe: digits\nmethod: sre2l\nevaluate: {protocol: rded}\nrecover: {lr: 0.7}\n")
     made = configured("--config", "part.yaml")
     assert made == configured("digits", "--method", "sre2l", "--protocol", "rded", "--recover.lr", "0.7")
 
 
-@pytest.mark.parametrize(
-    ("text", "words", "line"),
-    [
+def test_file_and_words_that_disagree_are_answered(subtests, capsys):
+    cases = [
         ("recipe: digits", ("cifar10",), "--config c.yaml: is of recipe digits, not cifar10; leave RECIPE cifar10 out"),
         ("recipe: digits-debug", ("cifar10",), "--config c.yaml: is of recipe digits, not cifar10"),
         ("seed: 3", (), "--config c.yaml: names no recipe; give a RECIPE"),
@@ -76,19 +74,19 @@ def test_partial_file_that_names_a_method_or_protocol_gets_its_options():
         ("{recipe: digits, evaluate: {protocol: edc}}", ("--protocol", "cda"), "--protocol cda: --config c.yaml is of"),
         ("{recipe: digits, method: dm}", (), "--config c.yaml: method='dm'"),
         ("recipe: [", (), "--config c.yaml: not YAML: line 1: "),
-    ],
-)
-def test_file_and_words_that_disagree_are_answered(capsys, text, words, line):
-    Path("c.yaml").write_text(text)
-    for command in ("distill", "plan", "compare", "rank", "tune"):
-        if command == "compare" and "--method" in words:
-            continue
-        with pytest.raises(SystemExit) as caught:
-            main([command, *words, "--config", "c.yaml"])
-        said = capsys.readouterr().err
-        assert (caught.value.code, said.count("\n")) == (2, 1), said
-        assert said.startswith(f"wmdd: {line}")
-    assert not Path("runs").exists()
+    ]
+    for text, words, line in cases:
+        with subtests.test(text=text):
+            Path("c.yaml").write_text(text)
+            for command in ("distill", "plan", "compare", "rank", "tune"):
+                if command == "compare" and "--method" in words:
+                    continue
+                with pytest.raises(SystemExit) as caught:
+                    main([command, *words, "--config", "c.yaml"])
+                said = capsys.readouterr().err
+                assert (caught.value.code, said.count("\n")) == (2, 1), said
+                assert said.startswith(f"wmdd: {line}")
+            assert not Path("runs").exists()
 
 
 def test_command_without_recipe_and_file_asks_for_one(capsys):
