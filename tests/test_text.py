@@ -20,7 +20,7 @@ from wmdd.process.home import expand_home
 from wmdd.process.terminal import LineFormatter, Terminal, full_path
 from wmdd.storage.filesystem import open_fs
 from wmdd.storage.store import absolute_url
-from wmdd.text import SPELL, counted, escape_markdown, escape_tex, near_names, on_a_page, printable, unknown
+from wmdd.text import SPELL, counted, escape_markdown, escape_tex, near_names, on_a_page, one_line, printable, unknown
 
 ODD = [
     "exp[lr=0.1]",
@@ -33,6 +33,11 @@ ODD = [
     "10.5 True",
     "café 猫",
 ]
+
+
+def test_error_is_text_in_one_line():
+    assert one_line(OSError("a\n  b ")) == "a b"
+    assert one_line(KeyError()) == "KeyError"
 
 
 def test_unknown_name_is_answered_with_what_there_is():

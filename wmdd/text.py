@@ -64,6 +64,11 @@ def escape_tex(text: str) -> str:
     return escaped.replace("±", r"$\pm$")
 
 
+def one_line(text: object) -> str:
+    """Return text, such as that of an error, in one line; the name of an error's type if it has none."""
+    return " ".join(str(text).split()) or type(text).__name__
+
+
 def counted(count: int, one: str, many: str) -> str:
     """Return a count with what follows it: the first words for 1, the others for every other number."""
     return f"{count:,} {one if count == 1 else many}"

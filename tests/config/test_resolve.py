@@ -2,7 +2,7 @@
 
 import pytest
 
-from wmdd.config.distill import DistillConfig, changes_in, override, to_yaml
+from wmdd.config.distill import changes_in, override, to_yaml
 from wmdd.config.methods import with_method
 from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import recipe
@@ -48,19 +48,16 @@ def test_mistakes_name_their_options_or_their_file():
     assert not caught.value.mistakes
 
 
-def test_unknown_name_is_answered_with_the_nearest():
-    for call, line in {
-        lambda: resolve("cifar"): r"^recipe cifar: no such recipe; choose from digits, .*; did you mean cifar10 or ",
-        lambda: resolve("digits", "sre2"): r"^method sre2: no such method; .*; did you mean sre2l\?$",
-        lambda: resolve("digits", protocol="dm"): "^protocol dm: no such protocol; choose from [a-z0-9, ]+$",
-        lambda: resolve("digits", file=file("recipe: cifar-10")): (
-            r"^--config c\.yaml: recipe cifar-10: no such .*; or leave that line out, RECIPE digits is given$"
+def test_unknown_name_is_answered_with_the_nearest(subtests):
+    cases = [
+        (("cifar",), r"^recipe cifar: no such recipe; choose from digits, .*; did you mean cifar10 or "),
+        (("digits", "sre2"), r"^method sre2: no such method; choose from wmdd, .*; did you mean sre2l\?$"),
+        (("digits", None, "dm"), "^protocol dm: no such protocol; choose from wmdd, [a-z0-9, ]+$"),
+        (
+            ("digits", None, None, file("recipe: cifar-10")),
+            r"^--config c\.yaml: recipe cifar-10: no such .*; or leave that line out, RECIPE digits is given$",
         ),
-    }.items():
-        with pytest.raises(ConfigError, match=line):
-            call()
-
-
-def test_configuration_made_in_python_brings_its_name():
-    config = DistillConfig(recipe="mine", seed=7)
-    assert resolve(None, file=file(to_yaml(config))) == config
+    ]
+    for layers, line in cases:
+        with subtests.test(layers=layers), pytest.raises(ConfigError, match=line):
+            resolve(*layers)

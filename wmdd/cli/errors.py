@@ -15,7 +15,7 @@ from wmdd.cli.types import name_of
 from wmdd.config.callers import command_line
 from wmdd.errors import ConfigError, DataError, WmddError
 from wmdd.process import interruptions
-from wmdd.text import printable
+from wmdd.text import one_line, printable
 
 _KEPT = ". What was finished is kept: the same command goes on from there"
 _AFTER = dict.fromkeys(("distill", "plan", "tune", "compare", "rank"), _KEPT) | {  # an interruption
@@ -76,7 +76,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _mistake(error: click.ClickException) -> str:
-    text = " ".join(error.format_message().split())
+    text = one_line(error.format_message())
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{name_of(error.param)}: is missing; give one"
     if isinstance(error, click.BadParameter) and error.param is not None:

@@ -6,6 +6,8 @@ import difflib
 
 import click
 
+from wmdd.text import one_line
+
 RUN_SH = {
     "-p": "nothing: a teacher is trained unless the store has it",
     "-x": "--run URL",
@@ -86,7 +88,7 @@ def answer(error: click.ClickException) -> str | None:
         return f"No such option '{option}'. For {option} of {where} write {here}."
     # A section's name makes options alike that are not: of --tune.final only the last part is compared.
     near = [name for name in error.possibilities or () if _alike(option, name)]
-    return " ".join(click.NoSuchOption(option, possibilities=near).format_message().split())
+    return one_line(click.NoSuchOption(option, possibilities=near).format_message())
 
 
 def _alike(given: str, option: str) -> bool:

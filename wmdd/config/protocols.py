@@ -208,7 +208,7 @@ _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
         "batches of 16 (ImageNette: 10), labels by the batch's own statistics in two parts; rates by size and student",
         _cvdd,
     ),
-    "fadrm": ("as cvdd with rates of its own, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
+    "fadrm": ("as cvdd with other rates, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
     "hard": (
         "class names alone: cross-entropy on random crops, no teacher",
         lambda config: {"evaluate.labels": "hard", "relabel.mix": "none"},

@@ -152,10 +152,8 @@ def as_config(config: object) -> DistillConfig:
     if isinstance(config, str):
         return recipe(config)
     if not isinstance(config, DistillConfig):
-        kind = type(config).__name__
-        raise ConfigError(
-            f"config: is of type {kind}; give a recipe's name, or a DistillConfig, as recipe() returns it"
-        )
+        given = f"config: is of type {type(config).__name__}"
+        raise ConfigError(f"{given}; give a recipe's name, or a DistillConfig, as recipe() returns it")
     return config
 
 

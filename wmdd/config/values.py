@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from wmdd.errors import ConfigError
+from wmdd.text import one_line
 
 _NULLS = ("", "~", "null", "Null", "NULL")
 _INFINITE = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
@@ -68,7 +69,7 @@ def load_yaml(text: str) -> dict[str, Any]:
 
 
 def _problem(exc: yaml.YAMLError) -> str:
-    text = getattr(exc, "problem", None) or " ".join(str(exc).split())
+    text = getattr(exc, "problem", None) or one_line(exc)
     if "'\\t'" in text:
         text = "it is indented with a tab; use spaces"
     elif getattr(exc, "context", None):
