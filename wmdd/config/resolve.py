@@ -81,13 +81,20 @@ def resolve(
     config = base_of(recipe, method, file)
     name = _agreed("evaluate.protocol", protocol, file, protocols())
     if name and (protocol or not (file and file.is_whole)):
-        # What it sets depends on the set, the students and the images per class, wherever these are given.
-        asked = over(with_protocol(config, name))
-        students = config.evaluate.model_copy(update={"students": asked.evaluate.students})
-        parts = {"recipe": asked.recipe, "data": asked.data, "barycenter": asked.barycenter, "evaluate": students}
-        named = with_protocol(config.model_copy(update=parts), name)
-        config = config.model_copy(update={"relabel": named.relabel, "evaluate": named.evaluate})
+        config = under_protocol(config, name, over(with_protocol(config, name)))
     return over(config)
+
+
+def under_protocol(config: DistillConfig, name: str, target: DistillConfig) -> DistillConfig:
+    """Return a configuration with a protocol's settings for the set, the students and the images per class of another.
+
+    Args:
+        target: the configuration with all layers, of which any may say what the protocol's settings depend on.
+    """
+    students = config.evaluate.model_copy(update={"students": target.evaluate.students})
+    parts = {"recipe": target.recipe, "data": target.data, "barycenter": target.barycenter, "evaluate": students}
+    named = with_protocol(config.model_copy(update=parts), name)
+    return config.model_copy(update={"relabel": named.relabel, "evaluate": named.evaluate})
 
 
 def base_of(recipe: DistillConfig | str | None, method: str | None, file: ConfigFile | None) -> DistillConfig:

@@ -10,8 +10,8 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig, override, section_names, to_yaml
 from wmdd.config.methods import with_method
-from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import DEBUG, recipe, recipes
+from wmdd.config.resolve import under_protocol
 from wmdd.errors import ConfigError
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file
@@ -186,12 +186,10 @@ def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
 
 
 def _under_protocol(base: DistillConfig, config: DistillConfig) -> DistillConfig:
-    """Lay a protocol over a recipe; what it sets depends on set, students and images per class."""
-    students = base.evaluate.model_copy(update={"students": config.evaluate.students})
-    parts = {"recipe": config.recipe, "data": config.data, "barycenter": config.barycenter, "evaluate": students}
-    made = with_protocol(base.model_copy(update=parts), config.evaluate.protocol)
-    evaluate = made.evaluate.model_copy(update={"students": base.evaluate.students})
-    return base.model_copy(update={"relabel": made.relabel, "evaluate": evaluate})
+    """Return a recipe with a configuration's protocol laid over it."""
+    named = under_protocol(base, config.evaluate.protocol, config)
+    evaluate = named.evaluate.model_copy(update={"students": base.evaluate.students})
+    return named.model_copy(update={"evaluate": evaluate})
 
 
 def _shown(value: Any) -> str:
