@@ -76,6 +76,7 @@ class ConfigCommand(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options of the command itself, then those of each section."""
+        ctx.meta.setdefault(_DEFAULTS, self._sections(DistillConfig()))
         rows: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)

@@ -27,7 +27,11 @@ from wmdd.process.terminal import LineFormatter, prepare_streams
 
 
 class _Commands(click.Group):
-    """Leaves the line of an interruption to the command; click would write an empty one first."""
+    """Lists the commands as they were added, and leaves the line of an interruption to the command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that is named."""
@@ -36,7 +40,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt as exc:
             if sys.stderr.isatty():
                 click.echo(err=True)  # after the terminal's own ^C
-            raise click.Abort from exc
+            raise click.Abort from exc  # click would write an empty line before it
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
