@@ -63,13 +63,7 @@ class DistillConfig(Section):
         return did_you_mean(near)
 
 
-def parse_config(values: dict[str, Any]) -> DistillConfig:
-    """Build a configuration from nested plain values.
-
-    Raises:
-        ConfigError: one line per mistake, naming option, value and what is allowed.
-    """
-    return DistillConfig.checked(values)
+parse_config = DistillConfig.checked  # a configuration from nested plain values
 
 
 def _fields(section: str) -> dict[str, Any]:
