@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, as_typed, check_cluster, common, configure, file_of
+from wmdd.cli.progress import shown_on
 from wmdd.config.distill import DistillConfig, field_type, override
 from wmdd.config.methods import methods as known_methods
 from wmdd.config.methods import own_options, with_method
@@ -60,21 +61,11 @@ def compare(
     _refuse_dropped(config, base_of(params["recipe_name"], None, file_of(params)), chosen, changes)
     check_cluster(executor, config, params)
     from wmdd.commands.compare import compare as run
-    from wmdd.engine.console import ConsoleListener, show_index
 
     console = Terminal()
-    with ConsoleListener(console) as listener:
-        result = run(
-            config,
-            chosen,
-            ipcs or [config.barycenter.ipc],
-            changes=changes,
-            run=run_url,
-            store=store,
-            executor=executor,
-            listener=listener,
-            status=show_index(console),
-        )
+    sizes = ipcs or [config.barycenter.ipc]
+    with shown_on(console) as reports:
+        result = run(config, chosen, sizes, changes=changes, run=run_url, store=store, executor=executor, **reports)
     console.print(_table(result.facts))
     names = "compare.json, compare.md, compare.tex, compare.png"
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, UNTIL, check_cluster, common, configure
+from wmdd.cli.progress import shown_on
 from wmdd.process.terminal import Terminal
 
 
@@ -25,19 +26,10 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
     config = configure(params)
     check_cluster(executor, config, params)
     from wmdd.commands.distill import distill as run  # takes seconds, which a mistyped option does not wait for
-    from wmdd.engine.console import ConsoleListener, show_index
 
     console = Terminal()
-    with ConsoleListener(console) as listener:
-        result = run(
-            config,
-            run=run_url,
-            store=store,
-            executor=executor,
-            listener=listener,
-            status=show_index(console),
-            until=until,
-        )
+    with shown_on(console) as reports:
+        result = run(config, run=run_url, store=store, executor=executor, until=until, **reports)
     print_scores(console, result.metrics)
     if "images" not in result.metrics["missing"]:
         console.print(f"images  {result.url}/images/   picture {result.url}/images.png", soft_wrap=True)

@@ -9,6 +9,7 @@ from rich.table import Column, Table
 
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
+from wmdd.cli.progress import shown_on
 from wmdd.cli.types import Number
 from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal
@@ -37,20 +38,10 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
     check_cluster(executor, config, params)
     from wmdd.commands.rank import HEAD, TRAINING_HEAD, caption, cells, training_cells
     from wmdd.commands.rank import rank as run
-    from wmdd.engine.console import ConsoleListener, show_index
 
     console = Terminal()
-    with ConsoleListener(console) as listener:
-        result = run(
-            config,
-            rates=chosen,
-            weight=weight,
-            run=run_url,
-            store=store,
-            executor=executor,
-            listener=listener,
-            status=show_index(console),
-        )
+    with shown_on(console) as reports:
+        result = run(config, rates=chosen, weight=weight, run=run_url, store=store, executor=executor, **reports)
     for head, rows, title in (
         (HEAD, cells(result.facts), caption(result.facts)),
         (TRAINING_HEAD, training_cells(result.facts), "how each was trained"),

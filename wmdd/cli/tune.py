@@ -11,6 +11,7 @@ import click
 from tuning.config import TuneConfig
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, as_typed, check_address, common, configure
+from wmdd.cli.progress import shown_on
 from wmdd.cli.types import shown
 from wmdd.config.distill import DistillConfig, override
 from wmdd.errors import ConfigError, WmddError
@@ -71,12 +72,11 @@ def _search(config: DistillConfig, options: TuneConfig, run_url: str | None, sto
         from tuning.search import search
     except ImportError as exc:
         raise WmddError(f"Ray Tune or Optuna is not installed ({exc}); pip install 'wmdd[tune]'") from exc
-    from wmdd.engine.console import ConsoleListener, show_index
 
     console = Terminal()
     write = functools.partial(console.print, soft_wrap=True)
-    with ConsoleListener(console) as listener:
-        outcome = search(config, options, run=run_url, store=store, listener=listener, status=show_index(console))
+    with shown_on(console) as reports:
+        outcome = search(config, options, run=run_url, store=store, **reports)
     winner = outcome.winner
     setting = ", ".join(f"{field}: {value}" for field, value in winner.values.items())
     write(f"winner  {setting}   top-1 {winner.score:.1%} ± {winner.spread:.1%} on held-out training images")
