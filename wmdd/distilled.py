@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, overload
@@ -16,6 +15,7 @@ from torch.utils.data import Dataset
 
 from wmdd.config.callers import names_arguments
 from wmdd.data.decoding.pixels import png, to_image, to_tensor
+from wmdd.data.hf_parquet import encoded_images, image_table, parquet_class_names
 from wmdd.errors import SHOWN, ArtifactError, StorageError
 from wmdd.method.artifacts import DistilledClass
 from wmdd.storage.filesystem import entries, explain, open_fs, read
@@ -24,27 +24,14 @@ from wmdd.text import printable
 
 
 def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) -> pa.Table:
-    """Write classes in the layout of Hugging Face `datasets`: lossless PNG bytes, label, weight and class name."""
+    """Return classes in the schema of Hugging Face `datasets`: lossless PNG bytes, label, class name and weight."""
     rows = [(item, place) for item in classes for place in range(len(item.images))]
-    images = [
-        {"bytes": png(to_image(item.images[place])), "path": f"{item.class_id:05d}-{place:05d}.png"}
-        for item, place in rows
-    ]
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"names": list(class_names), "_type": "ClassLabel"},
-        "class_name": {"dtype": "string", "_type": "Value"},
-        "weight": {"dtype": "float32", "_type": "Value"},
+    values: dict[str, tuple[str, list[Any]]] = {
+        "class_name": ("string", [class_names[item.class_id] for item, _ in rows]),
+        "weight": ("float32", [float(item.mass[place]) for item, place in rows]),
     }
-    table = pa.table(
-        {
-            "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            "label": pa.array([item.class_id for item, _ in rows], pa.int64()),
-            "class_name": pa.array([class_names[item.class_id] for item, _ in rows]),
-            "weight": pa.array([float(item.mass[place]) for item, place in rows], pa.float32()),
-        }
-    )
-    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    images = ((png(to_image(item.images[place])), f"{item.class_id:05d}-{place:05d}.png") for item, place in rows)
+    return image_table(images, [item.class_id for item, _ in rows], class_names, values)
 
 
 class DistilledImages(Dataset[tuple[Any, int]]):
@@ -127,12 +114,12 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
             f"{run}/images holds no Parquet file; give the folder of a wmdd distill run that is finished, or that made "
             "its images (--until recover)"
         )
-    names = json.loads(tables[0].schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
-    encoded = [row["bytes"] for table in tables for row in table.column("image").to_pylist()]
+    names = parquet_class_names(tables[0].schema, "label") or ()
+    encoded = [data for table in tables for data in encoded_images(table.column("image")) if data is not None]
     images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
     labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
     weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
-    return DistilledImages(images, labels, weights, tuple(names), transform, run)
+    return DistilledImages(images, labels, weights, names, transform, run)
 
 
 def _table(path: str, data: bytes) -> pa.Table:

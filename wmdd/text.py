@@ -74,6 +74,15 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
+def one_line(error: object, length: int | None = None) -> str:
+    """Return an error's text in one line, or its type if it has none.
+
+    Args:
+        length: of the line, in characters; None for all of the text.
+    """
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
 def near_names(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return the names that a wrong one may stand for, the nearest first; none if none is near.
 

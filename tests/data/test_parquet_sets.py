@@ -13,7 +13,7 @@ from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import load_native_uint8
 from wmdd.data.index import build_index
-from wmdd.data.layouts.hf_parquet import parquet_splits
+from wmdd.data.layouts.parquet_splits import parquet_splits
 from wmdd.data.layouts.split_names import same_name
 from wmdd.data.load_index import load_index
 from wmdd.data.set_notes import class_notes

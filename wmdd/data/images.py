@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding.decoder import decode
 from wmdd.data.decoding.pixels import evaluation_crop, to_tensor
+from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
-from wmdd.data.layouts.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import builtin_images
 from wmdd.errors import ChangedError, DataError, StorageError

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding.decoder import read_header
 from wmdd.data.decoding.faults import REPLACE, unread
+from wmdd.data.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
 from wmdd.data.layouts.classes import choose, class_folders, refuse_unknown
-from wmdd.data.layouts.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
 from wmdd.data.layouts.parquet_labels import read_labels, unlabelled_row
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import Listing, builtin_images, list_files

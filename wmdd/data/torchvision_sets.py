@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from wmdd.data.decoding.decoder import turned
 from wmdd.data.decoding.pixels import png
+from wmdd.data.hf_parquet import image_table
 from wmdd.errors import DataError
 from wmdd.text import near_names
 
@@ -198,24 +199,15 @@ def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None
 def _tables(
     images: Any, names: list[str], on_progress: Callable[[int, int], None], upright: bool
 ) -> Iterator[pa.Table]:
-    """Give row groups of at most `ROWS` images, fewer where these are large."""
-    rows, size = list[tuple[dict[str, Any], int]](), 0
+    """Yield row groups of at most `ROWS` images, fewer if these are large."""
+    files, labels, size = list[tuple[bytes, str]](), list[int](), 0
     for place in range(len(images)):
         image, label = images[place]
         encoded = png(turned(image) if upright else image)
-        rows.append(({"bytes": encoded, "path": f"{place:08d}.png"}, int(label)))
+        files.append((encoded, f"{place:08d}.png"))
+        labels.append(int(label))
         size += len(encoded)
-        if len(rows) == ROWS or size >= ROW_GROUP_BYTES or place == len(images) - 1:
-            yield _table(rows, names)
+        if len(files) == ROWS or size >= ROW_GROUP_BYTES or place == len(images) - 1:
+            yield image_table(files, labels, names)
             on_progress(place + 1, len(images))
-            rows, size = [], 0
-
-
-def _table(rows: list[tuple[dict[str, Any], int]], names: list[str]) -> pa.Table:
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    images, labels = zip(*rows, strict=True)
-    columns = {
-        "image": pa.array(images, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        "label": pa.array(labels, pa.int64()),
-    }
-    return pa.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+            files, labels, size = [], [], 0

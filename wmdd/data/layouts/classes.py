@@ -7,7 +7,7 @@ import posixpath
 import re
 from typing import Any
 
-from wmdd.data.layouts.hf_parquet import open_parquet, parquet_class_names, parquet_columns
+from wmdd.data.hf_parquet import open_parquet, parquet_class_names, parquet_columns
 from wmdd.data.layouts.set_files import is_junk_folder, open_file_system
 from wmdd.data.layouts.sources import Listing, builtin_images
 from wmdd.data.layouts.split_names import same_form

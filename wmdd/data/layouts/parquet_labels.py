@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wmdd.data.decoding.faults import REPLACE
-from wmdd.data.layouts.hf_parquet import holds_text, open_parquet, parquet_class_names, parquet_columns
+from wmdd.data.hf_parquet import holds_text, open_parquet, parquet_class_names, parquet_columns
 from wmdd.data.layouts.split_names import matched, spelling_note, twice
 from wmdd.errors import DataError
 

@@ -15,11 +15,12 @@ import numpy as np
 
 from wmdd.data.decoding.faults import unlisted
 from wmdd.data.decoding.pixels import png
+from wmdd.data.hf_parquet import is_parquet
 from wmdd.data.layouts.annotations import read_annotations
 from wmdd.data.layouts.companions import companion_notes
 from wmdd.data.layouts.folder_tree import Folders, some
-from wmdd.data.layouts.hf_parquet import is_parquet, parquet_decides, parquet_splits
 from wmdd.data.layouts.other_formats import refuse_other_format
+from wmdd.data.layouts.parquet_splits import parquet_decides, parquet_splits
 from wmdd.data.layouts.recognise import Layout, recognise
 from wmdd.data.layouts.set_files import (
     find_files,
