@@ -20,7 +20,8 @@ from benchmarks.gpu.device import Trace, open_runtime
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import DistillConfig, override
-from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.index import DatasetIndex
+from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output

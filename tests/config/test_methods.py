@@ -12,8 +12,9 @@ from wmdd.commands.rank import Ranking
 from wmdd.config.distill import from_yaml, override, to_yaml
 from wmdd.config.methods import methods, with_method
 from wmdd.config.recipes import recipe
-from wmdd.data.index import build_index, hold_out
+from wmdd.data.index import hold_out
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
 from wmdd.errors import ConfigError

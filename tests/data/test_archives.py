@@ -12,8 +12,8 @@ from fsspec.archive import AbstractArchiveFileSystem
 from image_files import png, refusal
 
 from wmdd.data.images import StreamedImages, read_encoded
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.errors import DataError
 
 IMAGES = {

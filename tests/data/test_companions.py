@@ -3,9 +3,9 @@
 import pytest
 from image_files import folder
 
-from wmdd.data.index import build_index
 from wmdd.data.layouts.companions import companion_notes
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 
 NUMBERS = range(4)
 

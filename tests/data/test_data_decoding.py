@@ -10,7 +10,7 @@ from PIL import Image
 from wmdd.data.decoding import decoder as decoding
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.images import load_uint8
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 
 BIG = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8))
 

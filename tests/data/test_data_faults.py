@@ -12,8 +12,8 @@ from PIL import Image, PngImagePlugin
 
 from wmdd.data.decoding.decoder import read_header
 from wmdd.data.decoding.faults import unread
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import open_file_system
+from wmdd.data.scan import build_index
 
 
 def with_long_text():

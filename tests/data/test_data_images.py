@@ -23,7 +23,8 @@ from wmdd.data.batches import in_one_line
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
-from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
+from wmdd.data.index import DatasetIndex, hold_out, limit
+from wmdd.data.scan import build_index
 from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.storage.parquet import read_table
 

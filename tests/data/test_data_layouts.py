@@ -13,9 +13,10 @@ from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs,
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import load_native_uint8, read_encoded
-from wmdd.data.index import build_index, limit, listing_signature
+from wmdd.data.index import limit
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.errors import DataError
 from wmdd.storage.filesystem import open_fs
 from wmdd.storage.store import ArtifactStore
@@ -36,7 +37,7 @@ def test_locale_that_cannot_read_a_class_folder_is_blamed(tmp_path):
     url = folder(tmp_path / "set", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("a", "b")))
     with pytest.MonkeyPatch.context() as patch:
         # What Python reads for the UTF-8 name café where the locale is ASCII.
-        patch.setattr("wmdd.data.index.class_folders", lambda url, listing: {"a", "caf\udcc3\udca9"})
+        patch.setattr("wmdd.data.scan.class_folders", lambda url, listing: {"a", "caf\udcc3\udca9"})
         message = refusal(lambda: build_index(url))
     assert r"class caf\xc3\xa9: this locale is not UTF-8" in message
     assert "PYTHONUTF8=1" in message
@@ -163,10 +164,10 @@ def test_signature_follows_a_link_to_its_file(tmp_path):
     url = folder(tmp_path / "set", *TWO_CLASSES)
     folder(tmp_path, "real.png")
     (tmp_path / "set/train/a/9.png").symlink_to(tmp_path / "real.png")
-    before = listing_signature(url)
-    assert listing_signature(url) == before
+    before = list_files(url).signature
+    assert list_files(url).signature == before
     os.utime(tmp_path / "real.png", (1, 1))
-    assert listing_signature(url) != before
+    assert list_files(url).signature != before
 
 
 def test_folder_of_sets_is_no_set(tmp_path):
@@ -363,4 +364,4 @@ def test_no_validation_split_and_nothing_to_hold_out_is_refused(tmp_path):
 
 
 def test_unknown_builtin_set_is_refused_before_it_is_listed():
-    assert "there is builtin:digits" in refusal(lambda: listing_signature("builtin:letters"))
+    assert "there is builtin:digits" in refusal(lambda: list_files("builtin:letters"))

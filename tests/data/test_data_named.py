@@ -12,9 +12,9 @@ from wmdd.config.distill import override, parse_config
 from wmdd.config.recipes import recipe
 from wmdd.data.imagenet_subsets import subset_classes
 from wmdd.data.images import load_native_uint8
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.data.torchvision_sets import from_torchvision
 from wmdd.engine.board import Board
 from wmdd.engine.plan import make_plan

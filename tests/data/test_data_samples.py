@@ -15,8 +15,9 @@ from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.images import StreamedImages, load_uint8
-from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.data.set_notes import pixel_notes
 from wmdd.engine.plan import make_plan
 from wmdd.errors import ConfigError, DataError

@@ -19,8 +19,9 @@ from wmdd.data.decoding import pixels
 from wmdd.data.decoding.decoder import decode
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.images import StreamedImages, image_name, load_native_uint8, load_uint8, window_shuffle
-from wmdd.data.index import DatasetIndex, build_index
+from wmdd.data.index import DatasetIndex
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.errors import DataError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10"

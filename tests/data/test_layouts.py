@@ -9,10 +9,10 @@ from image_files import folder, parquet, png, refusal
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.layouts.split_names import split_role
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.data.set_notes import class_notes, describe_classes, double_notes
 from wmdd.storage.store import ArtifactStore
 

@@ -12,10 +12,10 @@ from image_files import HF, folder, parquet, png, refusal, structs, table
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import load_native_uint8
-from wmdd.data.index import build_index
 from wmdd.data.layouts.parquet_splits import parquet_splits
 from wmdd.data.layouts.split_names import same_name
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.data.set_notes import class_notes
 from wmdd.storage.store import ArtifactStore
 

@@ -17,8 +17,8 @@ from wmdd.commands.distill import distill
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import load_uint8
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.engine.run_folder import refuse_in_set
 from wmdd.errors import ConfigError, DataError
 

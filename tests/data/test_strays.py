@@ -6,9 +6,9 @@ import pytest
 from image_files import folder, png, refusal, saved
 
 from wmdd.data.decoding.faults import begins_as_image
-from wmdd.data.index import build_index
 from wmdd.data.layouts import set_files
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.storage import filesystem as files
 
 CLASSES = ("cat", "dog")

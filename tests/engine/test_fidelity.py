@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from wmdd.config.distill import override
 from wmdd.config.fidelity import WHOLE, Fidelity
-from wmdd.data.index import build_index, hold_out
+from wmdd.data.index import hold_out
 from wmdd.data.load_index import load_index
+from wmdd.data.scan import build_index
 from wmdd.engine.config_file import read_config
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import LocalExecutor, load_value, run_plan

@@ -11,7 +11,7 @@ from wmdd.commands.export import export
 from wmdd.config.distill import STAGE_NAMES, override
 from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.distilled import load_distilled
 from wmdd.engine.plan import plan_from
 from wmdd.engine.until import cut

@@ -12,7 +12,7 @@ from image_files import folder
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import RecoverConfig, RuntimeConfig
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.recovery import Paused, Recovered, recover_images
 from wmdd.outputs import Output, Snapshot

@@ -7,7 +7,7 @@ from wmdd.commands.rank import trials
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.config.sections import RelabelConfig, RuntimeConfig
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
 from wmdd.engine.preflight import check, check_weights
 from wmdd.errors import ConfigError

@@ -16,7 +16,7 @@ from image_files import folder
 
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import RuntimeConfig
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.moments import Moments
 from wmdd.method.soft_labels import LabelBlock

@@ -18,7 +18,7 @@ from image_files import TWO_CLASSES, folder
 from PIL import Image
 
 from wmdd.data.batches import Geometry, class_images
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.errors import ArtifactError, ConfigError, DataError, StorageError
 from wmdd.storage.filesystem import again, open_fs
 from wmdd.storage.store import ArtifactRef, ArtifactStore

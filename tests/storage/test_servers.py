@@ -25,8 +25,8 @@ from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.images import StreamedImages, load_native_uint8
-from wmdd.data.index import build_index
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.engine.run_folder import refuse_in_set
 from wmdd.errors import ConfigError
 from wmdd.method.artifacts import Barycenter

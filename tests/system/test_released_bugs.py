@@ -12,7 +12,7 @@ from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
 from wmdd.config.sections import RecoverConfig, RelabelConfig, RuntimeConfig
 from wmdd.data.decoding.pixels import png, to_image, to_tensor
-from wmdd.data.index import build_index
+from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
 from wmdd.method.losses import feature_loss
 from wmdd.method.moments import Moments

@@ -9,9 +9,10 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig
 from wmdd.data.imagenet_subsets import refuse_whole, subset_classes
-from wmdd.data.index import DatasetIndex, build_index, hold_out, limit
+from wmdd.data.index import DatasetIndex, hold_out, limit
 from wmdd.data.layouts.classes import all_class_names
 from wmdd.data.layouts.sources import list_files
+from wmdd.data.scan import build_index
 from wmdd.data.set_notes import class_notes, double_notes, pixel_notes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError, StorageError
