@@ -152,7 +152,7 @@ def test_google_is_tried_by_us_alone(monkeypatch):
     monkeypatch.setattr(
         arrow_files.arrow, "GcsFileSystem", lambda **given: options.update(given) or SimpleNamespace(type_name="gcs")
     )
-    arrow_files.GoogleFiles()
+    arrow_files.GoogleFiles("bucket")
     assert options["retry_time_limit"].total_seconds() <= 5
 
 

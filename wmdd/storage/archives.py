@@ -1,4 +1,4 @@
-"""Archives as read-only file systems: which are damaged, and whose members are read one at a time."""
+"""Archives as read-only file systems: damaged ones are recognised, members are read one at a time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import fsspec
 from fsspec.archive import AbstractArchiveFileSystem
 
+from wmdd.text import one_line
+
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
 # What bz2 and the readers of compressed files raise without a type of their own.
 _DAMAGED_WORDS = ("Invalid data stream", "end-of-stream marker")
@@ -24,7 +26,7 @@ _one_at_a_time = threading.Lock()
 
 
 class ArchiveError(OSError):
-    """An archive that cannot be read, however often it is tried.
+    """An archive that cannot be read; a retry does not help.
 
     Args:
         remedy: what the user can do.
@@ -51,7 +53,7 @@ def open_archive(url: str) -> tuple[Any, str]:
 
 
 def _list(fs: Any) -> None:
-    """List an archive once: it does so at the first question, and of two threads that ask at once, one sees half."""
+    """List an archive once: it does so at the first call, and of two threads that call at once, one sees half of it."""
     try:
         fs.info("")
     except FileNotFoundError:
@@ -67,7 +69,7 @@ def _list(fs: Any) -> None:
 def members(fs: Any, root: str) -> dict[str, dict[str, Any]] | None:
     """Return all files below a folder of an archive by their paths; None for another file system, or a file.
 
-    To list each of its folders, as elsewhere, would look at every member once for each folder.
+    To list each of its folders, as elsewhere, would iterate over all members once for each folder.
     """
     if not isinstance(fs, AbstractArchiveFileSystem) or fs.info(root)["type"] != "directory":
         return None
@@ -86,7 +88,7 @@ def read_member(fs: Any, path: str, *span: int) -> bytes:
     if not isinstance(fs, AbstractArchiveFileSystem):
         data: bytes = fs.cat_file(path, *span)
         return data
-    # All members of a tar file are read through one handle, whose place another thread would move.
+    # All members of a tar file are read through one handle, whose position another thread would move.
     with _errors_named(), contextlib.nullcontext() if fs.protocol == "zip" else _one_at_a_time:
         data = fs.cat_file(path, *span)
     return data
@@ -97,12 +99,12 @@ def _errors_named() -> Iterator[None]:
     try:
         yield
     except _DAMAGED as exc:
-        raise ArchiveError(f"is damaged: {' '.join(str(exc).split())}") from exc
+        raise ArchiveError(f"is damaged: {one_line(exc)}") from exc
     except NotImplementedError as exc:
-        raise ArchiveError(f"is packed in a way that is not read: {exc}", "unpack it") from exc
+        raise ArchiveError(f"is packed in a way that is not read: {one_line(exc)}", "unpack it") from exc
     except (OSError, EOFError) as exc:
         if any(words in str(exc) for words in _DAMAGED_WORDS):
-            raise ArchiveError(f"is damaged: {exc}") from exc
+            raise ArchiveError(f"is damaged: {one_line(exc)}") from exc
         raise
     except RuntimeError as exc:
         if "password" not in str(exc):

@@ -1,4 +1,4 @@
-"""What a failure of a storage means: whether another try may succeed, and what to tell the user."""
+"""What a failure of a storage means: whether a retry may succeed, and what the user can do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import re
 
 from wmdd.storage.archives import ArchiveError
+from wmdd.text import one_line
 
 FINAL = (
     *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
@@ -14,7 +15,7 @@ FINAL = (
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
-# pyarrow tells what a server answered in words only.
+# pyarrow reports the answer of a server as text only.
 REFUSED = re.compile(
     r"ACCESS_DENIED|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|PERMISSION_DENIED|UNAUTHENTICATED"
     r"|NO_SUCH_BUCKET|NO_SUCH_UPLOAD_BUCKET|HTTP status (301|307|507|(?!408|429)4\d\d)"
@@ -24,31 +25,31 @@ _UNREACHED = re.compile(
     r"|name or service not known|nodename nor servname|no route to host|network is unreachable|NETWORK_CONNECTION"
 )
 _NO_LOGIN = re.compile(r"(?i)OAuth2 access token|no credentials|unable to locate credentials|default credentials")
-# Google's client puts its reasons into each other.
+# Google's client nests its reasons.
 _OF_GOOGLE = re.compile(r"^google::cloud::Status\(|Retry policy exhausted, with a last message of | error_info=.*$")
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether another try may succeed: after a broken connection it may, where room or a right is missing not."""
+    """Whether an error is transient (broken connection) rather than permanent (disk full, permission denied)."""
     if isinstance(error, FINAL) or not isinstance(error, (OSError, EOFError)):
         return type(error).__module__.startswith("aiohttp") and not _is_refused(error)
     return getattr(error, "errno", None) not in FINAL_NUMBERS and not REFUSED.search(str(error))
 
 
 def is_unreached(error: BaseException | None) -> bool:
-    """Whether there was no connection at all."""
+    """Whether the server could not be reached at all."""
     return bool(_UNREACHED.search(str(error)))
 
 
 def words(error: BaseException) -> str:
     """Return an error in one line, without what only its library understands."""
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    text = one_line(getattr(error, "strerror", None) or error)
     text = _OF_GOOGLE.sub("", text).replace("; Details: ", ": ")
     return re.sub(r" The request was not sent, .*? error message was:", "", text) or type(error).__name__
 
 
 def explain(error: BaseException) -> str:
-    """Return in a line why a storage failed, and what to do about it."""
+    """Return why a storage failed, in parentheses, and the remedy."""
     if isinstance(error, ArchiveError):
         return f"({error}); {error.remedy}"
     reason = words(error)
@@ -68,30 +69,30 @@ def explain(error: BaseException) -> str:
 
 
 def as_os_error(error: Exception) -> OSError:
-    """Return what a file system of others raised as an error of the system."""
+    """Return the error of a third-party file system as an OSError."""
     if isinstance(error, OSError):
         return error
     status = getattr(error, "status", None)
     if isinstance(status, int):
-        told = f"HTTP status {status}"
-        return FileNotFoundError(told) if status in (404, 410) else OSError(told)
+        text = f"HTTP status {status}"
+        return FileNotFoundError(text) if status in (404, 410) else OSError(text)
     return OSError(f"{type(error).__name__}: {words(error)}")
 
 
 def behind(error: FileNotFoundError) -> OSError | None:
-    """Return the failure that a file system took for an absent file, as fsspec's of web servers does; None if none."""
+    """Return the failure that a file system reported as an absent file, as fsspec's of web servers does, if any."""
     cause = error.__cause__
     if not (isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")):
         return None
     assert isinstance(cause, Exception)
-    found = as_os_error(cause)
-    return None if isinstance(found, (FileNotFoundError, NotADirectoryError)) else found
+    failure = as_os_error(cause)
+    return None if isinstance(failure, (FileNotFoundError, NotADirectoryError)) else failure
 
 
 def to_install(error: ImportError) -> str:
-    """Return what to do about a file system whose package is missing."""
-    found = re.search(r"(?i)(?:\binstall|requires|no module named) [\"']?([\w-]+)", str(error))
-    return f"pip install {found[1]}" if found else "install its package"
+    """Return the remedy for a file system whose package is missing."""
+    package = re.search(r"(?i)(?:\binstall|requires|no module named) [\"']?([\w-]+)", str(error))
+    return f"pip install {package[1]}" if package else "install its package"
 
 
 def _is_refused(error: BaseException) -> bool:

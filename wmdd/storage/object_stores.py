@@ -1,6 +1,7 @@
-"""Object stores through pyarrow, behind fsspec: the s3fs that a resolver may choose beside other packages is years old.
+"""Object stores through pyarrow, behind fsspec: the s3fs that a resolver chooses among other packages may be years old.
 
-Endpoint, region and credentials come from the environment alone.
+``s3://``: endpoint, region and credentials come from the environment alone (``AWS_ENDPOINT_URL``, ``AWS_REGION``,
+``AWS_ACCESS_KEY_ID``, a profile, or the machine's role). ``gs://``: the application default credentials.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs as arrow
 
-# Our own tries come with jitter and a log line; the SDK's would multiply with them.
+# wmdd retries with jitter and a log line; the retries of the SDK would multiply with these.
 ONE_TRY, ONE_TRY_S = 1, timedelta(seconds=2)
 
 
@@ -21,10 +22,15 @@ class ObjectFiles(ArrowFSWrapper):  # type: ignore[misc]
 
     cachable = False
 
-    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        """Read a file or a part of it.
+    @staticmethod
+    def root_of(url: str) -> str:
+        """Return the path of a URL, bucket and key; a key may hold ? and #, which end the path of other URLs."""
+        return url.partition("://")[2].rstrip("/")
 
-        The wrapper reads 256 KiB at a time, each with a request of its own, and would mix an old and a new object.
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        """Return a file's bytes, or a part of them.
+
+        The wrapper reads 256 KiB with each request, and would mix an old and a new object.
         """
         with self.fs.open_input_file(self._strip_protocol(path)) as file:
             size = file.size()
@@ -35,17 +41,17 @@ class ObjectFiles(ArrowFSWrapper):  # type: ignore[misc]
         return data
 
     def below(self, path: str) -> dict[str, dict[str, Any]]:
-        """List all files below a folder, a thousand with one request."""
-        found = self.fs.get_file_info(arrow.FileSelector(self._strip_protocol(path), recursive=True))
-        entries = [self._make_entry(info) for info in found]
+        """Return all files below a folder by their paths, a thousand with one request."""
+        infos = self.fs.get_file_info(arrow.FileSelector(self._strip_protocol(path), recursive=True))
+        entries = [self._make_entry(info) for info in infos]
         return {entry["name"]: entry for entry in entries if entry["type"] == "file"}
 
 
 class S3Files(ObjectFiles):
-    """Amazon S3 and what speaks its protocol.
+    """Amazon S3, and other servers with its protocol.
 
     Args:
-        bucket: asked for its region when neither the environment nor an endpoint names one.
+        bucket: is asked for its region if the environment names neither region nor endpoint.
     """
 
     protocol = ("s3", "s3a")
@@ -64,9 +70,9 @@ class S3Files(ObjectFiles):
 
 
 class GoogleFiles(ObjectFiles):
-    """Google Cloud Storage, with the application default credentials."""
+    """Google Cloud Storage; all buckets are opened in the same way."""
 
     protocol = ("gs", "gcs")
 
-    def __init__(self) -> None:
+    def __init__(self, bucket: str) -> None:
         super().__init__(arrow.GcsFileSystem(retry_time_limit=ONE_TRY_S))

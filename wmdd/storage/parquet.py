@@ -1,7 +1,7 @@
 """Reading Parquet tables in the calling thread alone.
 
-Arrow's threads give Python's buffers back a little late: one that does so while the process ends, after a refusal say,
-aborts it in place of its exit status. So none may be started: neither those that decode nor those that read ahead.
+Arrow's threads release Python's buffers a little late: one that does so while the process ends, for instance after a
+refusal, aborts it, and its exit status is lost. So none may be started: neither to decode nor to read ahead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 
 def open_table(file: io.RawIOBase | io.BufferedIOBase) -> pq.ParquetFile:
-    """Open a Parquet file.
+    """Return an open Parquet file.
 
     Raises:
         pa.ArrowInvalid: if it is none.
@@ -24,18 +24,18 @@ def open_table(file: io.RawIOBase | io.BufferedIOBase) -> pq.ParquetFile:
 
 
 def read_rows(table: pq.ParquetFile, row_group: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a row group, of all columns or of some."""
+    """Return a row group, with all columns or some."""
     return table.read_row_group(row_group, columns=columns, use_threads=False)
 
 
 def read_table(data: bytes) -> pa.Table:
-    """Read a whole Parquet file."""
+    """Return the table of a whole Parquet file."""
     with open_table(io.BytesIO(data)) as table:
         return table.read(use_threads=False)
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    """Give a column of numbers without nulls; truth values as 0 and 1.
+    """Return a column of numbers without nulls; truth values as 0 and 1.
 
     ``ChunkedArray.to_numpy`` would import pandas where it is installed, for a second in every worker.
     """

@@ -1,4 +1,4 @@
-"""Small files that stand in place of large ones, of tools that keep those elsewhere: images, sets and weights alike."""
+"""Pointer files: small text in place of a large file, left by tools that keep the content elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DVC = re.compile(rb"(\w+:[^\n]*\n)*outs:\r?\n\s*- ")
 
 
 def pointer(data: bytes) -> tuple[str, str] | None:
-    """Return of which tool a pointer is, by its first bytes, and the remedy; None for other files."""
+    """Return what a pointer file is, by its first bytes, and the remedy; None for other files."""
     for beginning, what, remedy in _BEGINNINGS:
         if data.startswith(beginning):
             return what, remedy
@@ -27,7 +27,7 @@ def pointer(data: bytes) -> tuple[str, str] | None:
 
 
 def broken_link(path: str) -> tuple[str, str] | None:
-    """Return to what a link of this machine leads that is not there, and the remedy; None for what is no such link."""
+    """Return what a link to an absent file is, and the remedy; None for any other path of this machine."""
     if not os.path.islink(path) or os.path.exists(path):
         return None
     target = os.readlink(path)

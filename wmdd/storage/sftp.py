@@ -5,8 +5,8 @@ IdentityFile and UserKnownHostsFile are followed, jump hosts are not). Keys come
 ``~/.ssh``; passwords are not asked for. A server must be in ``known_hosts``: connect once with ssh, or ssh-keyscan.
 ``WMDD_SSH_CONFIG`` names another file in place of ``~/.ssh/config``: a mounted secret, say.
 
-Connections are not safe to share between threads (paramiko deadlocks), and do not come back when they break: up to
-four are kept, each lent to one operation at a time, and one that failed is closed.
+Connections are not safe to share between threads (paramiko deadlocks), and do not recover when they break: up to four
+are kept, each used by one operation at a time, and one that failed is closed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import functools
 import io
 import os
+import posixpath
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from urllib.parse import unquote, urlsplit
 
 import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
+
+from wmdd.text import one_line
 
 CONNECTIONS = 4
 CONNECT_S, SILENCE_S, KEEPALIVE_S = 20, 120, 30
@@ -58,7 +61,7 @@ class Connection:
             raise _as_os_error(exc, host) from exc
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with contextlib.suppress(Exception):
             self.client.close()
 
@@ -69,20 +72,20 @@ def _settings(host: str) -> Any:
 
 
 def _as_os_error(exc: Exception, host: str) -> Exception:
-    text = " ".join(str(exc).split())
+    text = one_line(exc)
     if isinstance(exc, paramiko.BadHostKeyException) or "not found in known_hosts" in text:
         return PermissionError(f"{text}; ssh {host} once and compare its key")
     if isinstance(exc, (paramiko.AuthenticationException, paramiko.PasswordRequiredException)):
         return PermissionError(f"{text}; {host} takes none of the keys of the agent, ~/.ssh/config and ~/.ssh")
     if isinstance(exc, (paramiko.SSHException, EOFError)):
-        return ConnectionError(f"{host}: {text or 'the connection broke'}")
+        return ConnectionError(f"{host}: {text if str(exc) else 'the connection broke'}")
     return exc
 
 
-def _lent(method: Callable[..., Any]) -> Callable[..., Any]:
+def _connected(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(self: SFTPFiles, *args: Any, **kwargs: Any) -> Any:
-        with self.turn():
+        with self.connection():
             return method(self, *args, **kwargs)
 
     return run
@@ -98,31 +101,36 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
     protocol = ("sftp", "ssh")
     cachable = False
 
+    @staticmethod
+    def root_of(url: str) -> str:
+        """Return the path of a URL on the server."""
+        return posixpath.normpath(urlsplit(url).path or "/")
+
     def __init__(self, netloc: str) -> None:
         parts = urlsplit(f"sftp://{netloc}")
         user = unquote(parts.username) if parts.username else None
         self._connect_again = functools.partial(Connection, parts.hostname or "", parts.port, user)
-        self._seats = threading.BoundedSemaphore(CONNECTIONS)
+        self._limit = threading.BoundedSemaphore(CONNECTIONS)
         self._idle: list[Connection] = []
-        self._own = threading.local()
+        self._thread = threading.local()
         super().__init__(parts.hostname)
 
     def _connect(self) -> None:
-        with self.turn():  # a server that cannot be reached, or trusted, is told at once
+        with self.connection():  # so that a server that cannot be reached, or trusted, fails at once
             pass
 
     @contextlib.contextmanager
-    def turn(self) -> Iterator[None]:
-        """Lend this thread a connection; operations made of others keep theirs."""
-        if getattr(self._own, "connection", None) is not None:
+    def connection(self) -> Iterator[None]:
+        """Reserve a connection for this thread; operations made of others keep theirs."""
+        if getattr(self._thread, "connection", None) is not None:
             yield
             return
-        with self._seats:
+        with self._limit:
             connection = self._idle.pop() if self._idle else self._connect_again()
-            self._own.connection = connection
+            self._thread.connection = connection
             try:
                 yield
-            except ANSWERS:  # the server's answer: the connection is well
+            except ANSWERS:  # the server's answer: the connection works
                 self._idle.append(connection)
                 raise
             except BaseException as exc:
@@ -133,16 +141,16 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
             else:
                 self._idle.append(connection)
             finally:
-                self._own.connection = None
+                self._thread.connection = None
 
     @property
     def ftp(self) -> Any:
-        """The channel that this thread was lent."""
-        return self._own.connection.ftp
+        """The channel of the connection that this thread has reserved."""
+        return self._thread.connection.ftp
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
-        """Read a file or a part of it, with many requests on their way at once."""
-        with self.turn():
+        """Return a file's bytes, or a part of them, with many requests in flight."""
+        with self.connection():
             path, out = self._strip_protocol(path), io.BytesIO()
             if start is None and end is None:
                 self.ftp.getfo(path, out)
@@ -152,17 +160,17 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
                 return b"".join(file.readv([(first, last - first)])) if last > first else b""
 
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
-        """Write a file, and see that it came whole."""
-        with self.turn():
+        """Write a file, and check its size on the server."""
+        with self.connection():
             self.ftp.putfo(io.BytesIO(value), self._strip_protocol(path), confirm=True)
 
-    info = _lent(SFTPFileSystem.info)
-    ls = _lent(SFTPFileSystem.ls)
-    makedirs = _lent(SFTPFileSystem.makedirs)
-    mkdir = _lent(SFTPFileSystem.mkdir)
-    rmdir = _lent(SFTPFileSystem.rmdir)
-    mv = _lent(SFTPFileSystem.mv)
-    _rm = _lent(SFTPFileSystem._rm)
+    info = _connected(SFTPFileSystem.info)
+    ls = _connected(SFTPFileSystem.ls)
+    makedirs = _connected(SFTPFileSystem.makedirs)
+    mkdir = _connected(SFTPFileSystem.mkdir)
+    rmdir = _connected(SFTPFileSystem.rmdir)
+    mv = _connected(SFTPFileSystem.mv)
+    _rm = _connected(SFTPFileSystem._rm)
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         if mode != "rb":
