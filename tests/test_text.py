@@ -20,7 +20,18 @@ from wmdd.process.home import expand_home
 from wmdd.process.terminal import LineFormatter, Terminal, full_path
 from wmdd.storage.filesystem import open_fs
 from wmdd.storage.store import absolute_url
-from wmdd.text import SPELL, counted, escape_markdown, escape_tex, near_names, on_a_page, one_line, printable, unknown
+from wmdd.text import (
+    SPELL,
+    counted,
+    escape_markdown,
+    escape_tex,
+    near_names,
+    on_a_page,
+    one_line,
+    printable,
+    suggestion,
+    unknown,
+)
 
 ODD = [
     "exp[lr=0.1]",
@@ -251,3 +262,14 @@ def test_one_of_a_kind_is_counted_as_one():
 )
 def test_near_names_leave_case_and_punctuation_aside(given, near):
     assert near_names(given, ["resnet18", "convnet3", "vgg16"]) == near
+
+
+def test_error_is_one_line_of_its_text_or_type():
+    assert one_line(OSError("no such\n  host ")) == "no such host"
+    assert one_line(ValueError("x" * 99), 10) == "x" * 10
+    assert one_line(ValueError(" \n")) == "ValueError"
+
+
+def test_suggestion_is_near_names_or_the_other_hint():
+    assert suggestion("resnt", ["resnet18", "vgg16"], "none") == "did you mean resnet18?"
+    assert suggestion("xyz", ["resnet18", "vgg16"], "none") == "none"

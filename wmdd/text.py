@@ -64,11 +64,6 @@ def escape_tex(text: str) -> str:
     return escaped.replace("±", r"$\pm$")
 
 
-def one_line(text: object) -> str:
-    """Return text, such as that of an error, in one line; the name of an error's type if it has none."""
-    return " ".join(str(text).split()) or type(text).__name__
-
-
 def counted(count: int, one: str, many: str) -> str:
     """Return a count with what follows it: the first words for 1, the others for every other number."""
     return f"{count:,} {one if count == 1 else many}"
@@ -115,6 +110,11 @@ def unknown(option: str, name: object, known: Iterable[str], noun: str = "", com
     choice = f"; common ones are {', '.join(common)}" if common else f"; choose from {', '.join(names)}"
     given = f"{option}{name}" if option.endswith("=") else f"{option} {name}"
     return f"{given}: no such {noun}{'' if common and near else choice}{did_you_mean(near)}"
+
+
+def suggestion(name: str, names: Iterable[str], otherwise: str) -> str:
+    """Return a hint for a wrong name: the names that it may stand for, or `otherwise` if none is near."""
+    return did_you_mean(near_names(name, names)).removeprefix("; ") or otherwise
 
 
 def _plain(name: str) -> str:

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, features
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from wmdd.data.batches import in_one_line
+from wmdd.data.batches import without_traceback
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
@@ -80,7 +80,7 @@ def test_error_of_a_loading_process_comes_without_its_traceback(kind):
             ExceptionWrapper(where="in DataLoader worker process 0").reraise()
 
     with pytest.raises(kind, match=r"^train/a/0\.png has changed; run again$"):
-        list(in_one_line(batches()))
+        list(without_traceback(batches()))
 
 
 def damaged_inside():

@@ -208,7 +208,7 @@ def test_empty_class_folder_is_refused(tmp_path):
 
 
 def test_unknown_class_names_near_ones(tmp_path):
-    with pytest.raises(DataError, match=r"data\.classes=aunt.*near is ant$"):
+    with pytest.raises(DataError, match=r"data\.classes=aunt.*did you mean ant\?$"):
         build_index(small_set(tmp_path), classes=("aunt",))
     with pytest.raises(DataError, match=r"data\.classes=zebra: not in .*; the classes are ant, bee$"):
         build_index(small_set(tmp_path), classes=("zebra",))

@@ -96,12 +96,12 @@ def training_batches(
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
     loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
-    for images, labels in runtime.ahead(in_one_line(loader)):
+    for images, labels in runtime.ahead(without_traceback(loader)):
         yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
 
 
-def in_one_line(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches; raise an error of a loading process, which comes as the text of a traceback, as it was there."""
+def without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; raise an error of a loading process, whose text is a whole traceback, as it was raised there."""
     try:
         yield from batches
     except WmddError as exc:

@@ -18,7 +18,7 @@ from wmdd.data.decoding.decoder import turned
 from wmdd.data.decoding.pixels import png
 from wmdd.data.hf_parquet import image_table
 from wmdd.errors import DataError
-from wmdd.text import near_names
+from wmdd.text import one_line, suggestion
 
 TORCHVISION = "torchvision:"
 COMMON = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN", "Imagenette")
@@ -112,8 +112,7 @@ def _kind(path: str, name: str) -> Any:
 
     kind = getattr(zoo, name, None) if name in zoo.__all__ else None
     if kind is None:
-        near = near_names(name, zoo.__all__)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"common ones are {', '.join(COMMON)}"
+        hint = suggestion(name, zoo.__all__, f"common ones are {', '.join(COMMON)}")
         raise DataError(
             f"data.path={path}: torchvision has no such set; {hint} (in Python, torchvision.datasets.__all__ lists all)"
         )
@@ -145,9 +144,9 @@ def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: b
             raise DataError(f"data.path={path}: torchvision needs another package for it ({exc}); install it") from exc
         except (RuntimeError, OSError) as exc:
             hint = "" if download else "; --data.download true fetches it"
-            raise DataError(f"data.path={path}: {' '.join(str(exc).split())[:200]} (looked in {root}){hint}") from exc
+            raise DataError(f"data.path={path}: {one_line(exc, 200)} (looked in {root}){hint}") from exc
     if error is not None and split == "train":
-        raise DataError(f"data.path={path}: {' '.join(str(error).split())[:200]}") from error
+        raise DataError(f"data.path={path}: {one_line(error, 200)}") from error
     return None
 
 

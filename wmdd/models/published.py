@@ -17,6 +17,7 @@ from torch import nn
 from wmdd.errors import ConfigError
 from wmdd.models.weight_files import read_bytes
 from wmdd.normalization import NORMALIZATIONS, Normalization
+from wmdd.text import one_line
 
 PATIENCE_S = 30
 
@@ -72,10 +73,11 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
     except Exception as exc:  # of sockets, disks, archives and torch
         if os.path.exists(file):
             raise ConfigError(
-                f"pretrain.weights={source}: {file} does not load ({_line(exc)}); remove it, and it is fetched again"
+                f"pretrain.weights={source}: {file} does not load ({one_line(exc, 160)}); remove it, and it is fetched "
+                "again"
             ) from exc
         raise ConfigError(
-            f"pretrain.weights={source}: cannot be fetched ({_line(exc)}); put {found.url} into "
+            f"pretrain.weights={source}: cannot be fetched ({one_line(exc, 160)}); put {found.url} into "
             f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.weights FILE"
         ) from exc
     for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
@@ -99,8 +101,8 @@ def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
             return network
     except Exception as exc:  # of sockets, the hub's client, archives and torch
         raise ConfigError(
-            f"pretrain.weights={source}: timm cannot load its {name} ({_line(exc)}); fetch it where there is a network "
-            "(timm keeps it below HF_HOME or TORCH_HOME), or give its file: --pretrain.weights FILE"
+            f"pretrain.weights={source}: timm cannot load its {name} ({one_line(exc, 160)}); fetch it where there is a "
+            "network (timm keeps it below HF_HOME or TORCH_HOME), or give its file: --pretrain.weights FILE"
         ) from exc
 
 
@@ -140,10 +142,6 @@ def _fetching() -> Iterator[None]:
             del os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"]
         else:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:160] or type(exc).__name__
 
 
 def _near(own: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from wmdd.config.sections import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
-from wmdd.text import near_names
+from wmdd.text import one_line, suggestion
 
 COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnet3")
 
@@ -37,7 +37,7 @@ def build_model(
     try:
         model = _construct(name, num_classes, image_size, option)
     except (ValueError, TypeError, RuntimeError, AssertionError) as exc:
-        raise ConfigError(f"{option}={name}: cannot be built for {image_size} px: {_line(exc)}") from exc
+        raise ConfigError(f"{option}={name}: cannot be built for {image_size} px: {one_line(exc, 200)}") from exc
     if stem == "auto":
         stem = "small" if image_size < SMALL_BELOW_PX else "standard"
     if stem != "standard":
@@ -54,7 +54,7 @@ def check_model(name: str, num_classes: int, image_size: int, *, stem: Stem, opt
     try:
         logits = model(images)
     except (RuntimeError, ValueError, AssertionError, IndexError) as exc:
-        raise ConfigError(f"{option}={name}: fails on {image_size} px images: {_line(exc)}") from exc
+        raise ConfigError(f"{option}={name}: fails on {image_size} px images: {one_line(exc, 200)}") from exc
     if tuple(logits.shape) != (2, num_classes):
         raise ConfigError(f"{option}={name}: gives {tuple(logits.shape)} for 2 images; choose a plain classifier")
 
@@ -125,8 +125,7 @@ def _names_for(given: str) -> str:
 
     name = re.split(r"[:/]|models\.", given)[-1]  # libraries and hubs are named before it in many ways
     known = [*(f"convnet{depth}" for depth in range(2, 6)), *zoo.list_models(module=zoo), *timm.list_models()]
-    near = near_names(name, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"common ones are {', '.join(COMMON)}"
+    hint = suggestion(name, known, f"common ones are {', '.join(COMMON)}")
     return f"{hint} (in Python, torchvision.models.list_models() and timm.list_models() list all)"
 
 
@@ -156,7 +155,3 @@ def _first_convolution(model: nn.Module) -> tuple[nn.Module | None, str]:
             parent, _, name = path.rpartition(".")
             return model.get_submodule(parent), name
     return None, ""
-
-
-def _line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())[:200]

@@ -23,6 +23,7 @@ from wmdd.errors import ConfigError
 from wmdd.models.foreign_files import folder, foreign, is_safetensors, unread
 from wmdd.storage.filesystem import explain, is_local, open_fs, read
 from wmdd.storage.pointers import broken_link
+from wmdd.text import one_line
 
 State = dict[str, Tensor]
 # Plain values that trainers keep beside the weights: their command line, a path, a best score of NumPy.
@@ -111,7 +112,7 @@ def read_weights(source: str) -> Loaded:
             warnings.simplefilter("ignore")  # of pickle's versions: what cannot be read is refused below
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
-        told = " ".join(str(exc).split()).partition(". ")[0][:100] if data else "it is empty"
+        told = one_line(exc).partition(". ")[0][:100] if data else "it is empty"
         raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({told}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         if what := unread(data, source):

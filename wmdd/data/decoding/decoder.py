@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from wmdd.data.decoding.faults import one_line, refusal, refuse_preview, unopened
+from wmdd.data.decoding.faults import reason, refusal, refuse_preview, unopened
 from wmdd.data.decoding.samples import (
     BITS,
     FORMAT,
@@ -115,7 +115,7 @@ def _loaded(image: Image.Image, samples: Samples, bits: int | None, name: str) -
         Exception
     ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
         whole = image.format in _FOREIGN or "not available" in str(exc) or "not supported" in str(exc)
-        raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({one_line(exc)})") from exc
+        raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({reason(exc)})") from exc
 
 
 def turned(image: Image.Image) -> Image.Image:

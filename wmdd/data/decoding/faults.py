@@ -17,6 +17,7 @@ from wmdd.errors import DataError
 from wmdd.process.home import expand_home
 from wmdd.storage.filesystem import explain, is_local
 from wmdd.storage.pointers import broken_link, pointer
+from wmdd.text import one_line
 
 REPLACE = "remove or replace it"
 _CONVERT = "convert it to JPEG or PNG"
@@ -104,7 +105,7 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
     cause = error if not isinstance(error, UnidentifiedImageError) else _hidden_cause(data)
     if cause is None:
         return refusal(name, f"is no image (it begins with {data[:16]!r})")
-    words = one_line(cause)
+    words = reason(cause)
     if isinstance(cause.__cause__ or cause, (IndexError, struct.error)):
         words = "its header is cut short or damaged"
     if words.isdigit() and data[:2] in (b"II", b"MM"):
@@ -162,7 +163,7 @@ def unread(fs: Any, path: str, name: str, error: Exception) -> str:
     if getattr(error, "errno", None) == errno.ELOOP:
         return f"{name} is a link that leads back to itself; remove the link"
     if isinstance(error, PermissionError) and is_local(fs):
-        return f"{name} cannot be read ({one_line(error.strerror or error)}); check its permissions"
+        return f"{name} cannot be read ({reason(error.strerror or error)}); check its permissions"
     return f"{name} cannot be read {explain(error)}"
 
 
@@ -173,12 +174,12 @@ def unlisted(url: str, error: Exception) -> str:
         return f"cannot be listed {explain(error)}"
     inner = os.path.relpath(folder, os.path.abspath(expand_home(url)))
     name, remedy = (f"{inner} ", " or move it away") if inner != "." else ("", " or give another folder")
-    return f"{name}cannot be listed ({one_line(error.strerror or error)}); check its permissions,{remedy}"
+    return f"{name}cannot be listed ({reason(error.strerror or error)}); check its permissions,{remedy}"
 
 
-def one_line(error: object) -> str:
-    """Return an error's text, or its kind if it has none, in one line without a semicolon."""
-    return " ".join(str(error).split()).replace(";", ",").rstrip(".") or type(error).__name__
+def reason(error: object) -> str:
+    """Return an error in one line without a semicolon, behind which the remedy of a refusal begins."""
+    return one_line(error).replace(";", ",").rstrip(".") or type(error).__name__
 
 
 def placeholder(data: bytes) -> tuple[str, str] | None:

@@ -14,7 +14,7 @@ from wmdd.data.layouts.split_names import same_form
 from wmdd.errors import SHOWN, DataError
 from wmdd.storage.filesystem import entries, explain, tree
 from wmdd.storage.marks import own_folders
-from wmdd.text import near_names
+from wmdd.text import suggestion
 
 
 def class_folders(url: str, listing: Listing) -> set[str]:
@@ -69,17 +69,10 @@ def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) ->
 
 
 def _names_for(name: str, names: tuple[str, ...]) -> str:
-    """Return which classes there are in place of one that is not, and how several are written if it holds some."""
-    near = near_names(name, names)
-    if len(near) == 1:
-        told = f"near is {near[0]}"
-    elif near:
-        told = f"near are {', '.join(near)}"
-    else:
-        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        told = f"the classes are {', '.join(names[:SHOWN])}{more}"
-    example = ",".join(names[:2])
-    return f"{told}; several are written {example}" if re.search(r"[][()'\";|\s]", name) else told
+    """Return a hint for an unknown class, and how several are written if the name seems to hold several."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    hint = suggestion(name, names, f"the classes are {', '.join(names[:SHOWN])}{more}")
+    return f"{hint}; several are written {','.join(names[:2])}" if re.search(r"[][()'\";|\s]", name) else hint
 
 
 def _spelled(name: str, names: tuple[str, ...]) -> str:
