@@ -69,6 +69,11 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
+def and_more(count: int) -> str:
+    """Return how many more there are, in parentheses after a blank; nothing for 0."""
+    return f" (and {count:,} more)" if count else ""
+
+
 def one_line(error: object, length: int | None = None) -> str:
     """Return an error's text in one line, or its type if it has none.
 

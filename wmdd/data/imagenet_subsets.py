@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wmdd.config.sections import Subset
 from wmdd.data.layouts.classes import all_class_names
-from wmdd.data.layouts.sources import Listing
+from wmdd.data.layouts.listing import Listing
 from wmdd.errors import DataError
 
 # Positions in ImageNet-1K's sorted WordNet ids, in the order in which the field numbers the classes.

@@ -19,12 +19,13 @@ from wmdd.data.decoding.faults import REPLACE, unread
 from wmdd.data.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
 from wmdd.data.index import COLUMNS, DatasetIndex, Split, content_digest, held_out
 from wmdd.data.layouts.classes import choose, class_folders, refuse_unknown
+from wmdd.data.layouts.listing import Listing
 from wmdd.data.layouts.parquet_labels import read_labels, unlabelled_row
 from wmdd.data.layouts.set_files import open_file_system
-from wmdd.data.layouts.sources import Listing, builtin_images, list_files
+from wmdd.data.layouts.sources import builtin_images, list_files
 from wmdd.errors import DataError
 from wmdd.storage.filesystem import read
-from wmdd.text import printable
+from wmdd.text import and_more, printable
 
 _AT_ONCE = 1024
 
@@ -283,9 +284,10 @@ def _refuse_empty(url: str, names: tuple[str, ...], split: Split, what: str, rem
     counts = Counter(split.label.tolist())
     empty = [name for class_id, name in enumerate(names) if not counts[class_id]]
     if empty:
-        more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
-        remedy = f"add images, {remedy}or leave it out with data.classes"
-        raise DataError(f"data.path={url}: class {empty[0]}{more} has no {what} images; {remedy}")
+        raise DataError(
+            f"data.path={url}: class {empty[0]}{and_more(len(empty) - 1)} has no {what} images; add images, {remedy}or "
+            "leave it out with data.classes"
+        )
 
 
 def _refuse_faults(url: str, faults: list[str]) -> None:

@@ -8,13 +8,14 @@ import re
 from typing import Any
 
 from wmdd.data.hf_parquet import open_parquet, parquet_class_names, parquet_columns
+from wmdd.data.layouts.listing import Listing
 from wmdd.data.layouts.set_files import is_junk_folder, open_file_system
-from wmdd.data.layouts.sources import Listing, builtin_images
+from wmdd.data.layouts.sources import builtin_images
 from wmdd.data.layouts.split_names import same_form
 from wmdd.errors import SHOWN, DataError
 from wmdd.storage.filesystem import entries, explain, tree
 from wmdd.storage.marks import own_folders
-from wmdd.text import suggestion
+from wmdd.text import and_more, suggestion
 
 
 def class_folders(url: str, listing: Listing) -> set[str]:
@@ -85,10 +86,10 @@ def refuse_unknown(url: str, val_names: set[str], names: tuple[str, ...]) -> Non
     unknown = sorted(val_names - set(names))
     if not unknown:
         return
-    more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
     hint = "; add or remove it"
     if near := difflib.get_close_matches(unknown[0], names, 1, 0.7):
         hint = f"; is it {near[0]}? rename"
     elif len(unknown) == len(val_names) > 1:
         hint = ", and no other has one, as in few-shot sets; put all classes into train, or move the validation away"
-    raise DataError(f"data.path={url}: validation class {unknown[0]}{more} has no training folder{hint}")
+    name = f"{unknown[0]}{and_more(len(unknown) - 1)}"
+    raise DataError(f"data.path={url}: validation class {name} has no training folder{hint}")

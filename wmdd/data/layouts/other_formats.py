@@ -1,4 +1,4 @@
-"""Sets of other formats: what they are, and what to do, in one line."""
+"""Sets of other formats, which are refused with what they are and the remedy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Collection
 from wmdd.data.layouts.folder_tree import Folders
 from wmdd.data.layouts.set_files import has_image_suffix
 from wmdd.errors import DataError
+from wmdd.text import and_more
 
 _WRITE = "write each image to train/CLASS/NAME.png, or Parquet with the columns image and label"
 _UNPACK_EACH = "unpack each into a folder of its name, train/CLASS"
@@ -61,10 +62,9 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
         raise DataError(f"data.path={url}: is an archive; {how}")
     if "" in tree.images:
         first, count = tree.images[""]
-        more = f" (and {count - 1} more)" if count > 1 else ""
         raise DataError(
-            f"data.path={url}: {first}{more} lies in no class folder; expected train/CLASS/*.jpg, CLASS/*.jpg or "
-            "train-*.parquet"
+            f"data.path={url}: {first}{and_more(count - 1)} lies in no class folder; expected train/CLASS/*.jpg, "
+            "CLASS/*.jpg or train-*.parquet"
         )
     for pattern, text in _SUFFIXES:
         if found := next((path for path in sorted(paths) if re.search(f"({pattern})$", path.lower())), None):
@@ -76,7 +76,7 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
 
 
 def _reader(name: str) -> str:
-    """Return the file system that reads an archive of this name, if one does."""
+    """Return the protocol of the file system that reads an archive of this name; "" if none does."""
     if name.endswith(".zip"):
         return "zip"
     return "tar" if re.search(r"\.(tar|tgz|tbz2?|txz|tar\.(gz|bz2|xz))$", name) else ""

@@ -1,9 +1,12 @@
-"""How a folder of images is laid out: which folders are its splits and which are its classes, from names alone."""
+"""How a folder of images is laid out: which folders are its splits and which are its classes, from names alone.
+
+`LAYOUTS` lists the layouts in the order in which they are tried; a new one is a function there.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from wmdd.data.layouts.class_doubts import class_doubts, deep_notes, no_classes
@@ -20,6 +23,7 @@ from wmdd.data.layouts.split_names import (
     twice,
 )
 from wmdd.errors import DataError
+from wmdd.text import and_more
 
 # cat.0.jpg, but none of the names that cameras and programs give to images of all kinds.
 _CLASS_IN_NAME = re.compile(r"(?!(?i:dsc[fn]?|imag|frame|scan|screenshot)[^a-z])([^\W\d_]{3,})[-._ ]*\(?\d+\)?\.\w+")
@@ -31,9 +35,9 @@ class Layout:
 
     Args:
         places: the split (``train`` or ``val``) and the class of each folder that holds images of the set.
-        root: the folder whose folders are the training classes; None if each class holds its splits.
+        root: the folder that holds the training classes; None if each class holds its splits.
         notes: lines about what was read in an unusual way, or not read.
-        doubt: why the classes may be no classes; refuses a set whose classes are not named.
+        doubt: why the classes may be no classes; a set is refused for it unless the user names the classes.
     """
 
     places: Mapping[str, tuple[str, str]]
@@ -43,26 +47,111 @@ class Layout:
 
 
 def recognise(tree: Folders, url: str) -> Layout:
-    """Find the splits and classes of a set.
+    """Return the splits and classes of a set.
 
     Raises:
-        DataError: if there are none, images lie outside them, or the folders may be read in two ways.
+        DataError: if it has none, images lie outside them, or the folders may be read in two ways.
     """
-    base: str | None = ""
-    while base is not None:
-        if trains := _trains(tree, base):
-            return _by_splits(tree, base, trains, url)
-        last, base = base, _inner(tree, base)
-    return _by_classes(tree, last, url)
+    base = ""
+    while not _trains(tree, base) and (inner := _inner(tree, base)) is not None:
+        base = inner
+    layouts = (layout(tree, base, url) for layout in LAYOUTS)
+    return next(layout for layout in layouts if layout is not None)
+
+
+def splits_of_classes(tree: Folders, base: str, url: str) -> Layout | None:
+    """Read ``train/CLASS`` and ``val/CLASS``, however the splits are called."""
+    trains = _trains(tree, base)
+    if not trains:
+        return None
+    _refuse_twins(tree, base, trains, "training", url)
+    train = _unwrapped(tree, join(base, trains[0]))
+    classes = set(map(same_name, tree.below(train)))
+    val = _validation(tree, base, classes)
+    _refuse_twins(tree, base, [val] if val else [], "validation", url)
+    roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
+    notes = _split_notes(tree, base, trains[0], val, roots)
+    _refuse_loose(tree, [train], url)
+    _refuse_unsorted(tree, roots.get("val"), url)
+    places = {
+        folder: (split, folder[len(root) + 1 :].partition("/")[0])
+        for split, root in roots.items()
+        for folder in tree.images
+        if folder.startswith(f"{root}/")
+    }
+    names = sorted({name for split, name in places.values() if split == "train"})
+    if len(names) == 1 and is_generic(names[0]):
+        _refuse_loose(tree, [join(train, names[0])], url)
+    spelled = matched(names, {name for split, name in places.values() if split == "val"})
+    if spelled:
+        places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
+        notes.append(spelling_note(spelled))
+    bare = [name for name in names if not tree.count(join(train, name))]
+    doubt = twice(names, "merge the folders") or no_classes(names, bare)
+    return Layout(places, train, (*notes, *deep_notes(tree, train)), doubt)
+
+
+def classes_of_splits(tree: Folders, base: str, url: str) -> Layout | None:
+    """Read ``CLASS/train`` and ``CLASS/val``."""
+    names, places = tree.below(base), dict[str, tuple[str, str]]()
+    for name in names:
+        place = join(base, name)
+        roles = _roles(tree, place)
+        if tree.count(place) or len(roles) < len(tree.below(place)) or len(names) < 2:
+            return None
+        trains = [split for split, role in roles.items() if role.split == "train"]
+        others = sorted(
+            (role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains
+        )
+        if len(trains) != 1 or any(tree.below(join(place, split)) for split in roles):
+            return None
+        places[join(place, trains[0])] = "train", name
+        places |= {join(place, others[0][2]): ("val", name)} if others else {}
+    if not places:
+        return None
+    return Layout(places, None, (f"each class holds its own splits ({next(iter(places))}), and is read so",))
+
+
+def classes_alone(tree: Folders, base: str, url: str) -> Layout:
+    """Read ``CLASS``; validation images are held out of the training images."""
+    names = tree.below(base)
+    if not names:
+        raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
+    _refuse_sets(tree, base, url)
+    above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
+    _refuse_loose(tree, above, url)
+    roles = _roles(tree, base)
+    alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
+    if alone or (len(roles) == len(names) > 1):
+        first = sorted(names, key=lambda name: name not in roles or roles[name].split != "train")
+        _refuse_loose(tree, [join(base, name) for name in first], url)
+    root = f"{base}/" if base else ""
+    places = {
+        folder: ("train", folder[len(root) :].partition("/")[0])
+        for folder in tree.images
+        if folder.startswith(root) and folder != base
+    }
+    doubt, notes = class_doubts(tree, base, roles)
+    notes = ([f"{base} is read as the set"] if base else []) + notes
+    return Layout(places, base, tuple(notes), doubt or twice(names, "merge the folders"))
+
+
+# Tried in this order: each takes the folders, the one that holds the whole set and the set's URL, and returns None if
+# the set has another layout.
+LAYOUTS: tuple[Callable[[Folders, str, str], Layout | None], ...] = (
+    splits_of_classes,
+    classes_of_splits,
+    classes_alone,
+)
 
 
 def _roles(tree: Folders, base: str) -> dict[str, Role]:
     """Return the folders that are named for a split; an odd name counts if its counterpart is there."""
-    found = {name: role for name in tree.below(base) if (role := split_role(name))}
-    pairs = [(role.split, role.others) for role in found.values()]
+    roles = {name: role for name in tree.below(base) if (role := split_role(name))}
+    pairs = [(role.split, role.others) for role in roles.values()]
     return {
         name: role
-        for name, role in found.items()
+        for name, role in roles.items()
         if role.rank < 2 or any(others == role.others and split != role.split for split, others in pairs)
     }
 
@@ -104,7 +193,6 @@ def _has_classes(tree: Folders, folder: str, classes: set[str]) -> bool:
 def _validation(tree: Folders, base: str, classes: set[str]) -> str | None:
     """Return the folder of the validation images, if there is one."""
     roles = _roles(tree, base)
-
     known = [name for name in roles if _has_classes(tree, join(base, name), classes)]
     for name in VAL_NAMES:
         # A test folder without classes is the usual unlabelled one; a val folder without classes is a mistake.
@@ -155,48 +243,20 @@ def _has_set(tree: Folders, folder: str) -> bool:
     return len(names) == 1 and not tree.count(folder) and _has_set(tree, join(folder, names[0]))
 
 
-def _by_splits(tree: Folders, base: str, trains: list[str], url: str) -> Layout:
-    _refuse_twins(tree, base, trains, "training", url)
-    train = _unwrapped(tree, join(base, trains[0]))
-    classes = set(map(same_name, tree.below(train)))
-    val = _validation(tree, base, classes)
-    _refuse_twins(tree, base, [val] if val else [], "validation", url)
-    roots = {"train": train} | ({} if val is None else {"val": _unwrapped(tree, join(base, val), classes)})
-    notes = _split_notes(tree, base, trains[0], val, roots)
-    _refuse_loose(tree, [train], url)
-    _refuse_unsorted(tree, roots.get("val"), url)
-    places = {
-        folder: (split, folder[len(root) + 1 :].partition("/")[0])
-        for split, root in roots.items()
-        for folder in tree.images
-        if folder.startswith(f"{root}/")
-    }
-    names = sorted({name for split, name in places.values() if split == "train"})
-    if len(names) == 1 and is_generic(names[0]):
-        _refuse_loose(tree, [join(train, names[0])], url)
-    spelled = matched(names, {name for split, name in places.values() if split == "val"})
-    if spelled:
-        places = {folder: (split, spelled.get(name, name)) for folder, (split, name) in places.items()}
-        notes.append(spelling_note(spelled))
-    bare = [name for name in names if not tree.count(join(train, name))]
-    doubt = twice(names, "merge the folders") or no_classes(names, bare)
-    return Layout(places, train, (*notes, *deep_notes(tree, train)), doubt)
-
-
 def _refuse_twins(tree: Folders, base: str, names: list[str], what: str, url: str) -> None:
-    """Refuse two folders for one split, such as ``Train`` and ``train``, between which there is nothing to choose."""
+    """Raise DataError for two folders of one split, such as ``Train`` and ``train``, either of which may be meant."""
     same = {same_name(name) for name in names}
     others = [name for name in tree.below(base) if name not in names and same_name(name) in same]
-    if len(found := names + others) > 1:
-        # What is not seen is shown as code.
-        first, second = (name if name.isascii() and name == name.strip() else f"{name!a}" for name in found[:2])
+    if len(twins := names + others) > 1:
+        # Names that look alike are shown as code.
+        first, second = (name if name.isascii() and name == name.strip() else f"{name!a}" for name in twins[:2])
         raise DataError(
             f"data.path={url}: {first} and {second} both look like the {what} split; keep one, or merge them"
         )
 
 
 def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
-    """Refuse validation images that lie in no class folder."""
+    """Raise DataError for validation images that lie in no class folder."""
     if val is None or val not in tree.images:
         return
     if tree.below(val):
@@ -204,38 +264,13 @@ def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
     first, count = tree.images[val]
     lists = ", or put LOC_val_solution.csv of ImageNet beside train" if "ILSVRC2012_val_" in first else ""
     raise DataError(
-        f"data.path={url}: {first}{f' (and {count - 1:,} more)' if count > 1 else ''} lies in no class folder; sort "
+        f"data.path={url}: {first}{and_more(count - 1)} lies in no class folder; sort "
         f"these into {val}/CLASS{lists}; or move {val} away, and data.val_fraction of the training images is held out"
     )
 
 
-def _by_classes(tree: Folders, base: str, url: str) -> Layout:
-    names = tree.below(base)
-    if not names:
-        raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
-    if layout := _splits_in_classes(tree, base):
-        return layout
-    _refuse_sets(tree, base, url)
-    above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
-    _refuse_loose(tree, above, url)
-    roles = _roles(tree, base)
-    alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
-    if alone or (len(roles) == len(names) > 1):
-        first = sorted(names, key=lambda name: name not in roles or roles[name].split != "train")
-        _refuse_loose(tree, [join(base, name) for name in first], url)
-    root = f"{base}/" if base else ""
-    places = {
-        folder: ("train", folder[len(root) :].partition("/")[0])
-        for folder in tree.images
-        if folder.startswith(root) and folder != base
-    }
-    doubt, notes = class_doubts(tree, base, roles)
-    notes = ([f"{base} is read as the set"] if base else []) + notes
-    return Layout(places, base, tuple(notes), doubt or twice(names, "merge the folders"))
-
-
 def _refuse_sets(tree: Folders, base: str, url: str) -> None:
-    """Refuse validation images without training images, and folders that hold sets."""
+    """Raise DataError for validation images without training images, and for folders that hold sets."""
     roles = _roles(tree, base)
     stray = [name for name, role in roles.items() if role.split != "train" and tree.below(join(base, name))]
     for name in sorted(stray, key=lambda name: roles[name].rank):
@@ -252,32 +287,12 @@ def _refuse_sets(tree: Folders, base: str, url: str) -> None:
             raise DataError(f"data.path={url}: {name} holds a set of its own, and no class; give {where}")
 
 
-def _splits_in_classes(tree: Folders, base: str) -> Layout | None:
-    """Read ``CLASS/train/*.png`` and ``CLASS/val/*.png``."""
-    names, places = tree.below(base), dict[str, tuple[str, str]]()
-    for name in names:
-        place = join(base, name)
-        roles = _roles(tree, place)
-        if tree.count(place) or len(roles) < len(tree.below(place)) or len(names) < 2:
-            return None
-        trains = [split for split, role in roles.items() if role.split == "train"]
-        others = sorted(
-            (role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains
-        )
-        if len(trains) != 1 or any(tree.below(join(place, split)) for split in roles):
-            return None
-        places[join(place, trains[0])] = "train", name
-        places |= {join(place, others[0][2]): ("val", name)} if others else {}
-    first = next(iter(places))
-    return Layout(places, None, (f"each class holds its own splits ({first}), and is read so",))
-
-
 def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:
-    found = [tree.images[folder] for folder in folders if folder in tree.images]
-    if found:
-        count = sum(number for _, number in found) - 1
-        more = f" (and {count} more)" if count else ""
-        place, _, file = found[0][0].rpartition("/")
+    loose = [tree.images[folder] for folder in folders if folder in tree.images]
+    if loose:
+        more = and_more(sum(number for _, number in loose) - 1)
+        first = loose[0][0]
+        place, _, file = first.rpartition("/")
         word = _CLASS_IN_NAME.fullmatch(file)
         such = f", such as {join(place, word[1])}," if word and not is_generic(word[1]) else ""
-        raise DataError(f"data.path={url}: {found[0][0]}{more} lies in no class folder; move it into one{such} or away")
+        raise DataError(f"data.path={url}: {first}{more} lies in no class folder; move it into one{such} or away")

@@ -1,4 +1,4 @@
-"""What the names of folders and files say: which split they are for, and which names mean one class."""
+"""What the names of folders and files mean: a split, a class, masks, or one class in two spellings."""
 
 from __future__ import annotations
 
@@ -50,8 +50,7 @@ def split_role(name: str) -> Role | None:
     """Return which split a folder or file is named for, if it is."""
     if name in SPLIT_NAMES:
         return Role("test" if name == "test" else "train" if name == "train" else "val", 0, ())
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
-    words = [plain_word(word) for word in re.findall(r"[^\W\d_]+", spaced.casefold())]
+    words = [plain_word(word) for word in _words(unicodedata.normalize("NFKC", name))]
     splits = {_WORDS[word] for word in words if word in _WORDS}
     if len(splits) != 1:
         return None
@@ -59,8 +58,13 @@ def split_role(name: str) -> Role | None:
     return Role(splits.pop(), 2 if others else 1, others)
 
 
+def _words(name: str) -> list[str]:
+    """Return the words of a name in small letters: SegmentationClass and ground_truth have two each."""
+    return re.findall(r"[^\W\d_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold())
+
+
 def plain_word(word: str) -> str:
-    """Cut a filler off a word: ``trainset`` is ``train``."""
+    """Return a word without a filler at its end: ``trainset`` is ``train``."""
     return next((known for known in _WORDS if word.startswith(known) and word[len(known) :] in _FILLERS), word)
 
 
@@ -71,7 +75,7 @@ def same_name(name: str) -> str:
 
 def is_sure(name: str) -> bool:
     """Whether a name is one of a split, and hardly one of a class."""
-    return any(plain_word(word) in _SURE_SPLITS for word in re.findall(r"[^\W\d_]+", name.casefold()))
+    return any(plain_word(word) in _SURE_SPLITS for word in _words(name.casefold()))
 
 
 def is_generic(name: str) -> bool:
@@ -81,17 +85,17 @@ def is_generic(name: str) -> bool:
 
 def is_segmentation(names: Sequence[str]) -> bool:
     """Whether the folders of a set are named for images and for masks, and for nothing else."""
-    spaced = (re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name) for name in names)
-    words = [set(re.findall(r"[^\W\d_]+", name.casefold())) for name in spaced]
-    masks = [bool(found & _MASKS) and found <= _OF_MASKS | _FILLERS for found in words]
-    return any(masks) and all(mask or found <= _FILLERS for mask, found in zip(masks, words, strict=True))
+    spaced = (re.sub(r"(?<=[A-Z])(?=[A-Z][a-z])", " ", name) for name in names)  # JPEGImages
+    words = [set(_words(name)) for name in spaced]
+    are_masks = [bool(some & _MASKS) and some <= _OF_MASKS | _FILLERS for some in words]
+    return any(are_masks) and all(is_mask or some <= _FILLERS for is_mask, some in zip(are_masks, words, strict=True))
 
 
 def is_paired(names: Sequence[str]) -> bool:
     """Whether the folders of a set are named for two sides of the same images, and for nothing else: HR and LR."""
     spaced = (re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold() for name in names)
     words = [set(re.findall(r"x\d|[^\W\d_]+", name)) for name in spaced]
-    return len(names) > 1 and all(found & _SIDES and found <= _SIDES | _FILLERS | _OF_SIDES for found in words)
+    return len(names) > 1 and all(some & _SIDES and some <= _SIDES | _FILLERS | _OF_SIDES for some in words)
 
 
 def same_form(first: str, second: str) -> bool:
@@ -109,11 +113,11 @@ def difference(first: str, second: str) -> str:
 
 
 def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Match validation classes to training classes of other case, Unicode form or blanks at the ends.
+    """Return the training class for each validation class of another case, Unicode form or blanks at the ends.
 
     Args:
         names: of the training classes.
-        others: of the validation classes.
+        others: names of the validation classes.
     """
     known: dict[str, list[str]] = {}
     for name in names:
@@ -127,9 +131,9 @@ def spelling_note(spelled: Mapping[str, str]) -> str:
     first, known = next(iter(spelled.items()))
     ways = {difference(name, other) for name, other in spelled.items()}
     way = ways.pop() if len(ways) == 1 else "otherwise"
-    # What is not seen is shown as code.
-    is_seen = difference(first, known) == "in another case"
-    shown = f"{first} to {known}" if is_seen else f"{first!a} to {known!a}"
+    # Names that look alike are shown as code.
+    is_visible = difference(first, known) == "in another case"
+    shown = f"{first} to {known}" if is_visible else f"{first!a} to {known!a}"
     count = "1 validation class is" if len(spelled) == 1 else f"{len(spelled)} validation classes are"
     return f"{count} spelled {way} than in training, and matched ({shown})"
 
@@ -140,7 +144,7 @@ def is_unlabelled(name: str) -> bool:
 
 
 def twice(names: Iterable[str], remedy: str) -> str:
-    """Return which class name occurs in two Unicode forms or with and without blanks, if one does."""
+    """Return what is wrong with a class whose name occurs in two Unicode forms, or with and without blanks, if any."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(unicodedata.normalize("NFC", name).strip(), name)
