@@ -43,8 +43,8 @@ def compute_cpus() -> int:
 def free_cpus(usable: int, root: Path = Path("/")) -> int:
     """Return how many of the usable CPUs are free of other work: at least 1.
 
-    The most that were idle at a time, in a few short samples: what starts beside this process, as a Ray does, is busy
-    for a moment only. On an idle machine the first sample decides.
+    This is the largest number of idle CPUs in a few short samples: a Ray that starts at the same time is busy for a
+    moment only. On an idle machine the first sample decides.
     """
     free = 1
     for _ in range(SAMPLES if usable > 1 else 0):

@@ -1,4 +1,4 @@
-"""What a user of the result imports: the distilled images as Parquet, and as a torch dataset."""
+"""The distilled images as Parquet, and as a torch dataset: what a user of the result imports."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class DistilledImages(Dataset[tuple[Any, int]]):
 
 @names_arguments()
 def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -> DistilledImages:
-    """Load the distilled images of a run folder.
+    """Return the distilled images of a run folder.
 
     Args:
         run: URL of the folder that `wmdd distill` wrote.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalization:
-    """Map pixels in [0, 1] to what a network sees: (pixel - mean) / std per RGB channel."""
+    """Channel constants that map pixels in [0, 1] to the input of a network: (pixel - mean) / std."""
 
     name: str
     mean: tuple[float, float, float]
@@ -21,17 +21,17 @@ class Normalization:
         return _constants(self.mean, self.std, like.device)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn (n, 3, h, w) uint8 into normalised float32."""
+        """Return (n, 3, h, w) uint8 as normalised float32."""
         mean, std = self._constants(images)
         return (images.float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
-        """Turn normalised float32 into rounded uint8 (truncation would darken every image)."""
+        """Return normalised float32 as rounded uint8 (truncation would darken every image)."""
         mean, std = self._constants(images)
         return ((images.detach() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the normalised values of black and white, each (1, 3, 1, 1)."""
+        """Return the normalised values of black and white, each (1, 3, 1, 1)."""
         mean, std = self._constants(like)
         return -mean / std, (1 - mean) / std
 

@@ -1,4 +1,4 @@
-"""Text that users bring (names of classes, files and folders), fit for terminals, pages and paths."""
+"""Text for terminals, pages and messages: names from users made safe, counts, errors, and hints for wrong names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def escape_all(text: str) -> str:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """Write what an encoding lacks in ASCII; an error handler of `codecs`."""
+    """Return in ASCII what an encoding lacks; an error handler of `codecs`."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     missing = error.object[error.start : error.end]

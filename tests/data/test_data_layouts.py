@@ -174,7 +174,7 @@ def test_folder_of_sets_is_no_set(tmp_path):
     paths = [f"{name}/{split}/{c}/0.png" for name in ("cats", "dogs") for split in ("train", "val") for c in "ab"]
     url = folder(tmp_path / "sets", *paths)
     told = refusal(lambda: build_index(url))
-    assert f"cats holds a set of its own, and no class; give {url}/cats" in told
+    assert f"cats is a set, and no class; give {url}/cats" in told
     assert build_index(f"{url}/cats").class_names == ("a", "b")
 
 

@@ -460,7 +460,7 @@ def test_imagenet_of_kaggle_is_read_with_its_list(tmp_path):
     inner = tmp_path / "ILSVRC/Data/CLS-LOC"
     told = refusal(lambda: build_index(str(inner)))
     assert "val/ILSVRC2012_val_0.JPEG (and 3 more) lies in no class folder; sort these into val/CLASS, or put" in told
-    assert "LOC_val_solution.csv of ImageNet beside train; or move val away, and data.val_fraction" in told
+    assert "LOC_val_solution.csv of ImageNet next to train; or move val away, and data.val_fraction" in told
     (tmp_path / "LOC_val_solution.csv").rename(inner / "LOC_val_solution.csv")
     assert build_index(str(inner)).val.label.tolist() == [0, 1, 0, 1]
 

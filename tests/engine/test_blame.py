@@ -148,7 +148,7 @@ def test_next_run_indexes_a_changed_image_anew_though_its_size_and_time_are_the_
     path.write_bytes(next(new for new in map(png, range(100, 200)) if len(new) == len(old)))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     error, saved = failure(plan, store)
-    assert "train/dog/1.png has changed since the set was indexed; restore it, or run again to index anew" in str(error)
+    assert "train/dog/1.png has changed since the set was indexed; restore it, or run again to index it" in str(error)
     assert saved == ["ant", "cat", "eel"]
     again = make_plan(config, store)
     (task,) = again.tasks["select"]

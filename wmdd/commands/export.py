@@ -1,4 +1,4 @@
-"""Hand a run's images on: to any training script as folders of PNG, or to DD-Ranking with its teacher and settings."""
+"""Export a run's images: as folders of PNG for any training script, or with teacher and settings for DD-Ranking."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def export(run: str, kind: str, target: str | None = None, dataset: str | None =
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
 
     Returns:
-        What to do with it, for people.
+        A line about how to use the export.
 
     Raises:
         ConfigError: if the run or the format cannot be written so; says why.
@@ -111,21 +111,21 @@ def _as_folders(folder: ArtifactStore, images: DistilledImages) -> str:
     names = class_folders(images.class_names)
     written = _Export(folder, images, names)
     paths = written.put_images("", images, names)
-    told = f"{len(images)} images in {folder.url}/CLASS/; torchvision.datasets.ImageFolder reads it"
+    line = f"{len(images)} images in {folder.url}/CLASS/; torchvision.datasets.ImageFolder reads it"
     renamed = [name for name, own in zip(names, images.class_names, strict=True) if name != own]
     if renamed:
-        told += f"; classes.json has the class of each folder, such as {renamed[-1]!r}"
+        line += f"; classes.json has the class of each folder, such as {renamed[-1]!r}"
     unfit = [name for name in names if _FORBIDDEN_ON_WINDOWS.search(name)]
     if unfit:
-        told += f"; Windows allows no folder such as {unfit[0]!r}"
+        line += f"; Windows allows no folder such as {unfit[0]!r}"
     if len(set(images.weights.tolist())) == 1:
-        return told
+        return line
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("path", "weight"))
     rows.writerows((path, f"{weight:.9g}") for path, weight in zip(paths, images.weights.tolist(), strict=True))
     written.put(_WEIGHTS_FILE, out.getvalue().encode("utf-8", "surrogateescape"))
-    return f"{told}; weights.csv has the weight of each in its class, which is not the same for all"
+    return f"{line}; weights.csv has the weight of each in its class, which is not the same for all"
 
 
 def class_folders(class_names: Sequence[str]) -> list[str]:
@@ -146,7 +146,7 @@ def class_folders(class_names: Sequence[str]) -> list[str]:
 
 
 def _allowed(name: str) -> str:
-    """Replace what file systems forbid in the name of a folder; all else stays."""
+    """Return a name with underscores for the characters that file systems forbid in the name of a folder."""
     forbidden = _FORBIDDEN_ON_WINDOWS if os.name == "nt" else _FORBIDDEN
     return _shortened(forbidden.sub("_", _FORBIDDEN.sub("_", name)) or "_")
 
@@ -189,7 +189,7 @@ class _Export:
         self.put(EXPORT_MARK, b"")  # in a folder of real images, these are not among them
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file that is not there."""
+        """Write a file unless it is there."""
         path = self._folder.path(name)
         if path not in self._present:
             self._folder.put(path, data)
@@ -214,7 +214,7 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
     name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
     if name is None:
         raise ConfigError(
-            f"--dataset: recipe {config.recipe} says not which set this is; give DD-Ranking's name of it: "
+            f"--dataset: recipe {config.recipe} does not say which set this is; give DD-Ranking's name of it: "
             f"{', '.join(_CLASSES)}"
         )
     if name not in _CLASSES:
@@ -257,13 +257,13 @@ def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset
 
 
 class _Only:
-    """A single file in the place of an artifact's files."""
+    """The files of an artifact that has one file."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
 
     def read(self, name: str) -> bytes:
-        """Give the file, whatever it is called."""
+        """Return the file, by any name."""
         return self._data
 
 

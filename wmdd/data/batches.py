@@ -43,10 +43,10 @@ class Geometry:
 
 
 def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: np.ndarray | None = None) -> Tensor:
-    """Load a class's training images as the networks see them in evaluation, (n, 3, size, size) uint8.
+    """Return a class's training images as networks see them in evaluation, (n, 3, size, size) uint8.
 
     Args:
-        rows: which of them, by position within the class; None for all.
+        rows: positions within the class; None for all.
     """
     positions = index.train.of_class(class_id)
     positions = positions if rows is None else positions[rows]
@@ -56,17 +56,17 @@ def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: n
 def validation_batches(
     index: DatasetIndex, geometry: Geometry, batch_size: int, runtime: Runtime, ranks: Ranks = ALONE
 ) -> Iterator[Batch]:
-    """Yield this process's validation images, all processes together each once: (normalised, on the device; labels)."""
-    own = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
-    labels = runtime.send(torch.from_numpy(index.val.label[own].astype(np.int64)))
+    """Yield this process's part of the validation images: (normalised, on the device; labels)."""
+    part = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
+    labels = runtime.send(torch.from_numpy(index.val.label[part].astype(np.int64)))
     if len(index.val) * 3 * geometry.image_size**2 <= runtime.memory_bytes:
         whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks, runtime)
-        shown: Iterator[Tensor] = iter(whole.split(batch_size))
+        batches: Iterator[Tensor] = iter(whole.split(batch_size))
     else:
-        places = range(0, len(own), batch_size)
-        shown = runtime.ahead(_evaluation_view(index, own[at : at + batch_size], geometry) for at in places)
-    for images, names in zip(shown, labels.split(batch_size), strict=True):
-        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), names
+        starts = range(0, len(part), batch_size)
+        batches = runtime.ahead(_evaluation_view(index, part[at : at + batch_size], geometry) for at in starts)
+    for images, targets in zip(batches, labels.split(batch_size), strict=True):
+        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), targets
 
 
 def training_batches(
@@ -80,8 +80,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Yield this process's part of each batch of an epoch: (augmented, normalised, on the device; labels).
 
-    Order and crops are drawn for the whole epoch before the first image is read, so neither the processes that train
-    together nor those that decode can change them.
+    Order and crops are drawn for the whole epoch before the first image is read, so they depend neither on the
+    processes that train together nor on those that decode.
     """
     rng = seeds.child("epoch", epoch).numpy()
     if _fits(index, geometry, runtime):
@@ -110,7 +110,7 @@ def without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
-    """Cut an epoch of `count` images into batches, over all processes.
+    """Return the batches of an epoch of `count` images, over all processes.
 
     A last batch that leaves a process with fewer than two images is left out: batch-norm has no variance over one
     image of 1 x 1 positions.
@@ -138,12 +138,12 @@ def _from_memory(
     for batch in batch_places(len(order), section.batch_size, ranks):
         part = ranks.part(batch)
         maps = view_matrices(views[part], source, geometry.image_size)
-        shown = apply_views(geometry.pixels.normalize(runtime.send(images[rows[part]])), *maps)
-        yield runtime.images(shown), labels[part]
+        inputs = apply_views(geometry.pixels.normalize(runtime.send(images[rows[part]])), *maps)
+        yield runtime.images(inputs), labels[part]
 
 
 def _repeated(order: np.ndarray, times: int) -> np.ndarray:
-    """Keep the epoch's length: fewer images, each `times` in a row (Hoffer et al., 2020)."""
+    """Return fewer images, each `times` in a row, so that the epoch keeps its length (Hoffer et al., 2020)."""
     return np.repeat(order, times)[: len(order)]
 
 
@@ -186,7 +186,7 @@ def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks, runtime: 
 
 
 def forget_decoded() -> None:
-    """Free the decoded images that are kept, because the device's memory is full."""
+    """Free the decoded images in memory, because the device is full."""
     _decoded_training.cache_clear()
     _decoded_validation.cache_clear()
 
@@ -196,7 +196,7 @@ def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geome
 
 
 class _Viewed(Dataset[tuple[Tensor, int]]):
-    """Crops drawn beforehand, cut from originals."""
+    """Crops that are already drawn, cut from originals."""
 
     def __init__(self, index: DatasetIndex, order: np.ndarray, views: Views, size: int) -> None:
         self.images = StreamedImages(index, "train", _identity)

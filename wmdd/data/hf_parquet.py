@@ -75,7 +75,7 @@ def is_parquet(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
-    """Open one of a set's Parquet files.
+    """Open a Parquet file of a set.
 
     Raises:
         DataError: if it is gone, or is damaged where it is read; names it.
@@ -122,11 +122,10 @@ def parquet_columns(schema: pa.Schema, where: str) -> tuple[str, str]:
 
 
 def _named(columns: Sequence[str], names: Sequence[str], declared: dict[str, Any], kind: str) -> str | None:
-    """Return the column of a known name, else the only one that is declared to hold what is wanted."""
+    """Return the column of a known name, else the only one that is declared with the wanted type."""
     for name in names:
-        found = [column for column in columns if column == name] or [c for c in columns if c.lower() == name]
-        if found:
-            return found[0]
+        if named := [c for c in columns if c == name] or [c for c in columns if c.lower() == name]:
+            return named[0]
     typed = [c for c in columns if isinstance(declared.get(c), dict) and declared[c].get("_type") == kind]
     return typed[0] if len(typed) == 1 else None
 
@@ -154,7 +153,7 @@ def holds_text(kind: pa.DataType) -> bool:
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """Read the types of columns that Hugging Face `datasets` keeps in a schema, if they are there."""
+    """Return the declared types of columns; nothing if the table declares none."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError):
@@ -163,7 +162,7 @@ def _features(schema: pa.Schema) -> dict[str, Any]:
 
 
 def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
-    """Read the class names that Hugging Face `datasets` keeps in a schema, if they are there."""
+    """Return the class names that a table declares; None if it declares none."""
     try:
         return tuple(str(name) for name in _features(schema)[label]["names"])
     except (KeyError, TypeError):
@@ -171,14 +170,14 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
 
 
 def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
-    """Read the encoded images and labels of a row group; None where a row holds no bytes."""
+    """Return the encoded images and labels of a row group; None where a row holds no bytes."""
     image, label = parquet_columns(parquet.schema_arrow, file)
     table = read_rows(parquet, group, [image, label])
     return encoded_images(table.column(image)), table.column(label).to_pylist()
 
 
 def read_image_paths(parquet: pq.ParquetFile, group: int, file: str) -> list[str | None]:
-    """Read the names of files that a row group has beside, or in place of, the bytes of images."""
+    """Return the names of files of a row group, with or in place of the bytes of images."""
     image, _ = parquet_columns(parquet.schema_arrow, file)
     column = read_rows(parquet, group, [image]).column(image)
     if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:

@@ -19,11 +19,7 @@ _PLACES: dict[Subset, tuple[int, ...]] = {
 
 
 def refuse_whole(recipe: str, url: str, listing: Listing) -> None:
-    """Refuse a full ImageNet-1K tree under the recipe of one of its parts, before its images are read.
-
-    Raises:
-        DataError: with the option that cuts the part out.
-    """
+    """Raise DataError for a full ImageNet-1K tree under the recipe of one of its parts, before its images are read."""
     if recipe in _PLACES and len(all_class_names(url, listing)) == 1000:
         raise DataError(
             f"data.path={url}: has 1,000 classes, as ImageNet-1K, and recipe {recipe} is for ten of them; add "
@@ -32,13 +28,13 @@ def refuse_whole(recipe: str, url: str, listing: Listing) -> None:
 
 
 def subset_classes(subset: Subset, url: str, listing: Listing) -> tuple[str, ...]:
-    """Name the classes of a subset in a full ImageNet-1K tree; only these are read then.
+    """Return the classes of a subset of a full ImageNet-1K tree; only their images are read.
 
-    ImageNette cut out so has ImageNet's 50 validation images per class; fast.ai's own download has 3,925 in all, and
-    is a set of its own: give its folder as data.path, without data.subset.
+    Such an ImageNette has ImageNet's 50 validation images per class; the download of fast.ai has 3,925 in all, and is
+    another set: give its folder as data.path, without data.subset.
 
     Raises:
-        DataError: if the set has not 1,000 classes.
+        DataError: if the set does not have 1,000 classes.
     """
     names = all_class_names(url, listing)
     if len(names) != 1000:

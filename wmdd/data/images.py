@@ -1,4 +1,4 @@
-"""Read real images, in any order, with bounded memory, and decode them. A broken one is named."""
+"""Read and decode real images in any order, with bounded memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FILES_AT_ONCE = 64
 
 
 def image_name(index: DatasetIndex, split: str, position: int) -> str:
-    """Name an image for a person."""
+    """Return the name of an image for messages: its file, and its row in a Parquet file."""
     part = _part(index, split)
     file, row = part.files[part.file[position]], int(part.row[position])
     return file if row < 0 else f"{file} row {row}"
@@ -65,17 +65,17 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
 
 
 def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: int, crop_ratio: float) -> Tensor:
-    """Load images as networks see them in evaluation: resized, centre-cropped, (n, 3, size, size) uint8.
+    """Return images as networks see them in evaluation: resized, centre-cropped, (n, 3, size, size) uint8.
 
     Args:
-        positions: which images; the result keeps their order, doubles included.
+        positions: of the images; the result keeps their order, also of repeated ones.
         crop_ratio: the shorter side is resized to size / crop_ratio before the crop.
     """
     return _load(index, split, positions, lambda image: evaluation_crop(image, size, crop_ratio), (size, size))
 
 
 def load_native_uint8(index: DatasetIndex, split: str, positions: np.ndarray) -> Tensor:
-    """Load images of one common size as they are, (n, 3, h, w) uint8."""
+    """Return images of one common size as they are stored, (n, 3, h, w) uint8."""
     size = _part(index, split).uniform_size()
     assert size is not None, "images differ in size"
     return _load(index, split, positions, lambda image: image, size)
@@ -119,7 +119,7 @@ def _chunks(items: Iterator[tuple[int, bytes]], length: int) -> Iterator[list[tu
 
 
 class StreamedImages(Dataset[tuple[Any, int]]):
-    """Images by position, decoded when asked for; fit for DataLoader workers.
+    """Images by position, decoded on access; fit for DataLoader workers.
 
     Args:
         transform: from a PIL image.
@@ -132,7 +132,7 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         self.index, self.split, self.transform, self.cached_groups = index, split, transform, cached_groups
         self._groups: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
         self._starts: dict[int, np.ndarray] = {}
-        self._files: dict[int, tuple[Any, str]] = {}  # by process: to open an archive lists all that is in it
+        self._files: dict[int, tuple[Any, str]] = {}  # by process id: to open an archive lists its members
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": OrderedDict(), "_starts": {}, "_files": {}}
@@ -175,7 +175,7 @@ class StreamedImages(Dataset[tuple[Any, int]]):
 
 
 def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, window_groups: int = 8) -> np.ndarray:
-    """Give an epoch's permutation of all positions that reads Parquet in windows of a few row groups.
+    """Return a permutation of all positions for an epoch that reads Parquet in windows of a few row groups.
 
     Row groups are permuted and rows are shuffled within windows, so that a window's groups are read once; image files
     are permuted freely.
@@ -186,8 +186,8 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
     groups: list[np.ndarray] = []
     for number in np.unique(part.file):
         with open_parquet(index.url, part.files[number]) as parquet:
-            found = _by_row_group(parquet, index, split, np.flatnonzero(part.file == number))
-            groups += [where for _, _, where in found]
+            by_group = _by_row_group(parquet, index, split, np.flatnonzero(part.file == number))
+            groups += [members for _, _, members in by_group]
     if len(groups) <= window_groups:
         return rng.permutation(len(part))  # one window: the order of a folder with the same images
     order = rng.permutation(len(groups))
@@ -198,7 +198,7 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
 def _by_row_group(
     parquet: ParquetFile, index: DatasetIndex, split: str, positions: np.ndarray
 ) -> list[tuple[int, int, np.ndarray]]:
-    """Sort positions of one file by row group: (group, its first row, positions in their given order)."""
+    """Return the positions of one file by row group: (group, its first row, positions in their given order)."""
     rows, starts = _part(index, split).row[positions], row_group_starts(parquet)
     if rows.max() >= starts[-1]:
         raise _changed(index, split, int(positions[rows.argmax()]))
@@ -214,9 +214,9 @@ def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: in
     try:
         data = read(fs, f"{root}/{file}")
     except FileNotFoundError as exc:
-        raise DataError(f"{file} has gone since the set was indexed; restore it, or run again to index anew") from exc
+        raise DataError(f"{file} has gone since the set was indexed; restore it, or run again to index it") from exc
     except (OSError, EOFError) as exc:
-        # Not the set's fault: another worker, or a later try, may read it.
+        # The set may be whole: another worker, or a later try, may read it.
         raise StorageError(f"{root}/{file} cannot be read {explain(exc)}") from exc
     return position, _unchanged(data, index, split, position)
 
@@ -230,7 +230,7 @@ def _unchanged(data: bytes | None, index: DatasetIndex, split: str, position: in
 
 def _changed(index: DatasetIndex, split: str, position: int) -> ChangedError:
     name = image_name(index, split, position)
-    return ChangedError(f"{name} has changed since the set was indexed; restore it, or run again to index anew")
+    return ChangedError(f"{name} has changed since the set was indexed; restore it, or run again to index it")
 
 
 def _part(index: DatasetIndex, split: str) -> Split:

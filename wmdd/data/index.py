@@ -193,7 +193,7 @@ def held_out(url: str, names: tuple[str, ...], train: Split, share: float) -> tu
 
 
 def limit(index: DatasetIndex, count: int) -> DatasetIndex:
-    """Keep at most `count` images of each class in each split, chosen by their content, in the order of the set."""
+    """Return at most `count` images of each class and split, chosen by their content, in the order of the set."""
 
     def kept(split: Split) -> Split:
         chosen = np.zeros(len(split), dtype=bool)

@@ -1,4 +1,4 @@
-"""The index of a run's images: made once for each store and set, and cut to what the run asks for."""
+"""The index of a run's images: made once for each store and set, and reduced to what the run uses."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def load_index(
     on_progress: Callable[[int, int], None],
     before: Callable[[int | None], None] = lambda num_classes: None,
 ) -> tuple[DatasetIndex, ArtifactRef]:
-    """Read the set's index from the store, or make it when the set's files have changed.
+    """Return the index of a run's set and its reference; make it if the store has none of the set's files.
 
     Args:
-        before: called with the number of classes, None if that is not known yet, before all images are read: it
-            refuses what then need not be waited for.
+        before: called before the images are read with the number of classes (None if it is not known yet), to raise
+            errors that need not wait for the index.
     """
     if config.data.path is None:
         raise ConfigError(
@@ -62,8 +62,8 @@ def load_index(
         refs.append(ArtifactRef("index", f"index-{next(iter(how))}", content_key({"of": refs[-1].key, **how})))
     outdated = _outdated(refs[-1])
     if is_outdated := store.read_note(outdated) is not None:
-        for made in refs:
-            store.withdraw(made)
+        for outdated_ref in refs:
+            store.withdraw(outdated_ref)
     if ref not in store:
         store.check_writable()
         if config.pretrain.weights is not None:
@@ -84,12 +84,12 @@ def load_index(
     if is_outdated:
         store.drop_note(outdated)
     index = store.load(refs[-1], DatasetIndex, keep=True)
-    own = (*class_notes(index), *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
-    return replace(index, notes=(*listing.notes, *index.notes, *own)), refs[-1]
+    notes = (*class_notes(index), *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
+    return replace(index, notes=(*listing.notes, *index.notes, *notes)), refs[-1]
 
 
 def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:
-    """Note which indexes no longer fit their images, for the next run: sizes and times of the files do not show it."""
+    """Mark indexes that no longer fit their images, for the next run: sizes and times of the files do not show it."""
     for ref in {ref for ref in refs if isinstance(ref, ArtifactRef) and ref.stage == "index"}:
         with contextlib.suppress(StorageError):  # the changed image is what the user has to know
             store.write_note(_outdated(ref), b"")
@@ -100,7 +100,7 @@ def _outdated(ref: ArtifactRef) -> str:
 
 
 def _cuts(config: DistillConfig) -> list[Cut]:
-    """Return what is cut from the whole index: how, as its key has it, and what cuts it."""
+    """Return how the whole index is reduced: the values that enter the key, and the function, of each step."""
     share, count, cuts = config.data.holdout, config.data.per_class, list[Cut]()
     if count:
         cuts.append(({"per_class": count}, lambda index: limit(index, count)))
@@ -110,7 +110,7 @@ def _cuts(config: DistillConfig) -> list[Cut]:
 
 
 def _orientation_notes(index: DatasetIndex) -> list[str]:
-    """Count the images that are learned as they are stored, and not as they are meant to be seen."""
+    """Return a line about images that are read as they are stored, and not as their EXIF orientation asks for."""
     turned = sum(int((split.orientation != 1).sum()) for split in (index.train, index.val))
     if index.upright or not turned:
         return []

@@ -1,4 +1,4 @@
-"""What a user should see of an indexed set before it is used: its classes, images that occur twice, and odd pixels."""
+"""Notes for the user about an indexed set: its classes, images that occur twice, and unusual pixels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def double_notes(index: DatasetIndex) -> tuple[str, ...]:
 
 
 def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
-    """Return lines about images that use a small part of the grey levels, or have several frames or alpha."""
+    """Return lines about images that use few grey levels, have several frames, or have alpha."""
     low, high, white, several, alpha = (
         np.concatenate([getattr(split, name) for split in (index.train, index.val)]) for name in LEVELS
     )
@@ -42,7 +42,7 @@ def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
     for top in np.unique(white[white > 0]).tolist():
         alike = white == top
         faint = alike & (high < top * _FAINT_8_BITS if top == 255 else high - low < top * _FAINT)
-        # A few dark images are dark; of small ones among large ones, which were not decoded, nothing follows.
+        # A few dark images are no fault; small ones say nothing of large ones, which were not decoded.
         if 2 * faint.sum() >= (len(white) if top == 255 else alike.sum()):
             counts = f"{faint.sum():,} of {alike.sum():,}"
             notes.append(f"{counts} {_faint(float(low[faint].min()), float(high[faint].max()), top)}")
@@ -69,7 +69,7 @@ def _faint(low: float, high: float, white: int) -> str:
 
 
 def class_notes(index: DatasetIndex) -> tuple[str, ...]:
-    """Return lines about classes that may be one class, or none, by their names."""
+    """Return lines about classes whose names suggest that they are one class, or none."""
     notes, seen = [], dict[str, str]()
     pairs = [
         (other, name)

@@ -1,4 +1,4 @@
-"""Sets that torchvision knows by name, written once as Parquet, so that workers anywhere read them like any other."""
+"""Sets that torchvision knows by name, written to the store once as Parquet, which workers read like any other set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wmdd.text import one_line, suggestion
 TORCHVISION = "torchvision:"
 COMMON = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "SVHN", "Imagenette")
 ROOT = "~/.cache/wmdd/torchvision"
-ROWS, ROW_GROUP_BYTES, FILE_BYTES = 1000, 2**25, 2**28  # what is held in memory, whatever the set's size
+ROWS, ROW_GROUP_BYTES, FILE_BYTES = 1000, 2**25, 2**28  # so that memory does not grow with the set
 _SPLITS = {"train": ("train", "trainval"), "val": ("test", "val", "valid", "validation")}
 # The sets that name their splits in another way, or whose test split has no labels.
 _ARGUMENTS = {
@@ -34,22 +34,22 @@ _ARGUMENTS = {
 
 
 class Folder(Protocol):
-    """Where files go: what `wmdd.storage.store.ArtifactStore` offers."""
+    """A folder to write into, such as `wmdd.storage.store.ArtifactStore`."""
 
     root: str
     url: str
 
     def path(self, *parts: str) -> str:
-        """Give the path of a file below."""
+        """Return the path of a file below."""
 
     def get(self, path: str) -> bytes | None:
-        """Read a file, or None."""
+        """Return a file's content; None if it is absent."""
 
     def put(self, path: str, data: bytes) -> None:
         """Write a file."""
 
     def entries(self, folder: str) -> list[dict[str, Any]]:
-        """List a folder, as fsspec does."""
+        """Return what is in a folder, as fsspec lists it."""
 
     def drop(self, path: str) -> None:
         """Remove a file."""
@@ -63,13 +63,13 @@ def from_torchvision(
     *,
     upright: bool = False,
 ) -> str:
-    """Give the URL of a set as Parquet, written into the store the first time.
+    """Return the URL of a set as Parquet, which is written the first time.
 
     Args:
         path: ``torchvision:NAME``, or with arguments of its class, ``torchvision:EMNIST?split=letters``; ``root``
             names the folder of torchvision's own files.
-        on_progress: told images written and their total, split by split.
-        upright: turn images as their EXIF orientation asks for, which is not written.
+        on_progress: called with the images written and their total, for each split.
+        upright: turn images as their EXIF orientation asks for; the orientation is not written.
 
     Raises:
         DataError: for an unknown name, arguments that it does not take, or files that are not there.
@@ -77,9 +77,9 @@ def from_torchvision(
     name, _, query = path.removeprefix(TORCHVISION).partition("?")
     options = {key: _value(text) for key, text in urllib.parse.parse_qsl(query)}
     label = urllib.parse.quote(path.removeprefix(TORCHVISION), safe="").replace("%", "_")
-    own = ("torchvision", f"{label}-upright" if upright else label)
-    target = f"{folder.url.rstrip('/')}/{'/'.join(own)}"
-    if folder.get(folder.path(*own, "complete.json")) is not None:
+    parts = ("torchvision", f"{label}-upright" if upright else label)
+    target = f"{folder.url.rstrip('/')}/{'/'.join(parts)}"
+    if folder.get(folder.path(*parts, "complete.json")) is not None:
         return target
     kind = _kind(path, name)
     counts, written = dict[str, int](), set[str]()
@@ -92,11 +92,11 @@ def from_torchvision(
             counts[split] = len(images)
             for number, data in enumerate(_files(images, names, on_progress, upright)):
                 written.add(f"{split}-{number:05d}.parquet")
-                folder.put(folder.path(*own, f"{split}-{number:05d}.parquet"), data)
-    for item in folder.entries(folder.path(*own)):  # what an interrupted run of another version left
+                folder.put(folder.path(*parts, f"{split}-{number:05d}.parquet"), data)
+    for item in folder.entries(folder.path(*parts)):  # files of an interrupted run of another version
         if item["name"].rpartition("/")[2] not in written:
             folder.drop(item["name"])
-    folder.put(folder.path(*own, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
+    folder.put(folder.path(*parts, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
     return target
 
 
@@ -120,7 +120,7 @@ def _kind(path: str, name: str) -> Any:
 
 
 def _open(path: str, kind: Any, split: str, options: dict[str, Any], download: bool) -> Any:
-    """Open a split, or give None where the set has no such one."""
+    """Return a split; None if the set has no such split."""
     known = _arguments(kind)
     arguments = dict(options)
     root = os.path.expanduser(str(arguments.pop("root", ROOT)))
@@ -173,7 +173,7 @@ def _check_labels(path: str, images: Any) -> None:
 
 
 def _names(images: Any) -> list[str]:
-    """Name the classes in the order of their labels; numbers where the set names none."""
+    """Return the class names in the order of labels; numbers if the set has no names."""
     if getattr(images, "classes", None):
         return [name if isinstance(name, str) else ", ".join(name) for name in images.classes]
     if getattr(images, "class_to_idx", None):
@@ -184,7 +184,7 @@ def _names(images: Any) -> list[str]:
 
 
 def _files(images: Any, names: list[str], on_progress: Callable[[int, int], None], upright: bool) -> Iterator[bytes]:
-    """Write a split as Parquet files, none much larger than `FILE_BYTES`."""
+    """Yield a split as Parquet files, none much larger than `FILE_BYTES`."""
     tables = _tables(images, names, on_progress, upright)
     for first in tables:
         out = io.BytesIO()

@@ -1,1 +1,1 @@
-"""Networks by name, the weights that people bring, and the teacher."""
+"""Networks by name, weights from files and libraries, and the teacher."""

@@ -29,6 +29,6 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (n, 3, size, size) to (n, num_classes) logits."""
+        """Return the (n, num_classes) logits of (n, 3, size, size) images."""
         logits: Tensor = self.head(self.blocks(images).flatten(1))
         return logits

@@ -1,4 +1,4 @@
-"""What a file or a folder is that was given as weights and holds none for torch: its kind, and what to do."""
+"""What a file or folder is that was given as weights and holds none that torch reads, and the remedy."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _NAMES = (
     (r"\.(gguf|ggml)", "llama.cpp"),
     (r"\.mat", "MATLAB"),
 )
-# Files of weights in a folder, those that are looked for first standing first.
+# Files of weights in a folder, in the order in which they are preferred.
 _WEIGHTS = (r"model\.safetensors", r".*\.safetensors", r"pytorch_model\.bin", r".*\.(pth|pt|ckpt|bin)(\.tar)?")
 _PART = re.compile(r"-0*(\d+)-of-0*(\d+)\.\w+$")
 MERGE = "give the weights in one file, such as of safetensors.torch.save_file"
 
 
 def foreign(data: bytes) -> str:
-    """Return what a file is that is known by its first bytes, and what to do; "" for what may be torch's."""
+    """Return what a file is by its first bytes, and the remedy; "" if torch may read it."""
     head = data[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if data and not data.strip(b"\0"):
         return f"is no file of weights (its {len(data)} bytes are all zero); {_FETCH}"
-    if found := pointer(data):
-        return f"{found[0]}, not the file; {found[1]}"
+    if target := pointer(data):
+        return f"{target[0]}, not the file; {target[1]}"
     if head.startswith((b"<!doctype", b"<html", b"<head")):
         return "is a web page, not the file; fetch it by its download link (with /resolve/ or /raw/ in place of /blob/)"
     if re.match(rb"<(\?xml|error>)", head):
@@ -74,7 +74,7 @@ def is_safetensors(data: bytes) -> bool:
 
 
 def unread(data: bytes, source: str) -> str:
-    """Return what a file may be that torch cannot read, and what to do; "" if it begins as torch's files do."""
+    """Return what a file is that torch did not read, and the remedy; "" if it begins as torch's files do."""
     name = source.rpartition("/")[2].lower()
     for pattern, what in _NAMES:
         if re.search(f"({pattern})$", name):
@@ -102,7 +102,7 @@ def part(source: str) -> str:
 
 
 def folder(fs: Any, path: str, source: str) -> str:
-    """Return what a folder that was given as weights holds, and what to do."""
+    """Return what a folder holds that was given as weights, and the remedy."""
     try:
         names = sorted(item["name"].rstrip("/").rpartition("/")[2] for item in entries(fs, path))
     except (OSError, WmddError):
@@ -129,7 +129,7 @@ def _foreign_json(head: bytes) -> str:
         return f"is a list of the parts of weights, which are not read from parts; {MERGE}"
     if b'"error"' in head:
         return f"is an error in JSON, as of a failed download; {_FETCH}, with its credentials if it needs some"
-    return "is text in JSON, such as the settings of a network; give the file of weights beside it"
+    return "is text in JSON, such as the settings of a network; give the file of weights next to it"
 
 
 def _foreign_zip(data: bytes) -> str:

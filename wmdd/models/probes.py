@@ -1,4 +1,4 @@
-"""See inside a classifier without changing it: penultimate features and batch-norm inputs, through hooks."""
+"""Penultimate features and batch-norm inputs of a classifier, recorded by hooks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wmdd.errors import ConfigError
 
 
 class Probe:
-    """Record, at each forward pass inside the ``with`` block, what the method needs.
+    """Records features and batch-norm inputs at each forward pass inside the ``with`` block.
 
     Attributes:
         features: (n, d), input of the last linear (or 1x1 convolution) layer, flattened.
         bn_inputs: one (n, channels, h, w) per batch-norm layer, in the order of execution.
 
     Raises:
-        ConfigError: if the network has no layer that gives `num_classes` outputs.
+        ConfigError: if the network has no layer of `num_classes` outputs.
     """
 
     def __init__(self, model: nn.Module, num_classes: int) -> None:
@@ -41,14 +41,14 @@ class Probe:
             handle.remove()
 
     def run(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Forward (n, 3, h, w) images; give logits, features (n, d) and the batch-norm inputs."""
+        """Return logits, features (n, d) and batch-norm inputs of (n, 3, h, w) images."""
         self.bn_inputs, self.features = [], None
         logits: Tensor = self._model(images)
         return logits, cast(Tensor, self.features), self.bn_inputs
 
     @torch.no_grad()
     def running_moments(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Give the network's own running mean and variance, (channels,) each, of every entry of `bn_inputs`."""
+        """Return the network's running mean and variance, (channels,) each, for each entry of `bn_inputs`."""
         order: list[nn.BatchNorm2d] = []
         layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
         handles = [layer.register_forward_pre_hook(lambda layer, _: order.append(layer)) for layer in layers]

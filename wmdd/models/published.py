@@ -1,4 +1,4 @@
-"""Published weights: what they know, and how torchvision's and timm's own builders load them."""
+"""Published weights: their classes and normalisation, and how torchvision and timm load them."""
 
 from __future__ import annotations
 
@@ -23,53 +23,50 @@ PATIENCE_S = 30
 
 
 def check_published(name: str, source: str, num_classes: int | None, normalization: str) -> None:
-    """Refuse published weights that there are not, that know another number of classes, or that saw pixels of another
-    mean and deviation, before any download.
+    """Raise ConfigError, before any download, for published weights that do not exist or do not fit the data.
 
     Args:
         num_classes: of the data; None if they are not counted yet.
-
-    Raises:
-        ConfigError: with those that there are, or with what they know and what was asked for.
+        normalization: of the data; the weights must have been trained with its mean and std.
     """
-    known, mean, std = _facts(name, source)
+    known, mean, std = _card(name, source)
     if None not in (known, num_classes) and known != num_classes:
         raise ConfigError(
             f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
             "(--pretrain.weights none), or give a file of one for these classes"
         )
     if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
-        fitting = next((own.name for own in NORMALIZATIONS.values() if _near(own, mean, std)), None)
+        fitting = next((item.name for item in NORMALIZATIONS.values() if _near(item, mean, std)), None)
         remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
         raise ConfigError(
-            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and deviation {_shown(std)}, which "
+            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and std {_shown(std)}, which "
             f"data.normalization={normalization} does not make; {remedy}"
         )
 
 
 def known_classes(name: str, source: str) -> int | None:
-    """Return the number of classes that published weights know; None if the library does not say."""
-    return _facts(name, source)[0]
+    """Return the number of classes of published weights; None if the library does not say."""
+    return _card(name, source)[0]
 
 
 def build_published(name: str, source: str, image_size: int | None = None) -> nn.Module:
-    """Build a network with its published weights as its library does, which knows the old forms of its own files.
+    """Return a network with its published weights, loaded by its library, which knows older forms of its files.
 
     Args:
         image_size: for networks of timm that are built for one size, px; their library fits the weights to it.
 
     Raises:
-        ConfigError: if there are none, they cannot be fetched, or the file of them is damaged.
+        ConfigError: if the network has none, they cannot be fetched, or their file is damaged.
     """
-    found = published(name, source)
-    if found is None:
+    weights = published(name, source)
+    if weights is None:
         return _from_timm(name.removeprefix("timm/"), source, image_size)
     import torchvision.models as zoo
 
-    file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(found.url))
+    file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(weights.url))
     try:
         with _fetching():
-            network: nn.Module = zoo.get_model(name, weights=found, progress=False)
+            network: nn.Module = zoo.get_model(name, weights=weights, progress=False)
     except Exception as exc:  # of sockets, disks, archives and torch
         if os.path.exists(file):
             raise ConfigError(
@@ -77,7 +74,7 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
                 "again"
             ) from exc
         raise ConfigError(
-            f"pretrain.weights={source}: cannot be fetched ({one_line(exc, 160)}); put {found.url} into "
+            f"pretrain.weights={source}: cannot be fetched ({one_line(exc, 160)}); put {weights.url} into "
             f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.weights FILE"
         ) from exc
     for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
@@ -107,9 +104,9 @@ def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
 
 
 def _cached(config: Any) -> dict[str, str]:
-    """Return where the hub's client has a file already; if it has none, see in one try whether the hub answers.
+    """Return where the hub's client has cached a file; if it has none, check with one request whether the hub answers.
 
-    The client asks the hub five times over, for most of a minute, where there is no network.
+    Without a network the client retries five times, for most of a minute.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -130,7 +127,7 @@ def _cached(config: Any) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _fetching() -> Iterator[None]:
-    """Load plain tensors alone, and give up on a server that does not answer."""
+    """Within the block, torch loads plain tensors only, and a server that does not answer is a timeout."""
     before, patience = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD"), socket.getdefaulttimeout()
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     socket.setdefaulttimeout(PATIENCE_S)
@@ -144,20 +141,22 @@ def _fetching() -> Iterator[None]:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
 
 
-def _near(own: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:
-    return all(abs(a - b) < 0.005 for a, b in zip((*own.mean, *own.std), (*mean, *std), strict=True))
+def _near(normalization: Normalization, mean: Sequence[float], std: Sequence[float]) -> bool:
+    return all(
+        abs(a - b) < 0.005 for a, b in zip((*normalization.mean, *normalization.std), (*mean, *std), strict=True)
+    )
 
 
 def _shown(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _facts(name: str, source: str) -> tuple[int | None, Sequence[float], Sequence[float]]:
-    """Return published weights' number of classes, and the mean and deviation of the pixels that they saw."""
-    found = published(name, source)
-    if found is not None:
-        shown = found.transforms()
-        return len(found.meta["categories"]), shown.mean, shown.std
+def _card(name: str, source: str) -> tuple[int | None, Sequence[float], Sequence[float]]:
+    """Return the number of classes of published weights, and the mean and std of the pixels that they saw."""
+    weights = published(name, source)
+    if weights is not None:
+        transforms = weights.transforms()
+        return len(weights.meta["categories"]), transforms.mean, transforms.std
     import timm
 
     config = timm.get_pretrained_cfg(name.removeprefix("timm/"))
@@ -165,19 +164,19 @@ def _facts(name: str, source: str) -> tuple[int | None, Sequence[float], Sequenc
 
 
 def published(name: str, source: str) -> Any:
-    """Find torchvision's published weights; None where the network is another library's, and `source` its default."""
+    """Return torchvision's published weights; None if the network is timm's, and `source` its default."""
     import torchvision.models as zoo
 
     if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
-        kind = zoo.get_model_weights(name)
-        theirs, _, wanted = source.rpartition(".")
-        wanted = "DEFAULT" if source == "default" else wanted
-        if wanted not in kind.__members__ or theirs not in ("", kind.__name__):
+        versions = zoo.get_model_weights(name)
+        enum, _, version = source.rpartition(".")
+        version = "DEFAULT" if source == "default" else version
+        if version not in versions.__members__ or enum not in ("", versions.__name__):
             raise ConfigError(
                 f"pretrain.weights={source}: no published weights of {name}; choose from "
-                f"{', '.join(['default', *kind.__members__])}, or give a file{_here(source)}"
+                f"{', '.join(['default', *versions.__members__])}, or give a file{_here(source)}"
             )
-        return kind[wanted]
+        return versions[version]
     import timm
 
     if not timm.is_model_pretrained(name.removeprefix("timm/")):
@@ -197,9 +196,9 @@ def _here(source: str) -> str:
 
 
 def is_published_file(name: str, source: str) -> bool:
-    """Whether a user's file is the published one of a network that shifts its input when it is built with it.
+    """Whether a user's file is the published one of a network that shifts its input if it is built with it.
 
-    The state dict does not tell that, but the name of the published file ends with the first digits of its SHA-256.
+    The state dict does not show it, but the name of the published file ends with the first digits of its SHA-256.
     """
     if name not in ("googlenet", "inception_v3"):
         return False

@@ -1,4 +1,4 @@
-"""Networks by name, for any number of classes and image size. Small-image stems are decided here only."""
+"""Networks by name, for any number of classes and image size, with stems for small images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnet3")
 def build_model(
     name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model"
 ) -> nn.Module:
-    """Build an untrained classifier.
+    """Return an untrained classifier.
 
     Args:
         name: ``convnetD`` or ``convnetD_wWIDTH`` (D blocks), a torchvision classifier such as ``resnet18``, or a
@@ -46,7 +46,7 @@ def build_model(
 
 
 def check_model(name: str, num_classes: int, image_size: int, *, stem: Stem, option: str) -> None:
-    """Refuse a network that fails on its first images."""
+    """Raise ConfigError for a network that fails on its first images."""
     model = skeleton(name, num_classes, image_size, stem=stem, option=option).eval()
     if isinstance(model, ConvNet):  # has refused by now; a run without memory imports torch's compiler, for seconds
         return
@@ -60,7 +60,7 @@ def check_model(name: str, num_classes: int, image_size: int, *, stem: Stem, opt
 
 
 def skeleton(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto", option: str = "model") -> nn.Module:
-    """Build a network whose weights take no memory, to ask about its layers."""
+    """Return a network whose weights take no memory, to inspect its layers."""
     try:
         with torch.device("meta"):
             return build_model(name, num_classes, image_size, stem=stem, option=option)
@@ -69,12 +69,12 @@ def skeleton(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Tell whether a network has batch-norm layers, which the batch-norm term needs."""
+    """Whether a network has batch-norm layers, which the batch-norm term needs."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, transform_input: bool = False) -> None:
-    """Load a whole state dict of a network's own version.
+    """Load a whole state dict that was saved by the same version of the network.
 
     A plain dict carries no versions, which some networks (MNASNet) ask for and refuse to load without.
 
@@ -119,11 +119,11 @@ def _timm(given: str, num_classes: int, image_size: int, option: str) -> nn.Modu
 
 
 def _names_for(given: str) -> str:
-    """Return what to write for a network that is not known: near names, or common ones, and how to list all."""
+    """Return a hint for an unknown network: near names, or common ones, and how to list all."""
     import timm
     import torchvision.models as zoo
 
-    name = re.split(r"[:/]|models\.", given)[-1]  # libraries and hubs are named before it in many ways
+    name = re.split(r"[:/]|models\.", given)[-1]  # a library or hub may be named before it
     known = [*(f"convnet{depth}" for depth in range(2, 6)), *zoo.list_models(module=zoo), *timm.list_models()]
     hint = suggestion(name, known, f"common ones are {', '.join(COMMON)}")
     return f"{hint} (in Python, torchvision.models.list_models() and timm.list_models() list all)"

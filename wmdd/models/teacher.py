@@ -1,4 +1,4 @@
-"""The artifact of a trained network: its weights, and all that is needed to show it an image."""
+"""The artifact of a trained network: its weights, and what its input must look like."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wmdd.storage.artifact import Files, pack, unpack
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained network with everything that is needed to show it an image.
+    """A trained network, with what its input must look like.
 
     Args:
         model, stem: as for `build_model`.
@@ -52,7 +52,7 @@ class Teacher:
 
     @property
     def pixels(self) -> Normalization:
-        """How the network sees pixels."""
+        """The channel constants of its input."""
         return NORMALIZATIONS[self.normalization]
 
     @functools.cached_property
@@ -63,13 +63,13 @@ class Teacher:
         return network.eval().requires_grad_(False)
 
     def to_files(self) -> dict[str, bytes]:
-        """Give ``teacher.safetensors`` with its card as metadata."""
+        """Return ``teacher.safetensors`` with the card as metadata."""
         card = {name: getattr(self, name) for name in _CARD}
         return {"teacher.safetensors": pack(self.weights, card)}
 
     @classmethod
     def from_files(cls, files: Files) -> Self:
-        """Read the weights and the card."""
+        """Read what `to_files` returned."""
         weights, card = unpack(files.read("teacher.safetensors"))
         card["class_names"], card["curve"] = tuple(card["class_names"]), tuple(card["curve"])
         return cls(weights=weights, **card)

@@ -1,4 +1,4 @@
-"""What people bring as a file of weights, read without running code: a state dict, or why it is none."""
+"""Read a state dict from a user's file of weights without running code, or raise what the file is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wmdd.storage.pointers import broken_link
 from wmdd.text import one_line
 
 State = dict[str, Tensor]
-# Plain values that trainers keep beside the weights: their command line, a path, a best score of NumPy.
+# Plain values that trainers save with the weights: their command line, a path, a best score of NumPy.
 _PLAIN: list[Any] = [argparse.Namespace, types.SimpleNamespace, collections.defaultdict]
 _PLAIN += [pathlib.PosixPath, pathlib.PurePosixPath, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
 _SCALAR = np.float64(0).__reduce__()[0]  # files name it by the module that it had when they were written
@@ -41,9 +41,9 @@ class Loaded:
     """A state dict from a file.
 
     Args:
-        card: what wmdd wrote beside a teacher's weights; empty for other files.
-        origin: another framework that the file names as its own, "" if none.
-        notes: what else the file holds and was not taken.
+        card: metadata that wmdd writes with a teacher's weights; empty for other files.
+        origin: another framework that the file names, "" if none.
+        notes: what else the file holds and is not used.
     """
 
     state: State
@@ -67,8 +67,8 @@ def read_bytes(source: str) -> bytes:
         fs, path = open_fs(source)
     except ConfigError as exc:
         raise ConfigError(f"pretrain.weights={exc}") from exc
-    if is_local(fs) and (found := broken_link(path)):
-        raise ConfigError(f"pretrain.weights={source}: {found[0]}; {found[1]}")
+    if is_local(fs) and (fault := broken_link(path)):
+        raise ConfigError(f"pretrain.weights={source}: {fault[0]}; {fault[1]}")
     if is_local(fs) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise ConfigError(f"pretrain.weights={source}: is a pipe or a device; give a file")  # it is read many times
     try:
@@ -95,14 +95,14 @@ def card_in(source: str) -> dict[str, Any]:
 
 
 def read_weights(source: str) -> Loaded:
-    """Read the state dict of a file.
+    """Return the state dict of a file.
 
     Raises:
-        ConfigError: with what the file is in its place, and what to do.
+        ConfigError: if it holds none; says what it is, and the remedy.
     """
     data = read_bytes(source)
-    if told := foreign(data):
-        raise ConfigError(f"pretrain.weights={source}: {told}")
+    if fault := foreign(data):
+        raise ConfigError(f"pretrain.weights={source}: {fault}")
     try:
         if is_safetensors(data) or (source.endswith(".safetensors") and data[:1] not in (b"P", b"\x80")):
             metadata = _metadata(data)
@@ -112,27 +112,27 @@ def read_weights(source: str) -> Loaded:
             warnings.simplefilter("ignore")  # of pickle's versions: what cannot be read is refused below
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
-        told = one_line(exc).partition(". ")[0][:100] if data else "it is empty"
-        raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({told}); fetch it again") from exc
+        reason = one_line(exc).partition(". ")[0][:100] if data else "it is empty"
+        raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({reason}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         if what := unread(data, source):
             raise ConfigError(f"pretrain.weights={source}: {what}") from exc
-        found = re.search(r"GLOBAL ([\w.]+)", str(exc))
-        told = f" (it holds a {found[1]})" if found else ""
+        name = re.search(r"GLOBAL ([\w.]+)", str(exc))
+        held = f" (it holds a {name[1]})" if name else ""
         raise ConfigError(
-            f"pretrain.weights={source}: not a file of plain tensors{told}; save the state dict alone: "
+            f"pretrain.weights={source}: not a file of plain tensors{held}; save the state dict alone: "
             "torch.save(model.state_dict(), FILE)"
         ) from exc
     return _state_of(loaded, source)
 
 
 def _state_of(loaded: Any, source: str) -> Loaded:
-    """Find the state dict in what a checkpoint holds."""
+    """Return the state dict among the values of a checkpoint."""
     if _is_state(loaded):
         return Loaded(dict(loaded))
-    found = _states(loaded) if isinstance(loaded, dict) else {}
-    plain = [name for name in found if not _AVERAGED.search(name)]
-    wanted = plain or list(found)
+    states = _states(loaded) if isinstance(loaded, dict) else {}
+    plain = [name for name in states if not _AVERAGED.search(name)]
+    wanted = plain or list(states)
     if not wanted:
         raise ConfigError(
             f"pretrain.weights={source}: holds no state dict; save one: torch.save(model.state_dict(), FILE)"
@@ -143,9 +143,9 @@ def _state_of(loaded: Any, source: str) -> Loaded:
             f"pretrain.weights={source}: holds several networks ({', '.join(wanted[:5])}); save the state dict of one"
         )
     taken = (known or wanted)[0]
-    left = [name for name in found if name != taken]
+    left = [name for name in states if name != taken]
     notes = [f"pretrain.weights={source}: took {taken}, and not {', '.join(left)}, which the file also holds"]
-    return Loaded(dict(found[taken]), notes=tuple(notes if left else ()))
+    return Loaded(dict(states[taken]), notes=tuple(notes if left else ()))
 
 
 def _is_state(value: Any) -> bool:
@@ -157,21 +157,21 @@ def _is_state(value: Any) -> bool:
 
 
 def _states(loaded: dict[Any, Any], above: str = "", depth: int = 3) -> dict[str, State]:
-    """List the state dicts in a checkpoint by their path; optimisers keep theirs below numbers, and have none."""
-    found: dict[str, State] = {}
+    """Return the state dicts in a checkpoint by their path, but for those of optimisers."""
+    states: dict[str, State] = {}
     for name, value in loaded.items():
         if _is_state(value):
-            found[f"{above}{name}"] = value
+            states[f"{above}{name}"] = value
         elif isinstance(value, dict) and depth and isinstance(name, str) and "optim" not in name:
-            found |= _states(value, f"{above}{name}.", depth - 1)
-    return found
+            states |= _states(value, f"{above}{name}.", depth - 1)
+    return states
 
 
 def _metadata(data: bytes) -> dict[str, Any]:
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         return dict(header.get("__metadata__", {}))
-    except (ValueError, AttributeError, TypeError):  # damaged: loading it tells
+    except (ValueError, AttributeError, TypeError):  # damaged: loading it raises
         return {}
 
 

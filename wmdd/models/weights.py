@@ -1,4 +1,4 @@
-"""Load a teacher's weights strictly: nothing is left random in silence, nothing is unpickled."""
+"""Load a teacher's weights strictly: no layer stays random, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wmdd.models.published import build_published, is_published_file
 from wmdd.models.registry import load_state
 from wmdd.models.weight_files import State, card_in, is_file, read_weights
 
-AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training alone, which our networks leave out
+AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training only, which our networks leave out
 WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
@@ -53,9 +53,9 @@ def load_weights(network: nn.Module, source: str, name: str, image_size: int | N
 
 
 def _completed(state: State, own: State, name: str) -> State:
-    """Do as torch does with files of older versions, and leave out what training alone needs."""
+    """Return a state dict as torch completes those of older versions, without what only training needs."""
     heads = AUXILIARY if name.removeprefix("timm/") in WITH_AUXILIARY else ()
-    extra = {"n_averaged"}  # torch counts the updates of an average beside it
+    extra = {"n_averaged"}  # torch's count of the updates of an average
     state = {key: value for key, value in state.items() if key in own or not (key in extra or key.startswith(heads))}
     for key, value in own.items():
         if key not in state and key.rpartition(".")[2] == "num_batches_tracked":
@@ -69,17 +69,18 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
     found = _misfits(own, state)
     if found:
         count = sum(map(len, found.values()))
-        # Of shapes the first tells the stem, and the last the number of classes.
+        # Of shapes, the first shows the stem, and the last the number of classes.
         shown = (
             ", ".join(dict.fromkeys((keys[0], keys[-1] if what == "has" else keys[0]))) for what, keys in found.items()
         )
-        told = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
+        misfits = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
         keys = "1 key" if count == 1 else f"{count} keys"
         remedy = f"it is of {origin}: convert it to torch" if origin else "check pretrain.model, pretrain.stem and"
         remedy += "" if origin else " the number of classes"
         remedy = f"by its name it is {which}: {MERGE}" if (which := part(source)) else remedy
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {told}); {remedy}"
+            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {misfits}); "
+            f"{remedy}"
         )
     for key, value in own.items():
         if not value.is_floating_point():
@@ -97,7 +98,7 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
 
 
 def _misfits(own: State, state: State) -> dict[str, list[str]]:
-    """List the keys that a file lacks, adds, or has in another shape, in the order of the layers."""
+    """Return the keys that a file lacks, adds, or has in another shape, in the order of the layers."""
     shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state]
     found = {
         "lacks": [key for key in own if key not in state],
@@ -108,12 +109,7 @@ def _misfits(own: State, state: State) -> dict[str, list[str]]:
 
 
 def check_card(source: str, class_names: tuple[str, ...], image_size: int, normalization: str) -> None:
-    """Refuse a teacher whose outputs stand for other classes, or for the same in another order, or that saw images in
-    another way.
-
-    Raises:
-        ConfigError: names the first that differs.
-    """
+    """Raise ConfigError for a teacher of other classes, of another order of classes, or of another input."""
     card = card_in(source)
     for option, seen, wanted in (
         ("data.image_size", card.get("image_size"), image_size),
@@ -125,17 +121,17 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
     if own and own != class_names:
         place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
         if place is None:
-            told = f"it has {len(own)} classes, the data {len(class_names)}"
+            difference = f"it has {len(own)} classes, the data {len(class_names)}"
         else:
-            told = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
+            difference = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
         raise ConfigError(
-            f"pretrain.weights={source}: was trained on other classes, or in another order ({told}); set data.classes "
-            "to the teacher's, in its order"
+            f"pretrain.weights={source}: was trained on other classes, or in another order ({difference}); set "
+            "data.classes to the teacher's, in its order"
         )
 
 
 def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Give weights the names that torchvision's and our networks have, where the file has others.
+    """Return weights under the names of torchvision's and our networks.
 
     A name is changed only when the network has the new one and not the old one, so nothing that fits is touched.
     """

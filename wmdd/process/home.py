@@ -1,4 +1,4 @@
-"""The home folder of the user, which ``~`` stands for in paths and URLs."""
+"""The user's home folder, for ``~`` in paths and URLs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def expand_home(path: str) -> str:
     """Return a path or URL with the home folder in place of ``~``.
 
     Raises:
-        ConfigError: if there is no home folder; a folder named ``~`` in its place would be looked for in the home.
+        ConfigError: if the home folder is unknown.
     """
-    found = _HOME.sub(lambda part: part[1] + os.path.expanduser(part[2]), path)
-    if re.match(r"(file://)?~(/|$)", found):
+    expanded = _HOME.sub(lambda part: part[1] + os.path.expanduser(part[2]), path)
+    if re.match(r"(file://)?~(/|$)", expanded):
         raise ConfigError(f"{path}: the home folder of this user is not known; set HOME, or write the path in full")
-    return found
+    return expanded

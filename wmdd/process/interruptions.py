@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C in a command: an orderly end, or one at once if it takes long or is asked for twice.
+"""SIGTERM, SIGHUP and Ctrl-C in a command: an orderly end, or an immediate one if it takes long or is requested twice.
 
 Only the command installs this. A program that calls wmdd from Python keeps its own signal handlers.
 
@@ -28,7 +28,7 @@ GONE_S = 2.0  # within which processes that were killed have ended
 
 
 class _Watch:
-    """Hears the signals of this process."""
+    """Receives the signals of this process."""
 
     def __init__(self) -> None:
         # What was ignored at the start stays so: SIGHUP under nohup, Ctrl-C in a shell's background.
@@ -38,23 +38,23 @@ class _Watch:
         self._main = threading.get_ident()
         self.number = 0
         self.line = "wmdd: interrupted"
-        self.at_once = self.is_raised = self._is_saved = self._is_told = self._is_repeated = False
-        self._telling, self._leaving = threading.Lock(), threading.Lock()
+        self.at_once = self.is_raised = self._is_saved = self._is_written = self._is_repeated = False
+        self._writing, self._leaving = threading.Lock(), threading.Lock()
         self._started: list[Any] = []
-        self._heard, self._bell = os.pipe()
+        self._received, self._wakeup = os.pipe()
 
     def start(self) -> None:
-        """Begin to hear; all threads that start after this one have the signals blocked."""
+        """Start to receive; all threads that start after this one have the signals blocked."""
         signal.pthread_sigmask(signal.SIG_BLOCK, self._stops)
         os.register_at_fork(after_in_child=self._forked)
-        os.set_blocking(self._bell, False)
-        signal.set_wakeup_fd(self._bell, warn_on_full_buffer=False)
+        os.set_blocking(self._wakeup, False)
+        signal.set_wakeup_fd(self._wakeup, warn_on_full_buffer=False)
         signal.signal(signal.SIGINT, self._interrupt)
         self._dropped, sys.unraisablehook = sys.unraisablehook, self._drop
-        for number in self._stops:  # multiprocessing unblocks SIGTERM; then this rings the bell
+        for number in self._stops:  # multiprocessing unblocks SIGTERM; then this wakes the thread
             signal.signal(number, _ignore)
         threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
-        threading.Thread(target=self._hear, daemon=True, name="interruptions").start()
+        threading.Thread(target=self._handle, daemon=True, name="interruptions").start()
 
     def _forked(self) -> None:
         """Make SIGTERM end a child; not called for programs that subprocess starts without preexec_fn."""
@@ -83,23 +83,23 @@ class _Watch:
 
     def _wait(self) -> None:
         while self._stops:
-            os.write(self._bell, bytes([signal.sigwait(self._stops)]))
+            os.write(self._wakeup, bytes([signal.sigwait(self._stops)]))
 
-    def _hear(self) -> None:
+    def _handle(self) -> None:
         while not self.number:
-            self._first(os.read(self._heard, 1)[0])
+            self._first(os.read(self._received, 1)[0])
         begun = time.monotonic()
         while (left := begun + GRACE_S - time.monotonic()) > 0:
-            if select.select([self._heard], [], [], left)[0]:
-                again = self._counts(os.read(self._heard, 1)[0])
-                if self._is_repeated:  # by this process, not by who sent the first
+            if select.select([self._received], [], [], left)[0]:
+                again = self._counts(os.read(self._received, 1)[0])
+                if self._is_repeated:  # by this process, not by the sender of the first
                     self._is_repeated = False
                 elif again and time.monotonic() > begun + SAME_S:
                     break
         self.end()
 
     def _counts(self, number: int) -> bool:
-        """Whether a signal asks for the end; Python rings for others that have handlers, too."""
+        """Whether a signal asks for the end; Python also reports others that have handlers."""
         return number in self._stops or (number == signal.SIGINT and not self._ignores_int)
 
     def _first(self, number: int) -> None:
@@ -108,7 +108,7 @@ class _Watch:
         self.number = number
         if self.at_once:
             self.end()
-        # Listed before any of them ends, because the children of one that has ended are nobody's.
+        # Listed before any of them ends: the children of a process that has ended have no parent to find them by.
         self._started = _family()
         for save in _saves:
             save(SAVE_S)
@@ -117,9 +117,9 @@ class _Watch:
 
     def tell(self, line: str) -> None:
         """Write the last line of the command, once."""
-        with self._telling:
-            if not self._is_told:
-                self._is_told = True
+        with self._writing:
+            if not self._is_written:
+                self._is_written = True
                 with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
                     sys.stderr.write(f"{line}\n")
                     sys.stderr.flush()
@@ -129,7 +129,7 @@ class _Watch:
         with self._leaving:
             _kill([*self._started, *_family()])
             with contextlib.suppress(OSError):
-                if not self._is_told:
+                if not self._is_written:
                     for stream in (1, 2):
                         if os.isatty(stream):
                             os.write(stream, b"\x1b[?25h\n")  # the live view hides the cursor
@@ -243,7 +243,7 @@ def accept(*_: Any) -> None:
 
 
 def _family() -> list[Any]:
-    """List all processes that descend from this one, but for Python's own that clears shared memory after it."""
+    """Return all descendants of this process, but for the one that clears Python's shared memory after it."""
     try:
         import psutil
     except ImportError:  # comes with Ray; without it there are loaders at most

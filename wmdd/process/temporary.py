@@ -31,19 +31,19 @@ def ray_folder(below: int = 0) -> str:
     """
     named = os.environ.get("RAY_TMPDIR")
     if named:
-        if told := _unusable(named, below, make=True):
-            raise ConfigError(f"RAY_TMPDIR {named}: {told}; set it to a short folder with room on this machine")
+        if fault := _unusable(named, below, make=True):
+            raise ConfigError(f"RAY_TMPDIR {named}: {fault}; set it to a short folder with room on this machine")
         return named
     given = (os.environ.get("TMPDIR") if sys.platform.startswith("linux") else None) or SHORT[0]  # as Ray has it
-    told = _unusable(given, below)
-    if not told:
+    fault = _unusable(given, below)
+    if not fault:
         return given
     if own := _own_folder(below):
-        level = logging.INFO if "too long" in told else logging.WARNING
-        logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, told, own)
+        level = logging.INFO if "too long" in fault else logging.WARNING
+        logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, fault, own)
         return own
     raise ConfigError(
-        f"TMPDIR {given}: {told}; set RAY_TMPDIR to a short folder with room on this machine, or use --executor local"
+        f"TMPDIR {given}: {fault}; set RAY_TMPDIR to a short folder with room on this machine, or use --executor local"
     )
 
 
@@ -52,7 +52,7 @@ def shorten_tmpdir() -> None:
     which Python's processes pass data.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if no short folder can be used.
     """
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= SOCKET_BYTES - PYTHON_BYTES:
@@ -64,7 +64,7 @@ def shorten_tmpdir() -> None:
 
 
 def _own_folder(below: int) -> str | None:
-    """Return a short folder of this user, made if it is not there; None if none can be had."""
+    """Return a short folder of this user, created if necessary; None if none can be used."""
     for place in SHORT:
         own = f"{place}/wmdd-{os.getuid()}"
         if not _unusable(place, below + len(own) - len(place)) and _is_private(own):
@@ -93,10 +93,10 @@ def _unusable(folder: str, below: int, *, make: bool = False) -> str:
 
 
 def _is_private(folder: str) -> bool:
-    """Make a folder for this user alone; whether that worked, and nobody else could write there before."""
+    """Make a folder for this user; whether that worked, and no other user can write there."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        facts = os.lstat(folder)
+        status = os.lstat(folder)
     except OSError:
         return False
-    return os.path.isdir(folder) and facts.st_uid == os.getuid() and not facts.st_mode & 0o022
+    return os.path.isdir(folder) and status.st_uid == os.getuid() and not status.st_mode & 0o022

@@ -22,7 +22,7 @@ class Terminal(Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **options})
-        if self.width < NARROWEST:  # COLUMNS=0, as a terminal of unknown size has it, would leave no table at all
+        if self.width < NARROWEST:  # a terminal of unknown size has COLUMNS=0, which would leave no room for a table
             self.width = USUAL
 
     def render_str(self, text: str, **options: Any) -> Text:

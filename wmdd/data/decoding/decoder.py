@@ -1,4 +1,4 @@
-"""An image file's bytes: what its header says, whether all of it is there, and its pixels in 8-bit RGB."""
+"""Decode image files: the header, whether the file is whole, and the pixels in 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from wmdd.data.decoding.samples import (
 )
 from wmdd.errors import DataError
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # what it logs as an error is raised here, with a name
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # its errors are raised here, with the file's name
 
 _ORIENTATION = 0x0112
 _EXIF_MARKS = (b"eXIf", b"rofile type", b"com.adobe.xmp")  # where a PNG may keep it
@@ -38,20 +38,20 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# To decode an image of so few pixels takes hardly longer than to read its file.
+# Images of fewer pixels are always decoded, which takes hardly longer than to read the file.
 _SMALL_PX = 64 * 64
 _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of TIFF
-# Opened by Pillow, and decoded by other programs alone.
+# Formats that Pillow opens, and can decode only with other programs.
 _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Header(NamedTuple):
-    """What a file says of its image.
+    """What the header of an image file says.
 
     Args:
         height, width: in px, as stored.
         orientation: of EXIF (1: upright, or none).
-        scale: the kind of the image and the value that is taken for white, where its values alone decide; else None.
+        scale: mode of the image and the value that is taken for white, if its values alone decide; else None.
         levels: the least and the greatest value, and the one that is taken for white; None if it was not decoded.
         several: there are more frames or pages than the first, which is read.
         alpha: there is a channel of transparency, which is dropped.
@@ -67,7 +67,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes, name: str, bits: int | None = None) -> Header:
-    """Read what a file says of its image; decode it only if it has more than 8 bits or its end is not seen otherwise.
+    """Return the header of an image file; decode it only if it has more than 8 bits, or to see whether it is whole.
 
     Args:
         bits: as for `decode`.
@@ -111,15 +111,13 @@ def _loaded(image: Image.Image, samples: Samples, bits: int | None, name: str) -
         return _to_rgb(image, samples, bits, name)
     except DataError:
         raise
-    except (
-        Exception
-    ) as exc:  # Pillow's readers raise what they like on damaged bytes, RuntimeError and struct.error too
+    except Exception as exc:  # Pillow's readers raise any type on damaged bytes, also RuntimeError and struct.error
         whole = image.format in _FOREIGN or "not available" in str(exc) or "not supported" in str(exc)
         raise refusal(name, f"{'cannot be decoded' if whole else 'is broken'} ({reason(exc)})") from exc
 
 
 def turned(image: Image.Image) -> Image.Image:
-    """Return an image that was opened elsewhere as its EXIF orientation asks for."""
+    """Return an opened image, turned as its EXIF orientation asks for."""
     return _turn(image, _exif_orientation(image))
 
 
@@ -183,8 +181,8 @@ def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -
     whole = not is_float or bool((values == np.rint(values)).all())
     if bits is not None and image.mode.startswith("I"):
         if low < 0 or high >= 1 << bits or not whole:
-            told = f"holds values from {low:.10g} up to {high:.10g}, which are not of {bits} bits"
-            raise refusal(name, told, f"leave out data.bits={bits}, or give another")
+            what = f"holds values from {low:.10g} up to {high:.10g}, which are not of {bits} bits"
+            raise refusal(name, what, f"leave out data.bits={bits}, or give another")
         return values, (1 << bits) - 1
     white = _white(image, "F" if samples.factor != 1 else image.mode, low, high, whole=whole)
     if white is None:
@@ -194,7 +192,7 @@ def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -
 
 
 def _white(image: Image.Image, mode: str, low: float, high: float, *, whole: bool) -> int | None:
-    """Return the value that is white; None if the kind of the image and its values leave it open."""
+    """Return the value that is white; None if mode and values do not decide it."""
     if mode == "F":
         if low < 0 or high > 255 or (1 < high < 2 and not whole):  # 1.02 is 0 to 1 that was overshot, not 8 bits
             return None
@@ -272,7 +270,7 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def _exif_orientation(image: Image.Image) -> int:
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
+        orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF is none
         return 1
-    return found if isinstance(found, int) and found in _TURNS else 1
+    return orientation if isinstance(orientation, int) and orientation in _TURNS else 1

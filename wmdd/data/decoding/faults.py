@@ -1,4 +1,4 @@
-"""Why a file of a set cannot be used as an image, in words that name the remedy."""
+"""Why a file of a set cannot be used as an image, with the remedy."""
 
 from __future__ import annotations
 
@@ -97,9 +97,8 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
         return refusal(name, "is empty (0 bytes)")
     if not data.strip(b"\0"):
         return refusal(name, f"is no image (its {len(data)} bytes are all zero)")
-    found = _named(data)
-    if found:
-        return refusal(name, *found)
+    if named := _named(data):
+        return refusal(name, *named)
     if name.lower().endswith(_RAW_NAMES):
         return refusal(name, "is a camera's raw file", _CONVERT)
     cause = error if not isinstance(error, UnidentifiedImageError) else _hidden_cause(data)
@@ -183,7 +182,7 @@ def reason(error: object) -> str:
 
 
 def placeholder(data: bytes) -> tuple[str, str] | None:
-    """Return what stands in place of a file of any kind, by its first bytes, and the remedy: a pointer, or a page."""
+    """Return what a pointer or web page in place of a file is, by its first bytes, and the remedy; None for others."""
     if found := pointer(data):
         return found
     found = _named(data)
@@ -239,14 +238,14 @@ def _named_text(head: bytes) -> tuple[str, str] | None:
 
 
 def _hidden_cause(data: bytes) -> Exception | None:
-    """Return what the reader that knows these first bytes raises: Pillow asks all readers, and shows no reason."""
+    """Return what the reader for these first bytes raises: Pillow tries all readers, and drops their reasons."""
     for name in Image.ID:
         reader, accepts = Image.OPEN[name]
         if not _accepts(accepts, data[:16]):
             continue
         try:
             reader(io.BytesIO(data), "")
-        except Exception as exc:  # readers raise what they like on damaged bytes
+        except Exception as exc:  # readers raise any type on damaged bytes
             return exc
     return None
 
@@ -254,5 +253,5 @@ def _hidden_cause(data: bytes) -> Exception | None:
 def _accepts(accepts: Callable[[bytes], bool | str] | None, beginning: bytes) -> bool:
     try:
         return accepts is not None and accepts(beginning) is True
-    except Exception:  # some ask more bytes than there are
+    except Exception:  # some need more bytes than there are
         return False

@@ -1,4 +1,4 @@
-"""Between PIL images and tensors, on PIL alone: a finished run need not wait seconds for torchvision's import."""
+"""Conversion between PIL images and tensors without torchvision, whose import takes seconds."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _LARGEST_PX = 2**28  # of 3 bytes, such as a strip of 1 x 4096 px for networks o
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Copy an RGB image into (3, h, w) uint8."""
+    """Return an RGB image as (3, h, w) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """Copy (3, h, w) uint8 into an RGB image."""
+    """Return (3, h, w) uint8 as an RGB image."""
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
 def png(image: Image.Image) -> bytes:
-    """Encode an image without loss."""
+    """Return an image as a PNG file."""
     out = io.BytesIO()
     image.save(out, "PNG")
     return out.getvalue()
 
 
 def evaluation_crop(image: Image.Image, size: int, crop_ratio: float) -> Image.Image:
-    """Resize the shorter side to size / crop_ratio (bilinear, antialiased) and cut the centre, as torchvision does."""
+    """Return the centre of an image whose shorter side is resized to size / crop_ratio, as torchvision does it."""
     side = round(size / crop_ratio)
     width, height = image.size
     if min(width, height) != side:

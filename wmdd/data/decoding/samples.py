@@ -1,4 +1,4 @@
-"""What the numbers of an image file stand for, where the file says more than Pillow regards."""
+"""What the numbers of an image file mean, where Pillow ignores what the file says about them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 BITS, FORMAT = 258, 339  # tags of TIFF
 _PHOTOMETRIC, _SAMPLES, _PLANAR = 262, 277, 284
 _SIGNED = 2
-# Raw modes with which Pillow turns values around itself, such as 1;I and L;2IR
+# Raw modes in which Pillow inverts values itself, such as 1;I and L;2IR
 _INVERTS = re.compile(r";\d*I")
 _FORMATS = {1: "{} bits", 2: "{} bits with a sign", 3: "{}-bit floats", 5: "complex numbers", 6: "complex numbers"}
 
@@ -75,7 +75,7 @@ def misread_planes(image: Image.Image) -> bool:
 
 
 def has_dropped_bands(image: Image.Image) -> bool:
-    """Whether Pillow took the first of many channels for a grey image: no RGB, whose further ones are beside it."""
+    """Whether Pillow took the first of many channels for a grey image: but not of RGB with further channels."""
     return tag(image, _PHOTOMETRIC) in (0, 1) and (tag(image, _SAMPLES) or 1) > 2
 
 
@@ -89,7 +89,7 @@ def describe_tiff(data: bytes) -> tuple[str, str] | None:
         tags.load(source)
         bits, kind = (int(np.ravel(tags.get(number, 1))[0]) for number in (BITS, FORMAT))
         channels = int(tags.get(_SAMPLES, 1))
-    except Exception:  # damaged tags raise what they like
+    except Exception:  # damaged tags raise any type
         return None
     what = _FORMATS.get(kind, "{} bits of another kind").format(bits)
     if channels == 1:
@@ -126,7 +126,7 @@ def _stored(image: Image.Image) -> tuple[str, int, str]:
 
 
 def _card(header: bytes, name: bytes) -> float | None:
-    """Return the number that a header of FITS last gives to a name."""
+    """Return the last number of a name in a FITS header."""
     cards = (header[at : at + 80] for at in range(0, len(header), 80))
     values = [card[10:].partition(b"/")[0] for card in cards if card.startswith(name.ljust(8) + b"=")]
     try:

@@ -1,4 +1,4 @@
-"""Validation images that lie in one folder, and whose classes stand in a list, as two sets are published."""
+"""Validation images in one folder whose classes are in a list, as two sets are published."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_annotations(url: str, images: list[str], rest: Collection[str]) -> tupl
 
 
 def _of_tiny_imagenet(url: str, list_path: str, images: Collection[str]) -> dict[str, str]:
-    """Read Tiny-ImageNet's list of file and class."""
+    """Return the classes of Tiny-ImageNet's validation images, from its list of file and class."""
     folder = f"{list_path.removesuffix(TINY_LIST)}{TINY_IMAGES}"
     known = {path for path in images if path.startswith(folder)}
     if not known:  # sorted into class folders already
@@ -40,7 +40,7 @@ def _of_tiny_imagenet(url: str, list_path: str, images: Collection[str]) -> dict
 
 
 def _of_kaggle(url: str, list_path: str, images: Collection[str]) -> dict[str, str]:
-    """Read the list of ImageNet's validation images as Kaggle has it: a name, a class and the boxes of its objects."""
+    """Return the classes of ImageNet's validation images, from Kaggle's list of name, class and boxes."""
     unsorted = [path for path in images if path.split("/")[-2:-1] == ["val"]]
     if not unsorted:
         return {}

@@ -1,4 +1,4 @@
-"""Why the folders of a set may be no classes, and what is only odd about them, from their names."""
+"""Why the folders of a set may be no classes, or which notes they need, from their names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FEW = 6  # of folders with equal subfolders that may be splits; more of them ar
 
 
 def class_doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[str, list[str]]:
-    """Return why the classes of a set may be none, and what is only odd."""
+    """Return why the folders of a set may be no classes ("" if nothing speaks against it), and notes."""
     names, notes = tree.below(base), list[str]()
     inner = {name: set(tree.below(join(base, name))) for name in names}
     bare = [name for name in names if not tree.count(join(base, name))]
@@ -29,10 +29,10 @@ def class_doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[s
         notes += deep_notes(tree, base)
     for name in bare:
         if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
-            return (
-                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes",
-                notes,
+            doubt = (
+                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes"
             )
+            return doubt, notes
     for name in (name for name in roles if name not in bare):
         text = f"{name} holds images and no class folders"
         if len(names) > 2 and is_sure(name):

@@ -1,4 +1,4 @@
-"""The classes of a set: their names, and which of them a run keeps."""
+"""The classes of a set: all names, and those that a run uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wmdd.text import and_more, suggestion
 
 
 def class_folders(url: str, listing: Listing) -> set[str]:
-    """Return the training classes of an image folder, those without images too."""
+    """Return the training classes of an image folder, also those without images."""
     classes = {name for split, name in listing.layout.places.values() if split == "train"}
     if listing.layout.root is None:
         return classes
@@ -45,7 +45,7 @@ def _is_own(fs: Any, base: str, name: str) -> bool:
 
 
 def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:
-    """Return all classes of a set, in the order of its own class ids."""
+    """Return all classes of a set, in the order of the class ids that it declares."""
     if listing.kind == "builtin":
         return builtin_images(url)[2]
     if listing.kind == "folder":

@@ -1,4 +1,4 @@
-"""Images that are named as the mask or a copy of another one: they would be learned as images of its class."""
+"""Images that are named as the mask or copy of another image, and would be used as images of its class."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _NOTED = 0.1  # of the images; a few names are chance
 
 
 def companion_notes(paths: Sequence[str], places: Mapping[str, tuple[str, str]]) -> tuple[str, ...]:
-    """Return a line if many images of a set are named as what goes with another one; names alone are looked at.
+    """Return a line if many images of a set are named as masks or copies of others; only names are used.
 
     Args:
         places: the split and the class of each folder.
     """
-    # Of a million paths, to search one text for a few words takes a fraction of the time of a look at each.
+    # To search one text for a few words is many times faster than to test each of a million paths.
     text = "\n".join([*paths, ""]).lower()
     masks = _masks(paths, places) if sum(map(text.count, _MAY_BE)) >= _NOTED * len(paths) else {}
     if masks and len(masks) >= _NOTED * len(paths):
@@ -53,7 +53,7 @@ def _masks(paths: Sequence[str], places: Mapping[str, tuple[str, str]]) -> dict[
         near[f"{folder}/{name}"] = path
         if not _is_mask(folder):
             apart[places.get(folder), name] = path  # the class, so that a class of masks is none of another class
-    found = {}
+    masks = {}
     for path in paths:
         folder, _, name = _stem(path).rpartition("/")
         match = _BEHIND.fullmatch(name) or _BEFORE.fullmatch(name)
@@ -62,8 +62,8 @@ def _masks(paths: Sequence[str], places: Mapping[str, tuple[str, str]]) -> dict[
         if of is None and _is_mask(folder):
             of = next((apart[key] for other in (name, *names) if (key := (places.get(folder), other)) in apart), None)
         if of is not None:
-            found[path] = of
-    return found
+            masks[path] = of
+    return masks
 
 
 def _doubles(paths: Sequence[str]) -> dict[str, str]:

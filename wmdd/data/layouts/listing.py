@@ -53,7 +53,7 @@ class Listing:
         signature: changes when a file is added, removed, resized or touched.
         annotated: class names of files that lie in no class folder, by path.
         layout: the split and class of each folder.
-        left_out: names beside the class folders that are no classes.
+        left_out: names of folders among the classes that are no classes.
         notes: lines about what was read in an unusual way, or not read.
         doubt: why the folders may be no classes.
     """

@@ -1,4 +1,4 @@
-"""The labels of a Parquet set: which class each stands for, and which are surely no class."""
+"""The labels of a Parquet set: the class of each, and which mark images without a class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Labels:
         values: the class name of each label value of the training split, in the order of class ids.
         total: rows of all files.
         spelled: text labels of the validation split in another spelling, with the value of `values` each stands for.
-        doubt: why a class may be none; refuses a set whose classes are not named.
+        doubt: why a class may be none; a set is refused for it unless the user names the classes.
         missing: a label that is written as a missing one, where no file declares the names of classes.
     """
 
@@ -47,7 +47,7 @@ class Labels:
 
 
 def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
-    """Read the different labels of a set, and the class names that its files declare.
+    """Return the distinct labels of a set, and the class names that its files declare.
 
     Raises:
         DataError: if its files differ in the type of their labels, or in the names that they declare.
@@ -79,7 +79,7 @@ def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
 
 @dataclass(frozen=True)
 class _Declared:
-    """What a file says of its labels."""
+    """What a file declares about its labels."""
 
     file: str
     kind: pa.DataType
@@ -99,12 +99,12 @@ def _refuse_two_kinds(url: str, first: _Declared, other: _Declared) -> None:
 
 
 def is_missing(label: Any) -> bool:
-    """Whether a label is no label: null, or text without a letter."""
+    """Whether a label is null, or text without a letter."""
     return label is None or (isinstance(label, str) and not label.strip())
 
 
 def _unlabelled(values: Collection[Any]) -> str:
-    """Return why -1 is hardly a class; nothing where it is the counterpart of 1."""
+    """Return why -1 is hardly a class; "" if it is the counterpart of 1."""
     if _NO_LABEL not in values or set(values) <= {_NO_LABEL, 1}:
         return ""
     shown = [",".join(map(str, names[:_SHOWN])) for names in ([v for v in values if v != _NO_LABEL], list(values))]
@@ -116,7 +116,7 @@ def _unlabelled(values: Collection[Any]) -> str:
 
 
 def _distinct(parquet: pq.ParquetFile, label: str) -> set[Any]:
-    """Return the different labels of a file."""
+    """Return the distinct labels of a file."""
     column = parquet.read(columns=[label], use_threads=False).column(label)
     # Neither views nor dictionaries of views have a kernel for this.
     return set((column.cast(pa.large_string()) if holds_text(column.type) else column).unique().to_pylist())

@@ -19,7 +19,7 @@ _PART_WORDS = ("part", "parts", "shard", "shards", "chunk", "chunks", "block", "
 
 
 def parquet_decides(url: str, paths: Sequence[str], tree: Folders) -> bool:
-    """Whether a set is its Parquet files, and not the images that lie in folders beside them."""
+    """Whether a set is its Parquet files, and not the images in the folders next to them."""
     if not tree.below(""):
         return True
     if has_training_folder(tree):
@@ -75,11 +75,10 @@ def _of_split(path: str, name: str) -> bool:
 
 def _spelled(paths: Sequence[str], split: str, others: tuple[str, ...] | None = None) -> tuple[str, ...]:
     """Return the files of a split whose names spell it in another way: ``Train.parquet``, ``cats_dev-0.parquet``."""
-    found = {path: split_role(_stem(path)) for path in paths}
-    known = {path: role for path, role in found.items() if role and role.split == split}
-    known = {path: role for path, role in known.items() if others in (None, role.others)}
-    best = min(((role.rank, role.others) for role in known.values()), default=None)
-    named = tuple(path for path, role in known.items() if (role.rank, role.others) == best)
+    roles = {path: role for path in paths if (role := split_role(_stem(path))) and role.split == split}
+    roles = {path: role for path, role in roles.items() if others in (None, role.others)}
+    best = min(((role.rank, role.others) for role in roles.values()), default=None)
+    named = tuple(path for path, role in roles.items() if (role.rank, role.others) == best)
     return named or tuple(path for path in paths if any(_says(name) == split for name in path.split("/")[:-1]))
 
 
@@ -96,7 +95,7 @@ def _stem(path: str) -> str:
 
 
 def _refuse_gaps(url: str, paths: Sequence[str]) -> None:
-    """Refuse files that are named as parts of a whole, which is not there or is there twice."""
+    """Raise DataError for files that are named as parts of a whole if a part is missing or occurs twice."""
     wholes: dict[tuple[str, str], dict[int, str]] = {}
     for path in paths:
         if found := _PART.fullmatch(path):
@@ -120,7 +119,7 @@ def _refuse_gaps(url: str, paths: Sequence[str]) -> None:
 
 
 def _refuse_skipped_numbers(url: str, paths: Sequence[str]) -> None:
-    """Refuse parts that are numbered from 0 or 1 on without a total, if a number between two of them is missing."""
+    """Raise DataError for parts that are numbered from 0 or 1 without a total if a number between two is missing."""
     wholes: dict[str, set[str]] = {}
     for path in paths:
         found = _NUMBERED.fullmatch(path)

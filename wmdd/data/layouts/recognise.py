@@ -203,7 +203,7 @@ def _validation(tree: Folders, base: str, classes: set[str]) -> str | None:
 
 
 def _unwrapped(tree: Folders, folder: str, classes: set[str] | None = None) -> str:
-    """Follow folders that hold a single one, as unpacked archives have them, to the one that holds the classes."""
+    """Return the folder that holds the classes, below folders with a single folder in them, as archives have."""
     while not tree.count(folder) and len(names := tree.below(folder)) == 1:
         inner = join(folder, names[0])
         if tree.count(inner) or not tree.below(inner) or (classes is not None and same_name(names[0]) in classes):
@@ -262,7 +262,7 @@ def _refuse_unsorted(tree: Folders, val: str | None, url: str) -> None:
     if tree.below(val):
         _refuse_loose(tree, [val], url)
     first, count = tree.images[val]
-    lists = ", or put LOC_val_solution.csv of ImageNet beside train" if "ILSVRC2012_val_" in first else ""
+    lists = ", or put LOC_val_solution.csv of ImageNet next to train" if "ILSVRC2012_val_" in first else ""
     raise DataError(
         f"data.path={url}: {first}{and_more(count - 1)} lies in no class folder; sort "
         f"these into {val}/CLASS{lists}; or move {val} away, and data.val_fraction of the training images is held out"
@@ -284,7 +284,7 @@ def _refuse_sets(tree: Folders, base: str, url: str) -> None:
         inner = any(inner in SPLIT_NAMES and tree.below(join(place, inner)) for inner in tree.below(place))
         if inner or all(_has_set(tree, join(base, other)) for other in tree.below(base)):
             where = f"{url.rstrip('/')}/{place}"
-            raise DataError(f"data.path={url}: {name} holds a set of its own, and no class; give {where}")
+            raise DataError(f"data.path={url}: {name} is a set, and no class; give {where}")
 
 
 def _refuse_loose(tree: Folders, folders: Iterable[str], url: str) -> None:

@@ -1,4 +1,4 @@
-"""The files below a set's root, and which may be images: not those of the system, notes, or wmdd's own."""
+"""The files below a set's root, and which may be images: neither files of the system nor notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What file managers, network drives and archivers leave, beside what begins with a dot.
+# Folders of file managers, network drives and archivers; others begin with a dot.
 _JUNK_FOLDERS = frozenset(
     {
         "@eadir",
@@ -39,7 +39,7 @@ _JUNK_FILES = frozenset(
     {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_ds_store", "synophoto_thumb_m.jpg"}
 )
 _STREAMS = (":zone.identifier", ":encryptable")
-# Notes about a set are left out without a word; files that hold data, with one.
+# Notes about a set are left out silently; files that hold data, with a note.
 _NOTES = _words(
     "txt csv tsv json jsonl ndjson md rst xml yaml yml toml ini cfg conf html htm css js py ipynb sh bat log lock bib "
     "md5 sha1 sha256 sig url lnk doc docx xls xlsx ods pdf names cff xmp aae dvc torrent pp3 crc sfv rtf nfo markdown "
@@ -54,11 +54,11 @@ _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
     "md5sum md5sums sha256sum sha256sums checksums _success"
 )
-# Left out without a word too, unless they are images by their first bytes.
+# Left out silently too, unless they are images by their first bytes.
 _NOTES_BY_NAME = _words("label labels index metadata dataset-metadata annotations")
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
-# Of cameras, which Pillow does not read: an image may lie beside it in a format that it reads.
+# Formats of cameras, which Pillow does not read; the image may be there in another format too.
 _CAMERAS = _words("cr2 cr3 crw nef nrw arw srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw heic heif")
 # Such a file is refused with what to do about it.
 _RARE_IMAGES = _CAMERAS | _words(
@@ -80,7 +80,7 @@ _STAMPS = ("mtime", "ETag", "etag", "LastModified", "last_modified", "updated", 
 def is_junk(path: str) -> bool:
     """Whether a path is hidden, or is of the system and not of the set."""
     folder, _, file = path.rpartition("/")
-    # Windows keeps facts about a file as streams, which other systems unpack as files (0.png:Zone.Identifier).
+    # Windows keeps metadata of a file as streams, which other systems unpack as files (0.png:Zone.Identifier).
     name = file.lower()
     return name.startswith(".") or name in _JUNK_FILES or name.endswith(_STREAMS) or _in_junk(folder)
 
@@ -175,23 +175,23 @@ def find_files(fs: Any, root: str) -> tuple[dict[str, Any], bool]:
 
 
 def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    infos: dict[str, Any] = {}
     base = root.rstrip("/") + "/"
     # Folders of the system may be another user's alone, as lost+found is in the root of a disk.
     for path, info in tree(fs, root, is_junk_folder).items():
         inner = path.removeprefix(base)
         if not info.get("islink"):
-            found[inner] = info
+            infos[inner] = info
             continue
         if is_junk_folder(path.rpartition("/")[2]):
             continue
-        # A local listing gives a linked folder as one odd file, and a linked file with the time of the link.
+        # A local listing has a linked folder as one file of another type, and a linked file with the time of the link.
         target = os.path.realpath(path)
         if not fs.isdir(target):
-            found[inner] = fs.info(target) if fs.exists(target) else info
+            infos[inner] = fs.info(target) if fs.exists(target) else info
         elif target not in above and not _holds(target, path):
-            found |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
-    return found
+            infos |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
+    return infos
 
 
 def _holds(folder: str, link: str) -> bool:
@@ -201,4 +201,5 @@ def _holds(folder: str, link: str) -> bool:
 
 
 def version(info: dict[str, Any]) -> tuple[Any, str]:
+    """Return the size of a file, and a time or tag that changes when it is written."""
     return info.get("size"), str(next((info[key] for key in _STAMPS if info.get(key)), None))

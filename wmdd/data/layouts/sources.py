@@ -61,7 +61,7 @@ def list_files(url: str) -> Listing:
 
 
 def _parquet(files: SetFiles) -> Listing | None:
-    """List Parquet files whose names say the split; images in folders beside them may decide otherwise."""
+    """List Parquet files whose names say the split; images in folders next to them may decide otherwise."""
     parquet = sorted(filter(is_parquet, files.paths))
     if not parquet:
         return None
@@ -90,7 +90,7 @@ def _class_folders(files: SetFiles) -> Listing:
     extra: list[Any] = [sorted(annotated.items())] if annotated else []
     odd = {folder: place for folder, place in layout.places.items() if place != _usual(folder)}
     extra += [sorted(odd.items())] if odd else []
-    left_out, doubt = _beside(files, layout, tree)
+    left_out, doubt = _no_classes(files, layout, tree)
     notes = (*layout.notes, *_left_out_notes(files, left_out))
     notes += companion_notes([*listed["train"], *listed["val"]], layout.places)
     base = f"{layout.root}/" if layout.root else ""
@@ -167,7 +167,7 @@ def _usual(folder: str) -> tuple[str, str]:
     return "train", top
 
 
-def _beside(files: SetFiles, layout: Layout, tree: Folders) -> tuple[frozenset[str], str]:
+def _no_classes(files: SetFiles, layout: Layout, tree: Folders) -> tuple[frozenset[str], str]:
     """Return the folders among the classes that are none, and why: some hold notes alone, and one may hold data."""
     if layout.root is None:
         return frozenset(), ""

@@ -1,4 +1,4 @@
-"""Files among the images of a set that are none of it: copies that tools made, and what no image begins like."""
+"""Files among the images of a set that are no images of it: copies that tools made, and files of other kinds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wmdd.storage.archives import read_member
 from wmdd.text import counted
 
 _THUMBNAILS = re.compile(r"_?(?:thumb|thumbnail)s?_?", re.IGNORECASE)
-# In such a folder each image has to be named as one above it: these may be words of other meaning.
+# These words have other meanings too: each image in such a folder must have the name of one above it.
 _COPIES = re.compile(r"_?(?:preview|backup|bak|original|resized|trash|cache|temp|tmp)s?_?", re.IGNORECASE)
 _WORDS = ("thumb", "preview", "backup", "bak", "original", "resized", "trash", "cache", "temp", "tmp")
 _ORIGINALS = frozenset({"full", "large", "original", "originals"})
@@ -40,7 +40,7 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
     Args:
         unclear: those whose names do not end as an image's.
     """
-    text = "/".join(["", *images]).lower()  # to search one text takes a fraction of the time of a look at each name
+    text = "/".join(["", *images]).lower()  # to search one text is many times faster than to test each name
     made = set(filter(is_tool_copy, unclear))
     found = made and _with_originals(made, images)
     if "conflict" in text:
@@ -52,7 +52,7 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
 
 
 def _with_originals(made: Collection[str], images: Iterable[str]) -> set[str]:
-    """Return the files of which an image is there: `0.png` of `0.png~` and `#0.png#`, or `0.jpg` of `0.thm`."""
+    """Return the files whose original is there: `0.png` of `0.png~` and `#0.png#`, or `0.jpg` of `0.thm`."""
     named = [path.lower() for path in images if has_image_suffix(path)]
     known = {*named, *map(_stem, named)}
 
@@ -76,7 +76,7 @@ def _stem(path: str) -> str:
 
 
 def _in_copied_folders(images: Iterable[str]) -> set[str]:
-    """Return the images in a folder of thumbnails or copies beside what they are of; elsewhere it may be a class."""
+    """Return the images in a folder of thumbnails or copies next to their originals; elsewhere it may be a class."""
     folders: dict[str, list[str]] = {}
     for path in images:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
@@ -96,7 +96,7 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
         return {_stem(path)[len(root) :] for path in inside}
 
     @functools.cache
-    def is_beside(above: str, name: str) -> bool:
+    def has_originals(above: str, name: str) -> bool:
         """Whether another folder holds an image of each name that is below this one, and the two are no classes."""
         place = join(above, name)
         if place in folders and (not above or split_role(above.rpartition("/")[2])):
@@ -106,7 +106,7 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
 
     def is_copied(folder: str, above: str, name: str) -> bool:
         if _THUMBNAILS.fullmatch(name):
-            return above in folders or is_beside(above, name)
+            return above in folders or has_originals(above, name)
         return bool(_COPIES.fullmatch(name)) and above in folders and stems(folder) <= stems(above)
 
     found = set[str]()
@@ -161,7 +161,7 @@ def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
 
 
 def lost_splits(strays: Collection[str], tree: Folders) -> list[tuple[str, str]]:
-    """Return the folders that are named for a split beside another and hold nothing but strays, with one of these."""
+    """Return the folders that are named for a split, next to another one, and hold only strays, each with a stray."""
     inside = {path.rpartition("/")[0]: path for path in sorted(strays, reverse=True)}
     found: dict[str, str] = {}
     for place, path in inside.items():
