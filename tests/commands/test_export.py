@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
+from tables import each_of
 from torchvision.datasets import ImageFolder
 
 from wmdd.cli.main import cli
@@ -67,12 +68,12 @@ NUMBERED = {
 }
 
 
-@pytest.mark.parametrize("names", KEPT.values(), ids=KEPT)
+@each_of("names", KEPT.values(), ids=KEPT)
 def test_names_that_a_file_system_allows_stay(names):
     assert class_folders(names) == names
 
 
-@pytest.mark.parametrize("names", NUMBERED.values(), ids=NUMBERED)
+@each_of("names", NUMBERED.values(), ids=NUMBERED)
 def test_folders_are_numbered_where_names_would_give_other_classes(names):
     folders = class_folders(names)
     assert folders == sorted(folders)
@@ -81,7 +82,7 @@ def test_folders_are_numbered_where_names_would_give_other_classes(names):
     assert all(len(folder.encode()) <= 255 and not folder.startswith((".", "__")) for folder in folders)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("names", "folders"),
     [
         (["a/b", "c\0d"], ["a_b", "c_d"]),
@@ -94,7 +95,7 @@ def test_only_what_cannot_stay_is_replaced(names, folders):
     assert class_folders(names) == folders
 
 
-@pytest.mark.parametrize(
+@each_of(
     "names",
     [KEPT["ampersand"], KEPT["signs"], KEPT["what Windows forbids"], KEPT["letters"], KEPT["spaces at the ends"]]
     + [names for name, names in NUMBERED.items() if name not in ("twice", "more than five digits")],
@@ -135,7 +136,7 @@ def test_export_goes_on_where_it_was_and_leaves_what_is_there(tmp_path):
     assert {path for path in out.rglob("*.png") if path.stat().st_mtime_ns != before[path]} == {out / "b/00001.png"}
 
 
-@pytest.mark.parametrize("other", [{"shade": 1}, {"ipc": 1}, {"weights": [0.25, 0.75]}, {"names": ["a", "c"]}])
+@each_of("other", [{"shade": 1}, {"ipc": 1}, {"weights": [0.25, 0.75]}, {"names": ["a", "c"]}])
 def test_export_of_other_images_is_not_mixed_in(tmp_path, other):
     like = {"names": ["a", "b"], "ipc": 2}
     export(write_run(tmp_path / "run", **like), "folder", str(tmp_path / "out"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fsspec.archive import AbstractArchiveFileSystem
 from image_files import png, refusal
+from tables import each_of
 
 from wmdd.data.images import StreamedImages, read_encoded
 from wmdd.data.layouts.sources import list_files
@@ -45,7 +46,7 @@ def url_of(path):
     return f"{'zip' if path.suffix == '.zip' else 'tar'}://::{path}"
 
 
-@pytest.mark.parametrize("name", ["x.tar", "x.tgz", "x.tar.gz", "x.zip"])
+@each_of("name", ["x.tar", "x.tgz", "x.tar.gz", "x.zip"])
 def test_threads_that_share_an_archive_read_each_image_as_it_is(tmp_path, name):
     index = build_index(packed(tmp_path / name, IMAGES), workers=8)
     found = dict(read_encoded(index, "train", np.arange(len(index.train))))
@@ -54,8 +55,8 @@ def test_threads_that_share_an_archive_read_each_image_as_it_is(tmp_path, name):
     }
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
-@pytest.mark.parametrize(
+@each_of("name", ["x.zip", "x.tar", "x.tgz", "x.tar.gz", "x.tar.bz2", "x.tar.xz"])
+@each_of(
     ("data", "told"),
     [
         (PAGE, "is an HTML page, as of a failed download; download it again"),
@@ -74,7 +75,7 @@ def test_file_that_is_no_archive_is_named(tmp_path, caplog, name, data, told):
     assert not caplog.records, "it is tried once"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("source", "name", "right"),
     [("a.tar", "x.zip", ".tar, and give tar"), ("a.zip", "x.tar", ".zip, and give zip"),
      ("a.tgz", "x.tar", ".tar.gz, and give tar"), ("a.tar", "x.tar.gz", ".tar, and give tar")],
@@ -85,8 +86,8 @@ def test_archive_whose_name_says_another_kind_is_to_be_renamed(tmp_path, source,
     assert f"rename it so that it ends in {right}" in refusal(lambda: list_files(url_of(tmp_path / name)))
 
 
-@pytest.mark.parametrize("name", ["x.zip", "x.tar", "x.tgz", "x.tar.bz2", "x.tar.xz"])
-@pytest.mark.parametrize("fault", ["cut", "flipped"])
+@each_of("name", ["x.zip", "x.tar", "x.tgz", "x.tar.bz2", "x.tar.xz"])
+@each_of("fault", ["cut", "flipped"])
 def test_damaged_archive_is_refused_and_never_read_in_part(tmp_path, caplog, name, fault):
     url = packed(tmp_path / name, method=zipfile.ZIP_LZMA)
     data = bytearray((tmp_path / name).read_bytes())
@@ -111,8 +112,8 @@ def test_archive_that_is_encrypted_empty_or_a_folder_is_named(tmp_path):
     assert "is a folder and no archive; give" in refusal(lambda: list_files(f"zip://::{tmp_path}/folder.zip"))
 
 
-@pytest.mark.parametrize("name", ["x.tgz", "x.zip"])
-@pytest.mark.parametrize("wrap", ["./", "data/set/", ""])
+@each_of("name", ["x.tgz", "x.zip"])
+@each_of("wrap", ["./", "data/set/", ""])
 def test_archive_is_listed_at_once_however_its_names_begin(tmp_path, monkeypatch, name, wrap):
     url = packed(tmp_path / name, {f"{wrap}{path}": data for path, data in FEW.items()})
 

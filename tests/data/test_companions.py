@@ -1,7 +1,7 @@
 """Masks and copies beside the images of a class: noted by their names, and never taken for what they are not."""
 
-import pytest
 from image_files import folder
+from tables import each_of
 
 from wmdd.data.layouts.companions import companion_notes
 from wmdd.data.layouts.sources import list_files
@@ -17,7 +17,7 @@ def notes(*names):
     return companion_notes(paths, places)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("image", "mask"),
     [
         ("benign (#).png", "benign (#)_mask.png"),
@@ -49,7 +49,7 @@ def test_image_in_two_formats_is_noted():
     assert note.startswith(told)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "names",
     [("#.png",), ("with_mask_#.png",), ("#_mask.png",), ("#.png", "label_a#.png"), ("left.#", "right.#"),
      ("a/#.png", "b/#.png"), ("#.png", "gtr_#.png"), ("scan.#",)],

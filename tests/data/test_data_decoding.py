@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import TWO_CLASSES, folder, png, refusal, retagged, saved, structs, table
 from PIL import Image
+from tables import each_of
 
 from wmdd.data.decoding import decoder as decoding
 from wmdd.data.decoding.decoder import decode, read_header
@@ -53,7 +54,7 @@ GREYS = {
 }
 
 
-@pytest.mark.parametrize("kind", GREYS)
+@each_of("kind", GREYS)
 def test_grey_levels_survive_decoding(kind):
     data, expected = GREYS[kind]
     if kind == "BigTIFF":
@@ -62,7 +63,7 @@ def test_grey_levels_survive_decoding(kind):
     assert levels(data) == expected
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("data", "message"),
     [
         (grey([0, 300]), "holds values up to 300; convert it to 8 or 16 bits"),
@@ -91,7 +92,7 @@ def test_float_images_keep_their_greys_in_a_set(tmp_path):
     assert images.unique().tolist() == [64, 191]
 
 
-@pytest.mark.parametrize("kind", ["LAB", "CMYK", "YCbCr"])
+@each_of("kind", ["LAB", "CMYK", "YCbCr"])
 def test_other_colour_spaces_of_tiff_become_rgb(kind):
     plain = Image.new("RGB", (8, 8), (200, 40, 40))
     lab = Image.new("LAB", (8, 8), (120, 188, 165))
@@ -126,7 +127,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("kind", ENDS)
+@each_of("kind", ENDS)
 def test_cut_file_is_refused_by_the_index(kind):
     data = saved(BIG, kind.partition(" ")[0], **ENDS[kind])
     assert read_header(data, "whole.img")[:2] == (70, 90)

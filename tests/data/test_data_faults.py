@@ -6,9 +6,9 @@ import re
 import warnings
 
 import numpy as np
-import pytest
 from image_files import TWO_CLASSES, folder, png, refusal, retagged, saved
 from PIL import Image, PngImagePlugin
+from tables import each_of
 
 from wmdd.data.decoding.decoder import read_header
 from wmdd.data.decoding.faults import unread
@@ -107,7 +107,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@each_of("fault", FAULTS)
 def test_file_that_is_no_image_is_named_with_the_remedy(fault):
     data, message = FAULTS[fault]
     with warnings.catch_warnings():
@@ -131,7 +131,7 @@ def test_reason_stands_in_the_line_of_the_index(tmp_path):
     assert f"data.path={url}: val/a/1.png cannot be opened (Decompressed data too large" in message
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("target", "message"),
     [
         ("nowhere.png", "is a link to nowhere.png, which does not exist; restore that, or remove the link"),

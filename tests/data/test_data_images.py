@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
 from PIL import Image, ImageOps, features
+from tables import each_of
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
@@ -69,7 +70,7 @@ def test_image_file_that_changed_since_it_was_indexed_is_refused(tmp_path, reade
     assert f"train/b/1.png {since} since the set was indexed" in refusal(lambda: READERS[reader](index))
 
 
-@pytest.mark.parametrize("kind", [ChangedError, StorageError])
+@each_of("kind", [ChangedError, StorageError])
 def test_error_of_a_loading_process_comes_without_its_traceback(kind):
     def batches():
         """Raise as a DataLoader does what one of its processes met."""
@@ -196,8 +197,8 @@ def photos(root, kind, *images):
     return str(root)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(10))
+@each_of("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@each_of("orientation", range(10))
 def test_header_and_turned_image_agree_with_pillow(kind, orientation):
     data = photo(orientation, kind)
     expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))

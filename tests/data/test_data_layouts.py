@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from image_files import HF, TWO_CLASSES, folder, parquet, png, refusal, structs, table
+from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -81,8 +82,8 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("what", OWN)
-@pytest.mark.parametrize("place", ["runs/a", "out", "train/out", "train/a/deep"])
+@each_of("what", OWN)
+@each_of("place", ["runs/a", "out", "train/out", "train/a/deep"])
 def test_folders_that_wmdd_wrote_are_no_part_of_the_set(tmp_path, what, place):
     plain = folder(
         tmp_path / "plain", *(f"train/{c}/{i}.png" for c in "ab" for i in range(3)), "val/a/0.png", "val/b/0.png"
@@ -96,7 +97,7 @@ def test_folders_that_wmdd_wrote_are_no_part_of_the_set(tmp_path, what, place):
     assert (index.train.files, index.val.files) == (expected.train.files, expected.val.files)
 
 
-@pytest.mark.parametrize("what", OWN)
+@each_of("what", OWN)
 def test_folder_of_classes_with_what_wmdd_wrote_keeps_its_classes(tmp_path, what):
     url = folder(tmp_path / "set", *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
     leave(tmp_path / "set/runs/x", *OWN[what])
@@ -185,7 +186,7 @@ def test_parquet_of_several_sets_is_no_set(tmp_path):
     assert "as of several sets (cats, dogs/data); give one of them" in refusal(lambda: build_index(str(tmp_path)))
 
 
-@pytest.mark.parametrize("places", [("train/part-0", "train/part-1"), ("data/train/label=0", "data/train/label=1")])
+@each_of("places", [("train/part-0", "train/part-1"), ("data/train/label=0", "data/train/label=1")])
 def test_parquet_in_parts_below_train_is_one_set(tmp_path, places):
     for place in (*places, "validation"):
         (tmp_path / place).mkdir(parents=True)
@@ -226,7 +227,7 @@ def test_limited_set_keeps_the_same_few_images_of_each_class(tmp_path):
     assert few.digest("val") != whole.digest("val")
 
 
-@pytest.mark.parametrize("name", ["val", "test"])
+@each_of("name", ["val", "test"])
 def test_validation_folder_without_training_folder_is_not_trained_on(tmp_path, name):
     url = folder(tmp_path, *(f"{name}/{c}/{i}.png" for c in "ab" for i in range(3)))
     assert f"has {name}/CLASS folders but no images in train/CLASS" in refusal(lambda: build_index(url))
@@ -238,7 +239,7 @@ def test_single_test_parquet_is_refused_in_a_folder_and_read_by_name(tmp_path):
     assert build_index(str(tmp_path / "test-00000-of-00001.parquet")).val_held_out
 
 
-@pytest.mark.parametrize("file", ["train/7.png", "val/7.png"])
+@each_of("file", ["train/7.png", "val/7.png"])
 def test_image_outside_class_folders_is_refused(tmp_path, file):
     url = folder(tmp_path, *TWO_CLASSES, file)
     assert f"{file} lies in no class folder" in refusal(lambda: build_index(url))
@@ -250,7 +251,7 @@ def test_notes_hidden_files_and_unlabelled_test_images_are_ignored(tmp_path):
     assert (len(index.train), len(index.val)) == (4, 4)
 
 
-@pytest.mark.parametrize("place", ["train/train-0.parquet", "data/train-0.parquet", "train.parquet"])
+@each_of("place", ["train/train-0.parquet", "data/train-0.parquet", "train.parquet"])
 def test_parquet_layouts(tmp_path, place):
     for file in (place, place.replace("train", "validation")):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -311,7 +312,7 @@ def test_null_image_and_null_label_are_named_with_their_number(tmp_path):
     assert "train.parquet row 1 holds no image bytes (and 1 more" in message
 
 
-@pytest.mark.parametrize("kind", ["folder", "parquet"])
+@each_of("kind", ["folder", "parquet"])
 def test_classes_left_out_are_not_read(tmp_path, kind):
     if kind == "folder":
         url = folder(tmp_path, *TWO_CLASSES, "train/c/0.png", "val/d/0.png")
@@ -351,7 +352,7 @@ def test_held_out_images_do_not_depend_on_names_order_or_other_classes(tmp_path)
         assert not held[0] & set(one.train.digest.tolist())
 
 
-@pytest.mark.parametrize("workers", [1, 5])
+@each_of("workers", [1, 5])
 def test_progress_ends_at_the_total(tmp_path, workers):
     seen = []
     build_index(folder(tmp_path, *TWO_CLASSES), workers=workers, on_progress=lambda *counts: seen.append(counts))

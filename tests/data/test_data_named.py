@@ -7,6 +7,7 @@ import pytest
 import torch
 from image_files import TWO_CLASSES, folder, png, refusal
 from PIL import Image
+from tables import each_of
 
 from wmdd.config.distill import override, parse_config
 from wmdd.config.recipes import recipe
@@ -173,7 +174,7 @@ def test_set_without_a_split_called_train_is_read_by_its_own(store, pets):
     assert (len(index.train), len(index.val), index.val_held_out, len(index.class_names)) == (6, 4, False, 2)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "train", "val"),
     [
         ("Places365", {"split": "train-standard"}, {"split": "val"}),
@@ -197,7 +198,7 @@ def test_splits_are_asked_for_as_each_set_names_them(name, train, val, monkeypat
         assert expected.items() <= given.items()
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("path", "message"),
     [
         ("torchvision:CIFR10", "torchvision has no such set; did you mean CIFAR10 or CIFAR100? .*__all__ lists all"),
@@ -213,7 +214,7 @@ def test_set_that_is_not_there_is_told(store, path, message):
     assert re.search(message, refusal(lambda: from_torchvision(path, store, False)))
 
 
-@pytest.mark.parametrize("target", [{"boxes": []}, torch.tensor([True, False]), "a sentence"])
+@each_of("target", [{"boxes": []}, torch.tensor([True, False]), "a sentence"])
 def test_set_of_torchvision_without_classes_is_refused(store, target, monkeypatch):
     from torchvision.datasets import FakeData
 

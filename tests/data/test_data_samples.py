@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import TWO_CLASSES, deep_png, fits, folder, raw_tiff, refusal, saved
 from PIL import Image
+from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -42,7 +43,7 @@ def first_row(data, **options):
 DARK = np.rint(RAMP[0] * 64).astype(int)
 
 
-@pytest.mark.parametrize(
+@each_of(
     "data",
     [
         raw_tiff(grey(64, np.uint8), 0),
@@ -73,7 +74,7 @@ UNREAD = "is a TIFF in separate planes of a kind that Pillow cannot read; save i
 BANDS = np.zeros((8, 8, 13), np.uint16)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("data", "message"),
     [
         (
@@ -201,7 +202,7 @@ FAINT = {
 }
 
 
-@pytest.mark.parametrize("kind", FAINT)
+@each_of("kind", FAINT)
 def test_set_that_is_decoded_to_few_grey_levels_is_noted(tmp_path, kind):
     data, expected = FAINT[kind]
     index = build_index(image_set(tmp_path, data))
@@ -264,7 +265,7 @@ def test_bits_leave_8_bits_and_floats_as_they_are(tmp_path):
         np.testing.assert_array_equal(first_row(data, bits=12), first_row(data))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("data", "message"),
     [
         (

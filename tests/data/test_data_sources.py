@@ -14,6 +14,7 @@ import pytest
 import torchvision.transforms.v2.functional as F
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
+from tables import each_of
 
 from wmdd.data.decoding import pixels
 from wmdd.data.decoding.decoder import decode
@@ -69,7 +70,7 @@ def pixels_by_class(index, split="train"):
     return found
 
 
-@pytest.mark.parametrize("val", ["val", "validation", "valid", "test"])
+@each_of("val", ["val", "validation", "valid", "test"])
 def test_folder_finds_classes_and_the_validation_split(tmp_path, val):
     index = build_index(small_set(tmp_path, splits=("train", val)))
     assert index.class_names == ("ant", "bee")
@@ -191,7 +192,7 @@ def broken_sets(root):
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "no images", "no image", "validation class", "no validation", "one image"])
+@each_of("case", ["missing", "no images", "no image", "validation class", "no validation", "one image"])
 def test_broken_folder_is_refused_in_one_line(tmp_path, case):
     url, message = broken_sets(tmp_path)[case]
     with pytest.raises(DataError, match=message) as error:
@@ -216,7 +217,7 @@ def test_unknown_class_names_near_ones(tmp_path):
         build_index(small_set(tmp_path), classes=("ant bee",))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "message"),
     [
         ({"labels": [0, 5]}, "row 1 has label 5, which is none of 2 classes"),
@@ -243,9 +244,7 @@ def test_file_that_is_no_parquet_is_named(tmp_path):
         build_index(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("LA", "PNG")]
-)
+@each_of(("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("LA", "PNG")])
 def test_every_mode_decodes_to_rgb(mode, kind):
     image = decode(encoded(1, mode=mode, kind=kind), "x")
     assert (image.mode, image.size) == ("RGB", (8, 8))
@@ -270,7 +269,7 @@ def test_evaluation_view_resizes_the_short_side_and_crops_the_centre(tmp_path):
     assert images[:, :, :, 1:-1].min() == 255
 
 
-@pytest.mark.parametrize(("size", "crop"), [((20, 40), 10), ((33, 21), 16), ((9, 9), 24), ((50, 47), 32)])
+@each_of(("size", "crop"), [((20, 40), 10), ((33, 21), 16), ((9, 9), 24), ((50, 47), 32)])
 def test_evaluation_crop_agrees_with_torchvision(size, crop):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     expected = F.center_crop(F.resize(image, [round(crop / 0.875)], antialias=True), [crop, crop])

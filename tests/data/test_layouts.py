@@ -4,8 +4,8 @@ import shutil
 import unicodedata
 import zipfile
 
-import pytest
 from image_files import folder, parquet, png, refusal
+from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -30,7 +30,7 @@ def counts(index):
 # Splits by name
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("train", "val"),
     [
         ("Training", "Testing"),
@@ -64,9 +64,7 @@ def test_split_that_is_named_otherwise_is_noted(tmp_path):
     assert not list_files(folder(tmp_path / "usual", *images("train", "val"))).notes
 
 
-@pytest.mark.parametrize(
-    ("name", "split"), [("weight training", None), ("invalid", None), ("device", None), ("train_test", None)]
-)
+@each_of(("name", "split"), [("weight training", None), ("invalid", None), ("device", None), ("train_test", None)])
 def test_names_of_classes_are_no_splits(name, split):
     role = split_role(name)
     assert role is None or role.rank == 2
@@ -83,7 +81,7 @@ def test_two_training_folders_are_refused(tmp_path):
     assert "Train_1 and Train_2 both look like the training split; keep one" in told
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("paths", "told"),
     [
         (images("train", "Train", "val"), "Train both look like the training split; keep one, or merge them"),
@@ -130,7 +128,7 @@ def twice(*tops, inner=("x", "y")):
     return [f"{top}/{name}/{i}.png" for top in tops for name in inner for i in range(2)]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("paths", "told"),
     [
         (twice("A", "B"), "A, B hold the same folders (x, y) and no images themselves: if they are splits"),
@@ -153,7 +151,7 @@ def test_folders_that_may_be_no_classes_are_refused_unless_they_are_named(tmp_pa
     assert build_index(url, classes=classes).class_names == classes
 
 
-@pytest.mark.parametrize("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
+@each_of("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
 def test_classes_that_are_called_like_a_split_stay_classes(tmp_path, names):
     url = folder(tmp_path, *images("", classes=names))
     assert build_index(url).class_names == names
@@ -185,15 +183,13 @@ def test_folders_of_equal_names_below_the_classes_are_noted(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "paths", [["train/0.png", "test/0.png"], ["train/images/0.png", "valid/images/0.png"], ["0.png"]]
-)
+@each_of("paths", [["train/0.png", "test/0.png"], ["train/images/0.png", "valid/images/0.png"], ["0.png"]])
 def test_images_without_class_folders_are_refused(tmp_path, paths):
     assert "0.png" in refusal(lambda: build_index(folder(tmp_path, *paths)))
     assert "lies in no class folder" in refusal(lambda: build_index(str(tmp_path)))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("names", "told"),
     [
         (("cat.0", "cat.1", "dog.0"), "train/cat.0.png (and 3 more) lies in no class folder; move it into one, such as "
@@ -244,8 +240,8 @@ def test_classes_that_differ_in_case_are_noted(tmp_path):
     assert not class_notes(build_index(url)), "letters are classes"
 
 
-@pytest.mark.parametrize("root", ["", "train"])
-@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled_images", "unsorted"])
+@each_of("root", ["", "train"])
+@each_of("name", ["unlabeled", "Unlabelled_images", "unsorted"])
 def test_class_of_images_without_a_class_is_noted(tmp_path, root, name):
     url = folder(tmp_path, *images(root, classes=("cat", "dog", name)))
     told = f"{name} is read as a class; move it away if its images are of no class"
@@ -269,7 +265,7 @@ def test_case_of_a_class_is_matched_where_it_is_unique(tmp_path):
     assert "validation class cat has no training folder" in refusal(lambda: build_index(url))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "told"),
     [
         ("cat ", "with other blanks at an end than in training, and matched ('cat ' to 'cat')"),
@@ -288,7 +284,7 @@ def test_class_with_and_without_a_blank_in_one_split_is_refused(tmp_path):
     assert "class cat  is there twice, with and without blanks at an end ('cat', 'cat '); merge the folders" in told
 
 
-@pytest.mark.parametrize(
+@each_of(
     "names",
     [("images", "masks"), ("JPEGImages", "SegmentationClass"), ("img", "gt"), ("images", "annotations/trimaps")],
     ids="-".join,
@@ -300,7 +296,7 @@ def test_images_and_their_masks_are_no_classes(tmp_path, names):
     assert build_index(url, classes=classes).class_names == classes
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("names", "told"),
     [
         (("images", "masks"), "images, masks are named as images and their masks, and not as classes"),
@@ -322,9 +318,7 @@ def test_splits_of_images_and_what_goes_with_them_hold_no_classes(tmp_path, name
     assert "give one of them as data.path" in refusal(lambda: build_index(url))
 
 
-@pytest.mark.parametrize(
-    "names", [("high", "low"), ("hr", "sales"), ("mask", "no_mask"), ("label", "cat"), ("images", "photos")]
-)
+@each_of("names", [("high", "low"), ("hr", "sales"), ("mask", "no_mask"), ("label", "cat"), ("images", "photos")])
 def test_classes_that_sound_like_masks_are_read(tmp_path, names):
     url = folder(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(4)))
     assert build_index(url).class_names == tuple(sorted(names))
@@ -336,8 +330,8 @@ def test_folder_of_all_images_is_no_class(tmp_path):
     assert "images/0.png (and 3 more) lies in no class folder" in told
 
 
-@pytest.mark.parametrize("suffix", ["crdownload", "part", "incomplete", "aria2", "!ut"])
-@pytest.mark.parametrize("file", ["train-1.parquet", "train/cat/9.png"])
+@each_of("suffix", ["crdownload", "part", "incomplete", "aria2", "!ut"])
+@each_of("file", ["train-1.parquet", "train/cat/9.png"])
 def test_download_that_has_not_finished_is_refused(tmp_path, file, suffix):
     folder(tmp_path, *images("train", "val")) if file.endswith("png") else parquet(tmp_path, "train-0.parquet")
     (tmp_path / f"{file}.{suffix}").write_bytes(b"\x89PNG\r\n")
@@ -355,14 +349,12 @@ JUNK = ("@eaDir/0.png/SYNOPHOTO_THUMB_M.jpg", "@eaDir/0.jpg", "._0.png", ".ipynb
 JUNK += ("0.png:Zone.Identifier", "desktop.ini", "$RECYCLE.BIN/0.png")
 
 
-@pytest.mark.parametrize(
-    "junk", [f"train/cat/{name}" for name in JUNK] + ["__MACOSX/train/cat/0.png", "train/_DS_Store"]
-)
+@each_of("junk", [f"train/cat/{name}" for name in JUNK] + ["__MACOSX/train/cat/0.png", "train/_DS_Store"])
 def test_files_of_the_system_are_no_images(tmp_path, junk):
     assert counts(build_index(folder(tmp_path, *images("train", "val"), junk))) == (CLASSES, 4, 4, False)
 
 
-@pytest.mark.parametrize("name", ["@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle"])
+@each_of("name", ["@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle"])
 def test_folders_of_the_system_are_no_classes(tmp_path, name):
     url = folder(tmp_path, *images("train", "val"))
     (tmp_path / "train" / name).mkdir()
@@ -371,10 +363,10 @@ def test_folders_of_the_system_are_no_classes(tmp_path, name):
     assert build_index(url).class_names == CLASSES
 
 
-@pytest.mark.parametrize(
+@each_of(
     "note", ["a.txt", "a.csv", "a.json", "a.jsonl", "a.xml", "a.yaml", "a.html", "a.md", "LICENSE", "README", "a.PDF"]
 )
-@pytest.mark.parametrize("place", ["train", "train/cat"])
+@each_of("place", ["train", "train/cat"])
 def test_notes_beside_images_and_classes_are_left_out(tmp_path, note, place):
     url = folder(tmp_path, *images("train", "val"))
     before = list_files(url).signature
@@ -383,7 +375,7 @@ def test_notes_beside_images_and_classes_are_left_out(tmp_path, note, place):
     assert (list_files(url).signature, list_files(url).notes) == (before, ())
 
 
-@pytest.mark.parametrize("file", ["a.npy", "a.mat", "metadata.parquet", "a.mp4"])
+@each_of("file", ["a.npy", "a.mat", "metadata.parquet", "a.mp4"])
 def test_other_data_beside_images_is_left_out_and_noted(tmp_path, file):
     url = folder(tmp_path, *images("train", "val"))
     (tmp_path / "train/cat" / file).write_bytes(b"x")
@@ -512,7 +504,7 @@ def test_archive_url_without_an_archive_is_told_the_right_form(tmp_path):
     assert "zip://FOLDER::zip://" not in refusal(lambda: build_index(f"zip://::{empty}"))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("files", "told"),
     [
         (("dataset_dict.json", "train/data-00000-of-00001.arrow", "train/state.json"), "is a folder of save_to_disk"),
@@ -538,7 +530,7 @@ def test_set_of_another_format_is_told_what_to_do(tmp_path, files, told):
     assert told in message or ("notes.txt" in files and "holds no images; expected" in message)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("files", "told"),
     [
         (("train/n01440764.tar", "train/n01443537.tar"), "holds a tar file for each class, as ImageNet is published"),

@@ -6,8 +6,8 @@ import unicodedata
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from image_files import HF, folder, parquet, png, refusal, structs, table
+from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -20,7 +20,7 @@ from wmdd.data.set_notes import class_notes
 from wmdd.storage.store import ArtifactStore
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("train", "val"),
     [
         ("Train-0.parquet", "Test-0.parquet"),
@@ -61,7 +61,7 @@ def test_table_beside_the_set_is_no_split_of_it(tmp_path):
     assert (len(index.train) + len(index.val), index.val_held_out) == (6, True)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("files", "told"),
     [
         (["train-00000-of-00004", "train-00002-of-00004"], "train-00001-of-00004.parquet and one more are missing"),
@@ -78,7 +78,7 @@ def test_missing_parts_are_named(tmp_path, files, told):
     assert told in refusal(lambda: build_index(str(tmp_path)))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("files", "told"),
     [
         ("default/train/0000 default/train/0002", "default/train/0001.parquet is missing"),
@@ -95,7 +95,7 @@ def test_missing_number_between_parts_is_named(files, told):
     assert told in refusal(lambda: parquet_splits(paths, "set"))
 
 
-@pytest.mark.parametrize(
+@each_of(
     "files",
     [
         "train/0000 train/0001 train/0002",
@@ -123,7 +123,7 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize("kind", LABELS)
+@each_of("kind", LABELS)
 def test_labels_of_every_type_are_read(tmp_path, kind):
     pq.write_table(pa.table({"image": structs(*map(png, range(6))), "label": LABELS[kind]}), tmp_path / "train.parquet")
     index = build_index(str(tmp_path), val_fraction=0.3)
@@ -132,8 +132,8 @@ def test_labels_of_every_type_are_read(tmp_path, kind):
     assert {int(row) % 2 for row in index.train.row[index.train.of_class(1)]} == {1}
 
 
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
-@pytest.mark.parametrize("nested", [True, False])
+@each_of("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+@each_of("nested", [True, False])
 def test_images_of_every_type_are_read(tmp_path, kind, nested):
     groups = []
     for seed in (0, 2, 4):  # pyarrow cannot cut a table of nested views into row groups itself
@@ -148,9 +148,7 @@ def test_images_of_every_type_are_read(tmp_path, kind, nested):
     assert (len(index.train), load_native_uint8(index, "val", index.val.of_class(0)).shape[0]) == (4, 1)
 
 
-@pytest.mark.parametrize(
-    "columns", [("Image", "Label"), ("jpg", "cls"), ("scan", "class"), ("image", "target"), ("img", "fine_label")]
-)
+@each_of("columns", [("Image", "Label"), ("jpg", "cls"), ("scan", "class"), ("image", "target"), ("img", "fine_label")])
 def test_columns_are_known_by_other_names(tmp_path, columns):
     made = table(structs(*map(png, range(4))), pa.array([0, 1] * 2), names=None, columns=columns)
     pq.write_table(made, tmp_path / "train.parquet")
@@ -215,7 +213,7 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("case", UNFIT)
+@each_of("case", UNFIT)
 def test_labels_that_are_surely_no_classes_are_refused(tmp_path, case):
     splits, told = UNFIT[case]
     assert re.search(told, refusal(lambda: build_index(labelled(tmp_path, **splits))))
@@ -234,7 +232,7 @@ def test_declared_names_are_looked_at_too(tmp_path):
     assert "is there twice" in refusal(lambda: build_index(parquet(tmp_path, names=("cat", "cat "))))
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("train", "test", "note"),
     [
         (["cat", "dog"], ["Dog", "Cat"], "2 validation classes are spelled in another case than in training, and"),
@@ -252,7 +250,7 @@ def test_validation_labels_in_another_spelling_are_matched_with_a_note(tmp_path,
     assert [same_name(name) for name in names] == [same_name(test[row % 2]) for row in index.val.row]
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("labels", "note"),
     [
         (["Cat", "cat"], "classes Cat and cat are one name in another case, and are read as two classes; merge them"),

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from image_files import folder
 from PIL import Image
+from tables import each_of
 
 from wmdd.cli.main import cli
 from wmdd.commands.distill import distill
@@ -36,7 +37,7 @@ def greys(root, values, dtype=np.float32):
     return str(root)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("dtype", "values"),
     [(np.float32, (1, 191)), (np.float32, (0.5, 200)), (np.int32, (100, 40_000))],
     ids=["float, whole", "float", "integers"],
@@ -72,7 +73,7 @@ def test_note_names_the_very_folder_that_wmdd_wrote(tmp_path):
     assert "left out: train/runs/x (written by wmdd)" in list_files(url).notes
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("data", "told"),
     [(b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS; run git lfs pull"),
      (b"<!DOCTYPE html><html></html>", "is an HTML page, as of a failed download; download it again"),
@@ -96,7 +97,7 @@ def test_archive_that_is_a_pointer_is_named_and_one_in_a_folder_is_given_in_full
         list_files(str(tmp_path / "set"))
 
 
-@pytest.mark.parametrize("place", [".", "train", "train/a"])
+@each_of("place", [".", "train", "train/a"])
 def test_run_folder_and_store_are_no_folder_of_the_sets_own(tmp_path, monkeypatch, place):
     folder(tmp_path, *SPLITS)
     monkeypatch.chdir(tmp_path)
@@ -122,7 +123,7 @@ def test_new_folders_and_those_of_wmdd_below_a_set_are_allowed(tmp_path, monkeyp
     refuse_in_set(config, "runs/x", "runs/store")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("path", "place"),
     [("memory://m/set", "memory://m/set"), ("memory://m/set/", "memory://m/set/train"),
      ("memory://m/set", "memory://m/set/train/a/"), ("memory://m/set", "memory://m/set/parts"),
@@ -179,8 +180,8 @@ def test_teacher_for_several_workers_is_refused_before_a_folder_is_made(tmp_path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", [("distill",), ("compare", "--methods", "random"), ("rank",)])
-@pytest.mark.parametrize("option", ["--address", "--ray.address"])
+@each_of("command", [("distill",), ("compare", "--methods", "random"), ("rank",)])
+@each_of("option", ["--address", "--ray.address"])
 def test_cluster_for_one_process_is_refused(command, option):
     words = [command[0], "digits", *command[1:], "--executor", "local", option, "1.2.3.4:6379"]
     result = CliRunner().invoke(cli, words)

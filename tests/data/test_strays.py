@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 from image_files import folder, png, refusal, saved
+from tables import each_of
 
 from wmdd.data.decoding.faults import begins_as_image
 from wmdd.data.layouts import set_files
@@ -31,7 +32,7 @@ def counts(url):
     return index.class_names, len(index.train), len(index.val)
 
 
-@pytest.mark.parametrize("name", COPIES)
+@each_of("name", COPIES)
 def test_copies_that_tools_made_are_left_out_with_a_note(tmp_path, name):
     url = folder(tmp_path, *IMAGES)
     before = list_files(url).signature
@@ -50,7 +51,7 @@ def test_copies_are_counted_in_one_note(tmp_path):
     assert list_files(url).notes == (told,)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("paths", "classes"),
     [
         ([f"train/{name}/{i}.png" for name in ("thumbs", "palms") for i in range(4)], ("palms", "thumbs")),
@@ -81,8 +82,8 @@ def test_folder_of_thumbnails_beside_the_one_of_images_is_no_part_of_the_set(tmp
     assert counts(url) == (CLASSES, 2, 2)
 
 
-@pytest.mark.parametrize("name", SIDECARS)
-@pytest.mark.parametrize("place", [".", "train", "train/cat"])
+@each_of("name", SIDECARS)
+@each_of("place", [".", "train", "train/cat"])
 def test_sidecars_are_notes(tmp_path, name, place):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / place / name).write_text("outs:\n- md5: x\n" if name == "cat.dvc" else "0 cat\n")
@@ -90,7 +91,7 @@ def test_sidecars_are_notes(tmp_path, name, place):
     assert list_files(url).notes == ()
 
 
-@pytest.mark.parametrize("place", ["", "train/", "train/cat/"])
+@each_of("place", ["", "train/", "train/cat/"])
 def test_file_that_begins_as_no_image_is_left_out_with_a_note(tmp_path, place):
     url = folder(tmp_path, *IMAGES)
     for name in ("0.weird", "1.weird", "00READ", "3.pose"):
@@ -128,14 +129,14 @@ def test_cache_of_another_tool_is_noted(tmp_path):
     assert list_files(url).notes == ("left out: train.cache (the set is images in class folders)",)
 
 
-@pytest.mark.parametrize("name", ["9.png", "9.jpg", "9.cr2", "9.jxl"])
+@each_of("name", ["9.png", "9.jpg", "9.cr2", "9.jxl"])
 def test_file_named_as_an_image_stays_refused(tmp_path, name):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / "train/cat" / name).write_bytes(b"hello")
     assert f"train/cat/{name} is " in refusal(lambda: build_index(url))
 
 
-@pytest.mark.parametrize("content", [png(0)[:40], b"version https://git-lfs", bytes(40), b"\xff\xd8\xff"])
+@each_of("content", [png(0)[:40], b"version https://git-lfs", bytes(40), b"\xff\xd8\xff"])
 def test_what_may_have_been_an_image_stays_refused_whatever_its_name(tmp_path, content):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / "train/cat/9").write_bytes(content)
@@ -177,7 +178,7 @@ def test_set_without_any_image_is_named_by_its_files(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("data", "may_be"),
     [(b"", False), (b"plain text\n", False), (b"{\"a\": 1}", False), (b"PK\3\4", False), (b"\x93NUMPY", False),
      (b"\1\2\3", False), (bytes(9), True), (b"GIF89a", True), (b"II*\0", True), (b"\0\0\0\x18ftypheic", True),
@@ -205,10 +206,8 @@ def test_raw_file_of_an_image_in_another_format_is_left_out_with_a_note(tmp_path
     assert "train/cat/7.nef is a camera's raw file; convert it" in refusal(lambda: build_index(url))
 
 
-@pytest.mark.parametrize("name", ["train/bird", "train/cat/0.weird"])
-@pytest.mark.parametrize(
-    ("target", "told"), [("gone", "is a link to gone, which does not"), (None, "is a link that leads")]
-)
+@each_of("name", ["train/bird", "train/cat/0.weird"])
+@each_of(("target", "told"), [("gone", "is a link to gone, which does not"), (None, "is a link that leads")])
 def test_link_that_leads_to_nothing_is_named_as_one(tmp_path, name, target, told):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / name).symlink_to(target or (tmp_path / name).name)
@@ -244,14 +243,14 @@ def forbid(patch, folder):
     patch.setattr(files, "entries", asked)
 
 
-@pytest.mark.parametrize("name", ["lost+found", "System Volume Information", ".cache"])
+@each_of("name", ["lost+found", "System Volume Information", ".cache"])
 def test_folder_of_the_system_need_not_be_listed(tmp_path, monkeypatch, name):
     url = folder(tmp_path, *IMAGES, f"{name}/0.png")
     forbid(monkeypatch, tmp_path / name)
     assert counts(url) == (CLASSES, 4, 4)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("place", "told"),
     [("train/dog", ": train/dog cannot be listed (Permission denied); check its permissions, or move it away"),
      (".", ": cannot be listed (Permission denied); check its permissions, or give another folder")],

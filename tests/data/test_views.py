@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tables import each_of
 
 from wmdd.data.views import (
     Views,
@@ -34,7 +35,7 @@ def show(images, views, target):
     return apply_views(images, *view_matrices(views, tuple(images.shape[-2:]), target))
 
 
-@pytest.mark.parametrize(("source", "target"), [((7, 31), 16), ((40, 9), 8), ((5, 5), 33), ((1, 12), 4), ((64, 64), 3)])
+@each_of(("source", "target"), [((7, 31), 16), ((40, 9), 8), ((5, 5), 33), ((1, 12), 4), ((64, 64), 3)])
 def test_views_of_any_shape_equal_the_slow_loop(source, target):
     images = uniform(24, 3, *source)
     views = draw_resized_crops(SeedTree(1).numpy(), 24, source, (0.08, 1.0), flip=True, roll_px=target)
@@ -97,7 +98,7 @@ def test_rows_of_the_maps_are_averages():
         torch.testing.assert_close(matrix.sum(-1), torch.ones(50, 17), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(224, 224), (120, 300), (300, 120)])
+@each_of("size", [(224, 224), (120, 300), (300, 120)])
 def test_crops_stay_inside_torchvisions_bounds(size):
     box = draw_resized_crops(SeedTree(6).numpy(), 3000, size, (0.08, 0.4), flip=False).box.double()
     top, left, height, width = box.unbind(1)
@@ -125,7 +126,7 @@ def test_crops_have_the_distribution_of_torchvision():
         assert np.abs(gap).max() < 0.15 * spread + 1
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("size", "box"), [((10, 400), [0, 193, 10, 13]), ((400, 10), [193, 0, 13, 10]), ((30, 3000), [0, 1480, 30, 40])]
 )
 def test_crop_of_an_extreme_shape_is_central(size, box):
@@ -152,7 +153,7 @@ def test_flips_and_rolls_are_even_and_optional():
     assert not plain.roll.any()
 
 
-@pytest.mark.parametrize("size", [(9, 9), (8, 12)])
+@each_of("size", [(9, 9), (8, 12)])
 def test_shifts_equal_padding_and_cropping(size):
     images, pad = uniform(40, 3, *size), 4
     views = draw_shifts(SeedTree(11).numpy(), 40, size, pad, flip=True)
@@ -179,7 +180,7 @@ def test_mix_equals_the_slow_loop():
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("box", [(0, 0, 0, 0), (3, 4, 3, 8), (5, 0, 5, 5)])
+@each_of("box", [(0, 0, 0, 0), (3, 4, 3, 8), (5, 0, 5, 5)])
 def test_empty_box_mixes_nothing(box):
     images = uniform(2, 3, 8, 8)
     assert apply_mix(images, torch.tensor([1, 0]), box, 1.0) is images
@@ -190,7 +191,7 @@ def test_whole_box_swaps_the_images():
     assert torch.equal(apply_mix(images, torch.tensor([1, 0]), (0, 0, 8, 8)), images.flip(0))
 
 
-@pytest.mark.parametrize("size", [8, 33, 224])
+@each_of("size", [8, 33, 224])
 def test_mix_boxes_stay_inside(size):
     for seed in range(300):
         top, left, bottom, right = draw_mix_box(SeedTree(seed).numpy(), size, 1.0)

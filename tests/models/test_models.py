@@ -3,6 +3,7 @@
 import pytest
 import safetensors.torch
 import torch
+from tables import each_of
 from torch import nn
 
 from wmdd.errors import ConfigError
@@ -18,7 +19,7 @@ def images(n, size, device="cpu"):
     return torch.randn(n, 3, size, size, generator=SeedTree(0).torch())
 
 
-@pytest.mark.parametrize(("depth", "width", "size"), [(3, 16, 16), (1, 8, 9), (4, 8, 16), (3, 128, 32)])
+@each_of(("depth", "width", "size"), [(3, 16, 16), (1, 8, 9), (4, 8, 16), (3, 128, 32)])
 def test_convnet_halves_the_image_once_per_block(depth, width, size):
     model = build_model(f"convnet{depth}" + (f"_w{width}" if width != 128 else ""), 7, size).eval()
     logits = model(images(2, size))
@@ -32,7 +33,7 @@ def test_convnet_deeper_than_the_image_is_refused():
         build_model("convnet5", 4, 16, option="pretrain.model")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18", "resnet10t", "densenet121"])
+@each_of("name", ["resnet18", "timm/resnet18", "resnet10t", "densenet121"])
 def test_small_stem_keeps_the_size_of_small_images(name):
     model = skeleton(name, 10, 32).eval()
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
@@ -48,7 +49,7 @@ def test_resnet_pools_only_behind_the_standard_stem():
     assert (standard.conv1.kernel_size, standard.conv1.stride) == ((7, 7), (2, 2))
 
 
-@pytest.mark.parametrize(("size", "small"), [(32, True), (99, True), (100, False), (224, False)])
+@each_of(("size", "small"), [(32, True), (99, True), (100, False), (224, False)])
 def test_automatic_stem_changes_at_100_px(size, small):
     assert (skeleton("resnet18", 10, size).conv1.kernel_size == (3, 3)) is small
 
@@ -66,15 +67,13 @@ def test_stride2_stem_is_the_released_one_for_tiny_imagenet():
     assert tuple(model(images(2, 224, "meta")).shape) == (2, 200)
 
 
-@pytest.mark.parametrize("name", ["convnet3_w16", "vit_b_16", "convnext_tiny"])
+@each_of("name", ["convnet3_w16", "vit_b_16", "convnext_tiny"])
 def test_stem_of_other_families_stays(name):
     auto, standard = (skeleton(name, 10, 32, stem=stem).state_dict() for stem in ("auto", "standard"))
     assert {key: value.shape for key, value in auto.items()} == {key: value.shape for key, value in standard.items()}
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vgg11_bn", "googlenet", "timm/resnet18", "resnet10t"]
-)
+@each_of("name", ["resnet18", "mobilenet_v2", "efficientnet_b0", "vgg11_bn", "googlenet", "timm/resnet18", "resnet10t"])
 def test_named_network_classifies_small_images(name):
     model = skeleton(name, 6, 64).eval()
     assert tuple(model(images(2, 64, "meta")).shape) == (2, 6)
@@ -87,14 +86,14 @@ def test_prefix_takes_timm_where_both_have_the_name():
     assert type(theirs).__module__.startswith("timm.")
 
 
-@pytest.mark.parametrize("name", ["resnet1x", "convnetx", "fasterrcnn_resnet50_fpn", ""])
+@each_of("name", ["resnet1x", "convnetx", "fasterrcnn_resnet50_fpn", ""])
 def test_unknown_network_is_refused_with_other_names(name):
     line = rf"evaluate\.students={name}: neither .*; (did you mean|common ones are) \w+.*timm\.list_models\(\) list all"
     with pytest.raises(ConfigError, match=line):
         build_model(name, 10, 32, option="evaluate.students")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("name", "told"),
     [
         ("resnt18", "did you mean resnet18"),
@@ -125,7 +124,7 @@ def head_of(model):
     return [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
 
 
-@pytest.mark.parametrize("name", ["convnet3_w16", "resnet18", "mobilenet_v2", "timm/resnet10t"])
+@each_of("name", ["convnet3_w16", "resnet18", "mobilenet_v2", "timm/resnet10t"])
 def test_probe_features_are_the_input_of_the_head(name):
     model = build_model(name, 5, 32).eval()
     with Probe(model, 5) as probe, torch.no_grad():
@@ -143,7 +142,7 @@ def test_probe_pools_the_features_of_a_convolutional_head():
     assert logits.shape == (2, 5)
 
 
-@pytest.mark.parametrize("name", ["convnet3_w16", "resnet18", "timm/resnet10t"])
+@each_of("name", ["convnet3_w16", "resnet18", "timm/resnet10t"])
 def test_probe_sees_the_inputs_of_every_batch_norm_layer_in_order(name):
     model = build_model(name, 5, 32).eval()
     layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -243,7 +242,7 @@ def reshaped(state):
     state["head.bias"] = torch.zeros(1)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("change", "message"),
     [
         (without_bias, "lacks head.bias"),
@@ -283,7 +282,7 @@ def bare_call(value, path):
         file.write(f"cbuiltins\nopen\n(V{value['head.bias'].path}\nVw\ntR.")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("save", "told"),
     [
         (torch.save, "not a file of plain tensors"),
@@ -299,7 +298,7 @@ def test_b01_checkpoint_with_code_is_refused_and_does_not_run(tmp_path, empty, s
     assert not planted.exists()
 
 
-@pytest.mark.parametrize("value", [[1, 2], {"model": 3}, {"epoch": 3}])
+@each_of("value", [[1, 2], {"model": 3}, {"epoch": 3}])
 def test_checkpoint_without_a_state_dict_is_refused(tmp_path, empty, value):
     path = str(tmp_path / "w.pth")
     torch.save(value, path)
@@ -307,8 +306,8 @@ def test_checkpoint_without_a_state_dict_is_refused(tmp_path, empty, value):
         load_weights(empty, path, "convnet3_w16")
 
 
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("data", [None, b"", b"garbage"])
+@each_of("name", ["w.pth", "w.safetensors"])
+@each_of("data", [None, b"", b"garbage"])
 def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, empty, name, data):
     path = tmp_path / name
     if data is not None:

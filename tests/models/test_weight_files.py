@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision.models as zoo
+from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -176,8 +177,8 @@ def zipped(*names):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors", "w.bin"])
-@pytest.mark.parametrize(
+@each_of("name", ["w.pth", "w.safetensors", "w.bin"])
+@each_of(
     ("data", "told"),
     [
         (scripted, "is a TorchScript archive; save its state_dict"),
@@ -211,7 +212,7 @@ def test_file_of_another_kind_is_named(tmp_path, name, data, told):
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
+@each_of(
     ("name", "data", "told"),
     [
         ("w.pth", b"\x08\x07\x12\x07pytorch\x1a", "is a file of ONNX; convert it"),
@@ -234,7 +235,7 @@ def test_file_that_torch_cannot_read_is_named_by_its_name_or_beginning(tmp_path,
         load_weights(small(), path, SMALL)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("names", "told"),
     [
         (["config.json", "model.safetensors"], "is a folder; give the file in it, {}/model.safetensors"),
@@ -257,7 +258,7 @@ def test_folder_of_weights_is_named(tmp_path, names, told):
         load_weights(small(), str(tmp_path), SMALL)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("target", "told"),
     [
         ("../.git/annex/objects/x/SHA256E-s44--aa.pth", "is a link of git-annex whose content is not here; run git"),
@@ -303,7 +304,7 @@ def test_what_the_file_holds_counts_and_not_its_name(tmp_path):
 AVERAGE = "took {}, and not {}, which the file also holds"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("wrap", "notes"),
     [
         (lambda state, other: {"params": state, "best": np.float64(0.5)}, None),
@@ -330,7 +331,7 @@ def test_several_networks_in_a_file_are_refused_by_name(tmp_path):
         load_weights(small(), path, SMALL)
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("value", "told"),
     [
         (torch.full((5,), float("nan")), "holds NaN or infinite values .first in head.bias."),

@@ -7,6 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from tables import each_of
 
 from wmdd.data.layouts.sources import list_files
 from wmdd.errors import ConfigError, DataError
@@ -17,13 +18,13 @@ from wmdd.storage.errors import explain, may_pass
 from wmdd.storage.filesystem import kind, open_fs, read
 
 
-@pytest.mark.parametrize("number", ["EIO", "ETIMEDOUT", "ECONNRESET", "ESTALE", "EAGAIN"])
+@each_of("number", ["EIO", "ETIMEDOUT", "ECONNRESET", "ESTALE", "EAGAIN"])
 def test_failure_that_may_pass_is_tried_again(number):
     assert may_pass(OSError(getattr(errno, number), "x"))
     assert explain(OSError(getattr(errno, number), "x")) == "(x); check the storage"
 
 
-@pytest.mark.parametrize("number", ["ENOENT", "EACCES", "EISDIR", "ENOTDIR", "EEXIST", "ENOSPC", "EDQUOT", "EROFS"])
+@each_of("number", ["ENOENT", "EACCES", "EISDIR", "ENOTDIR", "EEXIST", "ENOSPC", "EDQUOT", "EROFS"])
 def test_failure_that_cannot_heal_is_not(number):
     assert not may_pass(OSError(getattr(errno, number), "x"))
 
@@ -33,7 +34,7 @@ def test_mistakes_of_our_own_are_not_tried_again():
     assert may_pass(EOFError())
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("number", "remedy"),
     [
         ("EACCES", "check the permissions there, or give another path"),
@@ -45,7 +46,7 @@ def test_place_that_cannot_be_written_gets_its_remedy(number, remedy):
     assert explain(OSError(getattr(errno, number), "x")) == f"(x); {remedy}"
 
 
-@pytest.mark.parametrize("number", ["ENOSPC", "EDQUOT"])
+@each_of("number", ["ENOSPC", "EDQUOT"])
 def test_full_disk_is_told_with_its_remedy(number):
     assert explain(OSError(getattr(errno, number), "full")) == "(full); make room there"
 
@@ -90,7 +91,7 @@ def answers(monkeypatch):
 RIGHTS = "check the URL, its permissions and the credentials in the environment"
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("status", "told"),
     [
         (403, rf"cannot be listed \(HTTP status 403\); {RIGHTS}$"),
@@ -104,7 +105,7 @@ def test_set_that_a_web_server_refuses_is_not_called_absent(answers, status, tol
         list_files(f"{answers.url}/{status}/set.zip")
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("status", "told"),
     [
         (403, rf"cannot be read \(HTTP status 403\); {RIGHTS}$"),
@@ -123,7 +124,7 @@ def test_web_server_that_refuses_is_asked_once(answers):
     assert answers.asked == ["/403/x"]
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/set", "zip://::http://127.0.0.1:1/set.zip"])
+@each_of("url", ["http://127.0.0.1:1/set", "zip://::http://127.0.0.1:1/set.zip"])
 def test_set_of_a_server_that_cannot_be_reached_is_not_called_absent(monkeypatch, url):
     monkeypatch.setattr(files.again, "sleep", lambda seconds: None)
     with pytest.raises(DataError, match=r"Connect call failed.*; check the URL and the network$"):
@@ -164,7 +165,7 @@ GOOGLE = (
 )
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("text", "told"),
     [
         (GOOGLE, "check the network, and log in (such as gcloud auth application-default login)"),
@@ -180,7 +181,7 @@ def test_storage_that_cannot_be_reached_gets_one_line_with_the_remedy(text, told
     assert "Learn more" not in reason
 
 
-@pytest.mark.parametrize(
+@each_of(
     ("told", "remedy"),
     [
         ("Install adlfs to access Azure Datalake Gen2", "pip install adlfs"),

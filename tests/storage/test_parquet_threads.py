@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tables import each_of
 
 from wmdd.storage import parquet as tables
 
@@ -41,7 +42,7 @@ def test_reading_starts_no_thread():
     assert arrow > 0  # Arrow's own way does start some: otherwise this test sees nothing
 
 
-@pytest.mark.parametrize("rows", [0, 1, 7])
+@each_of("rows", [0, 1, 7])
 def test_columns_come_back_as_they_were(rows):
     kinds = (np.int32, np.int64, np.uint16, np.uint64, np.float32, np.bool_)
     columns = {np.dtype(kind).name: (np.arange(rows) * 3).astype(kind) for kind in kinds}
