@@ -74,7 +74,7 @@ def test_names_that_a_file_system_allows_stay(names):
 
 
 @each_of("names", NUMBERED.values(), ids=NUMBERED)
-def test_folders_are_numbered_where_names_would_give_other_classes(names):
+def test_folders_are_numbered_where_names_mislead(names):
     folders = class_folders(names)
     assert folders == sorted(folders)
     assert len({unicodedata.normalize("NFC", folder).casefold() for folder in folders}) == len(names)
@@ -101,7 +101,7 @@ def test_only_what_cannot_stay_is_replaced(names, folders):
     + [names for name, names in NUMBERED.items() if name not in ("twice", "more than five digits")],
     ids=lambda names: names[0][:9],
 )
-def test_image_folders_number_the_classes_as_the_run_does(tmp_path, names):
+def test_image_folder_numbers_classes_as_the_run(tmp_path, names):
     run = write_run(tmp_path / "run", names)
     export(run, "folder", str(tmp_path / "out"))
     ours, read = load_distilled(run), ImageFolder(str(tmp_path / "out"))
@@ -112,7 +112,7 @@ def test_image_folders_number_the_classes_as_the_run_does(tmp_path, names):
     assert {entry["folder"]: entry["class_id"] for entry in card} == read.class_to_idx
 
 
-def test_export_without_a_target_goes_into_the_run_and_says_where(tmp_path):
+def test_export_goes_into_the_run_by_default(tmp_path):
     run = write_run(tmp_path / "run", ["dog", "cat"])
     done = CliRunner().invoke(cli, ["export", run], catch_exceptions=False)
     assert f"2 images in {run}/export/CLASS/; torchvision.datasets.ImageFolder reads it" in done.output
@@ -127,7 +127,7 @@ def test_what_windows_does_not_allow_is_told(tmp_path):
     assert "Windows allows no folder such as 'nul'" in export(write_run(tmp_path / "c", ["nul", "x"]), "folder")
 
 
-def test_export_goes_on_where_it_was_and_leaves_what_is_there(tmp_path):
+def test_export_continues_and_keeps_what_is_there(tmp_path):
     run, out = write_run(tmp_path / "run", ["a", "b"], ipc=2), tmp_path / "run/export"
     export(run, "folder")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
@@ -144,7 +144,7 @@ def test_export_of_other_images_is_not_mixed_in(tmp_path, other):
         export(write_run(tmp_path / "other", **like | other), "folder", str(tmp_path / "out"))
 
 
-def test_folder_that_holds_something_else_is_left_alone(tmp_path):
+def test_folder_of_other_files_is_left_alone(tmp_path):
     run = write_run(tmp_path / "run", ["a", "b"])
     (tmp_path / "run/export").mkdir()
     export(run, "folder")  # an empty folder is as good as none
@@ -155,7 +155,7 @@ def test_folder_that_holds_something_else_is_left_alone(tmp_path):
     assert sorted(path.name for path in (tmp_path / "run/export").iterdir()) == [".wmdd-export", "b"]
 
 
-def test_weights_of_names_with_commas_and_quotes_are_read_back(tmp_path):
+def test_weights_of_names_with_commas_are_read_back(tmp_path):
     run = write_run(tmp_path / "run", ['a,"b"', "c\nd"], ipc=2, weights=[0.25, 0.75])
     export(run, "folder")
     with open(tmp_path / "run/export/weights.csv", newline="") as file:

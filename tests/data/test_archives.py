@@ -47,7 +47,7 @@ def url_of(path):
 
 
 @each_of("name", ["x.tar", "x.tgz", "x.tar.gz", "x.zip"])
-def test_threads_that_share_an_archive_read_each_image_as_it_is(tmp_path, name):
+def test_threads_that_share_an_archive_read_it_whole(tmp_path, name):
     index = build_index(packed(tmp_path / name, IMAGES), workers=8)
     found = dict(read_encoded(index, "train", np.arange(len(index.train))))
     assert {index.train.files[place]: data for place, data in found.items()} == {
@@ -80,7 +80,7 @@ def test_file_that_is_no_archive_is_named(tmp_path, caplog, name, data, told):
     [("a.tar", "x.zip", ".tar, and give tar"), ("a.zip", "x.tar", ".zip, and give zip"),
      ("a.tgz", "x.tar", ".tar.gz, and give tar"), ("a.tar", "x.tar.gz", ".tar, and give tar")],
 )  # fmt: skip
-def test_archive_whose_name_says_another_kind_is_to_be_renamed(tmp_path, source, name, right):
+def test_archive_of_a_wrong_name_is_to_be_renamed(tmp_path, source, name, right):
     packed(tmp_path / source)
     (tmp_path / source).rename(tmp_path / name)
     assert f"rename it so that it ends in {right}" in refusal(lambda: list_files(url_of(tmp_path / name)))
@@ -88,7 +88,7 @@ def test_archive_whose_name_says_another_kind_is_to_be_renamed(tmp_path, source,
 
 @each_of("name", ["x.zip", "x.tar", "x.tgz", "x.tar.bz2", "x.tar.xz"])
 @each_of("fault", ["cut", "flipped"])
-def test_damaged_archive_is_refused_and_never_read_in_part(tmp_path, caplog, name, fault):
+def test_damaged_archive_is_never_read_in_part(tmp_path, caplog, name, fault):
     url = packed(tmp_path / name, method=zipfile.ZIP_LZMA)
     data = bytearray((tmp_path / name).read_bytes())
     # Of a plain tar file, in the header of a member: nothing in it tells whether pixels are as they were.
@@ -98,7 +98,7 @@ def test_damaged_archive_is_refused_and_never_read_in_part(tmp_path, caplog, nam
     assert not caplog.records, "it is tried once"
 
 
-def test_archive_that_is_encrypted_empty_or_a_folder_is_named(tmp_path):
+def test_encrypted_or_empty_archive_is_named(tmp_path):
     url = packed(tmp_path / "x.zip", method=zipfile.ZIP_STORED)
     data = (tmp_path / "x.zip").read_bytes()
     # The flag of encryption, in the header of each member and in the list at the end.
@@ -114,7 +114,7 @@ def test_archive_that_is_encrypted_empty_or_a_folder_is_named(tmp_path):
 
 @each_of("name", ["x.tgz", "x.zip"])
 @each_of("wrap", ["./", "data/set/", ""])
-def test_archive_is_listed_at_once_however_its_names_begin(tmp_path, monkeypatch, name, wrap):
+def test_archive_is_listed_in_one_pass(tmp_path, monkeypatch, name, wrap):
     url = packed(tmp_path / name, {f"{wrap}{path}": data for path, data in FEW.items()})
 
     def ls(*_, **__):

@@ -55,11 +55,11 @@ def test_image_in_two_formats_is_noted():
      ("a/#.png", "b/#.png"), ("#.png", "gtr_#.png"), ("scan.#",)],
     ids=str,
 )  # fmt: skip
-def test_names_that_only_sound_like_masks_are_not_noted(names):
+def test_names_that_sound_like_masks_are_not_noted(names):
     assert notes(*names) == ()
 
 
-def test_class_of_masks_and_a_few_odd_names_are_not_noted():
+def test_class_of_masks_is_not_noted():
     paths = [f"train/{name}/{i}.png" for name in ("mask", "no_mask") for i in range(20)]
     places = {f"train/{name}": ("train", name) for name in ("mask", "no_mask")}
     assert companion_notes(paths, places) == ()

@@ -77,7 +77,7 @@ def test_grey_levels_survive_decoding(kind):
         (as_unsigned(grey([0, -1], np.int32)), "holds values up to 4294967295; convert"),
     ],
 )
-def test_values_that_no_rule_covers_are_refused_by_the_index(tmp_path, data, message):
+def test_values_that_no_rule_covers_are_refused(tmp_path, data, message):
     url = folder(tmp_path, *TWO_CLASSES)
     (tmp_path / "train/b/1.png").write_bytes(data)
     assert f"data.path={url}: train/b/1.png {message}" in refusal(lambda: build_index(url))
@@ -137,7 +137,7 @@ def test_cut_file_is_refused_by_the_index(kind):
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_cut_images_are_counted_before_anything_is_trained(tmp_path, kind):
+def test_cut_images_are_counted_by_the_index(tmp_path, kind):
     cut = saved(BIG, "JPEG")[:-200]
     if kind == "folder":
         url, first = folder(tmp_path, *TWO_CLASSES), "train/b/0.png"
@@ -153,20 +153,20 @@ def test_cut_images_are_counted_before_anything_is_trained(tmp_path, kind):
     assert message.endswith("(and 1 more like it, 1 with other faults); remove or replace it")
 
 
-def test_jpeg_whose_end_is_zeros_is_refused_by_the_index():
+def test_jpeg_that_ends_in_zeros_is_refused():
     data = saved(BIG, "JPEG")
     half = len(data) // 2
     message = refusal(lambda: read_header(data[:half] + bytes(len(data) - half), "x"))
     assert message == "x is broken (it ends in zeros, as a download that was cut short); remove or replace it"
 
 
-def test_flipped_bit_inside_a_png_is_found_without_decoding_it():
+def test_flipped_bit_in_a_png_is_found_undecoded():
     data = bytearray(saved(BIG))
     data[len(data) // 2] ^= 4
     assert "x is broken" in refusal(lambda: read_header(bytes(data), "x"))
 
 
-def test_large_image_with_an_end_is_not_decoded_for_the_index(monkeypatch):
+def test_large_whole_image_is_indexed_undecoded(monkeypatch):
     monkeypatch.setattr(decoding, "decode", None)
     for kind, options in (("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"})):
         assert read_header(saved(BIG, kind, **options), "x")[:2] == (70, 90)

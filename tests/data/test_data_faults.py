@@ -108,7 +108,7 @@ FAULTS = {
 
 
 @each_of("fault", FAULTS)
-def test_file_that_is_no_image_is_named_with_the_remedy(fault):
+def test_file_that_is_no_image_is_named_with_remedy(fault):
     data, message = FAULTS[fault]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

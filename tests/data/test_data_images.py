@@ -32,7 +32,7 @@ from wmdd.storage.parquet import read_table
 # Files that change
 
 
-def test_rewritten_parquet_is_read_by_its_new_row_groups(tmp_path):
+def test_rewritten_parquet_is_read_by_new_row_groups(tmp_path):
     for rows, first_seed in ((2, 0), (5, 50)):
         index = build_index(parquet(tmp_path, count=12, rows=rows, first_seed=first_seed), val_fraction=0.25)
         found = dict(read_encoded(index, "train", np.arange(len(index.train))))
@@ -49,7 +49,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("change", ["content", "shorter", "gone"])
-def test_parquet_that_changed_since_it_was_indexed_is_refused(tmp_path, reader, change):
+def test_parquet_changed_after_indexing_is_refused(tmp_path, reader, change):
     index = build_index(parquet(tmp_path))
     if change == "gone":
         (tmp_path / "train-0.parquet").unlink()
@@ -62,7 +62,7 @@ def test_parquet_that_changed_since_it_was_indexed_is_refused(tmp_path, reader, 
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("change", ["content", "gone"])
-def test_image_file_that_changed_since_it_was_indexed_is_refused(tmp_path, reader, change):
+def test_image_changed_after_indexing_is_refused(tmp_path, reader, change):
     index = build_index(folder(tmp_path, *TWO_CLASSES))
     file = tmp_path / "train/b/1.png"
     file.unlink() if change == "gone" else file.write_bytes(png(77))
@@ -71,7 +71,7 @@ def test_image_file_that_changed_since_it_was_indexed_is_refused(tmp_path, reade
 
 
 @each_of("kind", [ChangedError, StorageError])
-def test_error_of_a_loading_process_comes_without_its_traceback(kind):
+def test_error_of_a_loader_comes_without_traceback(kind):
     def batches():
         """Raise as a DataLoader does what one of its processes met."""
         yield torch.zeros(1), torch.zeros(1)
@@ -93,7 +93,7 @@ def damaged_inside():
 
 @pytest.mark.parametrize("reader", ["load", "native", "streamed"])
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_damaged_jpeg_is_named_by_every_decoding_reader(tmp_path, reader, kind):
+def test_damaged_jpeg_is_named_by_every_reader(tmp_path, reader, kind):
     whole = saved(Image.open(io.BytesIO(png(0, (80, 80)))), "JPEG")
     if kind == "folder":
         url, name = folder(tmp_path, *TWO_CLASSES), "train/a/0.png"
@@ -157,7 +157,7 @@ def test_every_mode_keeps_its_colours():
         np.testing.assert_array_equal(np.asarray(decode(saved(image), "x")), expected)
 
 
-def test_palette_with_transparency_keeps_its_colours_without_a_warning():
+def test_transparent_palette_keeps_colours_silently():
     palette = Image.open(io.BytesIO(png(2))).convert("P")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -210,7 +210,7 @@ def test_header_and_turned_image_agree_with_pillow(kind, orientation):
     assert decode(data, "x").size == ((60, 90) if kind == "TIFF" and orientation in range(5, 9) else (90, 60))
 
 
-def test_orientation_is_found_in_xmp_and_damaged_exif_is_none():
+def test_orientation_is_read_from_xmp_too():
     xmp = b"<x:xmpmeta><rdf:RDF><rdf:Description tiff:Orientation='6'/></rdf:RDF></x:xmpmeta>".replace(b"'", b'"')
     assert read_header(saved(PHOTO, "JPEG", xmp=xmp), "x").orientation == 6
     with warnings.catch_warnings():
@@ -219,7 +219,7 @@ def test_orientation_is_found_in_xmp_and_damaged_exif_is_none():
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_orientation_is_ignored_or_applied_wherever_images_are_decoded(tmp_path, kind):
+def test_orientation_is_treated_alike_by_all_readers(tmp_path, kind):
     url = photos(tmp_path, kind, photo(6), photo(1), photo(3))
     ignored, applied = build_index(url), build_index(url, upright=True)
     assert ignored.train.uniform_size() == (60, 90)
@@ -239,14 +239,14 @@ def test_orientation_is_ignored_or_applied_wherever_images_are_decoded(tmp_path,
             )
 
 
-def test_images_that_are_of_one_size_once_they_are_upright_load_as_they_are(tmp_path):
+def test_upright_images_of_one_size_load_natively(tmp_path):
     lying = Image.fromarray(np.rot90(np.asarray(PHOTO)).copy())
     index = build_index(photos(tmp_path, "folder", photo(6, image=lying), photo(8, image=lying)), upright=True)
     assert index.train.uniform_size() == (60, 90)
     assert load_native_uint8(index, "train", np.arange(4)).shape == (4, 3, 60, 90)
 
 
-def test_index_keeps_how_images_are_turned_and_digests_tell(tmp_path):
+def test_index_and_digests_hold_the_orientation(tmp_path):
     url = photos(tmp_path, "folder", photo(6), photo(1))
     ignored, applied = build_index(url), build_index(url, upright=True)
     again = DatasetIndex.from_bytes(applied.to_bytes())
@@ -298,7 +298,7 @@ def test_windows_hold_whole_row_groups(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_streamed_images_work_in_spawned_workers_and_leave_their_cache_behind(tmp_path, kind):
+def test_streamed_images_work_in_spawned_workers(tmp_path, kind):
     index = build_index(folder(tmp_path, *TWO_CLASSES) if kind == "folder" else parquet(tmp_path, count=10))
     dataset = StreamedImages(index, "train", np.asarray)
     here = [dataset[i] for i in range(len(dataset))]

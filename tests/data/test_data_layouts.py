@@ -25,7 +25,7 @@ from wmdd.storage.store import ArtifactStore
 # Layouts
 
 
-def test_class_folder_that_is_no_text_is_refused_with_its_name(tmp_path):
+def test_class_folder_that_is_no_text_is_named(tmp_path):
     url = folder(tmp_path, *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("bar", "caf\udce9")))
     message = refusal(lambda: build_index(url))
     assert message.isprintable()
@@ -34,7 +34,7 @@ def test_class_folder_that_is_no_text_is_refused_with_its_name(tmp_path):
     assert r"class \ud83d: the name is no text" in refusal(lambda: build_index(f"{url}/train-0.parquet"))
 
 
-def test_locale_that_cannot_read_a_class_folder_is_blamed(tmp_path):
+def test_locale_that_cannot_read_a_class_is_blamed(tmp_path):
     url = folder(tmp_path / "set", *(f"{split}/{name}/0.png" for split in ("train", "val") for name in ("a", "b")))
     with pytest.MonkeyPatch.context() as patch:
         # What Python reads for the UTF-8 name café where the locale is ASCII.
@@ -84,7 +84,7 @@ OWN = {
 
 @each_of("what", OWN)
 @each_of("place", ["runs/a", "out", "train/out", "train/a/deep"])
-def test_folders_that_wmdd_wrote_are_no_part_of_the_set(tmp_path, what, place):
+def test_folders_of_wmdd_are_no_part_of_the_set(tmp_path, what, place):
     plain = folder(
         tmp_path / "plain", *(f"train/{c}/{i}.png" for c in "ab" for i in range(3)), "val/a/0.png", "val/b/0.png"
     )
@@ -98,7 +98,7 @@ def test_folders_that_wmdd_wrote_are_no_part_of_the_set(tmp_path, what, place):
 
 
 @each_of("what", OWN)
-def test_folder_of_classes_with_what_wmdd_wrote_keeps_its_classes(tmp_path, what):
+def test_folders_of_wmdd_are_no_classes(tmp_path, what):
     url = folder(tmp_path / "set", *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
     leave(tmp_path / "set/runs/x", *OWN[what])
     (tmp_path / "set/runs/store/notes").mkdir(parents=True)
@@ -110,7 +110,7 @@ def test_folder_of_classes_with_what_wmdd_wrote_keeps_its_classes(tmp_path, what
         )
 
 
-def test_first_run_below_a_set_leaves_its_own_new_folders_out(tmp_path, monkeypatch):
+def test_new_run_below_a_set_is_no_part_of_it(tmp_path, monkeypatch):
     folder(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(3)))
     monkeypatch.chdir(tmp_path)
     config = override(recipe("cifar10"), {"data.path": "."})
@@ -195,7 +195,7 @@ def test_parquet_in_parts_below_train_is_one_set(tmp_path, places):
     assert (len(index.train), len(index.val)) == (12, 6)
 
 
-def test_part_that_is_held_out_of_a_limited_set_is_a_part_of_it(tmp_path):
+def test_held_out_part_of_a_limited_set_is_within_it(tmp_path):
     url = folder(
         tmp_path / "set", *(f"train/{c}/{i}.png" for c in "ab" for i in range(30)), "val/a/0.png", "val/b/0.png"
     )
@@ -211,7 +211,7 @@ def test_part_that_is_held_out_of_a_limited_set_is_a_part_of_it(tmp_path):
     assert (len(train), len(held)) == (32, 8)
 
 
-def test_limited_set_keeps_the_same_few_images_of_each_class(tmp_path):
+def test_limited_set_keeps_the_first_by_digest(tmp_path):
     url = folder(
         tmp_path / "set", *(f"{split}/{c}/{i}.png" for split in ("train", "val") for c in "ab" for i in range(5))
     )
@@ -228,12 +228,12 @@ def test_limited_set_keeps_the_same_few_images_of_each_class(tmp_path):
 
 
 @each_of("name", ["val", "test"])
-def test_validation_folder_without_training_folder_is_not_trained_on(tmp_path, name):
+def test_validation_folder_alone_is_not_trained_on(tmp_path, name):
     url = folder(tmp_path, *(f"{name}/{c}/{i}.png" for c in "ab" for i in range(3)))
     assert f"has {name}/CLASS folders but no images in train/CLASS" in refusal(lambda: build_index(url))
 
 
-def test_single_test_parquet_is_refused_in_a_folder_and_read_by_name(tmp_path):
+def test_single_test_parquet_is_read_by_name_only(tmp_path):
     parquet(tmp_path, "test-00000-of-00001.parquet")
     assert "is named train-*" in refusal(lambda: build_index(str(tmp_path)))
     assert build_index(str(tmp_path / "test-00000-of-00001.parquet")).val_held_out
@@ -245,7 +245,7 @@ def test_image_outside_class_folders_is_refused(tmp_path, file):
     assert f"{file} lies in no class folder" in refusal(lambda: build_index(url))
 
 
-def test_notes_hidden_files_and_unlabelled_test_images_are_ignored(tmp_path):
+def test_hidden_files_and_notes_are_ignored(tmp_path):
     notes = ["train/labels.csv", "val/notes.txt", "README.md", "train/a/.DS_Store", "train/b/Thumbs.db", "test/1.png"]
     index = build_index(folder(tmp_path, *TWO_CLASSES, *notes))
     assert (len(index.train), len(index.val)) == (4, 4)
@@ -280,7 +280,7 @@ def test_plain_binary_column_and_other_names(tmp_path):
     assert build_index(str(tmp_path / "one.parquet")).class_names == ("a", "b")
 
 
-def test_declared_names_with_text_labels_keep_the_declared_order(tmp_path):
+def test_declared_text_labels_keep_their_order(tmp_path):
     made = table(structs(*map(png, range(4))), pa.array(["x", "y"] * 2), names=("y", "x"))
     pq.write_table(made, tmp_path / "one.parquet")
     index = build_index(str(tmp_path / "one.parquet"), val_fraction=0.5)
@@ -299,13 +299,13 @@ def test_column_of_another_type_is_refused(tmp_path):
     assert "has the columns image (struct<bytes: binary, path: string>), label (list<element: int64>); expected" in told
 
 
-def test_files_that_number_classes_differently_are_refused(tmp_path):
+def test_files_of_different_class_names_are_refused(tmp_path):
     parquet(tmp_path, "train-0.parquet")
     parquet(tmp_path, "val-0.parquet", names=("b", "a"))
     assert "val-0.parquet declares other class names" in refusal(lambda: build_index(str(tmp_path)))
 
 
-def test_null_image_and_null_label_are_named_with_their_number(tmp_path):
+def test_null_image_and_null_label_are_counted(tmp_path):
     images = pa.array([{"bytes": png(0), "path": None}, None, {"bytes": png(1), "path": None}], HF)
     pq.write_table(table(images, pa.array([0, 1, None])), tmp_path / "train.parquet")
     message = refusal(lambda: build_index(str(tmp_path)))
@@ -326,7 +326,7 @@ def test_classes_left_out_are_not_read(tmp_path, kind):
     assert np.bincount(index.train.label).tolist() == ([2, 2] if kind == "folder" else [1, 1])
 
 
-def test_class_that_two_folders_of_ids_share_cannot_be_chosen_by_name(tmp_path):
+def test_name_of_two_classes_cannot_be_chosen(tmp_path):
     pq.write_table(
         table(structs(*map(png, range(4))), pa.array([0, 1] * 2), ("crane", "crane")), tmp_path / "t.parquet"
     )
@@ -335,7 +335,7 @@ def test_class_that_two_folders_of_ids_share_cannot_be_chosen_by_name(tmp_path):
     assert "occurs twice in" in refusal(lambda: build_index(url, classes=("crane",)))
 
 
-def test_held_out_images_do_not_depend_on_names_order_or_other_classes(tmp_path):
+def test_held_out_images_depend_on_content_alone(tmp_path):
     seeds = {"a": range(10), "b": range(10, 17), "c": range(20, 31)}
     for name, chosen in seeds.items():
         for place, seed in enumerate(chosen):
@@ -359,10 +359,10 @@ def test_progress_ends_at_the_total(tmp_path, workers):
     assert seen[-1] == (8, 8)
 
 
-def test_no_validation_split_and_nothing_to_hold_out_is_refused(tmp_path):
+def test_set_without_any_validation_is_refused(tmp_path):
     url = folder(tmp_path, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
     assert "set data.val_fraction above 0" in refusal(lambda: build_index(url, val_fraction=0))
 
 
-def test_unknown_builtin_set_is_refused_before_it_is_listed():
+def test_unknown_builtin_set_is_refused():
     assert "there is builtin:digits" in refusal(lambda: list_files("builtin:letters"))

@@ -68,7 +68,7 @@ def test_large_set_is_written_in_files_of_bounded_size(store, monkeypatch):
         assert cut.digest(split) == whole.digest(split)
 
 
-def test_set_of_torchvision_is_turned_before_it_is_written(store, monkeypatch):
+def test_set_of_torchvision_is_written_upright(store, monkeypatch):
     from torchvision.datasets import FakeData
 
     exif = Image.Exif()
@@ -87,7 +87,7 @@ def test_set_of_torchvision_is_turned_before_it_is_written(store, monkeypatch):
     assert (stored.train.uniform_size(), turned.train.uniform_size()) == ((9, 7), (7, 9))
 
 
-def test_orientation_is_counted_in_a_note_and_applying_it_changes_all_keys(store, tmp_path):
+def test_orientation_is_noted_and_enters_all_keys(store, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     url = folder(tmp_path / "set", *TWO_CLASSES)
@@ -129,7 +129,7 @@ class _Idle:
         pass
 
 
-def test_files_that_another_version_left_are_no_part_of_a_set(store):
+def test_files_of_another_version_are_dropped(store):
     url = from_torchvision(FAKE, store, False)
     store.drop(f"{url}/complete.json")
     store.put(f"{url}/train-00000-of-00001.parquet", store.get(f"{url}/train-00000.parquet"))
@@ -137,7 +137,7 @@ def test_files_that_another_version_left_are_no_part_of_a_set(store):
     assert len(list_files(url).files["train"]) == 1
 
 
-def test_published_files_are_read_with_their_names_and_both_splits(store, tmp_path):
+def test_published_files_have_names_and_both_splits(store, tmp_path):
     raw = tmp_path / "files/FashionMNIST/raw"
     raw.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -169,7 +169,7 @@ def pets(tmp_path):
     return tmp_path / "files"
 
 
-def test_set_without_a_split_called_train_is_read_by_its_own(store, pets):
+def test_set_without_a_train_split_is_read_by_its_own(store, pets):
     index = build_index(from_torchvision(f"torchvision:OxfordIIITPet?root={pets}", store, False))
     assert (len(index.train), len(index.val), index.val_held_out, len(index.class_names)) == (6, 4, False, 2)
 
@@ -236,14 +236,14 @@ def imagenet(tmp_path_factory):
     return str(root)
 
 
-def test_part_of_imagenet_reads_its_classes_alone_in_the_fields_order(imagenet, store):
+def test_part_of_imagenet_reads_its_classes_in_order(imagenet, store):
     config = override(recipe("imagenette"), {"data.path": imagenet, "data.subset": "imagewoof"})
     index, _ = load_index(config, store, lambda done, total: None)
     assert index.class_names[:3] == ("n00000193", "n00000182", "n00000258")
     assert (len(index.train), len(index.val)) == (10, 10)
 
 
-def test_whole_imagenet_under_the_recipe_of_a_part_is_refused_before_it_is_read(imagenet, store):
+def test_whole_imagenet_for_the_recipe_of_a_part_is_no(imagenet, store):
     config = override(recipe("imagenette"), {"data.path": imagenet})
     told = refusal(lambda: load_index(config, store, lambda done, total: None))
     assert "has 1,000 classes" in told
@@ -289,13 +289,13 @@ def test_tiny_imagenet_is_read_as_it_is_unpacked(tiny):
     assert named == {f"val/images/val_{image}.JPEG": int(image in (1, 2)) for image in range(4)}
 
 
-def test_tiny_imagenet_is_found_in_the_folder_around_it(tiny):
+def test_tiny_imagenet_is_found_in_a_folder_above(tiny):
     index = build_index(str(tiny.parent))
     assert (index.class_names, len(index.train), len(index.val)) == (("n01", "n02"), 6, 4)
     assert index.digest("val") == build_index(str(tiny)).digest("val")
 
 
-def test_tiny_imagenet_whose_validation_images_are_sorted_into_classes_is_read(tiny):
+def test_tiny_imagenet_with_sorted_validation_is_read(tiny):
     for line in (tiny / "val/val_annotations.txt").read_text().splitlines():
         image, name = line.split("\t")[:2]
         (tiny / "val" / name / "images").mkdir(parents=True, exist_ok=True)

@@ -203,14 +203,14 @@ FAINT = {
 
 
 @each_of("kind", FAINT)
-def test_set_that_is_decoded_to_few_grey_levels_is_noted(tmp_path, kind):
+def test_set_of_few_grey_levels_is_noted(tmp_path, kind):
     data, expected = FAINT[kind]
     index = build_index(image_set(tmp_path, data))
     (note,) = pixel_notes(DatasetIndex.from_bytes(index.to_bytes()))
     assert re.search(expected, note), note
 
 
-def test_sets_that_use_their_range_and_few_dark_images_are_not_noted(tmp_path):
+def test_sets_that_use_their_range_are_not_noted(tmp_path):
     black = saved(Image.new("I;16", (80, 70)))
     full = [noise(top, dtype) for top, dtype in ((65535, np.uint16), (20000, np.uint16), (65535, np.uint16))]
     assert pixel_notes(build_index(image_set(tmp_path / "deep", black, *full))) == ()
@@ -233,7 +233,7 @@ def test_frames_and_alpha_are_counted(tmp_path):
     assert pixel_notes(cube) == ("8 of 8 images have several frames or pages each, of which the first is read",)
 
 
-def test_index_of_an_earlier_version_has_no_notes_on_pixels(tmp_path):
+def test_earlier_index_has_no_notes_on_pixels(tmp_path):
     out = io.BytesIO()
     table = read_table(build_index(image_set(tmp_path, noise(255, np.uint16))).to_bytes())
     pq.write_table(table.drop_columns(["low", "high", "white", "several", "alpha"]), out)
@@ -244,7 +244,7 @@ def test_index_of_an_earlier_version_has_no_notes_on_pixels(tmp_path):
 # data.bits
 
 
-def test_bits_make_their_greatest_value_white_wherever_images_are_decoded(tmp_path):
+def test_bits_decide_white_for_all_readers(tmp_path):
     url = image_set(tmp_path, noise(4095, np.uint16), noise(4095, np.int32))
     index = DatasetIndex.from_bytes(build_index(url, bits=12).to_bytes())
     assert (index.bits, pixel_notes(index)) == (12, ())
@@ -277,13 +277,13 @@ def test_bits_leave_8_bits_and_floats_as_they_are(tmp_path):
     ],
     ids=["above", "negative", "colours"],
 )
-def test_values_that_are_not_of_these_bits_are_refused_by_the_index(tmp_path, data, message):
+def test_values_of_more_bits_are_refused(tmp_path, data, message):
     url = folder(tmp_path, *TWO_CLASSES)
     (tmp_path / "train/b/1.png").write_bytes(data)
     assert f"data.path={url}: train/b/1.png {message}" in refusal(lambda: build_index(url, bits=12))
 
 
-def test_bits_decide_where_the_values_of_a_set_leave_the_scale_open(tmp_path):
+def test_bits_decide_the_scale_where_values_do_not(tmp_path):
     url = image_set(tmp_path, noise(100, np.int32), noise(4000, np.int32))
     with pytest.raises(DataError, match=r"cannot be told; convert them to 8 or 16 bits, or set data\.bits"):
         build_index(url)

@@ -79,7 +79,7 @@ def test_folder_finds_classes_and_the_validation_split(tmp_path, val):
     assert image_name(index, "train", 0) == "train/ant/0.png"
 
 
-def test_classes_at_the_root_hold_validation_images_out(tmp_path):
+def test_validation_of_classes_alone_is_held_out(tmp_path):
     url = write_folder(tmp_path, {f"{c}/{i}.png": encoded(i + ord(c)) for c in "xy" for i in range(10)})
     first, again = build_index(url, val_fraction=0.3), build_index(url, val_fraction=0.3)
     assert (len(first.train), len(first.val), first.val_held_out) == (14, 6, True)
@@ -92,7 +92,7 @@ def test_classes_at_the_root_hold_validation_images_out(tmp_path):
     labels=st.lists(st.integers(0, 2), min_size=3, max_size=12).filter(lambda v: set(v) == {0, 1, 2}),
     rows=st.integers(1, 5),
 )
-def test_parquet_and_folder_give_the_same_images_per_class(tmp_path_factory, labels, rows):
+def test_parquet_and_folder_hold_the_same_classes(tmp_path_factory, labels, rows):
     root = tmp_path_factory.mktemp("set")
     names = ("cat", "dog", "eel")
     data = [encoded(i) for i in range(len(labels))]
@@ -106,7 +106,7 @@ def test_parquet_and_folder_give_the_same_images_per_class(tmp_path_factory, lab
     assert [parquet.class_digest(c) for c in range(3)] == [folder.class_digest(c) for c in range(3)]
 
 
-def test_parquet_without_metadata_or_with_text_labels_names_classes_by_value(tmp_path):
+def test_undeclared_labels_name_the_classes(tmp_path):
     write_parquet(tmp_path / "one.parquet", [encoded(i) for i in range(6)], ["b", "a"] * 3)
     index = build_index(str(tmp_path / "one.parquet"))
     assert index.class_names == ("a", "b")
@@ -137,7 +137,7 @@ def test_class_digest_depends_on_its_own_class_only(tmp_path):
     assert before.class_digest(1) != after.class_digest(1)
 
 
-def test_listing_signature_sees_added_and_touched_files(tmp_path):
+def test_signature_sees_added_and_touched_files(tmp_path):
     url = small_set(tmp_path)
     signatures = {list_files(url).signature}
     os.utime(tmp_path / "train/ant/0.png", (1, 1))
@@ -256,7 +256,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped():
     np.testing.assert_array_equal(np.asarray(decode(out.getvalue(), "x"))[:, :, 0], [[0, 255], [128, 1]])
 
 
-def test_evaluation_view_resizes_the_short_side_and_crops_the_centre(tmp_path):
+def test_evaluation_view_crops_the_resized_centre(tmp_path):
     pixels = np.zeros((20, 40, 3), dtype=np.uint8)
     pixels[:, 10:30] = 255
     out = io.BytesIO()
@@ -276,7 +276,7 @@ def test_evaluation_crop_agrees_with_torchvision(size, crop):
     np.testing.assert_array_equal(np.asarray(evaluation_crop(image, crop, 0.875)), np.asarray(expected))
 
 
-def test_centre_of_a_very_long_image_is_that_of_the_whole_resized(monkeypatch):
+def test_centre_of_a_very_long_image_is_the_same(monkeypatch):
     strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8))
     for image, ratio in ((strip, 0.875), (strip.transpose(Image.Transpose.ROTATE_90), 1.0)):
         whole = np.asarray(pixels.evaluation_crop(image, 32, ratio), int)
@@ -298,7 +298,7 @@ def test_order_and_doubles_are_kept(tmp_path):
         np.testing.assert_array_equal(streamed[place][0], whole[place].permute(1, 2, 0).numpy())
 
 
-def test_window_shuffle_is_a_permutation_that_keeps_windows_together(tmp_path):
+def test_window_shuffle_keeps_windows_together(tmp_path):
     write_parquet(tmp_path / "train-0.parquet", [encoded(i) for i in range(40)], [0, 1] * 20, rows=5)
     index = build_index(str(tmp_path), val_fraction=0.01)
     order = window_shuffle(index, "train", np.random.default_rng(0), window_groups=2)

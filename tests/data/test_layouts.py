@@ -50,7 +50,7 @@ def counts(index):
         ("ILSVRC2012_img_train", "ILSVRC2012_img_val"),
     ],
 )
-def test_splits_are_known_by_other_names_and_below_other_folders(tmp_path, train, val):
+def test_splits_are_known_by_other_names_and_folders(tmp_path, train, val):
     index = build_index(folder(tmp_path, *images(train, val)))
     assert counts(index) == (CLASSES, 4, 4, False)
     assert all(name.startswith(f"{train}/") for name in index.train.files)
@@ -96,7 +96,7 @@ def test_two_folders_for_one_split_are_refused(tmp_path, paths, told):
     assert told in refusal(lambda: build_index(folder(tmp_path, *paths)))
 
 
-def test_folders_with_the_same_classes_that_are_no_split_by_name_are_noted_rightly(tmp_path):
+def test_unused_folders_of_the_same_classes_are_noted(tmp_path):
     url = folder(tmp_path, *images("train", "query", "gallery", "train_2"), "extra/x/0.png")
     assert list_files(url).notes == (
         "left out: extra (the only split with these classes is train)",
@@ -138,7 +138,7 @@ def twice(*tops, inner=("x", "y")):
         ([*images(""), "Val/0.png", "Val/1.png"], "Val holds images and no class folders, and looks like a split"),
     ],
 )
-def test_folders_that_may_be_no_classes_are_refused_unless_they_are_named(tmp_path, paths, told):
+def test_doubtful_classes_are_refused_unless_named(tmp_path, paths, told):
     url = folder(tmp_path, *paths)
     message = refusal(lambda: build_index(url))
     assert told in message
@@ -152,7 +152,7 @@ def test_folders_that_may_be_no_classes_are_refused_unless_they_are_named(tmp_pa
 
 
 @each_of("names", [("car", "plane", "train"), ("invalid", "valid"), ("control", "test")])
-def test_classes_that_are_called_like_a_split_stay_classes(tmp_path, names):
+def test_classes_called_like_a_split_stay_classes(tmp_path, names):
     url = folder(tmp_path, *images("", classes=names))
     assert build_index(url).class_names == names
     (note,) = list_files(url).notes
@@ -172,7 +172,7 @@ def test_folders_below_the_classes_are_noted(tmp_path):
     assert "the folders in them (cat, dog, a and 1 more) are no classes" in list_files(url).notes[0]
 
 
-def test_folders_of_equal_names_below_the_classes_are_noted(tmp_path):
+def test_equal_folders_below_the_classes_are_noted(tmp_path):
     paths = [f"{split}/{name}/0.png" for split in ("train", "val") for name in ("red/apple", "red/plum", "green/apple")]
     url = folder(tmp_path / "1", *paths, "train/green/pear/0.png")
     told = "the classes are green, red; the folders in them (apple, pear, plum) are no classes"
@@ -200,12 +200,12 @@ def test_images_without_class_folders_are_refused(tmp_path, paths):
         (("n01440764_1", "cat1"), "move it into one, such as train/cat, or away"),
     ],
 )  # fmt: skip
-def test_image_whose_name_tells_its_class_is_to_be_moved_there(tmp_path, names, told):
+def test_image_named_by_its_class_is_to_be_moved_there(tmp_path, names, told):
     url = folder(tmp_path, *(f"train/{name}.png" for name in names), "test1/0.png")
     assert told in refusal(lambda: build_index(url))
 
 
-def test_splits_without_a_common_class_are_told_as_such(tmp_path):
+def test_splits_without_a_common_class_are_refused(tmp_path):
     url = folder(tmp_path, *images("train"), *images("val", classes=("frog", "newt")))
     told = (
         "validation class frog (and 1 more) has no training folder, and no other has one, as in few-shot sets; put all"
@@ -248,7 +248,7 @@ def test_class_of_images_without_a_class_is_noted(tmp_path, root, name):
     assert class_notes(build_index(url)) == (told,)
 
 
-def test_class_in_two_unicode_forms_of_one_split_is_refused(tmp_path):
+def test_class_in_two_unicode_forms_is_refused(tmp_path):
     names = ("bar", "café", unicodedata.normalize("NFD", "café"))
     told = refusal(lambda: build_index(folder(tmp_path, *images("train", classes=names))))
     assert "is there twice, in two Unicode forms ('cafe\\u0301', 'caf\\xe9'); merge the folders" in told
@@ -279,7 +279,7 @@ def test_what_a_matched_class_differs_in_is_seen(tmp_path, name, told):
     assert build_index(url).class_names == CLASSES
 
 
-def test_class_with_and_without_a_blank_in_one_split_is_refused(tmp_path):
+def test_class_with_and_without_a_blank_is_refused(tmp_path):
     told = refusal(lambda: build_index(folder(tmp_path, *images("train", classes=("cat", "cat ", "dog")))))
     assert "class cat  is there twice, with and without blanks at an end ('cat', 'cat '); merge the folders" in told
 
@@ -305,7 +305,7 @@ def test_images_and_their_masks_are_no_classes(tmp_path, names):
         (("input", "target"), "are named as two sides of the same images"),
     ],
 )
-def test_splits_of_images_and_what_goes_with_them_hold_no_classes(tmp_path, names, told):
+def test_sides_of_the_same_images_are_no_classes(tmp_path, names, told):
     url = folder(tmp_path, *images("train", "val", classes=names))
     message = refusal(lambda: build_index(url))
     assert told in message
@@ -338,7 +338,7 @@ def test_download_that_has_not_finished_is_refused(tmp_path, file, suffix):
     assert f"{file}.{suffix} is a download that has not finished" in refusal(lambda: list_files(str(tmp_path)))
 
 
-def test_class_that_validation_spells_wrongly_is_shown_beside_the_right_one(tmp_path):
+def test_misspelled_validation_class_is_shown(tmp_path):
     url = folder(tmp_path, *images("train", "val"), "val/cats/0.png")
     assert "validation class cats has no training folder; is it cat? rename" in refusal(lambda: build_index(url))
 
@@ -376,14 +376,14 @@ def test_notes_beside_images_and_classes_are_left_out(tmp_path, note, place):
 
 
 @each_of("file", ["a.npy", "a.mat", "metadata.parquet", "a.mp4"])
-def test_other_data_beside_images_is_left_out_and_noted(tmp_path, file):
+def test_other_data_among_images_is_noted(tmp_path, file):
     url = folder(tmp_path, *images("train", "val"))
     (tmp_path / "train/cat" / file).write_bytes(b"x")
     assert counts(build_index(url)) == (CLASSES, 4, 4, False)
     assert list_files(url).notes == (f"left out: train/cat/{file} (the set is images in class folders)",)
 
 
-def test_folder_of_notes_is_no_class_and_a_folder_of_arrays_is_asked_about(tmp_path):
+def test_folder_of_notes_is_no_class(tmp_path):
     url = folder(tmp_path, *images(""))
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations/0.xml").write_text("x")
@@ -394,7 +394,7 @@ def test_folder_of_notes_is_no_class_and_a_folder_of_arrays_is_asked_about(tmp_p
     assert "frog holds no images, but frog/0.npy" in refusal(lambda: build_index(url))
 
 
-def test_runs_and_stores_of_wmdd_in_a_set_are_no_part_of_it(tmp_path):
+def test_runs_and_stores_in_a_set_are_no_part_of_it(tmp_path):
     url = folder(tmp_path, *images("", count=3), "runs/x/images.png")
     for name in ("run.json", "config.yaml"):
         (tmp_path / "runs/x" / name).write_text("{}")
@@ -409,7 +409,7 @@ def test_runs_and_stores_of_wmdd_in_a_set_are_no_part_of_it(tmp_path):
     assert list_files(url).notes == ("left out: runs/store, runs/x (written by wmdd)",)
 
 
-def test_parquet_beside_training_folders_does_not_decide(tmp_path):
+def test_parquet_among_training_folders_is_ignored(tmp_path):
     url = folder(tmp_path, *images("train", "val"))
     (tmp_path / "out/images").mkdir(parents=True)
     parquet(tmp_path, "out/images/train-00000-of-00001.parquet")
@@ -417,7 +417,7 @@ def test_parquet_beside_training_folders_does_not_decide(tmp_path):
     assert build_index(url).kind == "folder"
 
 
-def test_parquet_set_with_pictures_in_its_readme_stays_parquet(tmp_path):
+def test_parquet_set_with_pictures_stays_parquet(tmp_path):
     url = folder(tmp_path, "assets/a.png", "figures/b.png")
     (tmp_path / "data").mkdir()
     (tmp_path / "README.md").write_text("x")
@@ -482,20 +482,20 @@ def zipped(path, *names):
     return str(path)
 
 
-def test_archive_is_read_from_its_root_however_it_is_wrapped(tmp_path):
+def test_archive_is_read_from_its_root(tmp_path):
     file = zipped(tmp_path / "a.zip", *images("set/Training", "set/Testing"), "__MACOSX/set/._x.png")
     assert f"is an archive; unpack it, or give zip://::{file}" in refusal(lambda: build_index(file))
     assert counts(build_index(f"zip://::{file}")) == (CLASSES, 4, 4, False)
 
 
-def test_archive_with_backslashes_is_to_be_packed_again(tmp_path):
+def test_archive_with_backslashes_is_refused(tmp_path):
     file = zipped(tmp_path / "a.zip", *(name.replace("/", "\\") for name in images("train", "val")))
     told = refusal(lambda: build_index(f"zip://::{file}"))
     assert "its names have backslashes" in told
     assert "pack it again" in told
 
 
-def test_archive_url_without_an_archive_is_told_the_right_form(tmp_path):
+def test_archive_url_without_an_archive_is_corrected(tmp_path):
     file = zipped(tmp_path / "a.zip", *images("train", "val"))
     assert f"names no archive; give zip://::{file}" in refusal(lambda: build_index(f"zip://{file}"))
     told = refusal(lambda: build_index(f"zip://nothing::{file}"))
@@ -567,7 +567,7 @@ def test_images_in_both_splits_are_counted(tmp_path):
     )
 
 
-def test_notes_reach_the_index_of_a_run_that_finds_it_in_the_store(tmp_path):
+def test_notes_reach_a_run_with_a_stored_index(tmp_path):
     url = folder(tmp_path / "set", *images("Training", "Testing"))
     store = ArtifactStore(str(tmp_path / "store"))
     config = override(recipe("digits"), {"data.path": url})

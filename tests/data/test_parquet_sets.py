@@ -109,7 +109,7 @@ def test_missing_number_between_parts_is_named(files, told):
         " ".join(f"train/{i}" for i in range(12)),
     ],
 )
-def test_numbers_that_may_be_chosen_are_no_missing_parts(files):
+def test_chosen_numbers_are_no_missing_parts(files):
     paths = [f"{file}.parquet" for file in files.split()]
     assert parquet_splits(paths, "set")["train"] == tuple(paths)
 
@@ -166,13 +166,13 @@ def test_only_declared_class_column_is_the_label(tmp_path):
     assert build_index(str(tmp_path), val_fraction=0.5).class_names == ("pug", "tabby")
 
 
-def test_columns_that_do_not_fit_are_shown_with_their_types(tmp_path):
+def test_columns_that_do_not_fit_are_shown(tmp_path):
     pq.write_table(pa.table({"image": ["a.png"], "label": [0.5]}), tmp_path / "train.parquet")
     told = refusal(lambda: build_index(str(tmp_path)))
     assert "has the columns image (string), label (double); expected image/img with bytes" in told
 
 
-def test_split_without_labels_is_told_from_wrong_labels(tmp_path):
+def test_split_without_labels_is_named(tmp_path):
     parquet(tmp_path, "train-0.parquet")
     pq.write_table(table(structs(png(0), png(1)), pa.array([-1, -1])), tmp_path / "test-0.parquet")
     told = refusal(lambda: build_index(str(tmp_path)))
@@ -239,7 +239,7 @@ def test_declared_names_are_looked_at_too(tmp_path):
         (["cat", "café"], ["cat ", DECOMPOSED], "2 validation classes are spelled otherwise than in training, and"),
     ],
 )
-def test_validation_labels_in_another_spelling_are_matched_with_a_note(tmp_path, train, test, note):
+def test_labels_in_another_spelling_are_matched(tmp_path, train, test, note):
     config = override(recipe("digits"), {"data.path": labelled(tmp_path, train=train, test=test)})
     for _ in range(2):  # read from the store, the index keeps the note
         index, _ = load_index(config, ArtifactStore(str(tmp_path / "store")), lambda done, total: None)
@@ -277,7 +277,7 @@ def test_classes_of_folders_in_two_cases_are_noted(tmp_path):
     assert line.startswith("classes Cat and cat are one name in another case")
 
 
-def test_images_outside_of_the_file_are_told_from_lost_ones(tmp_path):
+def test_images_outside_of_the_file_are_named(tmp_path):
     images = pa.array([{"bytes": png(0), "path": "a.png"}, {"bytes": None, "path": "b.png"}, None], HF)
     pq.write_table(table(images, pa.array([0, 1, 1])), tmp_path / "train.parquet")
     told = refusal(lambda: build_index(str(tmp_path)))

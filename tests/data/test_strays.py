@@ -33,7 +33,7 @@ def counts(url):
 
 
 @each_of("name", COPIES)
-def test_copies_that_tools_made_are_left_out_with_a_note(tmp_path, name):
+def test_copies_of_tools_are_left_out_with_a_note(tmp_path, name):
     url = folder(tmp_path, *IMAGES)
     before = list_files(url).signature
     folder(tmp_path, f"train/cat/{name}")
@@ -75,7 +75,7 @@ def test_names_that_only_sound_like_copies_are_read(tmp_path, paths, classes):
     assert (index.class_names, len(index.train) + len(index.val)) == (classes, len(paths))
 
 
-def test_folder_of_thumbnails_beside_the_one_of_images_is_no_part_of_the_set(tmp_path):
+def test_folder_of_thumbnails_is_left_out(tmp_path):
     url = folder(
         tmp_path, *(f"{top}/{name}/{i}.png" for top in ("images", "thumbnails") for name in CLASSES for i in "01")
     )
@@ -92,7 +92,7 @@ def test_sidecars_are_notes(tmp_path, name, place):
 
 
 @each_of("place", ["", "train/", "train/cat/"])
-def test_file_that_begins_as_no_image_is_left_out_with_a_note(tmp_path, place):
+def test_file_that_begins_as_no_image_is_noted(tmp_path, place):
     url = folder(tmp_path, *IMAGES)
     for name in ("0.weird", "1.weird", "00READ", "3.pose"):
         (tmp_path / f"{place}{name}").write_bytes(b"\1\2hello" if name != "3.pose" else b"")
@@ -101,7 +101,7 @@ def test_file_that_begins_as_no_image_is_left_out_with_a_note(tmp_path, place):
     assert list_files(url).notes == (f"{told}{place}0.weird and 3 more)",)
 
 
-def test_files_without_endings_are_judged_folder_by_folder(tmp_path):
+def test_files_without_endings_are_judged_by_folder(tmp_path):
     """As in a set whose annotations, many times the images, have no endings either."""
     url = folder(tmp_path, *(f"images/{name}/{i}" for name in CLASSES for i in range(3)))
     for name in CLASSES:
@@ -137,13 +137,13 @@ def test_file_named_as_an_image_stays_refused(tmp_path, name):
 
 
 @each_of("content", [png(0)[:40], b"version https://git-lfs", bytes(40), b"\xff\xd8\xff"])
-def test_what_may_have_been_an_image_stays_refused_whatever_its_name(tmp_path, content):
+def test_broken_image_of_any_name_is_refused(tmp_path, content):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / "train/cat/9").write_bytes(content)
     assert "train/cat/9 " in refusal(lambda: build_index(url))
 
 
-def test_broken_file_among_images_with_its_ending_stays_refused(tmp_path):
+def test_broken_file_of_an_images_ending_is_refused(tmp_path):
     url = folder(
         tmp_path, *(f"{split}/{name}/left.{i}" for split in ("train", "val") for name in CLASSES for i in "12")
     )
@@ -188,7 +188,7 @@ def test_beginnings_of_images(data, may_be):
     assert begins_as_image(data) is may_be
 
 
-def test_image_that_only_its_whole_header_shows_begins_as_one():
+def test_image_known_by_its_whole_header_begins_as_one():
     from PIL import Image
 
     assert begins_as_image(saved(Image.new("RGB", (4, 4)), "TGA"))
@@ -197,7 +197,7 @@ def test_image_that_only_its_whole_header_shows_begins_as_one():
 # What cameras and links leave
 
 
-def test_raw_file_of_an_image_in_another_format_is_left_out_with_a_note(tmp_path):
+def test_raw_file_of_another_image_is_noted(tmp_path):
     url = folder(tmp_path, *IMAGES, "train/cat/0.CR2", "train/cat/1.HEIC")
     assert counts(url) == (CLASSES, 4, 4)
     told = "left out: 2 raw or HEIC files of images that are there in another format too "
@@ -214,7 +214,7 @@ def test_link_that_leads_to_nothing_is_named_as_one(tmp_path, name, target, told
     assert f"{name} {told}" in refusal(lambda: list_files(url))
 
 
-def test_image_that_is_a_link_to_itself_is_named_at_once(tmp_path):
+def test_image_that_links_to_itself_is_named_at_once(tmp_path):
     url = folder(tmp_path, *IMAGES)
     (tmp_path / "train/cat/9.png").symlink_to("9.png")
     with pytest.MonkeyPatch.context() as patch:

@@ -142,7 +142,7 @@ def test_crops_stay_inside_sources_of_unequal_size():
     assert (box[:, 1] + box[:, 3] <= widths).all()
 
 
-def test_flips_and_rolls_are_even_and_optional():
+def test_flips_and_rolls_are_uniform_and_optional():
     views = draw_resized_crops(SeedTree(10).numpy(), 4000, (16, 16), (0.1, 1), flip=True, roll_px=3)
     assert views.flip.float().mean().item() == pytest.approx(0.5, abs=0.04)
     for axis in range(2):
@@ -154,7 +154,7 @@ def test_flips_and_rolls_are_even_and_optional():
 
 
 @each_of("size", [(9, 9), (8, 12)])
-def test_shifts_equal_padding_and_cropping(size):
+def test_shifts_equal_padding_and_cutting(size):
     images, pad = uniform(40, 3, *size), 4
     views = draw_shifts(SeedTree(11).numpy(), 40, size, pad, flip=True)
     shown = show(images, views, 16)
@@ -206,7 +206,7 @@ def unclipped_share(box, size):
     return (sides[0] / size) ** 2 if sides else None
 
 
-def test_mix_box_is_half_of_the_area_at_large_alpha():
+def test_mix_box_of_a_narrow_beta_takes_half():
     boxes = [draw_mix_box(SeedTree(seed).numpy(), 1000, 1e9) for seed in range(300)]
     shares = [share for share in (unclipped_share(box, 1000) for box in boxes) if share is not None]
     assert len(shares) > 100

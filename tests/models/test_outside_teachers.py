@@ -63,7 +63,7 @@ def test_other_names_of_the_same_layers_load_strictly(tmp_path, theirs):
     assert failures == []
 
 
-def test_b14_a_missing_down_sampling_layer_is_refused_and_not_left_random(tmp_path):
+def test_b14_missing_layer_is_not_left_random(tmp_path):
     """The released code loads the same file with strict=False."""
     state = {released(key): value for key, value in network(1).state_dict().items() if "downsample.0" not in key}
     torch.save(state, tmp_path / "model.pth")
@@ -86,7 +86,7 @@ def test_files_are_told_from_published_names(source, file):
     assert is_file(source) is file
 
 
-def test_published_weights_that_there_are_not_are_listed():
+def test_unknown_published_weights_are_refused():
     with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
         load_weights(network(0), "IMAGENET1K_V9", "resnet18")
     with pytest.raises(ConfigError, match=r"ResNet50_Weights\.DEFAULT: no published weights of resnet18"):
@@ -138,12 +138,12 @@ def test_teacher_of_another_class_order_is_refused(tmp_path):
     ("size", "normalization", "told"),
     [(32, "half", r"data\.image_size=16, not 32"), (16, "cifar10", r"data\.normalization=half, not cifar10")],
 )
-def test_teacher_that_saw_images_in_another_way_is_refused(tmp_path, size, normalization, told):
+def test_teacher_of_another_input_is_refused(tmp_path, size, normalization, told):
     with pytest.raises(ConfigError, match=f"was trained with {told}; set it so"):
         check_card(card(tmp_path, ("cat", "dog")), ("cat", "dog"), size, normalization)
 
 
-def test_published_weights_for_other_classes_are_refused_before_they_are_fetched():
+def test_published_weights_of_few_classes_are_refused():
     check_published("resnet18", "default", 1000, "imagenet")
     check_published("timm/resnet18", "default", 1000, "imagenet")
     for name in ("resnet18", "timm/resnet18"):
@@ -160,13 +160,13 @@ def test_published_weights_for_other_classes_are_refused_before_they_are_fetched
         ("timm/vit_base_patch16_clip_224.openai_ft_in1k", "imagenet", "clip"),
     ],
 )
-def test_published_weights_that_saw_other_pixels_are_refused(name, normalization, nearest):
+def test_published_weights_of_other_pixels_are_refused(name, normalization, nearest):
     with pytest.raises(ConfigError, match=rf"data\.normalization={normalization} does not make; set it to {nearest}"):
         check_published(name, "default", 1000, normalization)
     check_published(name, "default", 1000, nearest)
 
 
-def test_published_weights_whose_pixels_no_option_makes_are_refused(monkeypatch):
+def test_published_weights_of_odd_pixels_are_refused(monkeypatch):
     import timm
 
     known = timm.get_pretrained_cfg("resnet18")
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_told_with_both_shapes(tmp_path):
 
 @each_of("kind", ["pth", "safetensors"])
 @each_of("kept", [0, 10, 500, -2000])
-def test_file_that_was_cut_short_is_told_apart_from_one_of_other_objects(tmp_path, theirs, kind, kept):
+def test_file_that_was_cut_short_is_named(tmp_path, theirs, kind, kept):
     path, state = tmp_path / f"model.{kind}", theirs.state_dict()
     torch.save(state, path) if kind == "pth" else safetensors.torch.save_file(state, path)
     path.write_bytes(path.read_bytes()[:kept])
@@ -211,7 +211,7 @@ def confusion(order, right=0.6, classes=10, images=50):
 
 
 @each_of("order", [range(10), [1, 0, *range(2, 10)], [0, 1, 2, 3, 4, 5, 9, 6, 7, 8]])
-def test_few_classes_in_another_order_are_found_by_what_the_teacher_calls_them(order):
+def test_classes_in_another_order_are_found(order):
     names = tuple("abcdefghij")
     if list(order) == sorted(order):
         check_order("a.pth", confusion(order), names)
@@ -223,7 +223,7 @@ def test_few_classes_in_another_order_are_found_by_what_the_teacher_calls_them(o
 
 
 @each_of("right", [0.15, 0.3, 0.5])
-def test_weak_teacher_in_the_right_order_is_not_refused(right):
+def test_weak_teacher_in_right_order_is_not_refused(right):
     check_order("a.pth", confusion(range(10), right), tuple("abcdefghij"))
 
 
@@ -236,7 +236,7 @@ def test_few_validation_images_prove_no_other_order(classes, right):
         check_order("a.pth", counts, tuple(map(str, range(classes))))
 
 
-def test_weak_classes_that_similar_ones_swallow_are_no_other_order():
+def test_swallowed_classes_are_no_other_order():
     counts = confusion(range(100), 0.6, classes=100)
     for weak, strong in ((3, 4), (10, 11)):
         counts[weak] = counts[strong] = 0
@@ -245,7 +245,7 @@ def test_weak_classes_that_similar_ones_swallow_are_no_other_order():
     check_order("a.pth", counts, tuple(map(str, range(100))))
 
 
-def test_two_classes_that_a_teacher_cannot_tell_apart_are_no_other_order():
+def test_confused_classes_are_no_other_order():
     counts = confusion(range(10))
     counts[1] = 0
     counts[1, 0] = 50  # all of class 1 is called class 0, which keeps its own
@@ -259,7 +259,7 @@ def test_two_classes_that_a_teacher_cannot_tell_apart_are_no_other_order():
     (True, {True: 3}, [True], True),
     (None, {None: 3}, [None], None),
 ])  # fmt: skip
-def test_network_of_a_users_file_sees_the_input_that_suits_it(shifts, right, asked, kept):
+def test_network_of_a_file_gets_the_better_input(shifts, right, asked, kept):
     model, seen = torch.nn.Identity(), []
     if shifts is not None:
         model.transform_input = shifts
@@ -272,7 +272,7 @@ def test_network_of_a_users_file_sees_the_input_that_suits_it(shifts, right, ask
     assert (seen, getattr(model, "transform_input", None)) == (asked, kept)
 
 
-def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accuracy(tmp_path):
+def test_teacher_at_chance_stops_the_run(tmp_path):
     """A file without names whose outputs stand in another order: the dearest of the silent errors of this field."""
     changes = {
         "pretrain.model": "convnet2_w16", "pretrain.epochs": 4, "data.classes": tuple("0123"),
@@ -300,12 +300,12 @@ def test_teacher_that_knows_nothing_of_the_images_stops_the_run_with_its_accurac
 
 
 @each_of(("classes", "least"), [(2, 5 / 9), (3, 1 / 3 + 2 / 27), (10, 0.2), (1000, 0.002)])
-def test_what_hardly_beats_chance_is_told_apart_for_few_classes_too(classes, least):
+def test_chance_is_exceeded_for_few_classes_too(classes, least):
     """Twice chance would be everything right for a set of two classes."""
     assert hardly(classes) == pytest.approx(least)
 
 
-def test_own_teacher_that_learnt_nothing_is_told_before_it_is_used(tmp_path):
+def test_trained_teacher_at_chance_is_noted(tmp_path):
     config = override(recipe("digits"), {"pretrain.model": "convnet2_w16", "pretrain.epochs": 1, "pretrain.lr": 1e-9})
     store, told = ArtifactStore(str(tmp_path / "store")), []
     plan = plan_from(config, *load_index(config, store, lambda done, total: None))

@@ -108,7 +108,7 @@ def loads(monkeypatch, name, weights):
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "inception_v3", "googlenet", "mnasnet0_5"])
-def test_old_published_files_load_by_name_and_as_a_users_file(monkeypatch, name):
+def test_old_published_files_load_by_name_and_as_files(monkeypatch, name):
     loads(monkeypatch, name, next(iter(zoo.get_model_weights(name))))
 
 
@@ -125,13 +125,13 @@ def test_published_weights_of_every_classifier_load(monkeypatch, name):
     loads(monkeypatch, name, next(iter(zoo.get_model_weights(name))))
 
 
-def test_first_names_of_the_vision_transformer_are_known():
+def test_first_names_of_vision_transformers_are_known():
     now = "encoder.layers.encoder_layer_0.mlp.3.weight"
     assert set(translated({old(now): torch.zeros(1)}, {now})) == {now} != {old(now)}
 
 
 @pytest.mark.usefixtures("quick")
-def test_teacher_whose_published_weights_shift_the_input_is_stored_with_that(monkeypatch):
+def test_teacher_is_stored_with_its_shift_of_the_input(monkeypatch):
     file, _ = stand_in("googlenet", zoo.GoogLeNet_Weights.DEFAULT)
     monkeypatch.setattr(FETCH, lambda *args, **options: copy.copy(file))
     ours = build_model("googlenet", 1000, 224)
@@ -154,7 +154,7 @@ def safetensors_header(data):
 
 
 @pytest.mark.usefixtures("quick")
-def test_mnasnet_is_a_teacher_although_it_asks_for_its_version():
+def test_mnasnet_of_another_version_is_a_teacher():
     built = build_model("mnasnet0_5", 3, 32)
     made = Teacher("mnasnet0_5", "auto", dict(built.state_dict()), tuple("abc"), 0.5, 32, 1.0, "half")
     assert made.network.training is False
@@ -229,7 +229,7 @@ def test_file_of_another_kind_is_named(tmp_path, name, data, told):
         ("w.pth", b"\x80\x02cbuiltins\nprint\n.", "not a file of plain tensors"),
     ],
 )  # fmt: skip
-def test_file_that_torch_cannot_read_is_named_by_its_name_or_beginning(tmp_path, name, data, told):
+def test_file_that_torch_cannot_read_is_named(tmp_path, name, data, told):
     path = written(tmp_path, data, name)
     with pytest.raises(ConfigError, match=rf"^pretrain\.weights={path}: {told}"):
         load_weights(small(), path, SMALL)
@@ -317,7 +317,7 @@ AVERAGE = "took {}, and not {}, which the file also holds"
         (lambda state, other: {"n_averaged": torch.tensor(3)} | {f"module.{k}": v for k, v in state.items()}, None),
     ],
 )
-def test_checkpoints_of_trainers_load_and_say_what_is_left(tmp_path, wrap, notes):
+def test_checkpoints_of_trainers_load_with_notes(tmp_path, wrap, notes):
     theirs, other, ours = small(), small(), small()
     path = saved(tmp_path, wrap(dict(theirs.state_dict()), dict(other.state_dict())))
     found = load_weights(ours, path, SMALL)
@@ -325,7 +325,7 @@ def test_checkpoints_of_trainers_load_and_say_what_is_left(tmp_path, wrap, notes
     assert [line.partition(": ")[2] for line in found] == ([AVERAGE.format(*notes)] if notes else [])
 
 
-def test_several_networks_in_a_file_are_refused_by_name(tmp_path):
+def test_several_networks_in_a_file_are_refused(tmp_path):
     path = saved(tmp_path, {"generator": dict(small().state_dict()), "critic": dict(small().state_dict())})
     with pytest.raises(ConfigError, match=r"holds several networks \(generator, critic\)"):
         load_weights(small(), path, SMALL)
@@ -352,7 +352,7 @@ def test_safetensors_of_another_framework_is_named(tmp_path):
         load_weights(small(), path, SMALL)
 
 
-def test_half_precision_and_an_old_count_of_one_element_load(tmp_path):
+def test_half_precision_and_old_counts_load(tmp_path):
     theirs = build_model("resnet18", 5, 32)
     state = {
         key: value.half() if value.is_floating_point() else value[None] for key, value in theirs.state_dict().items()
@@ -375,7 +375,7 @@ def no_network(monkeypatch, tmp_path):
     return asked
 
 
-def test_weights_that_cannot_be_fetched_are_refused_with_the_place_for_them(no_network, tmp_path):
+def test_weights_that_cannot_be_fetched_are_refused(no_network, tmp_path):
     with pytest.raises(ConfigError, match=rf"cannot be fetched \(.*unreachable\); put http.*pth into {tmp_path}/hub/"):
         build_published("resnet18", "default")
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
@@ -396,7 +396,7 @@ def test_damaged_file_in_torchs_folder_is_named(no_network, tmp_path):
         build_published("resnet18", "default")
 
 
-def test_published_file_by_its_path_shifts_the_input_too(monkeypatch, tmp_path):
+def test_published_file_by_path_shifts_the_input_too(monkeypatch, tmp_path):
     monkeypatch.setattr("wmdd.models.published.hashlib.sha256", lambda data: Digest())
     assert published.is_published_file("inception_v3", written(tmp_path, b"x"))
     assert not published.is_published_file("googlenet", written(tmp_path, b"x"))

@@ -51,14 +51,14 @@ def begin(tmp_path):
 
 
 @pytest.mark.parametrize("number", list(STATUS))
-def test_signal_ends_the_command_with_one_line_and_its_status(begin, number):
+def test_signal_ends_the_command_with_its_status(begin, number):
     process, _ = begin("wait()")
     process.send_signal(number)
     assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
     assert process.returncode == STATUS[number]
 
 
-def test_handlers_and_aborts_that_a_library_installs_do_not_count(begin):
+def test_handlers_of_libraries_do_not_count(begin):
     """Ray sets handlers in Python and below it; here the one below is faulthandler's, which ends the process, too."""
     process, _ = begin(
         "import faulthandler\n"
@@ -72,7 +72,7 @@ def test_handlers_and_aborts_that_a_library_installs_do_not_count(begin):
 
 
 @pytest.mark.parametrize("number", list(STATUS))
-def test_second_signal_ends_at_once_and_leaves_no_process(begin, number):
+def test_second_signal_ends_all_processes_at_once(begin, number):
     process, said = begin(
         "print(subprocess.Popen(['sleep', '60']).pid)\n"
         "try:\n"
@@ -110,7 +110,7 @@ def test_main_thread_that_does_not_end_is_ended(begin):
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_what_cannot_be_left_half_started_is_ended_at_once(begin):
+def test_signal_while_ray_starts_ends_at_once(begin):
     body = "with interruptions.at_once():\n    try:\n        wait()\n    finally:\n        print('unwound', flush=True)"
     for number in (signal.SIGTERM, signal.SIGINT):
         process, _ = begin(body)
@@ -147,7 +147,7 @@ def test_children_can_be_ended_with_sigterm(begin):
     assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
 
 
-def test_error_that_follows_a_signal_is_the_interruption(begin):
+def test_error_after_a_signal_is_the_interruption(begin):
     process, _ = begin(
         "with interruptions.before_errors():\n"
         "    try:\n"
@@ -195,7 +195,7 @@ def test_command_is_interrupted_while_it_imports():
     assert process.returncode == 143
 
 
-def test_interruption_that_a_finalizer_meets_is_not_dropped(begin):
+def test_interruption_in_a_finalizer_is_not_dropped(begin):
     process, _ = begin(
         "class Held:\n"
         "    def __del__(self):\n"
@@ -224,14 +224,14 @@ for step in range(10**6):
 
 @pytest.mark.parametrize(("size", "said"), [(1000, "saved\n"), (2**40, "")], ids=["small", "takes long"])
 @pytest.mark.parametrize("number", list(STATUS))
-def test_work_of_many_steps_leaves_a_last_snapshot_if_that_is_quick(begin, size, said, number):
+def test_work_leaves_a_last_snapshot_if_that_is_quick(begin, size, said, number):
     process, _ = begin(STEPS.format(size=size))
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert (out, err, process.returncode) == (said, "wmdd: kept\n", STATUS[number])
 
 
-def test_worker_of_ray_leaves_a_snapshot_before_sigterm_ends_it():
+def test_worker_of_ray_leaves_a_last_snapshot():
     steps = STEPS.format(size=1000).replace("\n", "\n    ")
     program = (
         "import os, signal, threading, time\n"

@@ -48,7 +48,7 @@ def flaky(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_run_on_storage_that_fails_now_and_then_is_the_undisturbed_run(tiny_run, tmp_path):
+def test_run_on_flaky_storage_is_the_same_run(tiny_run, tmp_path):
     words = ("distill", "digits", *TINY, "--executor", "local", "--run", f"flaky://{tmp_path}/runs/digits")
     result = run(tmp_path, *words, env=environment(PYTHONPATH=SITE, FAULTY_EVERY="13", FAULTY_COUNT="count"))
     assert result.returncode == 0, result.stderr
@@ -61,7 +61,7 @@ def test_run_on_storage_that_fails_now_and_then_is_the_undisturbed_run(tiny_run,
 
 
 @pytest.mark.slow
-def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tiny_run, tmp_path):
+def test_run_goes_on_after_a_full_disk(tiny_run, tmp_path):
     words = ("distill", "digits", *TINY, "--executor", "local", "--store", f"full://{tmp_path}/store")
     room = tmp_path / "room"
     room.write_text("150000")
@@ -81,7 +81,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(tiny_run, 
     assert contents(tmp_path / "store") == contents(tiny_run.store)
 
 
-def test_file_that_the_disk_does_not_take_leaves_nothing_behind(tmp_path):
+def test_failed_write_leaves_nothing_behind(tmp_path):
     program = (
         "import signal, sys; from wmdd.storage.store import ArtifactStore\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -110,7 +110,7 @@ def test_store_that_cannot_be_read_is_not_an_empty_one(flaky, monkeypatch, two_t
     assert REF in store
 
 
-def test_artifact_whose_file_cannot_be_read_is_not_withdrawn(flaky, monkeypatch, two_tries):
+def test_artifact_that_cannot_be_read_is_not_withdrawn(flaky, monkeypatch, two_tries):
     store = ArtifactStore(flaky)
     store.save(REF, Text())
     files = store.files(REF)
@@ -130,7 +130,7 @@ def test_half_a_file_is_not_seen(flaky, tmp_path, monkeypatch, two_tries):
     assert (tmp_path / "notes/note").read_bytes() == b"old"
 
 
-def test_images_that_storage_does_not_give_for_a_while_are_read_by_a_later_try(flaky, tmp_path, monkeypatch, two_tries):
+def test_images_are_read_after_an_outage(flaky, tmp_path, monkeypatch, two_tries):
     """A set that changed is refused for good; one that cannot be read now may be read by another worker."""
     index = build_index(folder(tmp_path, *TWO_CLASSES) and flaky)
     geometry, rows = Geometry(8, 1.0, "half"), np.arange(2)
@@ -148,7 +148,7 @@ def test_images_that_storage_does_not_give_for_a_while_are_read_by_a_later_try(f
 
 
 @pytest.mark.parametrize("every", [3, 5, 7])
-def test_images_are_all_found_by_a_listing_that_fails_now_and_then(flaky, tmp_path, monkeypatch, every):
+def test_flaky_listing_finds_all_images(flaky, tmp_path, monkeypatch, every):
     rng = np.random.default_rng(0)
     for name in ("ant", "bee", "cat", "dog"):
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -162,7 +162,7 @@ def test_images_are_all_found_by_a_listing_that_fails_now_and_then(flaky, tmp_pa
     assert (far.digest("train"), far.digest("val")) == (near.digest("train"), near.digest("val"))
 
 
-def test_set_that_cannot_be_listed_is_not_an_absent_one(flaky, monkeypatch, two_tries):
+def test_set_that_cannot_be_listed_is_not_absent(flaky, monkeypatch, two_tries):
     monkeypatch.setenv("FAULTY_EVERY", "1")
     with pytest.raises(DataError, match="cannot be listed"):
         build_index(flaky)
@@ -179,7 +179,7 @@ def test_set_that_cannot_be_listed_is_not_an_absent_one(flaky, monkeypatch, two_
         "sftp://me:12345hunter2@box:22/data",
     ],
 )
-def test_url_with_a_password_is_refused_and_not_repeated(url):
+def test_url_with_a_password_is_refused_unshown(url):
     for use in (open_fs, ArtifactStore, build_index):
         with pytest.raises((ConfigError, DataError), match="holds a password or key") as caught:
             use(url)
@@ -234,7 +234,7 @@ def s3_that_answers(monkeypatch):
 
 
 @pytest.mark.parametrize("passing", [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests")])
-def test_busy_s3_is_asked_again_and_small_files_are_one_request(s3_that_answers, passing):
+def test_busy_s3_is_retried_with_one_request_a_file(s3_that_answers, passing):
     store, answers, asked = s3_that_answers
     answers += [passing, passing, (200, "")]
     store.write_note("a", b"a")

@@ -51,7 +51,7 @@ def test_full_disk_is_told_with_its_remedy(number):
     assert explain(OSError(getattr(errno, number), "full")) == "(full); make room there"
 
 
-def test_error_of_another_file_system_is_told_as_one_of_storage(monkeypatch):
+def test_error_of_any_file_system_is_an_os_error(monkeypatch):
     class UnreachableError(Exception):
         pass
 
@@ -100,7 +100,7 @@ RIGHTS = "check the URL, its permissions and the credentials in the environment"
         (404, "there is no such folder or file; "),
     ],
 )
-def test_set_that_a_web_server_refuses_is_not_called_absent(answers, status, told):
+def test_set_that_a_server_refuses_is_not_absent(answers, status, told):
     with pytest.raises(DataError, match=told):
         list_files(f"{answers.url}/{status}/set.zip")
 
@@ -113,7 +113,7 @@ def test_set_that_a_web_server_refuses_is_not_called_absent(answers, status, tol
         (404, "there is no such file; "),
     ],
 )
-def test_weights_that_a_web_server_refuses_get_its_answer(answers, status, told):
+def test_weights_that_a_server_refuses_get_its_answer(answers, status, told):
     with pytest.raises(ConfigError, match=told):
         read_bytes(f"{answers.url}/{status}/w.pth")
 
@@ -125,13 +125,13 @@ def test_web_server_that_refuses_is_asked_once(answers):
 
 
 @each_of("url", ["http://127.0.0.1:1/set", "zip://::http://127.0.0.1:1/set.zip"])
-def test_set_of_a_server_that_cannot_be_reached_is_not_called_absent(monkeypatch, url):
+def test_set_of_an_unreached_server_is_not_absent(monkeypatch, url):
     monkeypatch.setattr(files.again, "sleep", lambda seconds: None)
     with pytest.raises(DataError, match=r"Connect call failed.*; check the URL and the network$"):
         list_files(url)
 
 
-def test_server_that_takes_long_to_be_unreachable_is_told_of_and_given_up(monkeypatch, caplog):
+def test_slow_unreachable_server_is_given_up(monkeypatch, caplog):
     now, tries = [0.0], []
 
     def connect():
@@ -174,7 +174,7 @@ GOOGLE = (
         ("Unable to connect to port 1", "check the URL and the network"),
     ],
 )
-def test_storage_that_cannot_be_reached_gets_one_line_with_the_remedy(text, told):
+def test_unreached_storage_is_one_line_with_remedy(text, told):
     reason, _, remedy = explain(OSError(text)).partition("; ")
     assert remedy == told
     assert "error_info" not in reason
@@ -191,7 +191,7 @@ def test_storage_that_cannot_be_reached_gets_one_line_with_the_remedy(text, told
         ("broken", "install its package"),
     ],
 )
-def test_file_system_that_is_not_installed_names_its_package(monkeypatch, told, remedy):
+def test_missing_file_system_names_its_package(monkeypatch, told, remedy):
     def missing(url):
         raise ImportError(told)
 

@@ -159,7 +159,7 @@ def test_many_writers_leave_one_whole_artifact(url):
     assert len(support.unique()) == 1
 
 
-def test_readers_see_a_whole_file_while_it_is_written_again(url):
+def test_readers_see_whole_files_during_a_write(url):
     store = ArtifactStore(url)
     store.write_note("big", b"a" * 300_000)
     seen = []
@@ -186,7 +186,7 @@ def download(store, folder):
         target.write_bytes(fs.cat_file(path))
 
 
-def test_run_on_s3_killed_and_continued_is_the_local_run(s3, tiny_run, tmp_path):
+def test_run_continued_on_s3_is_the_local_run(s3, tiny_run, tmp_path):
     words = ("distill", "digits", *TINY, "--executor", "local", "--run", "s3://bucket/runs/tiny")
     first = start(tmp_path, *words, env=environment(**s3))
     store, limit = ArtifactStore("s3://bucket/runs/store"), time.monotonic() + 120
@@ -258,7 +258,7 @@ def test_images_are_read_from_s3_as_from_a_folder(s3, tmp_path):
     assert torch.equal(torch.stack([streamed[int(place)][0] for place in chosen]), expected)
 
 
-def test_connections_that_the_server_ends_are_opened_again(sftp):
+def test_ended_connections_are_opened_again(sftp):
     url, home = sftp
     store = ArtifactStore(f"{url}/ended")
     store.write_note("a", b"a")
