@@ -13,6 +13,7 @@ from PIL import Image
 
 from wmdd.errors import DataError
 
+CLASSES = ("cat", "dog")
 HF = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -42,6 +43,15 @@ def folder(root, *paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(png(seed))
     return str(root)
+
+
+def images(*roots, classes=CLASSES, count=2):
+    """The paths of images of classes below each root."""
+    return [f"{root}/{name}/{i}.png".lstrip("/") for root in roots for name in classes for i in range(count)]
+
+
+def counts(index):
+    return index.class_names, len(index.train), len(index.val), index.val_held_out
 
 
 def table(images, labels, names=("a", "b"), columns=("image", "label")):

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import shutil
 import tarfile
 import zipfile
 
@@ -9,20 +10,25 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.archive import AbstractArchiveFileSystem
-from image_files import png, refusal
+from image_files import TWO_CLASSES, folder, png, refusal
 from tables import each_of
 
-from wmdd.data.images import StreamedImages, read_encoded
+from wmdd.data.images import StreamedImages, load_native_uint8, read_encoded
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.scan import build_index
 from wmdd.errors import DataError
+from wmdd.storage.filesystem import open_fs
 
 IMAGES = {
     f"{split}/{name}/{number}.png": png(1000 * place + number, (40, 40))
     for place, (split, name) in enumerate((split, name) for split in ("train", "val") for name in "ab")
     for number in range(40)
 }
+
+
 FEW = dict(list(IMAGES.items())[::20])
+
+
 PAGE = b"<!DOCTYPE html><html><body>too many requests</body></html>" + b" " * 600
 
 
@@ -137,3 +143,33 @@ def test_streamed_images_open_their_archive_once(tmp_path, monkeypatch):
     assert len(opened) == 1
     assert copy.copy(images)[0][1] == images[0][1]
     assert len(opened) == 2, "a loading process opens its own"
+
+
+def test_archive_is_read_like_its_folder(tmp_path):
+    paths = [f"train/{c}/{i}.png" for c in "ab" for i in range(60)] + ["val/a/0.png", "val/b/0.png"]
+    url = folder(tmp_path / "set", *paths)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "set")
+    packed, plain = build_index(f"zip://set::{tmp_path}/packed.zip"), build_index(url)
+    assert packed.train.files == plain.train.files
+    everything = np.arange(120)
+    images = [load_native_uint8(index, "train", everything) for index in (packed, plain)]
+    assert (images[0] == images[1]).all()
+
+
+def test_archive_is_listed_before_threads_share_it(tmp_path):
+    folder(tmp_path / "set", *TWO_CLASSES)
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "set")
+    fs, root = open_fs(f"zip://set::{tmp_path}/packed.zip")
+    assert root == "set"
+    assert f"set/{TWO_CLASSES[0]}" in fs.dir_cache
+
+
+def test_archive_that_is_a_pointer_is_named(tmp_path):
+    (tmp_path / "x.zip").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(DataError, match="the archive is a pointer of Git LFS; run git lfs pull"):
+        list_files(f"zip://::{tmp_path}/x.zip")
+    (tmp_path / "set").mkdir()
+    with zipfile.ZipFile(tmp_path / "set/Good.zip", "w") as archive:
+        archive.writestr("a", "b")
+    with pytest.raises(DataError, match=f"give zip://::{tmp_path}/set/Good.zip"):
+        list_files(str(tmp_path / "set"))

@@ -112,8 +112,6 @@ def test_first_frame_stands_for_an_animation():
         assert read_header(data, "x")[:2] == (8, 8)
 
 
-# Whole or not
-
 ENDS = {
     "JPEG": {},
     "PNG": {},

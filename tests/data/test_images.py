@@ -1,4 +1,4 @@
-"""Odd files, and files that change after they were indexed: read rightly, or refused by name."""
+"""Reading images in any order; files that changed after they were indexed, and damaged ones, are named."""
 
 import copy
 import io
@@ -15,21 +15,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 from tables import each_of
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from wmdd.data.batches import without_traceback
-from wmdd.data.decoding.decoder import decode, read_header
-from wmdd.data.decoding.pixels import evaluation_crop
+from wmdd.data.decoding.decoder import decode
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
-from wmdd.data.index import DatasetIndex, hold_out, limit
 from wmdd.data.scan import build_index
 from wmdd.errors import ChangedError, DataError, StorageError
-from wmdd.storage.parquet import read_table
-
-# Files that change
 
 
 def test_rewritten_parquet_is_read_by_new_row_groups(tmp_path):
@@ -116,9 +111,9 @@ def test_damaged_parquet_pages_are_named(tmp_path):
     assert "train-0.parquet" in refusal(lambda: READERS["encoded"](index))
 
 
-# Decoding
-
 FORMATS = [kind for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF") if kind != "AVIF" or features.check("avif")]
+
+
 WHOLE = {kind: saved(Image.open(io.BytesIO(png(1))), kind) for kind in FORMATS}
 
 
@@ -170,111 +165,6 @@ def test_dark_sixteen_bit_grey_stays_dark():
     assert np.asarray(decode(saved(grey), "x")).max() == 1
 
 
-# Orientation
-
-PHOTO = Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 90, 3), dtype=np.uint8))
-
-
-def photo(orientation, kind="JPEG", image=PHOTO, **options):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return saved(image, kind, exif=exif, **options)
-
-
-def photos(root, kind, *images):
-    """Write images of class a, beside those of b, which carry no orientation; return the set's URL."""
-    plain = [saved(PHOTO, "JPEG", quality=5 + place) for place in range(len(images))]
-    if kind == "folder":
-        for name, data in (("a", images), ("b", plain)):
-            for split in ("train", "val"):
-                (root / split / name).mkdir(parents=True)
-                for place, one in enumerate(data):
-                    (root / split / name / f"{place}.jpg").write_bytes(one)
-    else:
-        labels = pa.array([0] * len(images) + [1] * len(plain))
-        for split in ("train", "val"):
-            pq.write_table(table(structs(*images, *plain), labels), root / f"{split}-0.parquet", row_group_size=3)
-    return str(root)
-
-
-@each_of("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@each_of("orientation", range(10))
-def test_header_and_turned_image_agree_with_pillow(kind, orientation):
-    data = photo(orientation, kind)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    header = read_header(data, "x")
-    image = decode(data, "x", header.orientation)
-    np.testing.assert_array_equal(np.asarray(image), np.asarray(expected))
-    assert (header.orientation in range(2, 9)) == (kind != "TIFF" and orientation in range(2, 9))
-    # Pillow turns a TIFF itself; other kinds are kept as they are stored.
-    assert decode(data, "x").size == ((60, 90) if kind == "TIFF" and orientation in range(5, 9) else (90, 60))
-
-
-def test_orientation_is_read_from_xmp_too():
-    xmp = b"<x:xmpmeta><rdf:RDF><rdf:Description tiff:Orientation='6'/></rdf:RDF></x:xmpmeta>".replace(b"'", b'"')
-    assert read_header(saved(PHOTO, "JPEG", xmp=xmp), "x").orientation == 6
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert read_header(saved(PHOTO, "JPEG", exif=b"Exif\0\0MM\0*\0\0"), "x").orientation == 1
-
-
-@pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_orientation_is_treated_alike_by_all_readers(tmp_path, kind):
-    url = photos(tmp_path, kind, photo(6), photo(1), photo(3))
-    ignored, applied = build_index(url), build_index(url, upright=True)
-    assert ignored.train.uniform_size() == (60, 90)
-    assert applied.train.height.tolist() == [90, 60, 60, 60, 60, 60]
-    assert applied.train.width.tolist() == [60, 90, 90, 90, 90, 90]
-    for split in ("train", "val"):
-        part = getattr(applied, split)
-        for place in range(len(part)):
-            stored = np.asarray(StreamedImages(ignored, split, np.asarray)[place][0])
-            turned = np.asarray(StreamedImages(applied, split, np.asarray)[place][0])
-            assert turned.shape[:2] == (part.height[place], part.width[place])
-            expected = np.rot90(stored, {6: 3, 3: 2, 1: 0}[int(part.orientation[place])])
-            np.testing.assert_array_equal(turned, expected)
-            seen = load_uint8(applied, split, np.array([place]), size=60, crop_ratio=1.0)
-            np.testing.assert_array_equal(
-                seen[0].permute(1, 2, 0).numpy(), np.asarray(evaluation_crop(Image.fromarray(expected), 60, 1.0))
-            )
-
-
-def test_upright_images_of_one_size_load_natively(tmp_path):
-    lying = Image.fromarray(np.rot90(np.asarray(PHOTO)).copy())
-    index = build_index(photos(tmp_path, "folder", photo(6, image=lying), photo(8, image=lying)), upright=True)
-    assert index.train.uniform_size() == (60, 90)
-    assert load_native_uint8(index, "train", np.arange(4)).shape == (4, 3, 60, 90)
-
-
-def test_index_and_digests_hold_the_orientation(tmp_path):
-    url = photos(tmp_path, "folder", photo(6), photo(1))
-    ignored, applied = build_index(url), build_index(url, upright=True)
-    again = DatasetIndex.from_bytes(applied.to_bytes())
-    assert again.upright
-    assert again.train.orientation.tolist() == [6, 1, 1, 1]
-    assert again.train.height.tolist() == applied.train.height.tolist()
-    for digest in (lambda index: index.digest("train"), lambda index: index.digest("val"), lambda i: i.class_digest(0)):
-        assert digest(again) == digest(applied) != digest(ignored)
-    assert limit(applied, 1).upright
-    assert hold_out(applied, 0.5).train.orientation.shape == (2,)
-
-
-def test_index_of_an_earlier_version_reads_as_upright(tmp_path):
-    index = build_index(photos(tmp_path, "folder", photo(6), photo(1)))
-    whole = read_table(index.to_bytes())
-    facts = {name: value for name, value in json.loads(whole.schema.metadata[b"wmdd"]).items() if name != "upright"}
-    out = io.BytesIO()
-    old = whole.drop_columns(["orientation"]).replace_schema_metadata({"wmdd": json.dumps(facts)})
-    pq.write_table(old, out)
-    again = DatasetIndex.from_bytes(out.getvalue())
-    assert not again.upright
-    assert again.train.orientation.tolist() == [1, 1, 1, 1]
-    assert again.digest("train") == index.digest("train")
-
-
-# Order and access
-
-
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 7), wanted=st.lists(st.integers(0, 7), max_size=15))
 def test_each_row_group_is_read_in_one_stretch(tmp_path_factory, rows, wanted):
@@ -321,3 +211,44 @@ def test_identity_view_changes_no_pixel(tmp_path):
     assert load_uint8(index, "train", positions, size=8, crop_ratio=1.0).equal(native)
     assert load_uint8(index, "train", positions[:0], size=8, crop_ratio=1.0).shape == (0, 3, 8, 8)
     assert load_uint8(index, "train", positions, size=4, crop_ratio=0.5).equal(native[:, :, 2:6, 2:6])
+
+
+def encoded(seed, size=(8, 8), mode="RGB", kind="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(out, kind)
+    return out.getvalue()
+
+
+def write_parquet(path, data, labels, names=None, rows=2):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = pa.array(
+        [{"bytes": b, "path": None} for b in data], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    table = pa.table({"image": images, "label": pa.array(labels)})
+    if names:
+        facts = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
+    pq.write_table(table, path, row_group_size=rows)
+
+
+def test_order_and_doubles_are_kept(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [encoded(i) for i in range(7)], [0, 1, 0, 1, 0, 1, 1], rows=2)
+    index = build_index(str(tmp_path))
+    whole = load_native_uint8(index, "train", np.arange(len(index.train)))
+    order = np.array([3, 0, 0, 2])
+    np.testing.assert_array_equal(load_native_uint8(index, "train", order).numpy(), whole[order].numpy())
+    streamed = StreamedImages(index, "train", np.asarray, cached_groups=1)
+    for place in (2, 0, 1, 2):
+        np.testing.assert_array_equal(streamed[place][0], whole[place].permute(1, 2, 0).numpy())
+
+
+def test_window_shuffle_keeps_windows_together(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [encoded(i) for i in range(40)], [0, 1] * 20, rows=5)
+    index = build_index(str(tmp_path), val_fraction=0.01)
+    order = window_shuffle(index, "train", np.random.default_rng(0), window_groups=2)
+    assert sorted(order.tolist()) == list(range(len(index.train)))
+    assert order.tolist() != sorted(order.tolist())
+    groups = index.train.row[order] // 5
+    changes = [set(groups[start : start + 9].tolist()) for start in range(0, 9, 9)]
+    assert all(len(window) <= 2 for window in changes)

@@ -1,4 +1,4 @@
-"""Real sets in every layout: the same images give the same index; what is wrong is named in one line."""
+"""How an index is made: the same images give the same index; what is wrong is named in one line."""
 
 import io
 import json
@@ -11,16 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torchvision.transforms.v2.functional as F
 from hypothesis import HealthCheck, given, settings
+from image_files import TWO_CLASSES, folder, png, refusal
 from PIL import Image
 from tables import each_of
 
-from wmdd.data.decoding import pixels
-from wmdd.data.decoding.decoder import decode
-from wmdd.data.decoding.pixels import evaluation_crop
-from wmdd.data.images import StreamedImages, image_name, load_native_uint8, load_uint8, window_shuffle
-from wmdd.data.index import DatasetIndex
+from wmdd.data.images import image_name, load_native_uint8, load_uint8
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.scan import build_index
 from wmdd.errors import DataError
@@ -111,30 +107,6 @@ def test_undeclared_labels_name_the_classes(tmp_path):
     index = build_index(str(tmp_path / "one.parquet"))
     assert index.class_names == ("a", "b")
     assert index.val_held_out
-
-
-def test_index_survives_the_round_trip(tmp_path):
-    index = build_index(small_set(tmp_path))
-    again = DatasetIndex.from_bytes(index.to_bytes())
-    assert (again.url, again.kind, again.class_names, again.val_held_out) == (
-        index.url,
-        "folder",
-        ("ant", "bee"),
-        False,
-    )
-    for split in ("train", "val"):
-        assert again.digest(split) == index.digest(split)
-        for name in ("file", "row", "label", "height", "width", "digest", "orientation"):
-            np.testing.assert_array_equal(getattr(getattr(again, split), name), getattr(getattr(index, split), name))
-            assert getattr(getattr(again, split), name).dtype == getattr(getattr(index, split), name).dtype
-
-
-def test_class_digest_depends_on_its_own_class_only(tmp_path):
-    before = build_index(small_set(tmp_path))
-    (tmp_path / "train/bee/0.png").write_bytes(encoded(999))
-    after = build_index(str(tmp_path))
-    assert before.class_digest(0) == after.class_digest(0)
-    assert before.class_digest(1) != after.class_digest(1)
 
 
 def test_signature_sees_added_and_touched_files(tmp_path):
@@ -244,74 +216,72 @@ def test_file_that_is_no_parquet_is_named(tmp_path):
         build_index(str(tmp_path))
 
 
-@each_of(("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("LA", "PNG")])
-def test_every_mode_decodes_to_rgb(mode, kind):
-    image = decode(encoded(1, mode=mode, kind=kind), "x")
-    assert (image.mode, image.size) == ("RGB", (8, 8))
-
-
-def test_sixteen_bit_grey_is_scaled_and_not_clipped():
-    out = io.BytesIO()
-    Image.fromarray(np.array([[0, 65535], [32896, 257]], dtype=np.uint16)).save(out, "PNG")
-    np.testing.assert_array_equal(np.asarray(decode(out.getvalue(), "x"))[:, :, 0], [[0, 255], [128, 1]])
-
-
-def test_evaluation_view_crops_the_resized_centre(tmp_path):
-    pixels = np.zeros((20, 40, 3), dtype=np.uint8)
-    pixels[:, 10:30] = 255
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "PNG")
-    url = write_folder(tmp_path, {f"{s}/{c}/0.png": out.getvalue() for s in ("train", "val") for c in "ab"})
-    images = load_uint8(build_index(url), "train", np.array([0]), size=10, crop_ratio=1.0)
-    assert images.shape == (1, 3, 10, 10)
-    # Antialiasing blends the outermost pixel with the black beside the crop.
-    assert images.min() > 200
-    assert images[:, :, :, 1:-1].min() == 255
-
-
-@each_of(("size", "crop"), [((20, 40), 10), ((33, 21), 16), ((9, 9), 24), ((50, 47), 32)])
-def test_evaluation_crop_agrees_with_torchvision(size, crop):
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    expected = F.center_crop(F.resize(image, [round(crop / 0.875)], antialias=True), [crop, crop])
-    np.testing.assert_array_equal(np.asarray(evaluation_crop(image, crop, 0.875)), np.asarray(expected))
-
-
-def test_centre_of_a_very_long_image_is_the_same(monkeypatch):
-    strip = Image.fromarray(np.random.default_rng(0).integers(0, 256, (10, 400, 3), dtype=np.uint8))
-    for image, ratio in ((strip, 0.875), (strip.transpose(Image.Transpose.ROTATE_90), 1.0)):
-        whole = np.asarray(pixels.evaluation_crop(image, 32, ratio), int)
-        with monkeypatch.context() as patched:
-            patched.setattr(pixels, "_LARGEST_PX", 1000)
-            cut = np.asarray(pixels.evaluation_crop(image, 32, ratio), int)
-        assert cut.shape == whole.shape == (32, 32, 3)
-        assert np.abs(cut - whole).max() <= 1
-
-
-def test_order_and_doubles_are_kept(tmp_path):
-    write_parquet(tmp_path / "train-0.parquet", [encoded(i) for i in range(7)], [0, 1, 0, 1, 0, 1, 1], rows=2)
-    index = build_index(str(tmp_path))
-    whole = load_native_uint8(index, "train", np.arange(len(index.train)))
-    order = np.array([3, 0, 0, 2])
-    np.testing.assert_array_equal(load_native_uint8(index, "train", order).numpy(), whole[order].numpy())
-    streamed = StreamedImages(index, "train", np.asarray, cached_groups=1)
-    for place in (2, 0, 1, 2):
-        np.testing.assert_array_equal(streamed[place][0], whole[place].permute(1, 2, 0).numpy())
-
-
-def test_window_shuffle_keeps_windows_together(tmp_path):
-    write_parquet(tmp_path / "train-0.parquet", [encoded(i) for i in range(40)], [0, 1] * 20, rows=5)
-    index = build_index(str(tmp_path), val_fraction=0.01)
-    order = window_shuffle(index, "train", np.random.default_rng(0), window_groups=2)
-    assert sorted(order.tolist()) == list(range(len(index.train)))
-    assert order.tolist() != sorted(order.tolist())
-    groups = index.train.row[order] // 5
-    changes = [set(groups[start : start + 9].tolist()) for start in range(0, 9, 9)]
-    assert all(len(window) <= 2 for window in changes)
-
-
 @pytest.mark.skipif(not CIFAR.exists(), reason="../shared/data is absent")
 def test_cifar10_parquet_is_indexed_whole():
     index = build_index(str(CIFAR))
     assert (len(index.train), len(index.val), len(index.class_names)) == (50_000, 10_000, 10)
     assert index.train.uniform_size() == (32, 32)
     assert np.bincount(index.train.label).tolist() == [5000] * 10
+
+
+def test_held_out_images_depend_on_content_alone(tmp_path):
+    seeds = {"a": range(10), "b": range(10, 17), "c": range(20, 31)}
+    for name, chosen in seeds.items():
+        for place, seed in enumerate(chosen):
+            folder(tmp_path / "x", f"{name}/{place}.png")
+            (tmp_path / f"x/{name}/{place}.png").write_bytes(png(seed))
+            if name != "c":
+                folder(tmp_path / "y", f"{name}/{99 - place}.png")
+                (tmp_path / f"y/{name}/{99 - place}.png").write_bytes(png(seed))
+    one, other = (build_index(str(tmp_path / place), val_fraction=0.3) for place in "xy")
+    for class_id, count in enumerate((3, 3)):
+        held = [set(index.val.digest[index.val.of_class(class_id)].tolist()) for index in (one, other)]
+        assert held[0] == held[1]
+        assert len(held[0]) == count
+        assert not held[0] & set(one.train.digest.tolist())
+
+
+@each_of("workers", [1, 5])
+def test_progress_ends_at_the_total(tmp_path, workers):
+    seen = []
+    build_index(folder(tmp_path, *TWO_CLASSES), workers=workers, on_progress=lambda *counts: seen.append(counts))
+    assert seen[-1] == (8, 8)
+
+
+def test_set_without_any_validation_is_refused(tmp_path):
+    url = folder(tmp_path, "a/0.png", "a/1.png", "b/0.png", "b/1.png")
+    assert "set data.val_fraction above 0" in refusal(lambda: build_index(url, val_fraction=0))
+
+
+def test_unknown_builtin_set_is_refused():
+    assert "there is builtin:digits" in refusal(lambda: list_files("builtin:letters"))
+
+
+def greys(root, values, dtype=np.float32):
+    """Write 32-bit images, each filled with a value, by the paths below both splits."""
+    for split in ("train", "val"):
+        for number, (name, value) in enumerate(values):
+            place = root / split / name
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8 + number), value, dtype)).save(place / f"{number}.tiff")
+    return str(root)
+
+
+@each_of(
+    ("dtype", "values"),
+    [(np.float32, (1, 191)), (np.float32, (0.5, 200)), (np.int32, (100, 40_000))],
+    ids=["float, whole", "float", "integers"],
+)
+def test_set_of_two_scales_is_refused(tmp_path, dtype, values):
+    url = greys(tmp_path, [("dark", values[0]), ("light", values[1])], dtype)
+    with pytest.raises(
+        DataError, match=r"dark/0\.tiff holds values up to .*light/1\.tiff up to .*convert them to 8 or 16"
+    ):
+        build_index(url)
+
+
+def test_black_images_have_any_scale(tmp_path):
+    url = greys(tmp_path, [("dark", 0), ("dark", 10), ("light", 191), ("light", 2)])
+    index = build_index(url)
+    shown = load_uint8(index, "train", np.arange(4), size=8, crop_ratio=1.0)
+    assert sorted(np.unique(shown).tolist()) == [0, 2, 10, 191]

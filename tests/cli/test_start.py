@@ -1,0 +1,38 @@
+"""What commands refuse before they make anything, and how they start."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from tables import each_of
+
+from wmdd.cli.main import cli
+from wmdd.commands.distill import distill
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
+from wmdd.errors import ConfigError
+
+
+def test_several_workers_in_one_process_are_refused(tmp_path):
+    config = override(recipe("digits"), {"pretrain.workers": 2})
+    with pytest.raises(ConfigError, match=r"pretrain\.workers=2: one process cannot train as several"):
+        distill(config, run=str(tmp_path / "run"), store=str(tmp_path / "store"), executor="local")
+    assert not (tmp_path / "run").exists()
+
+
+@each_of("command", [("distill",), ("compare", "--methods", "random"), ("rank",)])
+@each_of("option", ["--address", "--ray.address"])
+def test_cluster_for_one_process_is_refused(command, option):
+    words = [command[0], "digits", *command[1:], "--executor", "local", option, "1.2.3.4:6379"]
+    result = CliRunner().invoke(cli, words)
+    assert isinstance(result.exception, ConfigError)
+    assert "1.2.3.4:6379: --executor local joins no cluster" in str(result.exception)
+
+
+def test_command_draws_with_any_backend_of_a_notebook():
+    code = "from wmdd.cli.main import main\ntry:\n    main(['recipes'])\nexcept SystemExit:\n    import matplotlib"
+    there = {**os.environ, "MPLBACKEND": "module://nowhere.backend"}
+    done = subprocess.run([sys.executable, "-c", code], env=there, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
