@@ -15,17 +15,17 @@ import json
 from scipy.stats import spearmanr
 
 from benchmarks.common import report
+from wmdd.storage.folder import Folder
 from wmdd.storage.parquet import read_table
-from wmdd.storage.store import ArtifactStore
 
 
 def main() -> None:
     """Compare every level with the last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="folder of the search")
-    folder = ArtifactStore(parser.parse_args().run)
-    table = read_table(folder.get(folder.path("trials.parquet")) or b"")
-    options = json.loads(folder.get(folder.path("tune.json")) or b"{}")["tune"]
+    folder = Folder(parser.parse_args().run)
+    table = read_table(folder.read("trials.parquet") or b"")
+    options = json.loads(folder.read("tune.json") or b"{}")["tune"]
     rows = [row for row in table.to_pylist() if row["stop"] == "finished"]
     last = [row[f"score_{len(options['levels'])}"] for row in rows]
     best = max(range(len(rows)), key=last.__getitem__)

@@ -33,7 +33,8 @@ from wmdd.engine.board import Board
 from wmdd.engine.events import Event
 from wmdd.engine.plan import Plan, StageTask, plan_from
 from wmdd.models.registry import build_model
-from wmdd.storage.store import ArtifactRef, ArtifactStore
+from wmdd.storage.folder import Folder
+from wmdd.storage.store import ArtifactRef
 
 CLASSES, PER_CLASS, VALIDATION = 1000, 1281, 50_000
 GPUS_PER_NODE = 8
@@ -61,10 +62,10 @@ def make_plan(ipc: int) -> Plan:
 
 def measured(run: str) -> dict[str, list[float]]:
     """Return the seconds of a run's units by stage."""
-    store = ArtifactStore(json.loads(ArtifactStore(run).get(f"{run}/run.json") or b"{}")["store"])
+    store = Folder(json.loads(Folder(run).read("run.json") or b"{}")["store"])
     seconds = collections.defaultdict[str, list[float]](list)
-    for folder in itertools.chain.from_iterable(store.entries(item["name"]) for item in store.entries(store.root)):
-        commit = json.loads(store.get(f"{folder['name']}/commit.json") or b"{}")
+    for folder in itertools.chain.from_iterable(store.entries(item["name"]) for item in store.entries()):
+        commit = json.loads(store.read(f"{folder['name']}/commit.json") or b"{}")
         if commit.get("seconds"):
             seconds[commit["stage"]].append(commit["seconds"])
     return seconds

@@ -19,7 +19,7 @@ from wmdd.errors import ConfigError
 from wmdd.process.home import expand_home
 from wmdd.process.terminal import LineFormatter, Terminal, full_path
 from wmdd.storage.filesystem import open_fs
-from wmdd.storage.store import absolute_url
+from wmdd.storage.folder import absolute_url
 from wmdd.text import (
     SPELL,
     counted,

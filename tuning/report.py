@@ -20,15 +20,16 @@ from wmdd.engine.run import load_value
 from wmdd.engine.run_names import subject
 from wmdd.method.artifacts import DistilledClass
 from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
+from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import on_a_page
 
 SHOWN_CLASSES = 10
 
 
-def write_page(outcome: Any, objective: Objective, space: dict[str, Domain], folder: ArtifactStore) -> None:
+def write_page(outcome: Any, objective: Objective, space: dict[str, Domain], folder: Folder) -> None:
     """Write the page into the search's folder."""
-    folder.put(folder.path("tune.html"), page(outcome, objective, space).encode())
+    folder.write("tune.html", page(outcome, objective, space).encode())
 
 
 def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:

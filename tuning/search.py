@@ -29,6 +29,7 @@ from wmdd.engine.run_names import contrast, located
 from wmdd.errors import ConfigError, WmddError
 from wmdd.report.scores import ScoreRow, protocol_line, protocol_of, score_rows
 from wmdd.storage.filesystem import is_local
+from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore
 
 # Tune's own words to the terminal, beside ours.
@@ -119,15 +120,15 @@ def search(
         run_plan(prepared, artifacts, RayExecutor(shared), listener)
         objective = Objective(shared, tune, artifacts.url, plan.index_ref, _share(config)["gpu"] > 0)
         trials = _run_trials(objective, space, folder, listener)
-        folder.put(folder.path("trials.parquet"), table(trials))
+        folder.write("trials.parquet", table(trials))
         winner = _winner(trials)
         best = override(config, winner.values)
-        folder.put(folder.path("best.yaml"), _yaml(best).encode())
+        folder.write("best.yaml", _yaml(best).encode())
         outcome = Outcome(folder.url, trials, winner, best, {}, tune.student_seeds)
         write_page(outcome, objective, space, folder)  # what is known, whatever becomes of the rest
         for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
             listener(Event("note", "", text=f"{name}: all data, with {_spoken(chosen, space)}"))
-            forget_other(ArtifactStore(f"{url}/{name}"), chosen)
+            forget_other(Folder(f"{url}/{name}"), chosen)
             outcome.final[name] = distill(chosen, run=f"{url}/{name}", store=artifacts.url, listener=listener).metrics
         write_page(outcome, objective, space, folder)
         return outcome
@@ -145,17 +146,17 @@ def read_search(url: str) -> tuple[DistillConfig, TuneConfig, str]:
         ConfigError: if it holds no search.
     """
     folder = open_folder("--resume", url)
-    facts, config = folder.get(folder.path("tune.json")), folder.get(folder.path("config.yaml"))
+    facts, config = folder.read("tune.json"), folder.read("config.yaml")
     if facts is None or config is None:
         raise ConfigError(f"--resume {url}: holds no search (tune.json); give the folder of wmdd tune --run")
     found = json.loads(facts)
     return from_yaml(config.decode()), TuneConfig.model_validate(found["tune"]), found["store"]
 
 
-def _note_search(folder: ArtifactStore, config: DistillConfig, tune: TuneConfig, store: ArtifactStore) -> None:
+def _note_search(folder: Folder, config: DistillConfig, tune: TuneConfig, store: ArtifactStore) -> None:
     """Write down what is searched; whoever comes again must mean the same, wherever it is to run."""
     own = tune.model_dump(mode="json")
-    if folder.get(folder.path("tune.json")) is not None:
+    if folder.read("tune.json") is not None:
         before, known, _ = read_search(folder.url)
         asked = known.model_dump(mode="json")
         changed = [f"--tune.{name} differs" for name, value in asked.items() if own[name] != value]
@@ -165,8 +166,8 @@ def _note_search(folder: ArtifactStore, config: DistillConfig, tune: TuneConfig,
                 f"--run {folder.url}: holds another search ({changed[0]}); give another folder, or wmdd tune "
                 f"--resume {shlex.quote(folder.url)}"
             )
-    folder.put(folder.path("config.yaml"), to_yaml(config).encode())
-    folder.put(folder.path("tune.json"), json.dumps({"tune": own, "store": store.url}, indent=1).encode())
+    folder.write("config.yaml", to_yaml(config).encode())
+    folder.write("tune.json", json.dumps({"tune": own, "store": store.url}, indent=1).encode())
 
 
 def _yaml(config: DistillConfig) -> str:
@@ -193,9 +194,7 @@ def trainable(values: dict[str, Any], objective: Objective) -> None:
         tune.report(facts | {"rung": objective.tune.keep ** (facts["level"] - 1)})
 
 
-def _run_trials(
-    objective: Objective, space: dict[str, Domain], folder: ArtifactStore, listener: Listener
-) -> list[Trial]:
+def _run_trials(objective: Objective, space: dict[str, Domain], folder: Folder, listener: Listener) -> list[Trial]:
     os.environ.update(QUIET)
     from ray import tune
 
@@ -249,7 +248,7 @@ def _fit(tuner: Any) -> Any:
         return tuner.fit()
 
 
-def _storage(folder: ArtifactStore) -> tuple[str, Any]:
+def _storage(folder: Folder) -> tuple[str, Any]:
     """Give Tune's own folder below the search's, and pyarrow's file system of it; None for this machine's."""
     if is_local(folder.fs):
         return folder.path("ray"), None

@@ -39,22 +39,22 @@ def test_set_of_torchvision_becomes_parquet_once(store):
             pixels, label = theirs[int(rows.row[place])]
             assert int(rows.label[place]) == label
             np.testing.assert_array_equal(image.numpy(), pixels)
-    (file,) = [item["name"] for item in store.entries(index.url) if item["name"].endswith(".parquet")]
-    before = store.get(file)
-    store.put(file, b"not written again")
-    assert from_torchvision(FAKE, store, False) == index.url
-    assert store.get(file) == b"not written again" != before
+    (file,) = [item["name"] for item in store.folder.entries(index.url) if item["name"].endswith(".parquet")]
+    before = store.folder.read(file)
+    store.folder.write(file, b"not written again")
+    assert from_torchvision(FAKE, store.folder, False) == index.url
+    assert store.folder.read(file) == b"not written again" != before
 
 
 def test_large_set_is_written_in_files_of_bounded_size(store, monkeypatch):
     from wmdd.data import torchvision_sets
 
-    whole = build_index(from_torchvision(FAKE, ArtifactStore(f"{store.url}/whole"), False))
+    whole = build_index(from_torchvision(FAKE, ArtifactStore(f"{store.url}/whole").folder, False))
     monkeypatch.setattr(torchvision_sets, "ROW_GROUP_BYTES", 500)
     monkeypatch.setattr(torchvision_sets, "FILE_BYTES", 2000)
     seen = []
-    url = from_torchvision(FAKE, store, False, lambda done, total: seen.append((done, total)))
-    files = sorted(item["name"].rpartition("/")[2] for item in store.entries(url))
+    url = from_torchvision(FAKE, store.folder, False, lambda done, total: seen.append((done, total)))
+    files = sorted(item["name"].rpartition("/")[2] for item in store.folder.entries(url))
     assert files[:3] == ["complete.json", "train-00000.parquet", "train-00001.parquet"]
     assert seen[-1] == (12, 12)
     assert len(seen) > len(files)
@@ -83,10 +83,10 @@ def test_set_of_torchvision_is_written_upright(store, monkeypatch):
 
 
 def test_files_of_another_version_are_dropped(store):
-    url = from_torchvision(FAKE, store, False)
-    store.drop(f"{url}/complete.json")
-    store.put(f"{url}/train-00000-of-00001.parquet", store.get(f"{url}/train-00000.parquet"))
-    assert from_torchvision(FAKE, store, False) == url
+    url = from_torchvision(FAKE, store.folder, False)
+    store.folder.remove(f"{url}/complete.json")
+    store.folder.write(f"{url}/train-00000-of-00001.parquet", store.folder.read(f"{url}/train-00000.parquet"))
+    assert from_torchvision(FAKE, store.folder, False) == url
     assert len(list_files(url).files["train"]) == 1
 
 
@@ -100,7 +100,7 @@ def test_published_files_have_names_and_both_splits(store, tmp_path):
             head = np.array([magic, *array.shape], ">u4").tobytes()
             (raw / f"{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
             (raw / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(head + array.tobytes()))
-    url = from_torchvision(f"torchvision:FashionMNIST?root={tmp_path}/files", store, False)
+    url = from_torchvision(f"torchvision:FashionMNIST?root={tmp_path}/files", store.folder, False)
     index = build_index(url)
     assert (len(index.train), len(index.val), index.val_held_out) == (20, 10, False)
     assert index.class_names[0] == "T-shirt/top"
@@ -123,7 +123,7 @@ def pets(tmp_path):
 
 
 def test_set_without_a_train_split_is_read_by_its_own(store, pets):
-    index = build_index(from_torchvision(f"torchvision:OxfordIIITPet?root={pets}", store, False))
+    index = build_index(from_torchvision(f"torchvision:OxfordIIITPet?root={pets}", store.folder, False))
     assert (len(index.train), len(index.val), index.val_held_out, len(index.class_names)) == (6, 4, False, 2)
 
 
@@ -164,7 +164,7 @@ def test_splits_are_asked_for_as_each_set_names_them(name, train, val, monkeypat
 def test_set_that_is_not_there_is_told(store, path, message):
     import re
 
-    assert re.search(message, refusal(lambda: from_torchvision(path, store, False)))
+    assert re.search(message, refusal(lambda: from_torchvision(path, store.folder, False)))
 
 
 @each_of("target", [{"boxes": []}, torch.tensor([True, False]), "a sentence"])
@@ -173,4 +173,4 @@ def test_set_of_torchvision_without_classes_is_refused(store, target, monkeypatc
 
     shown = FakeData.__getitem__
     monkeypatch.setattr(FakeData, "__getitem__", lambda self, place: (shown(self, place)[0], target))
-    assert "its images have no class each" in refusal(lambda: from_torchvision(FAKE, store, False))
+    assert "its images have no class each" in refusal(lambda: from_torchvision(FAKE, store.folder, False))

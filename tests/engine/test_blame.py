@@ -155,7 +155,7 @@ def test_next_run_indexes_a_changed_image_anew_though_its_size_and_time_are_the_
     list(run_stage(task, store, CPU))
     assert store.absent(again.refs("select")) == set()
     assert [ref in plan.refs("select") for ref in again.refs("select")] == [True, True, False, True]
-    assert not list(Path(store.root, "notes").glob("outdated-*"))
+    assert not list(Path(store.folder.root, "notes").glob("outdated-*"))
 
 
 def test_saved_unit_names_its_task(plan, store):

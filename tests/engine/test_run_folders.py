@@ -23,7 +23,7 @@ from wmdd.engine import run_folder
 from wmdd.engine.run_folder import choose_run, default_run, hold, replaced
 from wmdd.engine.run_names import contrast, located, portable_yaml, set_name, subject
 from wmdd.errors import ConfigError
-from wmdd.storage.store import ArtifactStore
+from wmdd.storage.folder import Folder
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +44,10 @@ def configured(*words):
 def leave_run(url, config, *, finished=True, units=1):
     """Leave what a run of a configuration leaves in its folder."""
     note_config(url, config)
-    folder = ArtifactStore(url)
-    folder.put(folder.path("metrics.jsonl"), b'{"kind": "begin"}\n' + b'{"kind": "unit"}\n' * units)
+    folder = Folder(url)
+    folder.write("metrics.jsonl", b'{"kind": "begin"}\n' + b'{"kind": "unit"}\n' * units)
     if finished:
-        folder.put(folder.path("manifest.json"), json.dumps({"config": config.model_dump(mode="json")}).encode())
+        folder.write("manifest.json", json.dumps({"config": config.model_dump(mode="json")}).encode())
     return {path.name: path.read_bytes() for path in Path(url).iterdir()}
 
 
@@ -151,8 +151,8 @@ def test_folder_at_a_url_belongs_to_one_configuration_too():
     with hold(url):  # there are no locks
         pass
     assert choose_run(url, recipe("digits")) == (url, "")
-    folder = ArtifactStore(url)
-    folder.put(folder.path("metrics.jsonl"), b'{"kind": "unit"}\n')
+    folder = Folder(url)
+    folder.write("metrics.jsonl", b'{"kind": "unit"}\n')
     with pytest.raises(ConfigError, match=rf"--run {url}: holds a run with barycenter\.ipc=2 \(not 1\)"):
         choose_run(url, recipe("digits"))
 
@@ -175,7 +175,7 @@ def test_default_folder_that_is_taken_gives_way_and_says_so():
     config, told = override(recipe("cifar10-quick"), {"data.path": "/b/pets"}), []
     url, store = open_places(None, None, config, "distill", told.append)
     assert url.startswith("runs/cifar10-quick-pets-")
-    assert store.root.endswith("runs/store")
+    assert store.folder.root.endswith("runs/store")
     (note,) = told
     assert note.text.startswith("runs/cifar10-quick-pets holds a run with data.path=/a/pets (not /b/pets), and is left")
     assert note.text.endswith(f"this one goes to {url}")

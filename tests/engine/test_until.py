@@ -16,7 +16,8 @@ from wmdd.distilled import load_distilled
 from wmdd.engine.plan import plan_from
 from wmdd.engine.until import cut
 from wmdd.errors import ArtifactError, ConfigError
-from wmdd.storage.store import ArtifactRef, ArtifactStore
+from wmdd.storage.folder import Folder
+from wmdd.storage.store import ArtifactRef
 
 FEW = {
     "data.classes": ("0", "1"),
@@ -112,5 +113,5 @@ def test_plan_shows_the_stages_until_the_last(tmp_path):
     done = CliRunner().invoke(cli, ["plan", "digits", "--store", store, "--until", "recover"], catch_exceptions=False)
     rows = [line.split("│")[1].strip() for line in done.output.splitlines() if "│" in line]
     assert list(filter(None, rows)) == ["pretrain", "statistics", "barycenter", "recover"]
-    names = {item["name"].rpartition("/")[2] for item in ArtifactStore(store).entries(store)}
+    names = {item["name"].rpartition("/")[2] for item in Folder(store).entries()}
     assert names == {".wmdd-store", "index", "notes"}

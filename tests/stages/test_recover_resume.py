@@ -116,7 +116,7 @@ def images(task, store):
 
 
 def notes(store):
-    return [entry["name"] for entry in store.entries(store.path("notes"))]
+    return [entry["name"] for entry in store.folder.entries("notes")]
 
 
 WAYS = {
@@ -204,7 +204,7 @@ def test_damaged_snapshot_is_ignored_with_one_note(damage, inputs, store, tmp_pa
     run(task, undisturbed)
     run(task, store, kill_after=3)
     (path,) = notes(store)
-    store.put(path, DAMAGE[damage](store.get(path)))
+    store.folder.write(path, DAMAGE[damage](store.folder.read(path)))
     events, steps = run(task, store)
     (told,) = [event.text for event in events if event.kind == "note"]
     assert "class-0..class-3 is ignored (it is damaged)" in told
@@ -337,8 +337,8 @@ def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch, size, 
 
 def test_group_of_which_one_class_cannot_be_read_is_named_with_that_class(inputs, store):
     ref = ArtifactRef("statistics", "class-2", "s2")
-    path = store.path(ref.folder, store.commit_of(ref)["attempt"], "statistics.safetensors")
-    store.put(path, flip(store.get(path)))
+    path = store.folder.path(ref.folder, store.commit_of(ref)["attempt"], "statistics.safetensors")
+    store.folder.write(path, flip(store.folder.read(path)))
     with pytest.raises(StageError) as caught:
         run(group(), store)
     assert caught.value.unit == "class-0..class-3"

@@ -190,7 +190,7 @@ def test_run_continued_on_s3_is_the_local_run(s3, tiny_run, tmp_path):
     words = ("distill", "digits", *TINY, "--executor", "local", "--run", "s3://bucket/runs/tiny")
     first = start(tmp_path, *words, env=environment(**s3))
     store, limit = ArtifactStore("s3://bucket/runs/store"), time.monotonic() + 120
-    while not any("/commit.json" in path for path in store.fs.find("bucket/runs/store/barycenter")):
+    while not any("/commit.json" in path for path in store.folder.fs.find("bucket/runs/store/barycenter")):
         assert first.poll() is None, first.communicate()
         assert time.monotonic() < limit
         time.sleep(0.1)
@@ -279,9 +279,9 @@ def test_any_number_of_threads_share_a_server(sftp):
 def test_part_of_a_file_is_read(url):
     store = ArtifactStore(url)
     store.write_note("alphabet", b"abcdefghijklmnopqrstuvwxyz")
-    path = store.path("notes", "alphabet")
-    assert store.fs.cat_file(path, 3, 6) == b"def"
-    assert store.fs.cat_file(path, 20, 26) == b"uvwxyz"
+    path = store.folder.path("notes", "alphabet")
+    assert store.folder.fs.cat_file(path, 3, 6) == b"def"
+    assert store.folder.fs.cat_file(path, 20, 26) == b"uvwxyz"
 
 
 def test_server_of_another_key_is_refused(sftp, tmp_path):

@@ -62,7 +62,7 @@ def store(tmp_path):
 
 def stored_file(store, name, ref=REF):
     """Path of a committed file on disk."""
-    return store.path(ref.folder, store.commit_of(ref)["attempt"], name)
+    return store.folder.path(ref.folder, store.commit_of(ref)["attempt"], name)
 
 
 def all_fields(value):
@@ -100,7 +100,7 @@ def test_interrupted_save_leaves_nothing_to_be_found(store):
     with pytest.raises(KeyboardInterrupt):
         store.save(REF, Unwritable(b"", b""))
     assert REF not in store
-    assert any(path.endswith("left.bin") for path in store.fs.find(store.root))
+    assert any(path.endswith("left.bin") for path in store.folder.fs.find(store.folder.root))
     store.save(REF, Pair(b"l", b"r"))
     assert store.load(REF, Pair) == Pair(b"l", b"r")
 
@@ -125,7 +125,7 @@ def test_committed_artifact_with_an_incomplete_file_is_absent_and_made_anew(stor
 @pytest.mark.parametrize("text", ["", "{", "{}", '{"attempt": "a"}', "\xff\xfe"])
 def test_broken_commit_means_absent(store, text):
     store.save(REF, Pair(b"left", b"right"))
-    with open(store.path(REF.folder, "commit.json"), "w", encoding="latin-1") as file:
+    with open(store.folder.path(REF.folder, "commit.json"), "w", encoding="latin-1") as file:
         file.write(text)
     assert REF not in store
 
@@ -192,7 +192,7 @@ def test_readers_see_only_whole_values_while_a_note_is_rewritten(store):
 def test_writing_leaves_no_partial_files_behind(store):
     store.save(REF, Pair(b"left", b"right"))
     store.write_note("index", b"data")
-    assert not [path for path in store.fs.find(store.root) if path.endswith(".part")]
+    assert not [path for path in store.folder.fs.find(store.folder.root) if path.endswith(".part")]
 
 
 @pytest.mark.parametrize("scheme", ["local", "memory"])

@@ -26,6 +26,7 @@ from wmdd.engine.run_names import located
 from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
+from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import printable, unknown
 
@@ -138,7 +139,7 @@ def compare(
     made = cases(config, methods, ipcs, {} if changes is None else changes)
     named = {f"{name}-ipc-{ipc}": case for (name, ipc), case in made.items()}
     url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)
-    lost = _lost(ArtifactStore(url), set(made))
+    lost = _lost(Folder(url), set(made))
     plans = {name: make_plan(case, artifacts, status) for name, case in named.items()}
     refuse_alone(executor, plans.values(), artifacts)
     with hold(url, lambda: choose_run(url, config, "compare", cases=named, more=changes)):
@@ -161,10 +162,10 @@ def compare(
         return Comparison(url, write_comparison(url, config, results, changes or {}))
 
 
-def _lost(folder: ArtifactStore, made: set[tuple[str, int]]) -> str:
+def _lost(folder: Folder, made: set[tuple[str, int]]) -> str:
     """Name the cases of an earlier table in a folder that are not to be in the new one."""
     try:
-        rows = json.loads(folder.get(folder.path("compare.json")) or b"{}").get("rows", ())
+        rows = json.loads(folder.read("compare.json") or b"{}").get("rows", ())
         left = dict.fromkeys((row["method"], int(row["ipc"])) for row in rows)
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""

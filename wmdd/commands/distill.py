@@ -28,7 +28,8 @@ from wmdd.report.folder import write_run
 from wmdd.report.scores import brief
 from wmdd.stages.pretrain import check_alone
 from wmdd.storage.filesystem import explain, kind, open_fs, read
-from wmdd.storage.store import ArtifactRef, ArtifactStore, absolute_url
+from wmdd.storage.folder import Folder, absolute_url
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 from wmdd.text import printable
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def open_places(
     return url, artifacts
 
 
-def open_folder(option: str, url: str) -> ArtifactStore:
+def open_folder(option: str, url: str) -> Folder:
     """Open a folder, new or old, for what an option names.
 
     Raises:
@@ -226,7 +227,7 @@ def open_folder(option: str, url: str) -> ArtifactStore:
     if url.startswith(("zip:", "tar:", "libarchive:")):
         raise ConfigError(f"{option} {url}: archives are read only; give a folder, s3://, gs:// or sftp://")
     try:
-        folder = ArtifactStore(url)
+        folder = Folder(url)
         is_file = kind(folder.fs, folder.root) == "file"
     except ConfigError as exc:
         raise ConfigError(f"{option} {exc}") from exc
@@ -243,12 +244,8 @@ def open_store(store: str | None, run: str) -> ArtifactStore:
     Raises:
         ConfigError: as `open_folder` does.
     """
-    if store:
-        return open_folder("--store", store)
-    option = f"--run {run}: its store"
-    artifacts = open_folder(option, beside(run))
-    artifacts.option = option
-    return artifacts
+    option, url = ("--store", store) if store else (f"--run {run}: its store", beside(run))
+    return ArtifactStore(open_folder(option, url).url, option)
 
 
 _HOLDS = {
@@ -262,7 +259,7 @@ _HOLDS = {
 _MARKS = {"distill": "run.json", "compare": "compare.json", "rank": "ranking.json", "tune": "tune.json"}
 
 
-def open_run(url: str, mark: str) -> ArtifactStore:
+def open_run(url: str, mark: str) -> Folder:
     """Open a run folder for one command; `mark` is the file that tells its folders from those of others.
 
     Raises:
@@ -270,7 +267,7 @@ def open_run(url: str, mark: str) -> ArtifactStore:
     """
     folder = open_folder("--run", url)
     for file, what in _HOLDS.items():
-        if file != mark and folder.get(folder.path(file)) is not None:
+        if file != mark and folder.read(file) is not None:
             raise ConfigError(f"--run {url}: holds {what}, and would hold parts of both; give another folder")
     return folder
 
@@ -280,8 +277,8 @@ def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
     note_config(url, plan.config)
     facts = {"schema": 1, "store": store.url, "index": plan.index_ref.key, "weights": plan.weights}
     facts |= {"until": plan.until} if plan.until else {}
-    notes = ArtifactStore(url)
-    notes.put(notes.path("run.json"), json.dumps(facts, indent=1).encode())
+    notes = Folder(url)
+    notes.write("run.json", json.dumps(facts, indent=1).encode())
 
 
 def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> None:
@@ -296,7 +293,7 @@ def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> 
     folder = open_folder("--run", url)
     try:
         forget_other(folder, config, skip)
-        folder.put(folder.path("config.yaml"), portable_yaml(config).encode())
+        folder.write("config.yaml", portable_yaml(config).encode())
     except StorageError as exc:
         raise ConfigError(f"--run {url}: cannot be written {explain(exc.__cause__ or exc)}") from exc
 

@@ -27,8 +27,8 @@ from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.models.teacher import Teacher
 from wmdd.storage.filesystem import kind as kind_of
 from wmdd.storage.filesystem import open_fs, read, tree
+from wmdd.storage.folder import Folder
 from wmdd.storage.marks import EXPORT_MARK
-from wmdd.storage.store import ArtifactStore
 
 FORMATS = {"folder": "export", "ddranking": "export-ddranking"}  # and the folder of the run that each goes to
 _CLASSES_FILE, _WEIGHTS_FILE = "classes.json", "weights.csv"
@@ -107,7 +107,7 @@ def _load(run: str) -> DistilledImages:
         raise no_run(run) from exc
 
 
-def _as_folders(folder: ArtifactStore, images: DistilledImages) -> str:
+def _as_folders(folder: Folder, images: DistilledImages) -> str:
     names = class_folders(images.class_names)
     written = _Export(folder, images, names)
     paths = written.put_images("", images, names)
@@ -168,7 +168,7 @@ class _Export:
         ConfigError: if the folder holds anything else.
     """
 
-    def __init__(self, folder: ArtifactStore, images: DistilledImages, names: list[str], about: str = "") -> None:
+    def __init__(self, folder: Folder, images: DistilledImages, names: list[str], about: str = "") -> None:
         self._folder = folder
         digest = hashlib.blake2b(about.encode(), digest_size=16)
         for part in (images.images, images.labels, images.weights):
@@ -178,8 +178,8 @@ class _Export:
             for class_id, (name, own) in enumerate(zip(images.class_names, names, strict=True))
         ]
         card = json.dumps({"schema": 1, "digest": digest.hexdigest(), "classes": classes}, indent=1).encode()
-        self._present = frozenset(tree(folder.fs, folder.root)) if folder.entries(folder.root) else frozenset()
-        before = folder.get(folder.path(_CLASSES_FILE)) if self._present else None
+        self._present = frozenset(tree(folder.fs, folder.root)) if folder.entries() else frozenset()
+        before = folder.read(_CLASSES_FILE) if self._present else None
         if self._present and before != card:
             held = "is not empty" if before is None else "holds an export of other images"
             raise ConfigError(
@@ -189,10 +189,9 @@ class _Export:
         self.put(EXPORT_MARK, b"")  # in a folder of real images, these are not among them
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file unless it is there."""
-        path = self._folder.path(name)
-        if path not in self._present:
-            self._folder.put(path, data)
+        """Write a file that is not there."""
+        if self._folder.path(name) not in self._present:
+            self._folder.write(name, data)
 
     def put_images(self, below: str, images: DistilledImages, names: list[str]) -> list[str]:
         """Write PNG files by class; return their paths below the folder, in the order of the images."""
@@ -204,7 +203,7 @@ class _Export:
         return paths
 
 
-def _ddranking(run: str, folder: ArtifactStore, images: DistilledImages, dataset: str | None) -> str:
+def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str | None) -> str:
     fs, root = open_fs(run.rstrip("/"))
     try:
         config = from_yaml(read(fs, f"{root}/config.yaml").decode())

@@ -28,7 +28,7 @@ from wmdd.engine.run_folder import choose_run, hold
 from wmdd.engine.run_names import located, set_title
 from wmdd.errors import ConfigError
 from wmdd.report.scores import collect_metrics, committee, scored_on
-from wmdd.storage.store import ArtifactStore
+from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown, printable
 
 RATES = (0.001, 0.005, 0.01, 0.05, 0.1)
@@ -140,7 +140,7 @@ def rank(
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
     config = located(config)
     url, artifacts = open_places(run, store, config, "rank", listener, more=own_options(rates, weight))
-    _refuse_other(ArtifactStore(url), rates, weight)
+    _refuse_other(Folder(url), rates, weight)
     made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
     plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
     refuse_alone(executor, plans.values(), artifacts)
@@ -157,9 +157,9 @@ def rank(
         for (purpose, rate), plan in plans.items():
             found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
         facts = _facts(config, found, weight) | {"rates": list(rates)}
-        folder = ArtifactStore(url)
-        folder.put(folder.path("ranking.json"), json.dumps(facts, indent=1).encode())
-        folder.put(folder.path("ranking.md"), markdown(facts).encode())
+        folder = Folder(url)
+        folder.write("ranking.json", json.dumps(facts, indent=1).encode())
+        folder.write("ranking.md", markdown(facts).encode())
         return Ranking(url, facts)
 
 
@@ -169,10 +169,10 @@ def own_options(rates: Sequence[float], weight: float) -> dict[str, Any]:
     return found if weight == WEIGHT else {**found, "weight": weight}
 
 
-def _refuse_other(folder: ArtifactStore, rates: Sequence[float], weight: float) -> None:
+def _refuse_other(folder: Folder, rates: Sequence[float], weight: float) -> None:
     """Refuse a folder whose ranking was made with other options of its own."""
     try:
-        facts = json.loads(folder.get(folder.path("ranking.json")) or b"{}")
+        facts = json.loads(folder.read("ranking.json") or b"{}")
         before = {name: facts.get(name) for name in ("rates", "weight")}
     except (ValueError, AttributeError):
         return

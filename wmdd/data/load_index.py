@@ -17,7 +17,8 @@ from wmdd.data.set_notes import class_notes, double_notes, pixel_notes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError, StorageError
 from wmdd.keys import content_key
-from wmdd.storage.store import ArtifactRef, ArtifactStore, absolute_url
+from wmdd.storage.folder import absolute_url
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 Cut = tuple[dict[str, Any], Callable[[DatasetIndex], DatasetIndex]]
 
@@ -41,7 +42,7 @@ def load_index(
     path, upright = config.data.path, config.data.exif_orientation == "apply"
     url = absolute_url(path)
     if path.startswith(TORCHVISION):
-        url = from_torchvision(path, store, config.data.download, on_progress, upright=upright)
+        url = from_torchvision(path, store.folder, config.data.download, on_progress, upright=upright)
     listing = list_files(url)
     subset, classes = config.data.subset, config.data.classes
     if subset is None and classes is None:

@@ -9,7 +9,7 @@ import operator
 import os
 import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from wmdd.data.decoding.decoder import turned
 from wmdd.data.decoding.pixels import png
 from wmdd.data.hf_parquet import image_table
 from wmdd.errors import DataError
+from wmdd.storage.folder import Folder
 from wmdd.text import one_line, suggestion
 
 TORCHVISION = "torchvision:"
@@ -31,28 +32,6 @@ _ARGUMENTS = {
     "INaturalist": {"train": {"version": "2021_train"}, "val": {"version": "2021_valid"}},
     "LSUN": {"train": {"classes": "train"}, "val": {"classes": "val"}},
 }
-
-
-class Folder(Protocol):
-    """A folder to write into, such as `wmdd.storage.store.ArtifactStore`."""
-
-    root: str
-    url: str
-
-    def path(self, *parts: str) -> str:
-        """Return the path of a file below."""
-
-    def get(self, path: str) -> bytes | None:
-        """Return a file's content; None if it is absent."""
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file."""
-
-    def entries(self, folder: str) -> list[dict[str, Any]]:
-        """Return what is in a folder, as fsspec lists it."""
-
-    def drop(self, path: str) -> None:
-        """Remove a file."""
 
 
 def from_torchvision(
@@ -77,9 +56,9 @@ def from_torchvision(
     name, _, query = path.removeprefix(TORCHVISION).partition("?")
     options = {key: _value(text) for key, text in urllib.parse.parse_qsl(query)}
     label = urllib.parse.quote(path.removeprefix(TORCHVISION), safe="").replace("%", "_")
-    parts = ("torchvision", f"{label}-upright" if upright else label)
-    target = f"{folder.url.rstrip('/')}/{'/'.join(parts)}"
-    if folder.get(folder.path(*parts, "complete.json")) is not None:
+    own = f"torchvision/{label}-upright" if upright else f"torchvision/{label}"
+    target = f"{folder.url.rstrip('/')}/{own}"
+    if folder.read(f"{own}/complete.json") is not None:
         return target
     kind = _kind(path, name)
     counts, written = dict[str, int](), set[str]()
@@ -92,11 +71,12 @@ def from_torchvision(
             counts[split] = len(images)
             for number, data in enumerate(_files(images, names, on_progress, upright)):
                 written.add(f"{split}-{number:05d}.parquet")
-                folder.put(folder.path(*parts, f"{split}-{number:05d}.parquet"), data)
-    for item in folder.entries(folder.path(*parts)):  # files of an interrupted run of another version
-        if item["name"].rpartition("/")[2] not in written:
-            folder.drop(item["name"])
-    folder.put(folder.path(*parts, "complete.json"), json.dumps({"from": path, "images": counts}).encode())
+                folder.write(f"{own}/{split}-{number:05d}.parquet", data)
+    for item in folder.entries(own):  # what an interrupted run of another version left
+        name = item["name"].rpartition("/")[2]
+        if name not in written:
+            folder.remove(f"{own}/{name}")
+    folder.write(f"{own}/complete.json", json.dumps({"from": path, "images": counts}).encode())
     return target
 
 

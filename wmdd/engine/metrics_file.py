@@ -11,10 +11,11 @@ from typing import Any
 
 from wmdd.engine.events import Event
 from wmdd.errors import StorageError
-from wmdd.storage.filesystem import again, is_local
-from wmdd.storage.store import ArtifactStore
+from wmdd.storage.filesystem import again
+from wmdd.storage.folder import Folder
 
 logger = logging.getLogger(__name__)
+NAME = "metrics.jsonl"
 REWRITE_EVERY_S = 10.0
 
 
@@ -27,10 +28,9 @@ class MetricsFile:
     """
 
     def __init__(self, url: str) -> None:
-        self._folder = ArtifactStore(url)
-        self._path = self._folder.path("metrics.jsonl")
-        self._local = is_local(self._folder.fs)
-        before = None if self._local else self._folder.get(self._path)
+        self._folder = Folder(url)
+        self._local = self._folder.is_local
+        before = None if self._local else self._folder.read(NAME)
         self._lines: list[str] = [before.decode()] if before else []
         self._begun = self._written = time.monotonic()
         self._warned = False
@@ -56,7 +56,7 @@ class MetricsFile:
             if self._local:
                 again(self._append)
             else:
-                self._folder.put(self._path, "".join(self._lines).encode())
+                self._folder.write(NAME, "".join(self._lines).encode())
         except (OSError, StorageError) as exc:
             if not self._warned:
                 logger.warning("metrics.jsonl: %s", exc)
@@ -65,7 +65,7 @@ class MetricsFile:
     def _append(self) -> None:
         self._folder.fs.makedirs(self._folder.root, exist_ok=True)
         data = "".join(self._lines).encode()
-        with open(self._path, "ab", buffering=0) as out:
+        with open(self._folder.path(NAME), "ab", buffering=0) as out:
             before = out.seek(0, os.SEEK_END)
             if out.write(data) != len(data):
                 out.truncate(before)  # the lines are written again when there is room

@@ -16,7 +16,8 @@ from wmdd.engine.preflight import check, check_weights
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file, read_bytes
 from wmdd.stages import STAGES
-from wmdd.storage.store import ArtifactRef, ArtifactStore, absolute_url
+from wmdd.storage.folder import absolute_url
+from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
 TEACHER, BESIDE = "teacher", "teacher-"
@@ -92,7 +93,7 @@ def make_plan(
         ConfigError, DataError: one line, before anything runs.
     """
     # A store with a teacher may hold this run's, whose weights need not be fetched again.
-    is_new = not store.entries(store.path("pretrain"))
+    is_new = not store.folder.entries("pretrain")
     index, ref = load_index(
         config, store, on_progress, lambda num_classes: check_weights(config, num_classes, fetch=is_new)
     )

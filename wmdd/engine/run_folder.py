@@ -17,8 +17,8 @@ from wmdd.engine.run_names import digest, run_name, same_but
 from wmdd.errors import ConfigError
 from wmdd.keys import content_key
 from wmdd.storage.filesystem import entries, is_local, kind, open_fs
+from wmdd.storage.folder import Folder, absolute_url
 from wmdd.storage.marks import own_folders
-from wmdd.storage.store import ArtifactStore, absolute_url
 
 WAIT_S = 10.0  # for a run that was told to end
 SIZES = frozenset({"barycenter.ipc"})  # a comparison has several
@@ -142,22 +142,22 @@ def _other(url: str, config: DistillConfig, cases: Mapping[str, DistillConfig] |
     skip = SIZES if cases is not None else ()
     found = [_other(f"{url}/{name}", case, None) for name, case in (cases or {}).items()]
     try:
-        found += [same_but(before, config, skip) for before in _held(ArtifactStore(url))]
+        found += [same_but(before, config, skip) for before in _held(Folder(url))]
     except ConfigError as exc:
         found.append(f"options that this version of wmdd does not take ({exc})")
     return next(filter(None, found), "")
 
 
-def _held(folder: ArtifactStore) -> list[DistillConfig]:
+def _held(folder: Folder) -> list[DistillConfig]:
     """Return the configurations of a folder's finished run, and of the one that has begun to finish units.
 
     Raises:
         ConfigError: if the finished one is of another version, which knows other options.
     """
-    found, results = [], [folder.get(folder.path(name)) for name in _RESULTS]
+    found, results = [], [folder.read(name) for name in _RESULTS]
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found.append(parse_config(json.loads(results[0] or b"")["config"]))
-    if any(results) or b'"kind": "unit"' in (folder.get(folder.path("metrics.jsonl")) or b""):
+    if any(results) or b'"kind": "unit"' in (folder.read("metrics.jsonl") or b""):
         found += _noted(folder)
     return found
 
@@ -168,9 +168,9 @@ def replaced(url: str, scores: Mapping[str, str]) -> str:
     Args:
         scores: keys of the new run's results by unit.
     """
-    folder = ArtifactStore(url)
+    folder = Folder(url)
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        before = dict(json.loads(folder.get(folder.path("manifest.json")) or b"")["artifacts"]["evaluate"])
+        before = dict(json.loads(folder.read("manifest.json") or b"")["artifacts"]["evaluate"])
         if any(before.get(unit, key) != key for unit, key in scores.items()):
             return (
                 f"{url}: images, weights or wmdd's version have changed since its last run, whose results are replaced "
@@ -179,13 +179,13 @@ def replaced(url: str, scores: Mapping[str, str]) -> str:
     return ""
 
 
-def _noted(folder: ArtifactStore) -> list[DistillConfig]:
+def _noted(folder: Folder) -> list[DistillConfig]:
     with contextlib.suppress(ValueError, ConfigError):  # damaged: the run that comes writes it again
-        return [from_yaml((folder.get(folder.path("config.yaml")) or b"").decode())]
+        return [from_yaml((folder.read("config.yaml") or b"").decode())]
     return []
 
 
-def forget_other(folder: ArtifactStore, config: DistillConfig, skip: Collection[str] = ()) -> None:
+def forget_other(folder: Folder, config: DistillConfig, skip: Collection[str] = ()) -> None:
     """Remove what tells of a run of another configuration, which is given up or finished nothing: two must not mix.
 
     Args:
@@ -193,7 +193,7 @@ def forget_other(folder: ArtifactStore, config: DistillConfig, skip: Collection[
     """
     if any(same_but(before, config, skip) for before in _noted(folder)):
         for name in ("manifest.json", "metrics.jsonl"):
-            folder.drop(folder.path(name))
+            folder.remove(name)
 
 
 @contextlib.contextmanager
@@ -206,8 +206,8 @@ def hold(url: str, check: Callable[[], object] = lambda: None) -> Iterator[None]
     Raises:
         ConfigError: if another process is at work there, and as the check does.
     """
-    folder = ArtifactStore(url)
-    lock = _lock(Path(folder.root), url) if is_local(folder.fs) else None
+    folder = Folder(url)
+    lock = _lock(Path(folder.root), url) if folder.is_local else None
     if lock is None:
         yield
         return

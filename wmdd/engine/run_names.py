@@ -15,7 +15,7 @@ from wmdd.config.resolve import under_protocol
 from wmdd.errors import ConfigError
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file
-from wmdd.storage.store import absolute_url
+from wmdd.storage.folder import absolute_url
 
 # Where and how a run computes, and what changes nothing that a report shows.
 _NOT_COMPARED = frozenset({"data.download", "evaluate.val_batch_size", "evaluate.protocol"})

@@ -12,7 +12,7 @@ from wmdd.engine.run_names import portable_yaml, set_title
 from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
 from wmdd.report.scores import committee, scored_on
-from wmdd.storage.store import ArtifactStore
+from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown, escape_tex, printable
 
 Results = dict[tuple[str, int], dict[str, Any]]
@@ -27,12 +27,12 @@ def write_comparison(
     Args:
         changes: options of single methods, which every table names.
     """
-    folder = ArtifactStore(url)
+    folder = Folder(url)
     facts = _facts(config, results) | {"changes": {name: dict(options) for name, options in changes.items()}}
     for kind, data in (("md", markdown(facts)), ("tex", latex(facts)), ("json", json.dumps(facts, indent=1))):
-        folder.put(folder.path(f"compare.{kind}"), data.encode())
-    folder.put(folder.path("compare.png"), plot_png(facts))
-    folder.put(folder.path("config.yaml"), portable_yaml(config).encode())
+        folder.write(f"compare.{kind}", data.encode())
+    folder.write("compare.png", plot_png(facts))
+    folder.write("config.yaml", portable_yaml(config).encode())
     return facts
 
 

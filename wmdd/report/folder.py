@@ -16,6 +16,7 @@ from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
+from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import counted
 
@@ -29,27 +30,24 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     Args:
         url: of the folder; files of an earlier run in it are replaced.
     """
-    folder = ArtifactStore(url)
-
-    def put(name: str, data: bytes) -> None:
-        folder.put(folder.path(name), data)
+    folder = Folder(url)
 
     metrics = collect_metrics(plan, store)
     manifest = _manifest(plan, store, metrics)
-    put("config.yaml", portable_yaml(plan.config).encode())
-    put("teacher.safetensors", store.files(plan.units("pretrain")[0].ref).read("teacher.safetensors"))
+    folder.write("config.yaml", portable_yaml(plan.config).encode())
+    folder.write("teacher.safetensors", store.files(plan.units("pretrain")[0].ref).read("teacher.safetensors"))
     _write_images(folder, plan, store)
     _write_labels(folder, plan, store)
-    put("metrics.json", json.dumps(metrics, indent=1).encode())
-    put("report.html", report_html(plan, store, metrics, manifest).encode())
-    put("manifest.json", json.dumps(manifest, indent=1).encode())
+    folder.write("metrics.json", json.dumps(metrics, indent=1).encode())
+    folder.write("report.html", report_html(plan, store, metrics, manifest).encode())
+    folder.write("manifest.json", json.dumps(manifest, indent=1).encode())
     return metrics
 
 
-def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
+def _write_images(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
     refs, names = plan.made[1], plan.index.class_names
     if not refs:
-        folder.drop(folder.path("images.png"))
+        folder.remove("images.png")
         return _drop_others(folder, "images", set())
     per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
     starts = range(0, len(refs), per_shard)
@@ -58,20 +56,20 @@ def _write_images(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
         classes: list[DistilledClass] = [load_value(ref, store) for ref in refs[start : start + per_shard]]
         out = io.BytesIO()
         pq.write_table(images_table(classes, names), out)
-        folder.put(folder.path("images", file), out.getvalue())
+        folder.write(f"images/{file}", out.getvalue())
     _drop_others(folder, "images", set(files))
     shown: list[DistilledClass] = [load_value(ref, store) for ref in refs[:MAX_ROWS]]
     picture = grid_png([(names[item.class_id], item.images) for item in shown])
-    folder.put(folder.path("images.png"), picture)
+    folder.write("images.png", picture)
 
 
-def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> None:
+def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
     blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == plan.made[0]]
     if plan.until and not blocks:
         return _drop_others(folder, "labels", set())
     files = [f"part-{number:05d}.parquet" for number in range(len(blocks))]
     for file, unit in zip(files, blocks, strict=True):
-        folder.put(folder.path("labels", file), store.files(unit.ref).read("labels.parquet"))
+        folder.write(f"labels/{file}", store.files(unit.ref).read("labels.parquet"))
     _drop_others(folder, "labels", {*files, "manifest.json"})
     facts = {
         "schema": 1,
@@ -82,14 +80,15 @@ def _write_labels(folder: ArtifactStore, plan: Plan, store: ArtifactStore) -> No
         "normalization": plan.config.data.normalization,
         "logits": "float16, before softmax; one row group per label batch; image = row of images/ in file order",
     }
-    folder.put(folder.path("labels", "manifest.json"), json.dumps(facts, indent=1).encode())
+    folder.write("labels/manifest.json", json.dumps(facts, indent=1).encode())
 
 
-def _drop_others(folder: ArtifactStore, name: str, kept: set[str]) -> None:
+def _drop_others(folder: Folder, name: str, kept: set[str]) -> None:
     """Remove an earlier run's files, which another number of shards would leave behind."""
-    for item in folder.entries(folder.path(name)):
-        if item["type"] != "directory" and item["name"].rpartition("/")[2] not in kept:
-            folder.drop(item["name"])
+    for item in folder.entries(name):
+        file = item["name"].rpartition("/")[2]
+        if item["type"] != "directory" and file not in kept:
+            folder.remove(f"{name}/{file}")
 
 
 def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict[str, Any]:

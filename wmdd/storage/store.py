@@ -2,14 +2,13 @@
 
 Layout below the root: ``STAGE/KEY/ATTEMPT/FILE...`` and ``STAGE/KEY/commit.json``, which names the attempt, and the
 size and digest of its files. The commit is written last and in one piece, so that a reader sees all or nothing, on
-object stores too; two processes that write the same key each fill an attempt of their own, and either may win.
+object stores too. Two processes that write the same key each fill their own attempt, and either may win.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import posixpath
 import time
 import uuid
@@ -19,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from wmdd.errors import ArtifactError, ConfigError, StorageError
-from wmdd.process.home import expand_home
 from wmdd.storage.artifact import Artifact
-from wmdd.storage.filesystem import entries, explain, is_local, open_fs, read, remove, write
+from wmdd.storage.filesystem import explain
+from wmdd.storage.folder import Folder
 from wmdd.storage.marks import STORE_MARK
 
 A = TypeVar("A", bound=Artifact)
@@ -50,77 +49,65 @@ class StoredFiles:
     commit: dict[str, Any]
 
     def read(self, name: str) -> bytes:
-        """Give a file's content.
+        """Return a file's content.
 
         Raises:
-            ArtifactError: if it is not what was committed. The commit is withdrawn, so that the next run makes it anew.
+            ArtifactError: if it is not what was committed. The commit is withdrawn, so that the next run computes the
+                artifact again.
         """
-        facts = self.commit["files"].get(name)
-        path = self.store.path(self.ref.folder, self.commit["attempt"], name)
+        expected = self.commit["files"].get(name)
+        path = posixpath.join(self.ref.folder, self.commit["attempt"], name)
         for _ in range(2):  # bytes may be lost on their way, too
-            data = self.store.get(path)
-            if facts and data is not None and len(data) == facts["size"] and _digest(data) == facts["digest"]:
+            data = self.store.folder.read(path)
+            if expected and data is not None and _described(data) == expected:
                 return data
         self.store.withdraw(self.ref)
-        raise ArtifactError(f"{path} is damaged; it was withdrawn, run the same command again to make it anew")
+        full = self.store.folder.path(path)
+        raise ArtifactError(f"{full} is damaged; it was withdrawn, and the same command computes it again")
 
 
 class ArtifactStore:
-    """Artifacts below a URL.
+    """Artifacts in a folder.
 
     Args:
-        url: local path or fsspec URL; made when it does not exist.
+        url: local path or fsspec URL; created if it does not exist.
+        option: that named it, for error messages.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = absolute_url(url)
-        self.fs, self.root = open_fs(self.url)
-        self.option = "--store"  # that named it, for what is refused
+    def __init__(self, url: str, option: str = "--store") -> None:
+        self.folder = Folder(url)
+        self.url = self.folder.url
+        self._option = option
         self._kept: dict[str, tuple[ArtifactRef, Any]] = {}
 
     def __reduce__(self) -> tuple[type[ArtifactStore], tuple[str]]:
         return ArtifactStore, (self.url,)
 
-    def path(self, *parts: str) -> str:
-        """Join names below the root."""
-        return posixpath.join(self.root, *parts)
-
     def commit_of(self, ref: ArtifactRef) -> dict[str, Any] | None:
-        """Give an artifact's commit, or None when it is absent, or its files are not all there in full size."""
-        data = self.get(self.path(ref.folder, "commit.json"))
+        """Return an artifact's commit, or None if it is absent, or its files are not all there in full size."""
+        data = self.folder.read(f"{ref.folder}/commit.json")
         if data is None:
             return None
         try:
             commit: dict[str, Any] = json.loads(data)
-            folder = self.path(ref.folder, commit["attempt"])
-            sizes = {posixpath.basename(item["name"]): item["size"] for item in self.entries(folder)}
-            whole = all(sizes.get(name) == facts["size"] for name, facts in commit["files"].items())
+            listed = self.folder.entries(posixpath.join(ref.folder, commit["attempt"]))
+            sizes = {posixpath.basename(item["name"]): item["size"] for item in listed}
+            is_whole = all(sizes.get(name) == file["size"] for name, file in commit["files"].items())
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
-        return commit if whole else None
-
-    def entries(self, folder: str) -> list[dict[str, Any]]:
-        """List a folder as fsspec does with ``detail``; an absent one is empty.
-
-        Raises:
-            StorageError: when it cannot be listed.
-        """
-        try:
-            return entries(self.fs, folder)
-        except (OSError, EOFError) as exc:
-            raise _storage_error(folder, "read", exc) from exc
+        return commit if is_whole else None
 
     def absent(self, refs: Iterable[ArtifactRef]) -> set[ArtifactRef]:
-        """Find the artifacts that are not in the store."""
+        """Return the artifacts that are not in the store."""
         return {ref for ref, commit in self.commits(refs).items() if commit is None}
 
     def commits(self, refs: Iterable[ArtifactRef]) -> dict[ArtifactRef, dict[str, Any] | None]:
-        """Give the commits of artifacts as `commit_of` does; far stores are asked for many at a time."""
+        """Return the commits of artifacts as `commit_of` does; remote stores are asked for many at a time."""
         wanted = list(dict.fromkeys(refs))
-        if is_local(self.fs):
+        if self.folder.is_local:
             return {ref: self.commit_of(ref) for ref in wanted}
-        with ThreadPoolExecutor(16) as pool:
-            return dict(zip(wanted, pool.map(self.commit_of, wanted), strict=True))
+        with ThreadPoolExecutor(16) as threads:
+            return dict(zip(wanted, threads.map(self.commit_of, wanted), strict=True))
 
     def __contains__(self, ref: ArtifactRef) -> bool:
         return self.commit_of(ref) is not None
@@ -129,18 +116,18 @@ class ArtifactStore:
         """Store a value atomically; if another process was first, its artifact stays.
 
         Args:
-            facts: JSON-able notes kept in the commit (seconds, versions, hardware).
+            facts: JSON-able entries of the commit (seconds, versions, hardware).
         """
         if ref in self:
             return
         attempt = uuid.uuid4().hex[:12]
         files = {}
         for name, data in value.to_files().items():
-            self.put(self.path(ref.folder, attempt, name), data)
-            files[name] = {"size": len(data), "digest": _digest(data)}
+            self.folder.write(posixpath.join(ref.folder, attempt, name), data)
+            files[name] = _described(data)
         commit = {"schema": 1, "stage": ref.stage, "unit": ref.unit, "attempt": attempt, "files": files}
         commit |= {"saved_at": time.time(), **(facts or {})}
-        self.put(self.path(ref.folder, "commit.json"), json.dumps(commit).encode())
+        self.folder.write(f"{ref.folder}/commit.json", json.dumps(commit).encode())
 
     def files(self, ref: ArtifactRef) -> StoredFiles:
         """Open a committed artifact.
@@ -166,85 +153,39 @@ class ArtifactStore:
         """Remove an artifact's commit, which makes it absent."""
         if ref.stage in self._kept and self._kept[ref.stage][0] == ref:
             del self._kept[ref.stage]
-        self.drop(self.path(ref.folder, "commit.json"))
-
-    def put(self, path: str, data: bytes) -> None:
-        """Write a file in one piece: readers see the old content or the new, never a part.
-
-        Raises:
-            StorageError: when it cannot be written, also after more tries; names path and reason.
-        """
-        try:
-            write(self.fs, path, data)
-        except (OSError, EOFError) as exc:
-            raise _storage_error(path, "written", exc) from exc
-
-    def get(self, path: str) -> bytes | None:
-        """Read a file, or give None when there is none.
-
-        Raises:
-            StorageError: when it cannot be read: a store that fails is not an empty one.
-        """
-        try:
-            return read(self.fs, path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except (OSError, EOFError) as exc:
-            raise _storage_error(path, "read", exc) from exc
-
-    def write_note(self, name: str, data: bytes) -> None:
-        """Write a mutable note (a resume point, a cached index) below ``notes/``."""
-        self.put(self.path("notes", name), data)
-
-    def check_writable(self) -> None:
-        """Mark the store as one, write a note and remove it, before work whose result would have no place.
-
-        Raises:
-            ConfigError: if nothing can be written here.
-        """
-        name = f"probe-{uuid.uuid4().hex}"
-        try:
-            if self.get(self.path(STORE_MARK)) is None:  # who lists images here leaves them out
-                self.put(self.path(STORE_MARK), b"")
-            self.write_note(name, b"")
-            self.drop_note(name)
-        except StorageError as exc:
-            reason = explain(exc.__cause__ or exc)
-            if self.option == "--store":
-                raise ConfigError(f"--store {self.url}: cannot be written {reason}") from exc
-            raise ConfigError(
-                f"{self.option} {self.url} cannot be written {reason}; give another --run, or --store URL"
-            ) from exc
+        self.folder.remove(f"{ref.folder}/commit.json")
 
     def read_note(self, name: str) -> bytes | None:
-        """Read a note, or None when there is none."""
-        return self.get(self.path("notes", name))
+        """Return a mutable note below ``notes/`` (a resume point, a cached index), or None if it does not exist."""
+        return self.folder.read(f"notes/{name}")
+
+    def write_note(self, name: str, data: bytes) -> None:
+        """Write a note, in place of one of the same name."""
+        self.folder.write(f"notes/{name}", data)
 
     def drop_note(self, name: str) -> None:
-        """Remove a note that has served its purpose."""
-        self.drop(self.path("notes", name))
+        """Remove a note; an absent one is no error."""
+        self.folder.remove(f"notes/{name}")
 
-    def drop(self, path: str) -> None:
-        """Remove a file; an absent one is no error.
+    def check_writable(self) -> None:
+        """Mark the folder as a store and write into it, before work whose result could not be kept.
 
         Raises:
-            StorageError: when it cannot be removed.
+            ConfigError: if nothing can be written there.
         """
         try:
-            remove(self.fs, path)
-        except (OSError, EOFError) as exc:
-            raise _storage_error(path, "removed", exc) from exc
+            if self.folder.read(STORE_MARK) is None:  # who lists images here leaves them out
+                self.folder.write(STORE_MARK, b"")
+            self.folder.check_writable("notes")
+        except StorageError as exc:
+            reason = explain(exc.__cause__ or exc)
+            if self._option == "--store":
+                raise ConfigError(f"--store {self.url}: cannot be written {reason}") from exc
+            raise ConfigError(
+                f"{self._option} {self.url} cannot be written {reason}; give another --run, or --store URL"
+            ) from exc
 
 
-def _storage_error(path: str, verb: str, exc: BaseException) -> StorageError:
-    return StorageError(f"{path} cannot be {verb} {explain(exc)}")
-
-
-def absolute_url(url: str) -> str:
-    """Make a local path absolute, so that a worker in another folder means the same place; URLs stay."""
-    url = expand_home(url)
-    return url if "://" in url or url.startswith("builtin:") else os.path.abspath(url)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def _described(data: bytes) -> dict[str, Any]:
+    """Return what a commit says of a file."""
+    return {"size": len(data), "digest": hashlib.blake2b(data, digest_size=16).hexdigest()}

@@ -1,0 +1,111 @@
+"""A folder at a local path or fsspec URL: whole files are read, written in one piece, listed and removed."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import uuid
+from typing import Any
+
+from wmdd.errors import StorageError
+from wmdd.process.home import expand_home
+from wmdd.storage.filesystem import entries, explain, is_local, open_fs, read, remove, write
+
+
+class Folder:
+    """A folder, which need not exist: it is created with its first file.
+
+    Names of files are relative to it, with ``/`` between their parts.
+
+    Args:
+        url: local path or fsspec URL.
+
+    Raises:
+        ConfigError: if there is no such file system, or it cannot be reached.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = absolute_url(url)
+        self.fs, self.root = open_fs(self.url)
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self.url,)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on this machine's own file system."""
+        return is_local(self.fs)
+
+    def path(self, *names: str) -> str:
+        """Return the path of a file or folder below, as the file system takes it."""
+        return posixpath.join(self.root, *names)
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file, or None if it does not exist.
+
+        Raises:
+            StorageError: if it cannot be read: a storage that fails is not an empty one.
+        """
+        path = self.path(name)
+        try:
+            return read(self.fs, path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        except (OSError, EOFError) as exc:
+            raise _error(path, "read", exc) from exc
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file in one piece: readers see the old content or the new, never a part.
+
+        Raises:
+            StorageError: if it cannot be written after several tries; names path and reason.
+        """
+        path = self.path(name)
+        try:
+            write(self.fs, path, data)
+        except (OSError, EOFError) as exc:
+            raise _error(path, "written", exc) from exc
+
+    def remove(self, name: str) -> None:
+        """Remove a file; an absent one is no error.
+
+        Raises:
+            StorageError: if it cannot be removed.
+        """
+        path = self.path(name)
+        try:
+            remove(self.fs, path)
+        except (OSError, EOFError) as exc:
+            raise _error(path, "removed", exc) from exc
+
+    def entries(self, name: str = "") -> list[dict[str, Any]]:
+        """Return the files and folders in a folder below, as fsspec's ``ls`` with ``detail``; an absent one is empty.
+
+        Raises:
+            StorageError: if it cannot be listed.
+        """
+        path = self.path(name) if name else self.root
+        try:
+            return entries(self.fs, path)
+        except (OSError, EOFError) as exc:
+            raise _error(path, "read", exc) from exc
+
+    def check_writable(self, name: str = "") -> None:
+        """Write an empty file into a folder below and remove it, before work whose result could not be kept.
+
+        Raises:
+            StorageError: if files cannot be written there.
+        """
+        probe = posixpath.join(name, f"probe-{uuid.uuid4().hex}")
+        self.write(probe, b"")
+        self.remove(probe)
+
+
+def _error(path: str, verb: str, exc: BaseException) -> StorageError:
+    return StorageError(f"{path} cannot be {verb} {explain(exc)}")
+
+
+def absolute_url(url: str) -> str:
+    """Return a local path as an absolute one, which means the same to a worker in another folder; URLs stay."""
+    url = expand_home(url)
+    return url if "://" in url or url.startswith("builtin:") else os.path.abspath(url)
