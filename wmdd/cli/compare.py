@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, as_typed, check_cluster, common, configure, file_of
@@ -61,12 +60,13 @@ def compare(
     _refuse_dropped(config, base_of(params["recipe_name"], None, file_of(params)), chosen, changes)
     check_cluster(executor, config, params)
     from wmdd.commands.compare import compare as run
+    from wmdd.report.comparison import columns
 
     console = Terminal()
     sizes = ipcs or [config.barycenter.ipc]
     with shown_on(console) as reports:
         result = run(config, chosen, sizes, changes=changes, run=run_url, store=store, executor=executor, **reports)
-    console.print(_table(result.facts))
+    console.print(columns(result.facts))
     names = "compare.json, compare.md, compare.tex, compare.png"
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
 
@@ -124,15 +124,3 @@ def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, 
             before = f"--set {method}: "
             raise (as_typed(exc, typed[method], before) if exc.mistakes else ConfigError(f"{before}{exc}")) from exc
     return by_method
-
-
-def _table(facts: dict[str, Any]) -> Table:
-    from wmdd.report.comparison import cells, changed, protocols_of
-    from wmdd.report.scores import scored_on
-
-    title = f"{facts['set']}: top-1 of the last epoch in % on {scored_on(facts)}, {protocols_of(facts)}{changed(facts)}"
-    names = (Column(name, no_wrap=True) for name in ("method", "student"))
-    table = Table(*names, *(f"{ipc} per class" for ipc in facts["ipc"]), title=title)
-    for row in cells(facts):
-        table.add_row(*row)
-    return table

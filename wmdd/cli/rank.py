@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import click
-from rich.table import Column, Table
 
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
@@ -36,19 +35,13 @@ def rank(run_url: str | None, store: str | None, executor: str, rates: str, weig
     config = configure(params)
     chosen = read_rates(rates)
     check_cluster(executor, config, params)
-    from wmdd.commands.rank import HEAD, TRAINING_HEAD, caption, cells, training_cells
     from wmdd.commands.rank import rank as run
+    from wmdd.report.ranking import columns
 
     console = Terminal()
     with shown_on(console) as reports:
         result = run(config, rates=chosen, weight=weight, run=run_url, store=store, executor=executor, **reports)
-    for head, rows, title in (
-        (HEAD, cells(result.facts), caption(result.facts)),
-        (TRAINING_HEAD, training_cells(result.facts), "how each was trained"),
-    ):
-        table = Table(Column(head[0], no_wrap=True), *head[1:], pad_edge=False, title=title)
-        for row in rows:
-            table.add_row(*row)
+    for table in columns(result.facts):
         console.print(table)
     console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True)
 

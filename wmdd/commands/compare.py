@@ -159,7 +159,7 @@ def compare(
             workers.close()
             metrics.close()
         results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
-        return Comparison(url, write_comparison(url, config, results, changes or {}))
+        return Comparison(url, write_comparison(Folder(url), config, results, changes or {}))
 
 
 def _lost(folder: Folder, made: set[tuple[str, int]]) -> str:

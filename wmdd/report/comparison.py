@@ -7,43 +7,56 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from rich.table import Table
+
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.run_names import portable_yaml, set_title
 from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
-from wmdd.report.scores import committee, scored_on
+from wmdd.report.scores import scored_on, teachers_of
+from wmdd.report.tables import console_table, latex_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
-from wmdd.text import escape_markdown, escape_tex, printable
+from wmdd.text import escape_markdown
 
 Results = dict[tuple[str, int], dict[str, Any]]
-_KINDS = {"top1_last": "", "top1_ema_last": ", EMA"}
+_SCORES = {"top1_last": "", "top1_ema_last": ", EMA"}
+# Of a run's metrics, what all cases of a comparison share.
+_SHARED = (
+    "classes",
+    "train_images",
+    "validation_images",
+    "validation_digest",
+    "teacher",
+    "labelled_with",
+    "protocol",
+)
 
 
 def write_comparison(
-    url: str, config: DistillConfig, results: Results, changes: Mapping[str, Mapping[str, Any]]
+    folder: Folder, config: DistillConfig, results: Results, changes: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Write ``compare.json``, ``.md``, ``.tex`` and ``.png``; give the content of the first.
+    """Write ``compare.json``, ``.md``, ``.tex`` and ``.png``, and return the content of the first.
 
     Args:
+        results: metrics of each case, by method and images per class.
         changes: options of single methods, which every table names.
     """
-    folder = Folder(url)
-    facts = _facts(config, results) | {"changes": {name: dict(options) for name, options in changes.items()}}
-    for kind, data in (("md", markdown(facts)), ("tex", latex(facts)), ("json", json.dumps(facts, indent=1))):
-        folder.write(f"compare.{kind}", data.encode())
-    folder.write("compare.png", plot_png(facts))
+    comparison = _comparison(config, results) | {"changes": {name: dict(values) for name, values in changes.items()}}
+    texts = {"md": markdown(comparison), "tex": latex(comparison), "json": json.dumps(comparison, indent=1)}
+    for suffix, text in texts.items():
+        folder.write(f"compare.{suffix}", text.encode())
+    folder.write("compare.png", plot_png(comparison))
     folder.write("config.yaml", portable_yaml(config).encode())
-    return facts
+    return comparison
 
 
-def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
+def _comparison(config: DistillConfig, results: Results) -> dict[str, Any]:
     first = next(iter(results.values()))
     rows = []
     for (method, ipc), metrics in results.items():
         for student, scores in metrics["students"].items():
-            found = scores["random_real"] if method == "random" else scores["distilled"]
-            rows.append({"method": method, "ipc": ipc, "student": student, "protocol": scores["protocol"], **found})
-    full = {name: scores["full_data"] for name, scores in first["students"].items()}
+            top1 = scores["random_real"] if method == "random" else scores["distilled"]
+            rows.append({"method": method, "ipc": ipc, "student": student, "protocol": scores["protocol"], **top1})
     return {
         "schema": 1,
         "recipe": config.recipe,
@@ -51,175 +64,174 @@ def _facts(config: DistillConfig, results: Results) -> dict[str, Any]:
         "seed": config.seed,
         "methods": list(dict.fromkeys(method for method, _ in results)),
         "ipc": list(dict.fromkeys(ipc for _, ipc in results)),
-        "classes": first["classes"],
-        "train_images": first["train_images"],
-        "validation_images": first["validation_images"],
-        "validation_digest": first["validation_digest"],
-        "teacher": first["teacher"],
-        "labelled_with": first["labelled_with"],
-        "full_data": full,
-        "protocol": first["protocol"],
+        **{name: first[name] for name in _SHARED},
+        "full_data": {name: scores["full_data"] for name, scores in first["students"].items()},
         "rows": rows,
         "seconds": {f"{method}-ipc-{ipc}": metrics["seconds"] for (method, ipc), metrics in results.items()},
     }
 
 
-def cells(facts: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", best: str = "{}") -> list[list[str]]:
-    """Lay out the table: method, student, and a cell in % for each number of images per class.
+def cells(comparison: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", best: str = "{}") -> list[list[str]]:
+    """Return the rows of the table: method, student, and a cell in % for each number of images per class.
 
     Args:
-        plus_minus: between mean and sample deviation over the students' seeds; one student has no deviation.
+        comparison: content of ``compare.json``, as in all functions here.
+        plus_minus: between mean and sample standard deviation over the students' seeds; one student has none.
         mark: around each cell.
-        best: around the highest cell of its column, student and kind (students as they are, or averaged).
+        best: around the highest cell of its column, student and score (students as they are, or averaged).
     """
-    found = {(row["method"], row["student"], row["ipc"]): row for row in facts["rows"]}
+    cases = {(row["method"], row["student"], row["ipc"]): row for row in comparison["rows"]}
     table = []
-    for student in dict.fromkeys(row["student"] for row in facts["rows"]):
-        for kind, suffix in _KINDS.items():
-            for method in facts["methods"]:
+    for student in _students(comparison):
+        for score, suffix in _SCORES.items():
+            for method in comparison["methods"]:
                 line = [method + suffix, student]
-                for ipc in facts["ipc"]:
-                    row = found[method, student, ipc]
-                    if f"{kind}_mean" not in row:
+                for ipc in comparison["ipc"]:
+                    case = cases[method, student, ipc]
+                    if f"{score}_mean" not in case:
                         continue  # no average of this student's weights was kept
-                    mean, std = row[f"{kind}_mean"], row[f"{kind}_std"]
-                    text = mark.format(plus_minus.join(f"{100 * part:.1f}" for part in (mean, std) if part is not None))
-                    top = max(found[other, student, ipc].get(f"{kind}_mean", 0) for other in facts["methods"])
+                    mean = case[f"{score}_mean"]
+                    text = mark.format(percent(mean, case[f"{score}_std"], plus_minus))
+                    top = max(cases[other, student, ipc].get(f"{score}_mean", 0) for other in comparison["methods"])
                     line.append(best.format(text) if mean == top else text)
                 if len(line) > 2:
                     table.append(line)
-        full = facts["full_data"][student]
-        if full:
-            table.append([_every(full), student, *[f"{100 * full['top1']:.1f}"] * len(facts["ipc"])])
+        if full := comparison["full_data"][student]:
+            table.append([_every(full), student, *[percent(full["top1"], None)] * len(comparison["ipc"])])
     return table
 
 
-def changed(facts: dict[str, Any]) -> str:
-    """Name the options that single methods were given, to be added to a caption."""
-    told = [
-        f"{method} with {', '.join(f'{field} {value}' for field, value in options.items())}"
-        for method, options in facts["changes"].items()
-    ]
-    return f"; {'; '.join(told)}" if told else ""
+def _students(comparison: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["student"] for row in comparison["rows"]))
 
 
 def _every(full: dict[str, Any]) -> str:
-    """Name the bound of all data; what a loaded teacher was trained on is not known."""
+    """Return the name of the bound of all data; what a loaded teacher was trained on is not known."""
     return {"loaded teacher": "loaded teacher", "teacher": "all data (the teacher)"}.get(full["from"], "all data")
 
 
-def protocols_of(facts: dict[str, Any]) -> str:
-    """Name the protocol of all scores, or each with the cases that have it: only equal hashes compare."""
+def changed(comparison: dict[str, Any]) -> str:
+    """Return the options that single methods were given, to be added to a caption."""
+    parts = [
+        f"{method} with {', '.join(f'{field} {value}' for field, value in options.items())}"
+        for method, options in comparison["changes"].items()
+    ]
+    return f"; {'; '.join(parts)}" if parts else ""
+
+
+def protocols_of(comparison: dict[str, Any]) -> str:
+    """Return the protocol of all scores, or each with the cases that have it: only equal hashes compare."""
     cases: dict[str, list[tuple[str, int, str]]] = {}
-    for row in facts["rows"]:
+    for row in comparison["rows"]:
         name = f"{row['protocol']['name']} {row['protocol']['hash']}"
         cases.setdefault(name, []).append((row["student"], row["ipc"], row["method"]))
     if len(cases) == 1:
         return f"protocol {next(iter(cases))}"
-    return "protocols " + "; ".join(f"{name} ({_shown(own, facts)})" for name, own in cases.items())
+    return "protocols " + "; ".join(f"{name} ({_shortest(of, comparison)})" for name, of in cases.items())
 
 
-def _shown(own: list[tuple[str, int, str]], facts: dict[str, Any]) -> str:
-    """Name cases (student, images per class, method) by no more than tells them from the others."""
-    every = list(dict.fromkeys(row["student"] for row in facts["rows"]))
+def _shortest(cases: list[tuple[str, int, str]], comparison: dict[str, Any]) -> str:
+    """Return cases (student, images per class, method) by no more than distinguishes them from the others."""
+    students = _students(comparison)
     sizes: dict[str, list[str]] = {}
-    for student in every:
-        whole = [ipc for ipc in facts["ipc"] if all((student, ipc, method) in own for method in facts["methods"])]
-        parts = ["all"] if whole == facts["ipc"] else [f"{ipc} per class" for ipc in whole]
-        parts += [f"{method} at {ipc}" for name, ipc, method in own if name == student and ipc not in whole]
+    for student in students:
+        whole = [
+            ipc for ipc in comparison["ipc"] if all((student, ipc, name) in cases for name in comparison["methods"])
+        ]
+        parts = ["all"] if whole == comparison["ipc"] else [f"{ipc} per class" for ipc in whole]
+        parts += [f"{method} at {ipc}" for name, ipc, method in cases if name == student and ipc not in whole]
         sizes.setdefault(", ".join(parts), []).append(student)
-    told = []
-    for size, students in sizes.items():
+    texts = []
+    for size, of in sizes.items():
         if size:
-            names = "" if students == every else ", ".join(students)
-            told.append(" at ".join(part for part in (names, "" if size == "all" else size) if part))
-    return ", ".join(told)
+            names = "" if of == students else ", ".join(of)
+            texts.append(" at ".join(part for part in (names, "" if size == "all" else size) if part))
+    return ", ".join(texts)
 
 
-def _caption(facts: dict[str, Any]) -> str:
-    seeds = len(facts["rows"][0]["runs"])
-    over = f"mean ± sample deviation of {seeds} students" if seeds > 1 else "one student"
-    teacher = facts["teacher"]
+def _caption(comparison: dict[str, Any], name: str) -> str:
+    seeds = len(comparison["rows"][0]["runs"])
     return (
-        f"{facts['set']}: top-1 in % on {scored_on(facts)}, last epoch, {over}; "
-        f"{protocols_of(facts)}; teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
-        + (" (loaded)" if teacher["loaded"] else "")
-        + committee(facts)
-        + changed(facts)
+        f"{name}: top-1 in % on {scored_on(comparison)}, last epoch, {of_students(seeds)}; "
+        f"{protocols_of(comparison)}; {teachers_of(comparison)}{changed(comparison)}"
     )
 
 
-def markdown(facts: dict[str, Any]) -> str:
-    """Write a table for a README."""
-    name = escape_markdown(facts["set"])
-    head = ["method", "student", *(f"{ipc} per class" for ipc in facts["ipc"])]
-    lines = [head, ["---"] * len(head), *cells(facts, best="**{}**")]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_caption(facts | {'set': name})}\n"
+def _head(comparison: dict[str, Any]) -> list[str]:
+    return ["method", "student", *(f"{ipc} per class" for ipc in comparison["ipc"])]
 
 
-def latex(facts: dict[str, Any]) -> str:
-    """Write a table for a paper; it needs the package booktabs."""
-    head = ["method", "student", *(f"ipc {ipc}" for ipc in facts["ipc"])]
-    rows = [head, *cells(facts, r" \pm ", "${}$", r"{{\boldmath {}}}")]
-    lines = [" & ".join([*map(escape_tex, row[:2]), *row[2:]]) + r" \\" for row in rows]
-    caption = escape_tex(_caption(facts))
-    columns = "ll" + "r" * len(facts["ipc"])
-    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
-    return (
-        f"% {printable(facts['set'])}\n"
-        f"\\begin{{table}}\n\\centering\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
-        f"\\bottomrule\n\\end{{tabular}}\n\\caption{{{caption}}}\n\\end{{table}}\n"
+def markdown(comparison: dict[str, Any]) -> str:
+    """Return the table and its caption for a README."""
+    table = markdown_table(_head(comparison), cells(comparison, best="**{}**"))
+    return f"{table}\n\n{_caption(comparison, escape_markdown(comparison['set']))}\n"
+
+
+def latex(comparison: dict[str, Any]) -> str:
+    """Return the table for a paper."""
+    head = ["method", "student", *(f"ipc {ipc}" for ipc in comparison["ipc"])]
+    rows = cells(comparison, r" \pm ", "${}$", r"{{\boldmath {}}}")
+    name = comparison["set"]
+    return latex_table(head, rows, texts=2, name=name, caption=_caption(comparison, name))
+
+
+def columns(comparison: dict[str, Any]) -> Table:
+    """Return the table for a terminal."""
+    title = (
+        f"{comparison['set']}: top-1 of the last epoch in % on {scored_on(comparison)}, {protocols_of(comparison)}"
+        f"{changed(comparison)}"
     )
+    return console_table(_head(comparison), cells(comparison), names=2, title=title)
 
 
-def plot_png(facts: dict[str, Any]) -> bytes:
-    """Draw top-1, a panel for each student: against images per class, or as bars if there is one number of them."""
-    students = list(dict.fromkeys(row["student"] for row in facts["rows"]))
-    draw, out = _bars if len(facts["ipc"]) == 1 else _lines, io.BytesIO()
-    with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawn, panels):
+def plot_png(comparison: dict[str, Any]) -> bytes:
+    """Draw top-1 against images per class, or as bars if there is one number of them, a panel for each student."""
+    students = _students(comparison)
+    draw = _bars if len(comparison["ipc"]) == 1 else _lines
+    out = io.BytesIO()
+    with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawing, panels):
         for axes, student in zip(panels, students, strict=True):
-            draw(axes, facts, [row for row in facts["rows"] if row["student"] == student])
-            full = facts["full_data"][student]
-            if full:
+            draw(axes, comparison, [row for row in comparison["rows"] if row["student"] == student])
+            if full := comparison["full_data"][student]:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
-            axes.set_title(with_escapes(label(f"{facts['set']}, {student}", 60)), parse_math=False)
+            axes.set_title(with_escapes(label(f"{comparison['set']}, {student}", 60)), parse_math=False)
             axes.set(ylabel="top-1")
             as_percent(axes)
         if draw is _bars:  # from 0, with room for the values above
             panels[0].set_ylim(0, 1.05 * panels[0].get_ylim()[1])
         handles, names = panels[0].get_legend_handles_labels()
         if handles:
-            drawn.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
-        drawn.savefig(out, format="png", dpi=150)
+            drawing.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
+        drawing.savefig(out, format="png", dpi=150)
     return out.getvalue()
 
 
-def _lines(axes: Any, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _lines(axes: Any, comparison: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Draw a student's top-1 against images per class, each method in a colour."""
-    for method in facts["methods"]:
-        own = sorted((row for row in rows if row["method"] == method), key=lambda row: int(row["ipc"]))
-        heights, errors = _scores(own)
+    for method in comparison["methods"]:
+        points = sorted((row for row in rows if row["method"] == method), key=lambda row: int(row["ipc"]))
+        heights, errors = _scores(points)
         # Points of several hashes do not compare, so no line leads from one to the next.
-        line = "-" if len({row["protocol"]["hash"] for row in own}) == 1 else ""
-        sizes = [row["ipc"] for row in own]
+        line = "-" if len({row["protocol"]["hash"] for row in points}) == 1 else ""
+        sizes = [row["ipc"] for row in points]
         axes.errorbar(sizes, heights, errors, label=method, marker="o", linestyle=line, capsize=3)
     axes.set(xlabel="images per class", xscale="log")
-    axes.set_xticks(facts["ipc"], [str(ipc) for ipc in facts["ipc"]])
+    axes.set_xticks(comparison["ipc"], [str(ipc) for ipc in comparison["ipc"]])
     axes.minorticks_off()
 
 
-def _bars(axes: Any, facts: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+def _bars(axes: Any, comparison: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Draw a student's top-1 as a bar for each method, with its value."""
     by_method = {row["method"]: row for row in rows}
-    own = [by_method[method] for method in facts["methods"]]
-    heights, errors = _scores(own)
-    colours = [f"C{place}" for place in range(len(own))]
-    bars = axes.bar(range(len(own)), heights, 0.6, yerr=errors, color=colours, capsize=3)
-    axes.bar_label(bars, [f"{100 * height:.1f}" for height in heights], padding=2, fontsize=8)
-    turned = {"rotation": 20, "ha": "right"} if len(own) > 3 else {}
-    axes.set_xticks(range(len(own)), facts["methods"], **turned)
-    number = facts["ipc"][0]
-    axes.set(xlabel=f"{number} image{'' if number == 1 else 's'} per class", xlim=(-0.7, len(own) - 0.3))
+    methods = comparison["methods"]
+    heights, errors = _scores([by_method[method] for method in methods])
+    colours = [f"C{place}" for place in range(len(methods))]
+    bars = axes.bar(range(len(methods)), heights, 0.6, yerr=errors, color=colours, capsize=3)
+    axes.bar_label(bars, [percent(height, None) for height in heights], padding=2, fontsize=8)
+    turned = {"rotation": 20, "ha": "right"} if len(methods) > 3 else {}
+    axes.set_xticks(range(len(methods)), methods, **turned)
+    ipc = comparison["ipc"][0]
+    axes.set(xlabel=f"{ipc} image{'' if ipc == 1 else 's'} per class", xlim=(-0.7, len(methods) - 0.3))
     axes.grid(visible=False, axis="x")
     axes.set_axisbelow(True)
 

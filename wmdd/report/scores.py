@@ -73,10 +73,15 @@ def scored_on(facts: Mapping[str, Any]) -> str:
     return f"{facts['validation_images']} validation images ({facts['validation_digest']})"
 
 
-def committee(facts: Mapping[str, Any]) -> str:
-    """Name the networks that labelled beside the teacher, to be added to it; empty where it was alone."""
-    others = [f"{other['model']}, {100 * other['top1']:.1f} %" for other in facts["labelled_with"]]
-    return f", labels also by {'; '.join(others)}" if others else ""
+def teachers_of(results: Mapping[str, Any]) -> str:
+    """Return the teacher of metrics, of a comparison or ranking, and the networks that labelled with it."""
+    teacher = results["teacher"]
+    others = [f"{other['model']}, {100 * other['top1']:.1f} %" for other in results["labelled_with"]]
+    return (
+        f"teacher {teacher['model']}, {100 * teacher['top1']:.1f} %"
+        + (" (loaded)" if teacher["loaded"] else "")
+        + (f", labels also by {'; '.join(others)}" if others else "")
+    )
 
 
 def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
