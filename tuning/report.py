@@ -12,8 +12,9 @@ import jinja2
 import markupsafe
 
 from tuning.objective import SHARED_STAGES, Objective, seconds_of
+from tuning.outcome import Outcome, noise
 from tuning.space import Domain
-from tuning.trials import Trial, noise, pareto
+from tuning.trials import Trial, pareto
 from wmdd.config.distill import to_yaml
 from wmdd.engine.progress import clock
 from wmdd.engine.run import load_value
@@ -27,13 +28,13 @@ from wmdd.text import on_a_page
 SHOWN_CLASSES = 10
 
 
-def write_page(outcome: Any, objective: Objective, space: dict[str, Domain], folder: Folder) -> None:
+def write_page(outcome: Outcome, objective: Objective, space: dict[str, Domain], folder: Folder) -> None:
     """Write the page into the search's folder."""
     folder.write("tune.html", page(outcome, objective, space).encode())
 
 
-def page(outcome: Any, objective: Objective, space: dict[str, Domain]) -> str:
-    """Give the page of a `tuning.search.Outcome`."""
+def page(outcome: Outcome, objective: Objective, space: dict[str, Domain]) -> str:
+    """Return the page of a finished search."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
     environment.filters["clock"] = clock
     environment.filters["value"] = short

@@ -103,51 +103,6 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
     return front
 
 
-def noise(winner: Trial, others: Sequence[Trial], students: int) -> dict[str, float]:
-    """Compare the winner's lead over the best of the others with what students' seeds alone do.
-
-    Returns:
-        ``lead`` and ``error`` (the standard error of that difference), in top-1; infinite lead without others.
-    """
-    second = max(
-        (trial for trial in others if trial is not winner and trial.is_whole), key=lambda t: t.score, default=None
-    )
-    if second is None:
-        return {"lead": math.inf, "error": winner.spread / math.sqrt(students)}
-    error = math.sqrt((winner.spread**2 + second.spread**2) / students)
-    return {"lead": winner.score - second.score, "error": error}
-
-
-def spoken_lead(lead: float, error: float) -> str:
-    """Return a sentence about the winner's lead on held-out training images, from what `noise` found."""
-    if math.isinf(lead):
-        return "no other setting reached the last level, so nothing is known about its lead"
-    if lead < 2 * error:
-        return (
-            f"its lead over the next setting, {100 * lead:.1f} points, is within the noise of the students' seeds "
-            f"(standard error {100 * error:.1f}): settings close to it do as well"
-        )
-    return f"it leads the next setting by {100 * lead:.1f} points (standard error {100 * error:.1f})"
-
-
-def spoken_final(winner: dict[str, Any], own: dict[str, Any], students: int) -> str:
-    """Return a sentence about the winner and the recipe's own setting on the validation images.
-
-    Args:
-        winner, own: scores of a student, as in a run's ``metrics.json``.
-        students: whose mean these are.
-    """
-    lead = winner["top1_last_mean"] - own["top1_last_mean"]
-    spreads = [scores["top1_last_std"] for scores in (winner, own)]
-    error = None if None in spreads else math.sqrt(sum(spread**2 for spread in spreads) / students)
-    verb, remedy = ("leads", "") if lead > 0 else ("does not beat", "; the recipe's own setting is as good or better")
-    told = f"the winner {verb} the recipe's own setting there ({100 * lead:+.1f} points"
-    if error is None:
-        return f"{told}, of one student each, which says little about the noise){remedy}"
-    within = "within" if abs(lead) < 2 * error else "beyond"
-    return f"{told}, standard error {100 * error:.1f}: {within} the noise of the students' seeds){remedy}"
-
-
 def _line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from tables import each_of
 from wmdd.cli.main import cli
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.engine.run_folder import refuse_in_set
+from wmdd.engine.locations import refuse_in_set
 from wmdd.errors import ConfigError
 
 SPLITS = [f"{split}/{name}/{number}.png" for split in ("train", "val") for name in "ab" for number in range(3)]

@@ -13,7 +13,7 @@ import pytest
 from wmdd.cli.main import _run, cli
 from wmdd.cli.options import configure
 from wmdd.commands.compare import cases
-from wmdd.commands.distill import distill, note_config, open_places
+from wmdd.commands.distill import distill
 from wmdd.commands.rank import rank
 from wmdd.config.distill import DistillConfig, from_yaml, override
 from wmdd.config.methods import with_method
@@ -22,6 +22,8 @@ from wmdd.config.recipes import recipe
 from wmdd.engine import run_folder
 from wmdd.engine.run_folder import choose_run, default_run, hold, replaced
 from wmdd.engine.run_names import contrast, located, portable_yaml, set_name, subject
+from wmdd.engine.run_start import note_config
+from wmdd.engine.session import Session
 from wmdd.errors import ConfigError
 from wmdd.storage.folder import Folder
 
@@ -127,10 +129,13 @@ def test_finished_run_of_another_configuration_is_left_alone():
 
 
 def test_run_that_ended_while_this_one_waited_for_the_folder_is_left_alone(monkeypatch):
-    held = {}
-    monkeypatch.setattr(
-        "wmdd.commands.distill.refuse_alone", lambda *_: held.update(leave_run("mine", changed(barycenter__ipc=2)))
-    )
+    held, plan = {}, Session.plan
+
+    def plan_late(*given, **options):
+        held.update(leave_run("mine", changed(barycenter__ipc=2)))
+        return plan(*given, **options)
+
+    monkeypatch.setattr(Session, "plan", plan_late)
     with pytest.raises(ConfigError, match=r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\)"):
         distill("digits", run="mine", executor="local")
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == held
@@ -173,14 +178,14 @@ def test_begun_run_is_left_alone_once_it_finished_a_unit():
 def test_default_folder_that_is_taken_gives_way_and_says_so():
     leave_run("runs/cifar10-quick-pets", override(recipe("cifar10-quick"), {"data.path": "/a/pets"}))
     config, told = override(recipe("cifar10-quick"), {"data.path": "/b/pets"}), []
-    url, store = open_places(None, None, config, "distill", told.append)
-    assert url.startswith("runs/cifar10-quick-pets-")
-    assert store.folder.root.endswith("runs/store")
+    session = Session("distill", config, None, None, told.append)
+    assert session.url.startswith("runs/cifar10-quick-pets-")
+    assert session.store.folder.root.endswith("runs/store")
     (note,) = told
     assert note.text.startswith("runs/cifar10-quick-pets holds a run with data.path=/a/pets (not /b/pets), and is left")
-    assert note.text.endswith(f"this one goes to {url}")
-    leave_run(url, config)
-    assert choose_run(None, config)[0] == url
+    assert note.text.endswith(f"this one goes to {session.url}")
+    leave_run(session.url, config)
+    assert choose_run(None, config)[0] == session.url
 
 
 def test_plan_says_what_a_run_would_of_its_folder(capsys):

@@ -27,7 +27,7 @@ from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.images import StreamedImages, load_native_uint8
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.scan import build_index
-from wmdd.engine.run_folder import refuse_in_set
+from wmdd.engine.locations import refuse_in_set
 from wmdd.errors import ConfigError
 from wmdd.method.artifacts import Barycenter
 from wmdd.storage.filesystem import open_fs, write

@@ -13,7 +13,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from tuning import callback as watch
 from tuning.config import TuneConfig
-from tuning.search import _fit
+from tuning.tuner import fit
 from wmdd.engine.progress import RunProgress
 
 
@@ -63,4 +63,4 @@ def test_level_that_is_reported_once_more_warns_nobody():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
-        assert _fit(Tuner()) == "results"
+        assert fit(Tuner()) == "results"

@@ -7,8 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tuning.config import TuneConfig, check_space, search_config
+from tuning.outcome import describe_final, describe_lead, noise
 from tuning.space import parse_space
-from tuning.trials import Trial, noise, pareto, spoken_final, spoken_lead, table
+from tuning.trials import Trial, pareto, table
 from wmdd.cli.main import _run
 from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
@@ -151,9 +152,9 @@ def test_lead_is_compared_with_the_students_noise():
 
 def test_the_terminal_says_whether_a_lead_is_noise():
     first, second = trial(0.6, 1, spread=0.03), trial(0.58, 1, spread=0.04)
-    assert "2.0 points, is within the noise" in spoken_lead(**noise(first, [first, second], students=2))
-    assert "leads the next setting by 2.0 points" in spoken_lead(**noise(first, [first, second], students=200))
-    assert "no other setting reached" in spoken_lead(**noise(first, [first], students=2))
+    assert "2.0 points, is within the noise" in describe_lead(**noise(first, [first, second], students=2))
+    assert "leads the next setting by 2.0 points" in describe_lead(**noise(first, [first, second], students=200))
+    assert "no other setting reached" in describe_lead(**noise(first, [first], students=2))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_the_terminal_says_whether_a_lead_is_noise():
 )
 def test_a_winner_that_lost_on_validation_is_said_to_have_lost(means, std, students, parts):
     winner, own = ({"top1_last_mean": mean, "top1_last_std": std} for mean in means)
-    told = spoken_final(winner, own, students)
+    told = describe_final(winner, own, students)
     assert all(part in told for part in parts), told
     assert ("as good or better" in told) == (means[0] <= means[1])
 

@@ -22,16 +22,16 @@ _HELD_OUT = " (held out of the training images: the set has no validation split)
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
     """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
     config = configure(params)
-    from wmdd.commands.distill import open_places
     from wmdd.data.set_notes import describe_classes
     from wmdd.engine.console import show_index
     from wmdd.engine.events import Event
     from wmdd.engine.plan import make_plan
+    from wmdd.engine.session import Session
     from wmdd.engine.until import cut
 
     console = Terminal()
     events: list[Event] = []
-    _, artifacts = open_places(run_url, store, config, "distill", events.append)
+    artifacts = Session("distill", config, run_url, store, events.append).store
     planned = cut(make_plan(config, artifacts, show_index(console)), until)
     index = planned.index
     sizes = f"{len(index.train)} training and {len(index.val)} validation images"

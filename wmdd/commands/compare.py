@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.commands.distill import check_executor, note_config, note_start, open_executor, open_places, refuse_alone
+from wmdd.commands.executors import check_executor, open_executor
 from wmdd.config.base import check_changes, refuse_twice
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig
@@ -16,18 +16,14 @@ from wmdd.config.methods import methods as all_methods
 from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import as_config
 from wmdd.config.resolve import resolve
-from wmdd.engine.console import both
-from wmdd.engine.events import Event
-from wmdd.engine.metrics_file import MetricsFile
-from wmdd.engine.plan import Plan, make_plan
-from wmdd.engine.run import run_plans
-from wmdd.engine.run_folder import SIZES, choose_run, hold
+from wmdd.engine.events import Event, Listener
+from wmdd.engine.plan import Plan
 from wmdd.engine.run_names import located
+from wmdd.engine.session import Session
 from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run
 from wmdd.storage.folder import Folder
-from wmdd.storage.store import ArtifactStore
 from wmdd.text import printable, unknown
 
 _CHANGES = '{"wmdd": {"recover.lr": 0.1}}, by method'
@@ -46,8 +42,7 @@ class Comparison:
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.facts["ipc"]))
         rows = "; ".join(f"{method}, {student}: {', '.join(scores)}" for method, student, *scores in cells(self.facts))
-        told = f"{self.facts['set']}, {sizes} per class; top-1 in %: {rows}"
-        return printable(f"Comparison({told}; in {self.url})")
+        return printable(f"Comparison({self.facts['set']}, {sizes} per class; top-1 in %: {rows}; in {self.url})")
 
 
 def cases(
@@ -117,14 +112,14 @@ def compare(
     run: str | None = None,
     store: str | None = None,
     executor: str = "ray",
-    listener: Callable[[Event], None] = lambda event: None,
+    listener: Listener = lambda event: None,
     status: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
     """Distil and score every case, and write ``compare.json``, ``.md``, ``.tex`` and ``.png``.
 
     Every case is a run folder below the comparison's (``METHOD-ipc-IPC``), written as soon as the case is scored. All
     share the teacher, the students' seeds and the store, so that an interrupted comparison goes on, and a wider one
-    reuses what is there. They run as one: where there is room, one case's students beside another's images.
+    reuses what is there. They run as one: students of one case are trained while images of another are recovered.
 
     Args:
         config: the recipe; each method changes its own few options of it.
@@ -132,55 +127,47 @@ def compare(
 
     Raises:
         ConfigError, DataError: before anything runs.
-        StageError: when a unit failed; all others are saved, and the cases that need it not are written.
+        StageError: when a unit failed; all others are saved, and the cases that do not need it are written.
     """
     check_executor(executor)
     config = located(as_config(config))
-    made = cases(config, methods, ipcs, {} if changes is None else changes)
-    named = {f"{name}-ipc-{ipc}": case for (name, ipc), case in made.items()}
-    url, artifacts = open_places(run, store, config, "compare", listener, cases=named, more=changes)
-    lost = _lost(Folder(url), set(made))
-    plans = {name: make_plan(case, artifacts, status) for name, case in named.items()}
-    refuse_alone(executor, plans.values(), artifacts)
-    with hold(url, lambda: choose_run(url, config, "compare", cases=named, more=changes)):
-        note_config(url, config, SIZES)
-        for name, plan in plans.items():
-            note_start(f"{url}/{name}", plan, artifacts)
-        if lost:
-            text = (
-                f"{url} held a comparison with {lost} more: its table is replaced; name them again to have them in it "
+    changes = {} if changes is None else changes
+    configs = cases(config, methods, ipcs, changes)
+    by_folder = {f"{method}-ipc-{ipc}": case for (method, ipc), case in configs.items()}
+    session = Session("compare", config, run, store, listener, cases=by_folder, options=changes)
+    dropped = _dropped(session.folder, configs)
+    plans = session.plan(by_folder, status, alone=executor == "local")
+    with session.hold():
+        session.note_start(plans)
+        if dropped:
+            session.note(
+                f"{session.url} held a comparison with {dropped} more: its table is replaced; name them again to have "
+                "them in it (the store has their results)"
             )
-            listener(Event("note", "", text=f"{text}(the store has their results)"))
-        written = _Written(url, plans, artifacts, listener)
-        workers, metrics = open_executor(executor, config), MetricsFile(url)
-        try:
-            run_plans(plans, artifacts, workers, both(listener, metrics, written))
-        finally:
-            workers.close()
-            metrics.close()
-        results = {case: written.folder(name) for case, name in zip(made, plans, strict=True)}
-        return Comparison(url, write_comparison(Folder(url), config, results, changes or {}))
+        folders = _CaseFolders(session, plans)
+        session.run(plans, open_executor(executor, config), folders)
+        results = {case: folders.write(name) for case, name in zip(configs, plans, strict=True)}
+        return Comparison(session.url, write_comparison(session.folder, config, results, changes))
 
 
-def _lost(folder: Folder, made: set[tuple[str, int]]) -> str:
-    """Name the cases of an earlier table in a folder that are not to be in the new one."""
+def _dropped(folder: Folder, kept: Collection[tuple[str, int]]) -> str:
+    """Return the cases of an earlier table in a folder that are not to be in the new one."""
     try:
         rows = json.loads(folder.read("compare.json") or b"{}").get("rows", ())
-        left = dict.fromkeys((row["method"], int(row["ipc"])) for row in rows)
+        before = dict.fromkeys((row["method"], int(row["ipc"])) for row in rows)
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
-    return ", ".join(f"{method} at {ipc}" for method, ipc in left if (method, ipc) not in made)
+    return ", ".join(f"{method} at {ipc}" for method, ipc in before if (method, ipc) not in kept)
 
 
-class _Written:
+class _CaseFolders:
     """Writes each case's run folder when its last student is scored."""
 
-    def __init__(
-        self, url: str, plans: Mapping[str, Plan], store: ArtifactStore, listener: Callable[[Event], None]
-    ) -> None:
-        self._url, self._plans, self._store, self._listener = url, plans, store, listener
-        absent = store.absent(ref for plan in plans.values() for ref in plan.refs("evaluate"))
-        self._left = {
+    def __init__(self, session: Session, plans: Mapping[str, Plan]) -> None:
+        self._session = session
+        self._plans = plans
+        absent = session.store.absent(ref for plan in plans.values() for ref in plan.refs("evaluate"))
+        self._missing = {
             name: {f"{name}/{ref.unit}" for ref in plan.refs("evaluate") if ref in absent}
             for name, plan in plans.items()
         }
@@ -189,16 +176,17 @@ class _Written:
     def __call__(self, event: Event) -> None:
         if event.kind != "done":
             return
-        for name, left in self._left.items():
-            left.discard(event.unit)
-            # Beside its own students, a case needs those of all data, which another may be training.
-            if not left and name not in self._metrics and not self._store.absent(self._plans[name].refs("pretrain")):
-                self.folder(name)
-                text = f"{name} is scored ({len(self._metrics)} of {len(self._plans)}): {self._url}/{name}"
-                self._listener(Event("note", "", text=text))
+        for name, missing in self._missing.items():
+            missing.discard(event.unit)
+            # Besides its students, a case needs those of all data, which another case may be training.
+            if missing or name in self._metrics or self._session.store.absent(self._plans[name].refs("pretrain")):
+                continue
+            self.write(name)
+            scored = f"{len(self._metrics)} of {len(self._plans)}"
+            self._session.note(f"{name} is scored ({scored}): {self._session.url}/{name}")
 
-    def folder(self, name: str) -> dict[str, Any]:
-        """Give a case's metrics, writing its run folder if that was not done yet."""
+    def write(self, name: str) -> dict[str, Any]:
+        """Return a case's metrics, and write its run folder if that is not yet done."""
         if name not in self._metrics:
-            self._metrics[name] = write_run(f"{self._url}/{name}", self._plans[name], self._store)
+            self._metrics[name] = write_run(f"{self._session.url}/{name}", self._plans[name], self._session.store)
         return self._metrics[name]

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 import yaml
 
-from wmdd.commands.distill import no_run, open_folder
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml
 from wmdd.data.decoding.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
+from wmdd.engine.locations import open_folder
+from wmdd.engine.run_start import no_run
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.models.teacher import Teacher
 from wmdd.storage.filesystem import kind as kind_of

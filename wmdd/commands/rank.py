@@ -7,18 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wmdd.commands.distill import check_executor, note_config, open_executor, open_places, refuse_alone
+from wmdd.commands.executors import check_executor, open_executor
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.methods import with_method
 from wmdd.config.recipes import as_config
-from wmdd.engine.console import both
-from wmdd.engine.events import Event
-from wmdd.engine.metrics_file import MetricsFile
-from wmdd.engine.plan import make_plan
-from wmdd.engine.run import run_plans
-from wmdd.engine.run_folder import choose_run, hold
+from wmdd.engine.events import Listener
 from wmdd.engine.run_names import located
+from wmdd.engine.session import Session
 from wmdd.errors import ConfigError
 from wmdd.report.ranking import write_ranking
 from wmdd.report.scores import collect_metrics
@@ -44,30 +40,31 @@ class Ranking:
 
     def __repr__(self) -> str:
         rows = (f"{row['student']}: LRS {row['LRS']:.3f}, ARS {row['ARS']:.3f}" for row in self.facts["rows"])
-        told = f"{self.facts['set']}, {self.facts['ipc']} per class; {'; '.join(rows)}"
-        return printable(f"Ranking({told}; in {self.url})")
+        return printable(
+            f"Ranking({self.facts['set']}, {self.facts['ipc']} per class; {'; '.join(rows)}; in {self.url})"
+        )
 
 
 def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[float, DistillConfig]]:
-    """Give every configuration whose students are needed, by what it is for and by learning rate.
+    """Return every configuration whose students are needed, by purpose and by learning rate.
 
-    The set itself is trained on with the protocol's own rate; random images and hard labels get the best of `rates`,
-    so that no score comes from a rate that suits the other side badly.
+    The set itself is trained on with the protocol's rate; random images and hard labels get the best of `rates`, so
+    that no score comes from a rate that suits the other side badly.
     """
-    own = config.evaluate.lr
-    alone = override(config, {"evaluate.random_real": False})
-    random, plain = with_method(alone, "random"), override(alone, _PLAIN)
+    rate = config.evaluate.lr
+    made = override(config, {"evaluate.random_real": False})
+    random, plain = with_method(made, "random"), override(made, _PLAIN)
     views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
-    hard = override(alone, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
+    hard = override(made, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
         return {rate: override(base, {"evaluate.lr": rate, "evaluate.rates": ()}) for rate in dict.fromkeys(rates)}
 
     return {
-        "made_soft": {own: alone},
+        "made_soft": {rate: made},
         "made_hard": each(hard),
         "random_soft": each(random),
-        "made_plain": {own: plain},
+        "made_plain": {rate: plain},
         "random_plain": each(override(random, _PLAIN)),
     }
 
@@ -81,7 +78,7 @@ def rank(
     run: str | None = None,
     store: str | None = None,
     executor: str = "ray",
-    listener: Callable[[Event], None] = lambda event: None,
+    listener: Listener = lambda event: None,
     status: Callable[[int, int], None] = lambda done, total: None,
 ) -> Ranking:
     """Train every student that the two scores need, and write ``ranking.json`` and ``ranking.md``.
@@ -92,6 +89,24 @@ def rank(
     """
     check_executor(executor)
     config = as_config(config)
+    _check(config, rates, weight)
+    config = located(config)
+    session = Session("rank", config, run, store, listener, options=own_options(rates, weight))
+    _refuse_other(session.folder, {"rates": list(rates), "weight": weight})
+    needed = trials(config, rates)
+    configs = {_name(purpose, rate): case for purpose, cases in needed.items() for rate, case in cases.items()}
+    plans = session.plan(configs, status, alone=executor == "local")
+    with session.hold():
+        session.note_start({})
+        session.run(plans, open_executor(executor, config))
+        results = {
+            purpose: {rate: collect_metrics(plans[_name(purpose, rate)], session.store) for rate in cases}
+            for purpose, cases in needed.items()
+        }
+        return Ranking(session.url, write_ranking(session.folder, config, results, weight, rates))
+
+
+def _check(config: DistillConfig, rates: Sequence[float], weight: float) -> None:
     if not (rates and all(rate > 0 for rate in rates)):
         raise ConfigError(f"--rates {','.join(f'{rate:g}' for rate in rates) or '()'}: give rates above 0")
     if not 0 <= weight <= 1:
@@ -105,44 +120,29 @@ def rank(
         )
     if not config.evaluate.full_data:
         raise ConfigError("evaluate.full_data=false: the scores need students of all data; set it to true")
-    config = located(config)
-    url, artifacts = open_places(run, store, config, "rank", listener, more=own_options(rates, weight))
-    _refuse_other(Folder(url), rates, weight)
-    made = {(purpose, rate): case for purpose, cases in trials(config, rates).items() for rate, case in cases.items()}
-    plans = {key: make_plan(case, artifacts, status) for key, case in made.items()}
-    refuse_alone(executor, plans.values(), artifacts)
-    with hold(url, lambda: choose_run(url, config, "rank", more=own_options(rates, weight))):
-        note_config(url, config)
-        workers, metrics = open_executor(executor, config), MetricsFile(url)
-        try:
-            by_name = {f"{name}-lr-{rate:g}": plan for (name, rate), plan in plans.items()}
-            run_plans(by_name, artifacts, workers, both(listener, metrics))
-        finally:
-            workers.close()
-            metrics.close()
-        found = dict[str, dict[float, dict[str, Any]]]()
-        for (purpose, rate), plan in plans.items():
-            found.setdefault(purpose, {})[rate] = collect_metrics(plan, artifacts)
-        return Ranking(url, write_ranking(Folder(url), config, found, weight, rates))
 
 
 def own_options(rates: Sequence[float], weight: float) -> dict[str, Any]:
     """Return the options of a ranking that are not the default ones."""
-    found: dict[str, Any] = {} if tuple(rates) == RATES else {"rates": list(rates)}
-    return found if weight == WEIGHT else {**found, "weight": weight}
+    options: dict[str, Any] = {} if tuple(rates) == RATES else {"rates": list(rates)}
+    return options if weight == WEIGHT else {**options, "weight": weight}
 
 
-def _refuse_other(folder: Folder, rates: Sequence[float], weight: float) -> None:
-    """Refuse a folder whose ranking was made with other options of its own."""
+def _refuse_other(folder: Folder, options: dict[str, Any]) -> None:
+    """Refuse a folder whose ranking was made with other options."""
     try:
-        facts = json.loads(folder.read("ranking.json") or b"{}")
-        before = {name: facts.get(name) for name in ("rates", "weight")}
+        ranking = json.loads(folder.read("ranking.json") or b"{}")
+        before = {name: ranking.get(name) for name in options}
     except (ValueError, AttributeError):
         return
-    for name, value in {"rates": list(rates), "weight": weight}.items():
+    for name, value in options.items():
         if before[name] not in (None, value):
-            shown = ",".join(f"{rate:g}" for rate in before[name]) if name == "rates" else f"{before[name]:g}"
+            text = ",".join(f"{rate:g}" for rate in before[name]) if name == "rates" else f"{before[name]:g}"
             raise ConfigError(
-                f"--run {folder.url}: holds a ranking with --{name} {shown}, and is left alone; give another --run, or "
+                f"--run {folder.url}: holds a ranking with --{name} {text}, and is left alone; give another --run, or "
                 "delete that folder first"
             )
+
+
+def _name(purpose: str, rate: float) -> str:
+    return f"{purpose}-lr-{rate:g}"
