@@ -72,7 +72,7 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
 
 
 def noise(winner: Trial, others: Sequence[Trial], students: int) -> dict[str, float]:
-    """Compare the winner's lead over the best of the others with what students' seeds alone do.
+    """Return the winner's lead over the best of the others, and what students' seeds alone cause.
 
     Returns:
         ``lead`` and ``error`` (the standard error of that difference), in top-1; infinite lead without others.
@@ -98,19 +98,19 @@ def describe_lead(lead: float, error: float) -> str:
     return f"it leads the next setting by {100 * lead:.1f} points (standard error {100 * error:.1f})"
 
 
-def describe_final(winner: dict[str, Any], own: dict[str, Any], students: int) -> str:
+def describe_final(winner: dict[str, Any], recipe: dict[str, Any], students: int) -> str:
     """Return a sentence about the winner and the recipe's own setting on the validation images.
 
     Args:
-        winner, own: scores of a student, as in a run's ``metrics.json``.
+        winner, recipe: scores of a student, as in a run's ``metrics.json``.
         students: whose mean these are.
     """
-    lead = winner["top1_last_mean"] - own["top1_last_mean"]
-    spreads = [scores["top1_last_std"] for scores in (winner, own)]
-    error = None if None in spreads else math.sqrt(sum(spread**2 for spread in spreads) / students)
+    lead = winner["top1_last_mean"] - recipe["top1_last_mean"]
+    stds = [scores["top1_last_std"] for scores in (winner, recipe)]
+    error = None if None in stds else math.sqrt(sum(std**2 for std in stds) / students)
     verb, remedy = ("leads", "") if lead > 0 else ("does not beat", "; the recipe's own setting is as good or better")
-    told = f"the winner {verb} the recipe's own setting there ({100 * lead:+.1f} points"
+    text = f"the winner {verb} the recipe's own setting there ({100 * lead:+.1f} points"
     if error is None:
-        return f"{told}, of one student each, which says little about the noise){remedy}"
+        return f"{text}, of one student each, which says little about the noise){remedy}"
     within = "within" if abs(lead) < 2 * error else "beyond"
-    return f"{told}, standard error {100 * error:.1f}: {within} the noise of the students' seeds){remedy}"
+    return f"{text}, standard error {100 * error:.1f}: {within} the noise of the students' seeds){remedy}"

@@ -1,4 +1,4 @@
-"""The search's page, ``tune.html``: one file that needs nothing beside it."""
+"""The search's page, ``tune.html``: a single file that needs no others."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _grid_cost(trials: Sequence[Trial], whole: Sequence[Trial]) -> float:
 
 
 def importance(trials: Sequence[Trial], space: dict[str, Domain]) -> dict[str, float]:
-    """Say how much of the scores' variance each field explains, by Optuna's functional ANOVA; empty when too few."""
+    """Return the share of the scores' variance by field, from Optuna's functional ANOVA; empty for too few trials."""
     import optuna
 
     scored = [trial for trial in trials if trial.scores and math.isfinite(trial.score)]
@@ -86,64 +86,65 @@ def importance(trials: Sequence[Trial], space: dict[str, Domain]) -> dict[str, f
 
 
 def _distribution(domain: Domain) -> Any:
-    from optuna import distributions as kinds
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if domain.kind == "choice":
-        return kinds.CategoricalDistribution(domain.values)
+        return CategoricalDistribution(domain.values)
     if domain.kind == "randint":
-        return kinds.IntDistribution(*domain.values)
-    return kinds.FloatDistribution(*domain.values, log=domain.kind == "loguniform")
+        return IntDistribution(*domain.values)
+    low, high = domain.values
+    return FloatDistribution(low, high, log=domain.kind == "loguniform")
 
 
 def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
     """Draw score against a field, each trial with its students' spread, by the level that it reached."""
-    with figure(6.0, 3.4) as (drawn, (axes,)):
+    with figure(6.0, 3.4) as (drawing, (axes,)):
         axes.set(title=f"Top-1 on the search split against {field}", xlabel=field, ylabel="top-1")
         as_percent(axes)
         names = [str(value) for value in domain.values]
         for level in range(1, max((trial.levels for trial in trials), default=1) + 1):
-            own = [trial for trial in trials if len(trial.scores) == level]
-            at = [names.index(str(t.values[field])) if domain.kind == "choice" else t.values[field] for t in own]
-            if own:
-                label = f"level {level}" + (" (whole)" if level == own[0].levels else "")
+            reached = [trial for trial in trials if len(trial.scores) == level]
+            at = [names.index(str(t.values[field])) if domain.kind == "choice" else t.values[field] for t in reached]
+            if reached:
+                label = f"level {level}" + (" (whole)" if level == reached[0].levels else "")
                 axes.errorbar(
-                    at, [t.score for t in own], [t.spread for t in own],
-                    fmt="o", markersize=4, alpha=0.4 + 0.6 * level / own[0].levels, label=label, capsize=2,
+                    at, [t.score for t in reached], [t.spread for t in reached],
+                    fmt="o", markersize=4, alpha=0.4 + 0.6 * level / reached[0].levels, label=label, capsize=2,
                 )  # fmt: skip
         if domain.kind == "loguniform":
             axes.set_xscale("log")
         if domain.kind == "choice":
             axes.set_xticks(range(len(names)), names, parse_math=False)
         axes.legend(frameon=False, fontsize=8)
-        return svg_text(drawn)
+        return svg_text(drawing)
 
 
 def cost_svg(trials: Sequence[Trial]) -> str:
     """Draw score against cost, with the front that no other trial beats."""
-    with figure(6.0, 3.4) as (drawn, (axes,)):
+    with figure(6.0, 3.4) as (drawing, (axes,)):
         axes.set(title="Top-1 against cost, and the Pareto front", xlabel="seconds of work", ylabel="top-1")
         as_percent(axes)
         scored, front = [trial for trial in trials if trial.scores], pareto(trials)
         axes.plot([t.cost_s for t in scored], [t.score for t in scored], "o", markersize=4, alpha=0.6)
         axes.step([t.cost_s for t in front], [t.score for t in front], where="post", linewidth=1.5)
-        return svg_text(drawn)
+        return svg_text(drawing)
 
 
 def _galleries(whole: Sequence[Trial], objective: Objective, store: ArtifactStore) -> list[dict[str, Any]]:
-    """Put the images of the best and the worst whole trial side by side."""
+    """Return images of the best and the worst whole trial, class by class."""
     ranked = sorted(whole, key=lambda trial: trial.score)
     chosen = {"best": ranked[-1]} | ({"worst": ranked[0]} if len(ranked) > 1 else {})
     plans = {name: objective.plan(trial.values, len(objective.tune.levels) - 1) for name, trial in chosen.items()}
     rows = []
     for place, class_name in enumerate(plans["best"].index.class_names[:SHOWN_CLASSES]):
-        shown = {"name": class_name}
+        row = {"name": class_name}
         for name, plan in plans.items():
             images: DistilledClass = load_value(plan.refs("recover")[place], store)
-            shown[name] = strip_uri(images.images[:10])
-        rows.append(shown)
+            row[name] = strip_uri(images.images[:10])
+        rows.append(row)
     return [{"name": name, "trial": chosen[name]} for name in chosen] + [{"rows": rows}]
 
 
 def short(value: Any) -> str:
-    """Write a field's value for people."""
+    """Return a field's value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

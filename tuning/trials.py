@@ -1,4 +1,4 @@
-"""What came of the trials: one record each, and the table of all."""
+"""The results of trials: a record of each, and the table of all."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FINISHED = "finished"
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and how it did.
+    """One setting and its scores.
 
     Args:
         values: by field.
-        scores: mean top-1 on the search split, in [0, 1], by level, as far as it came.
+        scores: mean top-1 on the search split, in [0, 1], by level, up to the last that was reached.
         spread: standard deviation of the last level's students.
-        cost_s: seconds of work, those that the store spared included.
-        stop: ``finished``, or why not.
+        cost_s: seconds of work, including those that the store saved.
+        stop: ``finished``, or the reason why not.
         begun: seconds since the epoch of its first score; infinite without one.
         levels: of the search.
     """
@@ -50,22 +50,23 @@ class Trial:
 
     @staticmethod
     def of(values: dict[str, Any], result: Any, tune: TuneConfig) -> Trial:
-        """Read one of Ray Tune's results; a trial that told nothing has none of it but `values`."""
-        levels, frame = len(tune.levels), result.metrics_dataframe
+        """Return the trial of one of Ray Tune's results; one without reports has nothing but `values`."""
+        levels = len(tune.levels)
+        frame = result.metrics_dataframe
         reports = [] if frame is None or "level" not in frame else frame.to_dict("records")
-        by_level = {int(report["level"]): report for report in reports}  # a continued trial says its levels again
-        found = [by_level[level] for level in sorted(by_level)]
-        last = found[-1] if found else {}
+        by_level = {int(report["level"]): report for report in reports}  # a trial that goes on reports its levels again
+        ascending = [by_level[level] for level in sorted(by_level)]
+        last = ascending[-1] if ascending else {}
         failed = last.get("failed")
         if isinstance(failed, str) and failed:
             stop = failed
         elif result.error is not None:
             stop = f"failed: {_line(result.error)}"
         else:
-            stop = FINISHED if len(found) == levels else f"stopped at level {len(found)}"
+            stop = FINISHED if len(ascending) == levels else f"stopped at level {len(ascending)}"
         return Trial(
             values=dict(values),
-            scores=tuple(float(report["score"]) for report in found),
+            scores=tuple(float(report["score"]) for report in ascending),
             spread=float(last.get("spread", 0.0)),
             cost_s=float(last.get("cost_s", 0.0)),
             stop=stop,
@@ -75,7 +76,7 @@ class Trial:
 
 
 def table(trials: Sequence[Trial]) -> bytes:
-    """Write ``trials.parquet``: one row per trial, in the order of their start."""
+    """Return ``trials.parquet``: one row per trial, in the order of their start."""
     rows = []
     for number, trial in enumerate(trials):
         scores = {
@@ -95,7 +96,7 @@ def table(trials: Sequence[Trial]) -> bytes:
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Give the trials that no other one beats in score at the same cost or less, the cheapest first."""
+    """Return the trials that no other beats in score at the same cost or less, the cheapest first."""
     front: list[Trial] = []
     for trial in sorted((item for item in trials if item.scores), key=lambda item: (item.cost_s, -item.score)):
         if not front or trial.score > front[-1].score:

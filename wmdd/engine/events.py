@@ -9,22 +9,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Event:
-    """News from a run.
+    """What happened in a run.
 
     Args:
         kind: one of
             ``stage`` (its first task begins; `done` of `total` units are there) and ``end`` (its last has ended),
             ``begin``, ``done``, ``retry``, ``failed`` (a task), ``unit`` (saved), ``progress`` (steps of a unit),
-            ``workers`` (who is there: `metrics` counts them by node), ``note`` (a line for people).
-        stage: its name; empty where the news is not of one stage.
+            ``workers`` (`metrics` counts those that are there by node), ``note`` (a line for the user).
+        stage: its name; empty if the event is not about one stage.
         unit: the unit or task it is about.
         done, total: units of the stage, or steps of the unit (`progress`).
-        text: a line for people.
+        text: a line for the user.
         metrics: numbers for the run's metrics file.
-        node: where it happened, when that is not this process.
-        begun: steps of the unit that were there when a process took it up (`progress`).
-        units: how many units the steps are of (`progress`); 0: all of the task.
-        task: of which the saved unit is (`unit`).
+        node: where it happened, if not in this process.
+        begun: steps of the unit that were done before this process took it up (`progress`).
+        units: number of units that the steps are of (`progress`); 0: all of the task.
+        task: that the saved unit is part of (`unit`).
     """
 
     kind: str
@@ -41,3 +41,13 @@ class Event:
 
 
 Listener = Callable[[Event], None]
+
+
+def both(*listeners: Listener) -> Listener:
+    """Return a listener that calls several ones."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen

@@ -24,7 +24,7 @@ _RUNS = {
 }
 
 
-def beside(run: str) -> str:
+def default_store(run: str) -> str:
     """Return the store that belongs to a run folder by default: runs in one folder share what they can."""
     folder, slash, _ = run.rstrip("/").rpartition("/")
     return f"{folder}{slash}store"
@@ -58,7 +58,7 @@ def open_store(store: str | None, run: str) -> ArtifactStore:
     Raises:
         ConfigError: as `open_folder` does.
     """
-    option, url = ("--store", store) if store else (f"--run {run}: its store", beside(run))
+    option, url = ("--store", store) if store else (f"--run {run}: its store", default_store(run))
     return ArtifactStore(open_folder(option, url).url, option)
 
 
@@ -88,7 +88,7 @@ def refuse_in_set(config: DistillConfig, run: str, store: str | None) -> None:
     if not path or path.startswith(("builtin:", "torchvision:")) or "::" in path:
         return
     root = _location(path)
-    default = (f"--run {run}: its store {beside(run)}", beside(run))
+    default = (f"--run {run}: its store {default_store(run)}", default_store(run))
     for option, url in ((f"--run {run}:", run), (f"--store {store}:", store) if store else default):
         location = _location(url)
         if location == root or (_is_below(location, root) and _holds_images(url)):

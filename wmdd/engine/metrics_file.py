@@ -22,9 +22,9 @@ REWRITE_EVERY_S = 10.0
 class MetricsFile:
     """Appends every event of a run to ``metrics.jsonl`` in its folder.
 
-    Where files cannot be appended to, the whole file is written anew: at the end of each stage, and in between ever
-    more rarely (a tenth of the time so far), so that a long run does not upload the same lines again and again. A file
-    that cannot be written is no reason to lose a run: that is logged, once.
+    On remote storage, which cannot append, the whole file is written again: at the end of each stage, and in between
+    after a tenth of the time so far, so that a long run does not upload the same lines again and again. A file that
+    cannot be written does not end the run; it is logged once.
     """
 
     def __init__(self, url: str) -> None:
@@ -37,10 +37,10 @@ class MetricsFile:
 
     def __call__(self, event: Event) -> None:
         """Record an event."""
-        facts: dict[str, Any] = {"time": round(time.time(), 3), "kind": event.kind, "stage": event.stage}
+        line: dict[str, Any] = {"time": round(time.time(), 3), "kind": event.kind, "stage": event.stage}
         names = ("unit", "done", "total", "text", "node", "metrics")
-        facts |= {name: getattr(event, name) for name in names if getattr(event, name)}
-        self._lines.append(json.dumps(facts) + "\n")
+        line |= {name: getattr(event, name) for name in names if getattr(event, name)}
+        self._lines.append(json.dumps(line) + "\n")
         now = time.monotonic()
         if self._local or event.kind == "end" or now - self._written > max(REWRITE_EVERY_S, (now - self._begun) / 10):
             self._write()

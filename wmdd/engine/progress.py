@@ -1,4 +1,4 @@
-"""What is known of a run from its events: counts, rates and time left by stage, and who works."""
+"""What the events of a run say: counts, rates and time left by stage, and the workers by node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wmdd.engine.events import Event
 
-# Before the first report there is no pace, and so shortly after it none that would last.
+# Shortly after the first report a pace would not last.
 SURE_S = 2.0
 
 
@@ -16,14 +16,14 @@ SURE_S = 2.0
 class StageProgress:
     """One stage of this session.
 
-    The pace is measured from the first report on: what comes before it, such as imports, the first batches and
+    The pace is measured from the first report: what comes before it, such as imports, the first batches and
     compilation, comes once. So what a task's first report says is done counts as work only if the task began later.
 
     Args:
         done, total: units that are saved, of all.
-        first: units that were there before this session.
+        first: units that were saved before this session.
         running: tasks under way, with the units that each holds.
-        retried, failed: tasks that started again elsewhere, and that failed for good.
+        retried, failed: number of tasks that started again elsewhere, and that failed for good.
     """
 
     done: int
@@ -37,7 +37,7 @@ class StageProgress:
     note: str = ""
     steps: tuple[int, int] = (0, 0)
     _parts: dict[str, float] = field(default_factory=dict)  # of the units that a task computes, in units
-    _before: dict[str, float] = field(default_factory=dict)  # what counts for no pace, in units
+    _before: dict[str, float] = field(default_factory=dict)  # what does not count for the pace, in units
     _first_tasks: set[str] = field(default_factory=set)  # that ran at the first report, and have not reported
     _reported: float | None = None
     _grown: float = 0.0
@@ -45,7 +45,8 @@ class StageProgress:
     def see(self, event: Event, now: float) -> None:
         """Count an event."""
         if self._reported is None and event.kind in ("unit", "progress"):
-            self._reported, self._first_tasks = now, set(self.running)
+            self._reported = now
+            self._first_tasks = set(self.running)
         before = self._grown_by()
         self._count(event)
         if self._grown_by() > before:
@@ -59,10 +60,11 @@ class StageProgress:
         elif event.kind == "progress" and event.total:
             units = event.units or self.running.get(event.unit, 1)
             self._parts[event.unit] = units * min(1.0, event.done / event.total)
-            # Of a task that starts again in this session, the steps before are this session's, too.
+            # If a task starts again in this session, its earlier steps are this session's, too.
             is_first = event.unit in self._first_tasks
             self._skip(event.unit, self._parts[event.unit] if is_first else units * event.begun / event.total)
-            self.note, self.steps = event.text, (event.done, event.total)
+            self.note = event.text
+            self.steps = (event.done, event.total)
         elif event.kind in ("done", "retry", "failed"):
             self.running.pop(event.unit, None)
             self._parts.pop(event.unit, None)
@@ -96,9 +98,7 @@ class StageProgress:
         return self._grown_by() / ((now if self._is_overdue(now) else self._grown) - self._reported)
 
     def _is_overdue(self, now: float) -> bool:
-        """Whether a step takes longer than all before it: the pace was another one, as where other programs take the
-        processor.
-        """
+        """Whether a step takes longer than all before it, as if another program has taken the processor."""
         return self._reported is not None and now - self._grown > self._grown - self._reported
 
     def _grown_by(self) -> float:
@@ -118,12 +118,14 @@ class StageProgress:
             return "found in the store"
         return f"done in {seconds}" + (f", {self.first} found in the store" if self.first else "")
 
+    def faults(self) -> list[str]:
+        """Return how many tasks were retried and have failed, without those counts that are 0."""
+        return [f"{count} {what}" for count, what in ((self.retried, "retried"), (self.failed, "failed")) if count]
+
     def describe(self, now: float) -> str:
-        """Say what runs, what went wrong, the pace, and the time left."""
-        words = []
-        if self.running:
-            words.append(f"{len(self.running)} running")
-        words += [f"{count} {what}" for count, what in ((self.retried, "retried"), (self.failed, "failed")) if count]
+        """Return what runs, what went wrong, the pace, and the time left."""
+        words = [f"{len(self.running)} running"] if self.running else []
+        words += self.faults()
         left, rate = self.left_s(now), self._pace(now)
         if left is not None and rate is not None and self.ended is None:
             if self.done > self.first:
@@ -151,21 +153,22 @@ class RunProgress:
         elif event.kind == "stage":
             self.stages[event.stage] = StageProgress(event.done, event.total, self.clock(), event.done)
         elif event.kind == "end":
-            self.stages[event.stage].done, self.stages[event.stage].ended = event.done, self.clock()
+            self.stages[event.stage].done = event.done
+            self.stages[event.stage].ended = self.clock()
         elif event.stage in self.stages:
             self.stages[event.stage].see(event, self.clock())
 
     def describe_workers(self) -> str:
-        """Say who works where: ``5 workers: 3 on 10.0.0.7, 2 on 10.0.0.8``."""
+        """Return the workers by node: ``5 workers: 3 on 10.0.0.7, 2 on 10.0.0.8``."""
         total = sum(self.workers.values())
         nodes = sorted(self.workers.items(), key=lambda item: (-item[1], item[0]))
-        shown = ", ".join(f"{count} on {node}" for node, count in nodes[:8])
+        by_node = ", ".join(f"{count} on {node}" for node, count in nodes[:8])
         more = f" and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
-        return f"{total} worker{'s' * (total != 1)}" + (f": {shown}{more}" if nodes else "")
+        return f"{total} worker{'s' * (total != 1)}" + (f": {by_node}{more}" if nodes else "")
 
 
 def clock(seconds: float) -> str:
-    """Write a duration as people say it."""
+    """Return a duration in words, such as ``4 min 30 s``."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -17,7 +17,7 @@ from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file
 from wmdd.storage.folder import absolute_url
 
-# Where and how a run computes, and what changes nothing that a report shows.
+# What changes nothing that a report shows.
 _NOT_COMPARED = frozenset({"data.download", "evaluate.val_batch_size", "evaluate.protocol"})
 _SHORT = {"barycenter.ipc": "ipc", "seed": "seed", "evaluate.seeds": "seeds"}
 _SPELLED = 2  # more options than these, or long ones, become a digest
@@ -64,14 +64,13 @@ def _safe(name: str) -> str:
 
 
 def subject(config: DistillConfig) -> str:
-    """Return the set and the images per class, and the recipe if it has another name: what a report is about."""
-    name, ipc = set_name(config), config.barycenter.ipc
-    images = f"{ipc} image{'' if ipc == 1 else 's'} per class"
-    return f"{set_title(config)}, {images}" if name else f"{config.recipe}, {images}"
+    """Return what a report is about: the set, with the recipe if its name differs, and the images per class."""
+    ipc = config.barycenter.ipc
+    return f"{set_title(config)}, {ipc} image{'' if ipc == 1 else 's'} per class"
 
 
 def set_title(config: DistillConfig) -> str:
-    """Return the set's name, and the recipe's if it is another one."""
+    """Return the set's name, with the recipe's if it differs."""
     name = set_name(config)
     if not name or name.casefold() == config.recipe:
         return config.recipe
@@ -81,20 +80,20 @@ def set_title(config: DistillConfig) -> str:
 def run_name(config: DistillConfig, skip: Collection[str] = ()) -> str:
     """Return the name of a configuration's default run folder.
 
-    It is the recipe's name, and whatever differs from the recipe: set, protocol, method, images per class, options. A
-    digest stands for options that are many or have no short value.
+    It is the recipe's name, with what differs from the recipe: set, protocol, method, images per class, options. If
+    these are many or long, a digest stands for them.
 
     Args:
-        skip: dotted options that several of a folder's runs have differently.
+        skip: dotted options in which several runs of the folder differ.
     """
     base, by_protocol = _base(config)
     changed = {name: value for name, value in _differences(base, config).items() if name not in skip}
     parts = [_safe(config.recipe) or "custom"]
-    place = set_name(config)
-    if place and changed.keys() & {"data.path", "data.subset"}:
+    data = set_name(config)
+    if data and changed.keys() & {"data.path", "data.subset"}:
         changed = {name: value for name, value in changed.items() if name not in ("data.path", "data.subset")}
-        is_recipes_own = f"{config.recipe}-".startswith(f"{place.casefold()}-")
-        parts += [] if is_recipes_own else [place]
+        is_recipes_own = f"{config.recipe}-".startswith(f"{data.casefold()}-")
+        parts += [] if is_recipes_own else [data]
     parts += [f"protocol-{config.evaluate.protocol}"] if by_protocol else []
     parts += [config.method] if config.method != "wmdd" else []
     parts += [f"{short}{changed.pop(name)}" for name, short in _SHORT.items() if name in changed]
@@ -112,29 +111,29 @@ def _spelled(value: Any) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def digest(config: DistillConfig, more: Mapping[str, Any] | None = None) -> str:
-    """Return a short hash of all that a run's configuration says, and of what there is beside it."""
-    return content_key({**_facts(located(config)), **({"more": dict(more)} if more else {})})[:8]
+def digest(config: DistillConfig, options: Mapping[str, Any] | None = None) -> str:
+    """Return a short hash of a run's configuration and of a command's other options."""
+    return content_key({**_options(located(config)), **({"more": dict(options)} if options else {})})[:8]
 
 
 def contrast(before: DistillConfig, now: DistillConfig, skip: Collection[str] = ()) -> str:
     """Return in words what differs between two configurations; empty if they are the same run.
 
-    Options of ``ray`` and ``runtime`` are no difference, but for the precision, which is part of keys.
+    Options of ``ray`` and ``runtime`` make no difference, except the precision, which is part of keys.
     """
-    old, new = (_facts(located(config)) for config in (before, now))
+    old, new = (_options(located(config)) for config in (before, now))
     names = [name for name in new if name not in skip and old[name] != new[name]]
     if not names:
         return ""
-    first, more = names[0], len(names) - 1
-    others = f", and {more} other option{'' if more == 1 else 's'}" if more else ""
-    return f"{first}={_shown(old[first])} (not {_shown(new[first])}){others}"
+    first, *others = names
+    more = f", and {len(others)} other option{'' if len(others) == 1 else 's'}" if others else ""
+    return f"{first}={_shortened(old[first])} (not {_shortened(new[first])}){more}"
 
 
 def same_but(before: DistillConfig, now: DistillConfig, skip: Collection[str]) -> str:
-    """Return in words how two configurations differ from their recipes in different ways, apart from some options.
+    """Return in words how two configurations differ from their recipes in different ways, except in some options.
 
-    What a protocol sets by those options, such as rates by the images per class, is no difference.
+    What a protocol derives from those options, such as rates from the images per class, makes no difference.
     """
     if not skip or _named(before) != _named(now):
         return contrast(before, now, skip)
@@ -147,13 +146,13 @@ def _named(config: DistillConfig) -> dict[str, str]:
     return {"recipe": config.recipe, "method": config.method, "protocol": config.evaluate.protocol}
 
 
-def _facts(config: DistillConfig) -> dict[str, Any]:
-    """Return every option that says what a run is, by its dotted name."""
-    found: dict[str, Any] = _named(config) | {"seed": config.seed}
+def _options(config: DistillConfig) -> dict[str, Any]:
+    """Return every option that defines a run, by its dotted name."""
+    options: dict[str, Any] = _named(config) | {"seed": config.seed}
     for section in section_names():
         values = getattr(config, section).model_dump(mode="json")
-        found |= {f"{section}.{name}": value for name, value in values.items() if _is_compared(section, name)}
-    return found
+        options |= {f"{section}.{name}": value for name, value in values.items() if _is_compared(section, name)}
+    return options
 
 
 def _is_compared(section: str, name: str) -> bool:
@@ -163,8 +162,8 @@ def _is_compared(section: str, name: str) -> bool:
 
 
 def _differences(base: DistillConfig, config: DistillConfig) -> dict[str, Any]:
-    plain, named = _facts(base), _named(config)
-    return {name: value for name, value in _facts(config).items() if name not in named and value != plain[name]}
+    plain, named = _options(base), _named(config)
+    return {name: value for name, value in _options(config).items() if name not in named and value != plain[name]}
 
 
 def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
@@ -173,16 +172,16 @@ def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
     known = recipe(name) if name in recipes() else DistillConfig(recipe=config.recipe)
     base = with_method(known, config.method)
     try:
-        made = _under_protocol(base, config)
+        laid = _under_protocol(base, config)
     except ConfigError:  # settings that no protocol can be laid over
-        made = base
+        laid = base
     if config.recipe.endswith(_DEBUG_SUFFIX):
-        base, made = override(base, DEBUG), override(made, DEBUG)
+        base, laid = override(base, DEBUG), override(laid, DEBUG)
     if config.evaluate.protocol != base.evaluate.protocol:
-        return made, True
-    # A recipe may have settings of its own under a protocol's name.
-    by_protocol = len(_differences(made, config)) < len(_differences(base, config))
-    return (made, True) if by_protocol else (base, False)
+        return laid, True
+    # A recipe may set other values under a protocol's name.
+    by_protocol = len(_differences(laid, config)) < len(_differences(base, config))
+    return (laid, True) if by_protocol else (base, False)
 
 
 def _under_protocol(base: DistillConfig, config: DistillConfig) -> DistillConfig:
@@ -192,6 +191,6 @@ def _under_protocol(base: DistillConfig, config: DistillConfig) -> DistillConfig
     return named.model_copy(update={"evaluate": evaluate})
 
 
-def _shown(value: Any) -> str:
+def _shortened(value: Any) -> str:
     text = ",".join(map(str, value)) if isinstance(value, list) else _spelled(value)
     return text if len(text) <= 80 else f"{text[:40]}...{text[-30:]}"

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from wmdd.config.distill import DistillConfig, from_yaml
-from wmdd.engine.locations import beside, open_folder
+from wmdd.engine.locations import default_store, open_folder
 from wmdd.engine.plan import Plan
 from wmdd.engine.run_names import portable_yaml, same_but
 from wmdd.errors import ConfigError, StorageError
@@ -123,7 +123,7 @@ def find_store(url: str, start: RunStart, store: str | None) -> ArtifactStore:
     Raises:
         ConfigError: if the run's index is in none of them.
     """
-    urls = list(dict.fromkeys([store] if store else [beside(url), start.store]))
+    urls = list(dict.fromkeys([store] if store else [default_store(url), start.store]))
     for candidate in urls:
         try:
             artifacts = ArtifactStore(candidate)

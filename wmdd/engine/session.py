@@ -9,8 +9,7 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.sections import PretrainConfig
-from wmdd.engine.console import both
-from wmdd.engine.events import Event, Listener
+from wmdd.engine.events import Event, Listener, both
 from wmdd.engine.locations import open_run, open_store, refuse_in_set
 from wmdd.engine.metrics_file import MetricsFile
 from wmdd.engine.plan import Plan, make_plan

@@ -1,4 +1,4 @@
-"""Write the run folder: everything a user takes away, gathered from the store. The manifest comes last."""
+"""Write the run folder: everything that a user keeps, gathered from the store. The manifest comes last."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "val
 
 
 def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
-    """Write a finished run's folder and give its metrics.
+    """Write a finished run's folder and return its metrics.
 
     Args:
         url: of the folder; files of an earlier run in it are replaced.
@@ -58,9 +58,8 @@ def _write_images(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
         pq.write_table(images_table(classes, names), out)
         folder.write(f"images/{file}", out.getvalue())
     _drop_others(folder, "images", set(files))
-    shown: list[DistilledClass] = [load_value(ref, store) for ref in refs[:MAX_ROWS]]
-    picture = grid_png([(names[item.class_id], item.images) for item in shown])
-    folder.write("images.png", picture)
+    first: list[DistilledClass] = [load_value(ref, store) for ref in refs[:MAX_ROWS]]
+    folder.write("images.png", grid_png([(names[item.class_id], item.images) for item in first]))
 
 
 def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
@@ -71,7 +70,7 @@ def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
     for file, unit in zip(files, blocks, strict=True):
         folder.write(f"labels/{file}", store.files(unit.ref).read("labels.parquet"))
     _drop_others(folder, "labels", {*files, "manifest.json"})
-    facts = {
+    manifest = {
         "schema": 1,
         "parts": len(blocks),
         "classes": list(plan.index.class_names),
@@ -80,7 +79,7 @@ def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
         "normalization": plan.config.data.normalization,
         "logits": "float16, before softmax; one row group per label batch; image = row of images/ in file order",
     }
-    folder.write("labels/manifest.json", json.dumps(facts, indent=1).encode())
+    folder.write("labels/manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def _drop_others(folder: Folder, name: str, kept: set[str]) -> None:
@@ -92,18 +91,16 @@ def _drop_others(folder: Folder, name: str, kept: set[str]) -> None:
 
 
 def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict[str, Any]:
-    commits = {stage: [commit or {} for commit in store.commits(plan.refs(stage)).values()] for stage in plan.tasks}
-    facts = ("device", "precision", "compile", "threads")
-    machines = [
-        {name: commit[name] for name in facts} for found in commits.values() for commit in found if "device" in commit
-    ]
+    names = ("device", "precision", "compile", "threads")
+    commits = store.commits(ref for stage in plan.tasks for ref in plan.refs(stage)).values()
+    machines = [{name: commit[name] for name in names} for commit in commits if commit and "device" in commit]
     barycenters: list[Barycenter] = [load_value(ref, store) for ref in plan.refs("barycenter")]
-    loose = sum(not item.converged for item in barycenters)
-    split = [ref.unit for ref in plan.refs("recover") if load_value(ref, store).notes]
-    stopped = counted(loose, "barycenter stopped before it", "barycenters stopped before they")
-    notes = [f"{stopped} converged; raise barycenter.max_iterations"] if loose else []
-    ran = counted(len(split), "class", "classes")
-    notes += [f"{ran} ran in smaller tensor batches, because memory was full"] if split else []
+    notes = []
+    if stopped := sum(not item.converged for item in barycenters):
+        text = counted(stopped, "barycenter stopped before it", "barycenters stopped before they")
+        notes.append(f"{text} converged; raise barycenter.max_iterations")
+    if split := sum(bool(load_value(ref, store).notes) for ref in plan.refs("recover")):
+        notes.append(f"{counted(split, 'class', 'classes')} ran in smaller tensor batches, because memory was full")
     return {
         "schema": 1,
         "config": plan.config.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Names in pictures: in DejaVu Sans, which comes with matplotlib, else in a font of this machine, else as escapes."""
+"""Names in pictures: in DejaVu Sans, which matplotlib brings, else in a font of this machine, else as escapes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from wmdd.text import escape_all, printable
 
 LONGEST = 40  # characters of a name; more would leave no room for what it names
-# Fonts for the scripts and symbols that DejaVu lacks; those of colours have no outlines to draw.
+# Fonts for the scripts and symbols that DejaVu lacks; colour fonts have no outlines to draw.
 _WIDE = re.compile(
     r"CJK|Han Sans|WenQuanYi|YaHei|SimHei|SimSun|PingFang|Heiti|Hiragino|Malgun|Nanum|Gothic|Unicode MS|Unifont"
     r"|Fallback|Noto Sans|Noto Emoji|Symbola|Segoe UI|Nirmala|Leelawadee|FreeSans"
@@ -18,7 +18,7 @@ _WIDE = re.compile(
 
 
 def label(name: str, longest: int = LONGEST) -> str:
-    """Return a name as a picture's label: in one line, and cut in its middle where it is long."""
+    """Return a name as a picture's label: in one line, and shortened in its middle if it is long."""
     text = printable(unicodedata.normalize("NFC", name))
     if len(text) <= longest:
         return text
@@ -27,7 +27,7 @@ def label(name: str, longest: int = LONGEST) -> str:
 
 @functools.cache
 def dejavu() -> str:
-    """Return the file of matplotlib's own font."""
+    """Return the file of matplotlib's font."""
     from matplotlib.font_manager import findfont
 
     return str(findfont("DejaVu Sans"))

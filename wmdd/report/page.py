@@ -1,4 +1,4 @@
-"""The page ``report.html``: one file that needs nothing beside it."""
+"""The page ``report.html``: a single file that needs no others."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ MAX_CLASSES = 20
 
 
 def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """Write the page."""
+    """Return the page."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
     environment.filters["clock"] = clock
     template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text(encoding="utf-8"))
-    shown = range(min(MAX_CLASSES, len(plan.index.class_names)))
-    classes = [load_value(ref, store) for ref in plan.made[1][: len(shown)]]
-    barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[: len(shown)]]
+    classes = [load_value(ref, store) for ref in plan.made[1][:MAX_CLASSES]]
+    barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[:MAX_CLASSES]]
     return template.render(
         metrics=metrics,
         protocols=protocols_of_run(metrics),
@@ -49,12 +48,12 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
         held_out=plan.index.val_held_out,
         seconds={stage: seconds for stage, seconds in metrics["seconds"].items() if seconds},
         longest=max(metrics["seconds"].values()) or 1.0,
-        more=len(plan.index.class_names) - len(shown),
+        more=len(plan.index.class_names) - MAX_CLASSES,
     )
 
 
 def _gallery(plan: Plan, classes: list[DistilledClass], barycenters: list[Barycenter]) -> list[dict[str, str]]:
-    """Put each class's images above the real images nearest to its atoms."""
+    """Return each class's images, and the real images nearest to its atoms."""
     data = plan.config.data
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
     gallery = []
@@ -100,18 +99,17 @@ def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
     series: list[Series] = []
     for student in dict.fromkeys(result.student for result in results):
         for label, distilled in (("distilled", True), ("random real", False)):
-            own = [r for r in results if r.student == student and (r.images == "distilled") == distilled]
-            if own:
-                epochs = [point["epoch"] for point in own[0].curve]
-                for kind, suffix in (("top1", ""), ("top1_ema", ", EMA")):
-                    if kind in own[0].curve[0]:
-                        means = np.mean([[point[kind] for point in result.curve] for result in own], axis=0)
-                        series.append((f"{label}, {student}{suffix}", epochs, means.tolist()))
+            curves = [r.curve for r in results if r.student == student and (r.images == "distilled") == distilled]
+            for score, suffix in (("top1", ""), ("top1_ema", ", EMA")):
+                if curves and score in curves[0][0]:
+                    means = np.mean([[point[score] for point in curve] for curve in curves], axis=0)
+                    epochs = [point["epoch"] for point in curves[0]]
+                    series.append((f"{label}, {student}{suffix}", epochs, means.tolist()))
     return series
 
 
 def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:
-    """Show heavy tails: a norm far above the median draws an atom to outliers."""
+    """Return quantiles of the feature norms: one far above the median draws an atom to outliers."""
     return [
         {
             "name": plan.index.class_names[item.class_id],
@@ -126,7 +124,7 @@ def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:
 
 
 def _spread(weights: list[float]) -> str:
-    """Return the least and the largest weight of a class's atoms; nothing for one atom, which has all of it."""
+    """Return the least and the largest weight of a class's atoms; empty for a single atom, whose weight is 1."""
     least, largest = f"{min(weights):.3f}", f"{max(weights):.3f}"
     if len(weights) == 1:
         return ""

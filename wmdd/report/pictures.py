@@ -54,22 +54,22 @@ def strip_uri(images: Tensor, cell: int = 48) -> str:
 
 @contextlib.contextmanager
 def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, Sequence[Any]]]:
-    """Open a figure in the style of all our plots, in inches; give it with its panels side by side.
+    """Open a figure in the style of all our plots, its size in inches; yield it and its panels side by side.
 
-    Neither a matplotlibrc of the user decides how it looks, nor does it change what the user's own plots are drawn by.
+    A user's matplotlibrc does not change it, and it does not change the settings of a user's plots.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
         default = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-        own = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-        matplotlib.rcParams.update({**default, **own})
-        drawn = Figure(figsize=(width, height), layout="constrained")
-        axes = drawn.subplots(1, panels, squeeze=False, sharey=True)
+        style = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+        matplotlib.rcParams.update({**default, **style})
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        axes = drawing.subplots(1, panels, squeeze=False, sharey=True)
         for panel in axes[0]:
             panel.grid(alpha=0.25)
-        yield drawn, list(axes[0])
+        yield drawing, list(axes[0])
 
 
 def as_percent(axes: Any) -> None:
@@ -79,28 +79,28 @@ def as_percent(axes: Any) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def svg_text(drawn: Any) -> str:
-    """Write a figure as SVG that can stand in a page; what our font lacks is left to those of the browser."""
+def svg_text(drawing: Any) -> str:
+    """Return a figure as SVG for a page; characters that our font lacks are left to the browser's."""
     import matplotlib
     from matplotlib.text import Text
 
-    kind = "path" if has_all("".join(text.get_text() for text in drawn.findobj(Text))) else "none"
+    fonts = "path" if has_all("".join(text.get_text() for text in drawing.findobj(Text))) else "none"
     out = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": kind}), warnings.catch_warnings():
+    with matplotlib.rc_context({"svg.fonttype": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
-        drawn.savefig(out, format="svg", metadata={"Date": None})
+        drawing.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
 def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
-    """Draw curves as SVG text, their names below them, where they hide nothing."""
+    """Draw curves as SVG text, with their names below, where they hide nothing."""
     names = [label(name, 28) for name, _, _ in series] if 1 < len(series) <= MAX_NAMED else []
     longest = max(map(cell_len, names), default=0)
     fitting = max(1, LEGEND_WIDTH // (longest + 9))  # names, each with its line and the space to the next
     lines = math.ceil(len(names) / fitting)
-    with figure(4.6, 2.9 + 0.17 * lines) as (drawn, (axes,)):
+    with figure(4.6, 2.9 + 0.17 * lines) as (drawing, (axes,)):
         for place, (_, x, y) in enumerate(series):
-            # matplotlib shows no name that begins with _, and takes $ for mathematics: names come last, and as text.
+            # matplotlib hides names that begin with _, and takes $ for mathematics: the names are set last, as text.
             axes.plot(x, y, label=str(place), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
         axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
@@ -110,16 +110,16 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             as_percent(axes)
         if names:
             handles = axes.get_legend_handles_labels()
-            legend = drawn.legend(
+            legend = drawing.legend(
                 *handles, loc="outside lower center", frameon=False, fontsize=8, ncols=math.ceil(len(names) / lines)
             )
             for text, name in zip(legend.get_texts(), names, strict=True):
                 text.set(text=name, parse_math=False)
-        return svg_text(drawn)
+        return svg_text(drawing)
 
 
 def mean_curve(curves: Sequence[Tensor]) -> Tensor:
-    """Average (records, terms) loss curves of several classes."""
+    """Return the mean of (records, terms) loss curves of several classes."""
     return torch.stack(list(curves)).mean(dim=0)
 
 

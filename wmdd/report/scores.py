@@ -1,4 +1,4 @@
-"""Turn stored results into the numbers of ``metrics.json``."""
+"""The numbers of ``metrics.json``, from stored results, and how they are shown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ScoreRow:
 
 
 def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
-    """Give every score of a run, fractions in [0, 1]; the top level holds the first student's."""
+    """Return every score of a run, fractions in [0, 1]; the top level holds the first student's."""
     teacher: Teacher = load_value(plan.units("pretrain")[0].ref, store)
     results = [load_value(ref, store) for ref in plan.refs("evaluate")]
     students = dict.fromkeys(plan.config.evaluate.students)
@@ -48,10 +48,9 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "validation_images": len(plan.index.val),
         "validation_digest": validation_digest(plan.index),
         "teacher": {"top1": teacher.top1, "model": teacher.model, "loaded": plan.config.pretrain.weights},
-        "labelled_with": _beside(plan, store),
+        "labelled_with": _other_teachers(plan, store),
         **by_student[next(iter(students))],
         "students": by_student,
-        "protocol": by_student[next(iter(students))]["protocol"],
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
         "until": plan.until,
         "missing": _missing(plan),
@@ -64,17 +63,17 @@ def _missing(plan: Plan) -> list[str]:
 
 
 def validation_digest(index: DatasetIndex) -> str:
-    """Tell apart what is scored on: a protocol's hash says how, and two sets of one name may have other images."""
+    """Return a short hash of the validation images, in which two sets of one name may differ."""
     return index.digest("val")[:12]
 
 
-def scored_on(facts: Mapping[str, Any]) -> str:
-    """Name the validation images of metrics, or of a comparison or ranking."""
-    return f"{facts['validation_images']} validation images ({facts['validation_digest']})"
+def scored_on(results: Mapping[str, Any]) -> str:
+    """Return the validation images of metrics, of a comparison or of a ranking."""
+    return f"{results['validation_images']} validation images ({results['validation_digest']})"
 
 
 def teachers_of(results: Mapping[str, Any]) -> str:
-    """Return the teacher of metrics, of a comparison or ranking, and the networks that labelled with it."""
+    """Return the teacher of a comparison or ranking, and the networks that labelled with it."""
     teacher = results["teacher"]
     others = [f"{other['model']}, {100 * other['top1']:.1f} %" for other in results["labelled_with"]]
     return (
@@ -85,23 +84,23 @@ def teachers_of(results: Mapping[str, Any]) -> str:
 
 
 def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
-    """Name the protocol of a student, and say when its settings were changed."""
+    """Return the name of a student's protocol, which says if its settings were changed, and its hash."""
     name = config.evaluate.protocol
     return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config, student)}
 
 
 def protocol_line(protocols: Mapping[str, Mapping[str, str]]) -> str:
-    """Name the protocols of students: only equal hashes compare, so each is named with its students if they differ."""
+    """Return the protocols of students; each with its students if they differ, as only equal hashes compare."""
     students: dict[str, list[str]] = {}
     for student, protocol in protocols.items():
         students.setdefault(f"{protocol['name']} {protocol['hash']}", []).append(student)
     if len(students) == 1:
         return f"protocol {next(iter(students))}"
-    return "protocols " + "; ".join(f"{name} ({', '.join(own)})" for name, own in students.items())
+    return "protocols " + "; ".join(f"{name} ({', '.join(of)})" for name, of in students.items())
 
 
 def left_out(metrics: Mapping[str, Any]) -> str:
-    """Return a line on what a run that ended early lacks; empty for others."""
+    """Return a line about what a run that ended early lacks; empty for others."""
     if not metrics.get("until"):
         return ""
     ended = f"ended after {metrics['until']} (--until), without {', '.join(metrics['missing'])}"
@@ -109,32 +108,26 @@ def left_out(metrics: Mapping[str, Any]) -> str:
 
 
 def protocols_of_run(metrics: dict[str, Any]) -> str:
-    """Name the protocols of a run's students."""
+    """Return the protocols of a run's students."""
     return protocol_line({name: scores["protocol"] for name, scores in metrics["students"].items()})
 
 
-def _beside(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
-    """List the networks that label beside the teacher, with their accuracy."""
-    found = {other.ref.unit: other.ref for other in plan.units("pretrain")[1:]}
-    weights = {other.ref.unit: other.params["weights"] for other in plan.units("pretrain")}
-    named = [
-        found.get(f"{BESIDE}{name}") or found[f"full-{name}"]
-        for name in plan.config.relabel.teachers
-        if plan.refs("relabel")
-    ]
-    networks: list[Teacher] = [load_value(ref, store) for ref in named]
-    return [
-        {"model": network.model, "top1": network.top1, "loaded": weights[ref.unit]}
-        for ref, network in zip(named, networks, strict=True)
-    ]
+def _other_teachers(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
+    """Return the networks that label with the teacher, and their accuracy."""
+    trained = {unit.ref.unit: unit for unit in plan.units("pretrain")[1:]}
+    networks = []
+    for name in plan.config.relabel.teachers if plan.refs("relabel") else ():
+        unit = trained.get(f"{BESIDE}{name}") or trained[f"full-{name}"]
+        network: Teacher = load_value(unit.ref, store)
+        networks.append({"model": network.model, "top1": network.top1, "loaded": unit.params["weights"]})
+    return networks
 
 
 def _student(
     name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
 ) -> dict[str, Any]:
-    own = [result for result in results if result.student == name]
-    made = [result for result in own if result.images == "distilled"]
-    random = [result for result in own if result.images != "distilled"]
+    made = [result for result in results if result.student == name and result.images == "distilled"]
+    random = [result for result in results if result.student == name and result.images != "distilled"]
     return {
         "student": name,
         "protocol": protocol_of(plan.config, name),
@@ -154,36 +147,15 @@ def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) ->
 
 
 def _summary(results: list[StudentResult]) -> dict[str, Any]:
-    averaged = _averaged(results)
-    last, best = [result.top1_last for result in results], [result.top1_best for result in results]
-    runs = [
-        {"images": result.images, "seed": result.seed, "top1_last": result.top1_last, "top1_best": result.top1_best}
-        for result in results
-    ]
-    return {
-        "top1_last_mean": statistics.mean(last),
-        "top1_last_std": deviation(last),
-        "top1_best_mean": statistics.mean(best),
-        "top1_best_std": deviation(best),
-        **averaged,
-        "runs": runs,
-    }
-
-
-def deviation(values: list[float]) -> float | None:
-    """Give the sample standard deviation; None of one value, which has none."""
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _averaged(results: list[StudentResult]) -> dict[str, float | None]:
-    """Give the scores of the averaged students, reported apart; nothing where there are none."""
-    found: dict[str, float | None] = {}
-    for name in ("top1_ema_last", "top1_ema_best"):
+    """Return mean and sample standard deviation of each score; those of averaged weights only if they were kept."""
+    summary = dict[str, Any]()
+    for name in ("top1_last", "top1_best", "top1_ema_last", "top1_ema_best"):
         values = [getattr(result, name) for result in results if getattr(result, name) is not None]
         if values:
-            found |= {f"{name}_mean": statistics.mean(values)}
-            found |= {f"{name}_std": deviation(values)}
-    return found
+            summary[f"{name}_mean"] = statistics.mean(values)
+            summary[f"{name}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    runs = ("images", "seed", "top1_last", "top1_best")
+    return summary | {"runs": [{name: getattr(result, name) for name in runs} for result in results]}
 
 
 def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
@@ -192,29 +164,27 @@ def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
 
 
 def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
-    """Lay the scores out as a table: teacher, then per student the distilled set, random real images and all data."""
+    """Return the rows of the result table: teacher, then per student the distilled set, random images and all data."""
     teacher = metrics["teacher"]
     count = str(metrics["classes"] * metrics["ipc"])
     every = str(metrics["train_images"])
-    loaded = teacher["loaded"]
-    name = f"teacher {teacher['model']}" + (", loaded" if loaded else "")
-    rows = [ScoreRow(name, "" if loaded else every, f"{teacher['top1']:.1%}", "", teacher["top1"])]
+    name = f"teacher {teacher['model']}" + (", loaded" if teacher["loaded"] else "")
+    rows = [_network_row(name, "" if teacher["loaded"] else every, teacher)]
     for other in metrics["labelled_with"]:
-        name = f"labels too: {other['model']}"
-        rows.append(ScoreRow(name, "" if other["loaded"] else every, f"{other['top1']:.1%}", "", other["top1"]))
+        rows.append(_network_row(f"labels too: {other['model']}", "" if other["loaded"] else every, other))
     method = metrics.get("method", "wmdd")
-    made = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
+    distilled = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():
-        for label, key in ((made, "distilled"), ("random real", "random_real")):
+        for label, key in ((distilled, "distilled"), ("random real", "random_real")):
             if scores[key]:
                 rows.append(_score_row(f"{label}, {name}", count, scores[key], "top1"))
                 if "top1_ema_last_mean" in scores[key]:
                     rows.append(_score_row(f"{label}, {name}, EMA", count, scores[key], "top1_ema"))
         full = scores["full_data"]
         scored = scores["distilled"] or scores["random_real"]
-        if scored and full and full["from"] != "loaded teacher":  # whose images are not known here
+        if scored and full and full["from"] != "loaded teacher":  # whose training images are not known
             every_image = "full data (the teacher)" if full["from"] == "teacher" else "full data"
-            rows.append(ScoreRow(f"{every_image}, {name}", every, f"{full['top1']:.1%}", "", full["top1"]))
+            rows.append(_network_row(f"{every_image}, {name}", every, full))
     return rows
 
 
@@ -222,16 +192,22 @@ _IN_BRIEF = 6  # lines of a result table
 
 
 def brief(metrics: dict[str, Any]) -> str:
-    """Return what a run is of and its scores, in one line."""
+    """Return what a run is about and its scores, in one line."""
     scores = [f"{row.name}: {row.last}" for row in score_rows(metrics)]
-    shown = "; ".join(scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else []))
+    first = "; ".join(scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else []))
     without = f"; without {', '.join(metrics['missing'])}" if metrics["missing"] else ""
-    return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {shown}{without}"
+    return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {first}{without}"
 
 
-def _score_row(name: str, count: str, scores: dict[str, Any], kind: str) -> ScoreRow:
-    def shown(epoch: str) -> str:
-        mean, spread = scores[f"{kind}_{epoch}_mean"], scores[f"{kind}_{epoch}_std"]
-        return f"{mean:.1%}" if spread is None else f"{mean:.1%} ± {100 * spread:.1f}"
+def _network_row(name: str, images: str, scores: Mapping[str, Any]) -> ScoreRow:
+    return ScoreRow(name, images, f"{scores['top1']:.1%}", "", scores["top1"])
 
-    return ScoreRow(name, count, shown("last"), shown("best"), scores[f"{kind}_last_mean"])
+
+def _score_row(name: str, images: str, scores: Mapping[str, Any], weights: str) -> ScoreRow:
+    """Return the row of students with their last weights (``top1``) or averaged ones (``top1_ema``)."""
+
+    def text(epoch: str) -> str:
+        mean, std = scores[f"{weights}_{epoch}_mean"], scores[f"{weights}_{epoch}_std"]
+        return f"{mean:.1%}" if std is None else f"{mean:.1%} ± {100 * std:.1f}"
+
+    return ScoreRow(name, images, text("last"), text("best"), scores[f"{weights}_last_mean"])

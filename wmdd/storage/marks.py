@@ -1,4 +1,4 @@
-"""Which folders below a data set wmdd wrote itself: stores, run folders, exports; they hold no images of the set."""
+"""Which folders below a data set wmdd wrote: stores, run folders and exports, which hold no images of the set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 STORE_MARK, EXPORT_MARK = ".wmdd-store", ".wmdd-export"  # empty files in the root of each
-# A folder that holds all files of a line is one that wmdd distill, compare, rank or tune wrote, or writes to.
+# A folder with all files of a line was written by wmdd distill, compare, rank or tune.
 _RUNS = (
     {"config.yaml", "run.json"},
     {"config.yaml", "metrics.jsonl"},
@@ -22,21 +22,22 @@ _ARTIFACT = re.compile(
 
 
 def own_folders(paths: Iterable[str]) -> set[str]:
-    """Return the stores, run folders and exports among files, by what they hold.
+    """Return the stores, run folders and exports among files.
 
     Args:
         paths: of all files below a root, hidden ones too, relative to it with ``/`` between names. The root itself is
-            never returned: it was asked for.
+            never returned, as it was asked for.
     """
-    found, names = set[str](), dict[str, set[str]]()
+    folders = set[str]()
+    names = dict[str, set[str]]()
     for path in paths:
         folder, _, name = path.rpartition("/")
         if name in _NAMES:
             names.setdefault(folder, set()).add(name)
         elif name in (STORE_MARK, EXPORT_MARK):
-            found.add(folder)
+            folders.add(folder)
         elif name == "commit.json" and (artifact := _ARTIFACT.fullmatch(path)):
-            # Of a store in the root itself, the folders of its stages.
-            found |= {artifact[1]} if artifact[1] else {path.partition("/")[0], "notes"}
-    found |= {folder for folder, held in names.items() if any(run <= held for run in _RUNS)}
-    return found - {""}
+            # If the root itself is a store, the folders of its stages.
+            folders |= {artifact[1]} if artifact[1] else {path.partition("/")[0], "notes"}
+    folders |= {folder for folder, held in names.items() if any(run <= held for run in _RUNS)}
+    return folders - {""}
