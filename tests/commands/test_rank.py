@@ -14,7 +14,7 @@ from wmdd.errors import ConfigError
 from wmdd.report.ranking import label_robust_score
 
 
-def test_hard_labels_and_random_images_choose_their_rate_and_the_set_keeps_its_own():
+def test_hard_labels_and_random_images_choose_rates():
     made = trials(recipe("cifar10"), [0.1, 0.01])
     assert {name: list(cases) for name, cases in made.items()} == {
         "made_soft": [1e-3],
@@ -29,7 +29,7 @@ def test_hard_labels_and_random_images_choose_their_rate_and_the_set_keeps_its_o
     assert (plain.crop_scale, plain.flip, plain.mix) == ((1.0, 1.0), False, "none")
 
 
-def test_what_cannot_be_ranked_is_refused():
+def test_wrong_options_of_a_ranking_are_refused():
     with pytest.raises(ConfigError, match=r"^rates="):
         rank(recipe("digits"), rates=[0.0])
     with pytest.raises(ConfigError, match=r"^weight=2: give one between"):
@@ -40,7 +40,7 @@ def test_what_cannot_be_ranked_is_refused():
         rank(override(recipe("digits"), {"evaluate.full_data": False}))
 
 
-def test_ranking_without_a_place_is_refused_before_work(tmp_path):
+def test_ranking_in_a_read_only_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"^run=/proc/x: cannot be written"):
         rank(recipe("digits"), run="/proc/x", store=str(tmp_path / "store"), executor="local")
     assert not list((tmp_path / "store").glob("pretrain/*"))
@@ -49,21 +49,8 @@ def test_ranking_without_a_place_is_refused_before_work(tmp_path):
 @pytest.mark.slow
 def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
-    words = (
-        "rank",
-        "digits",
-        *UNSEEDED,
-        "--executor",
-        "local",
-        "--rates",
-        "0.001,0.01",
-        "--store",
-        "store",
-        "--run",
-        "runs/digits-rank",
-        "--seeds",
-        1,
-    )
+    words = ("rank", "digits", *UNSEEDED, "--seeds", 1, "--executor", "local", "--rates", "0.001,0.01")
+    words += ("--store", "store", "--run", "runs/digits-rank")
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())

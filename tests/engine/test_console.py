@@ -64,17 +64,14 @@ def test_stage_that_was_in_the_store_took_no_time():
     assert "0.0 s" not in row
 
 
-@pytest.mark.parametrize(
-    ("first", "done", "words"),
-    [(0, 10, "done in 7.0 s"), (4, 10, "done in 7.0 s, 4 found in the store"), (4, 9, "stopped after 7.0 s")],
-)
-def test_end_of_a_stage_says_what_was_done_in_which_time(first, done, words):
-    now = [0.0]
-    run = RunProgress(lambda: now[0])
-    run(Event("stage", "recover", done=first, total=10))
-    now[0] = 7.0
-    run(Event("end", "recover", done=done, total=10))
-    assert run.stages["recover"].outcome(50.0) == words
+def test_end_of_a_stage_says_its_outcome_and_time():
+    outcomes = {(0, 10): "done in 7.0 s", (4, 10): "done in 7.0 s, 4 found in the store", (4, 9): "stopped after 7.0 s"}
+    for (first, done), words in outcomes.items():
+        times = iter((0.0, 7.0))
+        run = RunProgress(lambda times=times: next(times))
+        run(Event("stage", "recover", done=first, total=10))
+        run(Event("end", "recover", done=done, total=10))
+        assert run.stages["recover"].outcome(50.0) == words
 
 
 WHERE = {"terminal": {"force_terminal": True}, "notebook": {"force_jupyter": True}, "pipe": {}}
@@ -93,7 +90,7 @@ WHERE = {"terminal": {"force_terminal": True}, "notebook": {"force_jupyter": Tru
         ("notebook", False, False, False),
     ],
 )
-def test_python_shows_progress_where_a_person_looks(monkeypatch, where, progress, listens, is_shown):
+def test_progress_is_shown_on_terminals_and_notebooks(monkeypatch, where, progress, listens, is_shown):
     out, displayed, heard = io.StringIO(), [], []
     console = functools.partial(Terminal, file=out, width=160, color_system=None, **WHERE[where])
     monkeypatch.setattr(log, "Terminal", console)
@@ -110,7 +107,7 @@ def test_python_shows_progress_where_a_person_looks(monkeypatch, where, progress
     assert len(heard) == (len(NEWS) + 1 if listens else 0)
 
 
-def test_index_is_counted_in_a_line_that_stays_or_in_lines(monkeypatch):
+def test_index_is_counted_in_one_line_on_a_terminal(monkeypatch):
     for options, expected in (({"force_terminal": True}, "\r"), ({}, "\n")):
         now, out = [0.0], io.StringIO()
         monkeypatch.setattr(log.time, "monotonic", lambda now=now: now[0])
@@ -163,7 +160,7 @@ def test_start_of_every_worker_is_no_part_of_the_pace():
     assert stages["statistics"].describe(18.75) == "4 running, 54.9/min, 22 s left"
 
 
-def test_task_that_begins_later_counts_from_its_first_report():
+def test_later_task_counts_from_its_first_report():
     _, see = watched("evaluate")
     see(0.0, "stage", done=0, total=3)
     see(0.0, "begin", "a", total=1)
@@ -175,7 +172,7 @@ def test_task_that_begins_later_counts_from_its_first_report():
     assert see(19.0, "progress", "b", 50, 100) == pytest.approx(15.0)
 
 
-def test_steps_of_one_unit_are_no_steps_of_the_whole_task():
+def test_steps_of_a_unit_are_no_steps_of_its_task():
     _, see = watched("statistics")
     see(0.0, "stage", done=0, total=10)
     see(0.0, "begin", "all", total=10)
@@ -195,7 +192,7 @@ def test_units_of_a_group_are_counted_once():
         assert see(30.0, "unit", f"class-{unit}", task="group") == pytest.approx(20.0)
 
 
-def test_rate_and_time_left_count_the_parts_of_what_runs():
+def test_time_left_counts_parts_of_running_units():
     stages, see = watched("statistics")
     for event in NEWS[:4]:
         see(0.0, event.kind, event.unit, event.done, event.total, event.text)
@@ -208,7 +205,7 @@ def test_rate_and_time_left_count_the_parts_of_what_runs():
     assert stage.describe(70.0) == "1 running, 1 retried, 1.0/min, 4 min 30 s left"
 
 
-def test_time_left_falls_between_steps_until_one_is_overdue():
+def test_time_left_falls_until_a_step_is_overdue():
     stages, see = watched("pretrain")
     see(0.0, "stage", done=0, total=1)
     see(0.0, "begin", "teacher", total=1)
@@ -219,7 +216,7 @@ def test_time_left_falls_between_steps_until_one_is_overdue():
     assert see(115.0, "progress", "teacher", 1, 10, "a step of the same epoch") == pytest.approx(990.0)
 
 
-def test_time_left_of_what_goes_on_counts_no_step_of_before():
+def test_time_left_ignores_steps_of_earlier_sessions():
     _, see = watched("recover")
     see(0.0, "stage", done=0, total=10)
     for unit in ("a", "b"):
@@ -238,9 +235,6 @@ def test_time_left_of_what_goes_on_counts_no_step_of_before():
     assert see(200.0, "progress", "b", 90, 100, begun=90) == pytest.approx(195.0 / 3)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.25, "0.2 s"), (59.4, "59 s"), (60, "1 min 00 s"), (3599.6, "1 h 00 min"), (7260, "2 h 01 min")],
-)
-def test_durations_read_as_people_say_them(seconds, text):
-    assert clock(seconds) == text
+def test_durations_read_as_people_say_them():
+    durations = {0.25: "0.2 s", 59.4: "59 s", 60: "1 min 00 s", 3599.6: "1 h 00 min", 7260: "2 h 01 min"}
+    assert [clock(seconds) for seconds in durations] == list(durations.values())

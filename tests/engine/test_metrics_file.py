@@ -35,7 +35,7 @@ def test_sessions_follow_each_other_in_one_file(url):
     assert lines[0]["metrics"] == {"seconds": 1.0}
 
 
-def test_what_a_finished_stage_told_survives_a_crash(url):
+def test_events_of_a_finished_stage_survive_a_crash(url):
     metrics = MetricsFile(url)
     for event in (*units("a"), Event("end", "recover"), *units("b")):
         metrics(event)
@@ -52,7 +52,7 @@ def test_far_file_is_not_sent_again_for_every_event(monkeypatch):
     assert sent
 
 
-def test_folder_that_cannot_be_written_is_told_once_and_ends_no_run(tmp_path, caplog):
+def test_unwritable_metrics_file_is_logged_once(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     metrics = MetricsFile(str(tmp_path / "file" / "run"))
     for event in units("a", "b", "c"):

@@ -78,9 +78,8 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("words", NAMED)
-def test_default_folder_is_named_by_what_differs_from_the_recipe(words):
-    assert default_run(configured(*words)) == f"runs/{NAMED[words]}"
+def test_default_folder_names_changes_of_the_recipe():
+    assert [default_run(configured(*words)) for words in NAMED] == [f"runs/{name}" for name in NAMED.values()]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_default_folder_is_named_by_what_differs_from_the_recipe(words):
         {"pretrain.weights": "/a/b/teacher.safetensors"},
     ],
 )
-def test_much_that_differs_is_a_digest_of_it(options):
+def test_many_changes_are_named_by_a_digest(options):
     names = [default_run(override(recipe("digits"), options | more)) for more in ({}, {}, {"recover.iterations": 3})]
     assert names[0] == names[1] != names[2]
     assert names[0].startswith("runs/digits-")
@@ -100,7 +99,7 @@ def test_much_that_differs_is_a_digest_of_it(options):
     assert "/" not in names[0].removeprefix("runs/")
 
 
-def test_names_are_safe_whatever_a_set_or_recipe_is_called():
+def test_folder_names_are_safe_for_any_set_and_recipe():
     for path in ("/d/a\\b:c*?", "/d/" + "x" * 300, "/d/caf\udce9", "/d/..."):
         name = default_run(changed(data__path=path))
         name.encode()
@@ -110,7 +109,7 @@ def test_names_are_safe_whatever_a_set_or_recipe_is_called():
     assert default_run(DistillConfig()) == "runs/custom"
 
 
-def test_what_is_not_part_of_keys_is_no_difference():
+def test_options_outside_keys_make_no_difference():
     moved = changed(ray__address="auto", runtime__device="cpu", data__download=True, evaluate__val_batch_size=7)
     assert contrast(recipe("digits"), moved) == ""
     assert contrast(recipe("digits"), changed(runtime__precision="fp32")) == "runtime.precision=auto (not fp32)"
@@ -118,7 +117,7 @@ def test_what_is_not_part_of_keys_is_no_difference():
     assert told == "barycenter.ipc=1 (not 2), and 2 other options"
 
 
-def test_finished_run_of_another_configuration_is_left_alone():
+def test_finished_run_of_other_options_is_left_alone():
     held = leave_run("mine", changed(barycenter__ipc=2))
     line = r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\), and is left alone; give another run=, or delete"
     with pytest.raises(ConfigError, match=line):
@@ -128,7 +127,7 @@ def test_finished_run_of_another_configuration_is_left_alone():
     assert choose_run("mine/", changed(barycenter__ipc=2, ray__actors=3)) == ("mine", "")
 
 
-def test_run_that_ended_while_this_one_waited_for_the_folder_is_left_alone(monkeypatch):
+def test_run_that_ended_during_the_wait_is_left_alone(monkeypatch):
     held, plan = {}, Session.plan
 
     def plan_late(*given, **options):
@@ -143,14 +142,14 @@ def test_run_that_ended_while_this_one_waited_for_the_folder_is_left_alone(monke
         pass
 
 
-def test_run_of_before_that_gave_another_path_of_the_same_set_is_the_same_run():
+def test_relative_and_absolute_path_are_the_same_run():
     leave_run("mine", changed(data__path="set"))
     assert choose_run("mine", changed(data__path=str(Path("set").absolute()))) == ("mine", "")
     with pytest.raises(ConfigError, match=r"data\.path=.*/set \(not .*/other\)"):
         choose_run("mine", changed(data__path="other"))
 
 
-def test_folder_at_a_url_belongs_to_one_configuration_too():
+def test_remote_folder_belongs_to_one_configuration():
     url = "memory://bucket/runs/mine"
     note_config(url, changed(barycenter__ipc=2))
     with hold(url):  # there are no locks
@@ -162,7 +161,7 @@ def test_folder_at_a_url_belongs_to_one_configuration_too():
         choose_run(url, recipe("digits"))
 
 
-def test_begun_run_is_left_alone_once_it_finished_a_unit():
+def test_begun_run_is_left_alone_after_its_first_unit():
     leave_run("mine", changed(barycenter__ipc=2), finished=False)
     with pytest.raises(ConfigError, match=r"--run mine: holds a run with barycenter\.ipc=2"):
         choose_run("mine", recipe("digits"))
@@ -175,7 +174,7 @@ def test_begun_run_is_left_alone_once_it_finished_a_unit():
     assert Path("again/metrics.jsonl").exists()
 
 
-def test_default_folder_that_is_taken_gives_way_and_says_so():
+def test_default_folder_in_use_is_replaced_with_a_note():
     leave_run("runs/cifar10-quick-pets", override(recipe("cifar10-quick"), {"data.path": "/a/pets"}))
     config, told = override(recipe("cifar10-quick"), {"data.path": "/b/pets"}), []
     session = Session("distill", config, None, None, told.append)
@@ -220,7 +219,7 @@ def test_finished_run_of_another_version_is_left_alone():
         choose_run("mine", recipe("digits"))
 
 
-def test_same_run_over_changed_images_says_that_it_replaces():
+def test_same_run_over_changed_images_leaves_a_note():
     held = {"artifacts": {"evaluate": {"distilled-seed-0": "a"}}}
     assert replaced("mine", {"distilled-seed-0": "a"}) == ""
     Path("mine").mkdir()
@@ -229,7 +228,7 @@ def test_same_run_over_changed_images_says_that_it_replaces():
     assert "mine: images, weights or wmdd's version have changed" in replaced("mine", {"distilled-seed-0": "b"})
 
 
-def test_folder_of_a_comparison_belongs_to_what_its_cases_share():
+def test_comparison_folder_belongs_to_what_cases_share():
     config = with_protocol(recipe("digits"), "rded")
 
     def choose(config, ipcs, changes=None):
@@ -256,7 +255,7 @@ def test_folder_of_a_comparison_belongs_to_what_its_cases_share():
     assert default_run(sized, "compare") == default_run(config, "compare") == "runs/digits-protocol-rded-compare"
 
 
-def test_comparisons_and_rankings_with_options_of_their_own_have_folders_of_their_own():
+def test_options_of_a_command_change_default_folders():
     plain, other = (default_run(recipe("digits"), "compare", more) for more in ({}, {"cda": {"recover.lr": "1"}}))
     assert plain == "runs/digits-compare"
     assert other.startswith("runs/digits-compare-")
@@ -289,7 +288,7 @@ def test_one_process_at_a_time_is_at_work_in_a_folder(monkeypatch):
         pass
 
 
-def test_lock_ends_with_its_process_though_a_forked_child_lives_on(monkeypatch):
+def test_lock_ends_with_its_process_not_with_a_fork(monkeypatch):
     monkeypatch.setattr(run_folder, "WAIT_S", 0.0)
     code = (
         "import os, sys, time; from wmdd.engine.run_folder import hold\n"
@@ -329,7 +328,7 @@ def test_make_puts_the_checkout_on_the_path(uv):
     assert line.startswith("uv " if uv != "UV=" else ".venv/bin/python -m pip ")
 
 
-def test_configuration_that_is_written_means_the_same_everywhere(place):
+def test_written_configuration_is_the_same_everywhere(place):
     config = changed(data__path="set", pretrain__weights="t.pth", ray__address="auto")
     written = from_yaml(portable_yaml(located(config)))
     assert written.data.path == f"{place}/set"
@@ -340,7 +339,7 @@ def test_configuration_that_is_written_means_the_same_everywhere(place):
     assert located(changed(pretrain__weights="IMAGENET1K_V1")).pretrain.weights == "IMAGENET1K_V1"
 
 
-def test_reports_are_about_a_set_and_a_number_of_images():
+def test_subject_names_the_set_and_the_images():
     assert subject(recipe("digits")) == "digits, 1 image per class"
     assert subject(override(recipe("cifar10"), {"data.path": "/d/CIFAR10"})) == "cifar10, 10 images per class"
     pets = override(recipe("cifar10-quick"), {"data.path": "/d/pets", "barycenter.ipc": 5})

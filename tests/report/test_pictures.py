@@ -17,21 +17,7 @@ from wmdd.report.page import _spread
 from wmdd.report.pictures import curves_svg, grid_png
 
 NAMES = [
-    "café",
-    "$",
-    "$$",
-    "$$$",
-    "$x$",
-    "_b",
-    "猫",
-    "🙂",
-    "قطة",
-    "a\x1b[31m\nb",
-    "x" * 200,
-    "\udce9",
-    "[red]",
-    "",
-    " ",
+    *("café", "$", "$$", "$$$", "$x$", "_b", "猫", "🙂", "قطة", "a\x1b[31m\nb", "x" * 200, "\udce9", "[red]", "", " "),
 ]
 
 
@@ -77,7 +63,7 @@ def test_legend_hides_no_curve(names, monkeypatch):
     assert axes.bbox.height > 130  # of 290 pixels without a legend
 
 
-def test_comparison_of_one_size_has_a_bar_for_each_method_and_the_bound_above(monkeypatch):
+def test_comparison_of_one_size_is_drawn_as_bars(monkeypatch):
     row = {"student": "net", "ipc": 1, "top1_last_mean": 0.5, "top1_last_std": 0.1, "protocol": {"hash": "a"}}
     rows = [row | {"method": method} for method in ("wmdd", "sre2l", "cda")]
     facts = {"set": "pets", "methods": ["cda", "wmdd", "sre2l"], "ipc": [1], "rows": rows}
@@ -98,15 +84,14 @@ def test_comparison_of_one_size_has_a_bar_for_each_method_and_the_bound_above(mo
     assert not drawn[0].legends
 
 
-@pytest.mark.parametrize(
-    ("weights", "told"),
-    [([1.0], ""), ([0.5, 0.5], "0.500 each"), ([0.25, 0.75], "0.250 to 0.750"), ([1 / 3] * 3, "0.333 each")],
-)
-def test_weights_of_atoms_are_told_only_where_they_say_something(weights, told):
-    assert _spread(weights) == told
+def test_weights_of_atoms_are_shown_in_short():
+    assert _spread([1.0]) == ""
+    assert _spread([0.5, 0.5]) == "0.500 each"
+    assert _spread([0.25, 0.75]) == "0.250 to 0.750"
+    assert _spread([1 / 3] * 3) == "0.333 each"
 
 
-def test_text_that_our_font_lacks_is_left_to_the_browser():
+def test_text_that_our_font_lacks_is_left_to_browsers():
     plain = curves_svg("t", "x", [("café", [0, 1], [0, 1]), ("b", [0, 1], [1, 0])])
     wide = curves_svg("t", "x", [("猫", [0, 1], [0, 1]), ("<b>", [0, 1], [1, 0])])
     assert "<text" not in plain
@@ -130,7 +115,7 @@ def test_grid_draws_accents():
     assert ImageChops.difference(drawn("é"), drawn("e")).getbbox() is not None
 
 
-def test_font_of_the_machine_is_taken_where_it_has_what_ours_lacks(monkeypatch, tmp_path):
+def test_fonts_of_the_machine_fill_in_for_ours(monkeypatch, tmp_path):
     assert lettering("café") == ("café", dejavu())
     assert lettering("猫 a") == (r"\u732b a", dejavu())
     monkeypatch.setattr(fonts, "_wide_fonts", lambda: iter(["broken.ttf", "wide.ttf"]))

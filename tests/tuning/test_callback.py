@@ -30,7 +30,7 @@ def told(monkeypatch):
     return run, events
 
 
-def test_search_that_goes_on_counts_the_trials_of_before_as_found(told):
+def test_continued_search_counts_earlier_trials(told):
     run, events = told
     watcher = watch.Watcher(TuneConfig(samples=4))
     trials = [trial("a", "TERMINATED"), trial("b", "TERMINATED"), trial("c"), trial("d")]

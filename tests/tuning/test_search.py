@@ -31,7 +31,7 @@ def short():
         yield folder
 
 
-def test_trial_makes_nothing_shared_and_a_repeated_one_makes_nothing(prepared):
+def test_trial_computes_only_its_own_stages_once(prepared):
     store = Path(prepared.store_url)
     before = commits(store)
     first = list(prepared.climb({"recover.bn_weight": 3.0}))
@@ -58,7 +58,7 @@ def test_setting_that_diverges_scores_nothing(prepared):
     assert "not finite" in last["failed"]
 
 
-def test_held_out_images_reach_neither_statistics_nor_recovery(prepared):
+def test_held_out_images_reach_no_stage_but_students(prepared):
     store = ArtifactStore(prepared.store_url)
     whole = make_plan(override(prepared.config, {"data.holdout": 0.0}), store).index
     plan = prepared.plan({}, 1)

@@ -27,7 +27,7 @@ def short():
         yield folder
 
 
-def test_search_that_is_interrupted_says_so_and_goes_on_with_the_same_words(prepared, tmp_path, short):
+def test_interrupted_search_goes_on(prepared, tmp_path, short):
     words = ("tune", "digits", *WORDS, "--recover.iterations", 150, "--tune.samples", 3, "--tune.stop_early", "false")
     words += ("--run", tmp_path / "t", "--store", prepared.store_url)
     log, limit = tmp_path / "out", time.monotonic() + 400
@@ -51,7 +51,7 @@ def test_search_that_is_interrupted_says_so_and_goes_on_with_the_same_words(prep
     assert [row["stop"] for row in rows] == ["finished"] * 3
 
 
-def test_killed_worker_and_killed_driver_lose_no_trial_and_failures_do_not_end_it(prepared, tmp_path, short):
+def test_killed_worker_and_driver_lose_no_trial(prepared, tmp_path, short):
     words = ("tune", "digits", *WORDS, "recover.lr=choice:0.1,1e38", "recover.feature_weight=choice:1,1e38")
     words += ("--recover.iterations", 300, "--relabel.epochs", 24)  # long enough to be hit
     words += ("--tune.samples", 4, "--tune.concurrent", 1, "--run", tmp_path / "t", "--store", prepared.store_url)

@@ -16,34 +16,40 @@ from wmdd.config.recipes import recipe
 from wmdd.errors import ConfigError
 
 
-@pytest.mark.parametrize(
-    ("word", "told"),
-    [
-        ("recover.bn_weight", "give FIELD=loguniform"),
-        ("recover.bn_weight=5", "give FIELD=loguniform"),
-        ("recover.bn_weight=normal:0:1", "normal is no domain"),
-        ("recover.bn_weight=loguniform:0:1", "finite above 0"),
-        ("recover.bn_weight=uniform:2:1", "LOW must be smaller"),
-        ("recover.bn_weight=uniform:nan:1", "LOW must be smaller"),
-        ("recover.bn_weight=uniform:1", "give two numbers"),
-        ("recover.iterations=randint:1.5:2", "give two numbers"),
-        ("recover.bn_weight=choice:1,1", "different values"),
-        ("recover.bn_weight=choice:1,", "different values"),
-        ("recover.nosuch=uniform:0:1", "no such field"),
-        ("nosuch.bn_weight=uniform:0:1", "no such field"),
-        ("pretrain.lr=uniform:0:1", "trials share what pretrain decides"),
-        ("barycenter.ipc=randint:1:2", "trials share what barycenter decides"),
-        ("seed=randint:1:2", "trials share what seed decides"),
-        ("recover.bn_weight_scale=choice:relative,odd", "'odd'"),
-        ("recover.bn_weight=uniform:-1:1", "recover.bn_weight"),
-    ],
-)
-def test_space_that_cannot_be_is_one_line_with_the_word(word, told):
+def refusal(call):
+    """The one line that a call is refused with."""
     with pytest.raises(ConfigError) as caught:
-        check_space(recipe("digits"), TuneConfig(space=(word,)))
-    assert str(caught.value).startswith(f"--tune.space {word.partition('=')[0]}")
-    assert told in str(caught.value)
+        call()
     assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+WRONG_SPACES = {
+    "recover.bn_weight": "give FIELD=loguniform",
+    "recover.bn_weight=5": "give FIELD=loguniform",
+    "recover.bn_weight=normal:0:1": "normal is no domain",
+    "recover.bn_weight=loguniform:0:1": "finite above 0",
+    "recover.bn_weight=uniform:2:1": "LOW must be smaller",
+    "recover.bn_weight=uniform:nan:1": "LOW must be smaller",
+    "recover.bn_weight=uniform:1": "give two numbers",
+    "recover.iterations=randint:1.5:2": "give two numbers",
+    "recover.bn_weight=choice:1,1": "different values",
+    "recover.bn_weight=choice:1,": "different values",
+    "recover.nosuch=uniform:0:1": "no such field",
+    "nosuch.bn_weight=uniform:0:1": "no such field",
+    "pretrain.lr=uniform:0:1": "trials share what pretrain decides",
+    "barycenter.ipc=randint:1:2": "trials share what barycenter decides",
+    "seed=randint:1:2": "trials share what seed decides",
+    "recover.bn_weight_scale=choice:relative,odd": "'odd'",
+    "recover.bn_weight=uniform:-1:1": "recover.bn_weight",
+}
+
+
+def test_wrong_space_is_one_line_with_the_word():
+    for word, message in WRONG_SPACES.items():
+        line = refusal(lambda word=word: check_space(recipe("digits"), TuneConfig(space=(word,))))
+        assert line.startswith(f"--tune.space {word.partition('=')[0]}")
+        assert message in line
 
 
 def test_field_twice_is_refused():
@@ -51,25 +57,22 @@ def test_field_twice_is_refused():
         parse_space(["recover.lr=uniform:0:1", "recover.lr=choice:1,2"])
 
 
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        ({"samples": 0}, "tune.samples=0: "),
-        ({"student_seeds": 1}, "tune.student_seeds=1: "),
-        ({"holdout": 1.0}, "tune.holdout=1.0: "),
-        ({"levels": (("1", "0.5", "1"),)}, "tune.levels=('1', '0.5', '1'): the last level must be 1:1:1"),
-        ({"levels": "1:0.5:1"}, "tune.levels='1:0.5:1': the last level must be 1:1:1"),
-        ({"levels": ["1:0.5"]}, "a level is three shares, CLASSES:STEPS:EPOCHS"),
-        ({"levels": 1}, "tune.levels=1: "),
-        ({"levels": ((1, 1, 1), (1, 0.5, 1), (1, 1, 1))}, "may not fall"),
-        ({"sample": 1}, "tune.sample: no such option; the options here are samples, "),
-    ],
-)
-def test_options_that_cannot_be_are_one_line(values, told):
-    with pytest.raises(ConfigError) as caught:
-        TuneConfig(**values)
-    assert told in str(caught.value)
-    assert "\n" not in str(caught.value)
+WRONG_OPTIONS = [
+    ({"samples": 0}, "tune.samples=0: "),
+    ({"student_seeds": 1}, "tune.student_seeds=1: "),
+    ({"holdout": 1.0}, "tune.holdout=1.0: "),
+    ({"levels": (("1", "0.5", "1"),)}, "tune.levels=('1', '0.5', '1'): the last level must be 1:1:1"),
+    ({"levels": "1:0.5:1"}, "tune.levels='1:0.5:1': the last level must be 1:1:1"),
+    ({"levels": ["1:0.5"]}, "a level is three shares, CLASSES:STEPS:EPOCHS"),
+    ({"levels": 1}, "tune.levels=1: "),
+    ({"levels": ((1, 1, 1), (1, 0.5, 1), (1, 1, 1))}, "may not fall"),
+    ({"sample": 1}, "tune.sample: no such option; the options here are samples, "),
+]
+
+
+def test_wrong_options_are_one_line():
+    for values, message in WRONG_OPTIONS:
+        assert message in refusal(lambda values=values: TuneConfig(**values))
 
 
 def test_levels_may_be_texts():
@@ -77,40 +80,40 @@ def test_levels_may_be_texts():
     assert TuneConfig(levels=("1:0.5:1", "1:1:1")).levels == ((1.0, 0.5, 1.0), (1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (("--tune.samples", "0"), "--tune.samples 0: input should be greater"),
-        (("--tune.levels", "1:0.5:1"), "--tune.levels 1:0.5:1: the last level must be 1:1:1"),
-        (("--tune.levels", "1:0.5:1", "--tune.levels", "1:2"), "--tune.levels 1:0.5:1 1:2: a level is three shares"),
-        (("--tune.space", "recover.nosuch=uniform:0:1"), "--tune.space recover.nosuch: no such field"),
-    ],
-)
-def test_command_names_the_option_of_a_search(words, line, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert _run(["tune", "digits", *words]) == 2
-    assert capsys.readouterr().err.startswith(f"wmdd: {line}")
+WRONG_FLAGS = [
+    (("--tune.samples", "0"), "--tune.samples 0: input should be greater"),
+    (("--tune.levels", "1:0.5:1"), "--tune.levels 1:0.5:1: the last level must be 1:1:1"),
+    (("--tune.levels", "1:0.5:1", "--tune.levels", "1:2"), "--tune.levels 1:0.5:1 1:2: a level is three shares"),
+    (("--tune.space", "recover.nosuch=uniform:0:1"), "--tune.space recover.nosuch: no such field"),
+]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        (),
-        ("nosuch",),
-        ("digits", "odd"),
-        ("digits", "--tune.levels", "1:2"),
-        ("digits", "--tune.searcher", "grid"),
-        ("--resume", "/nowhere/at/all"),
-        ("digits", "recover.lr=uniform:5"),
-    ],
-)
-def test_command_refuses_before_work_with_status_2(words, capsys, tmp_path, monkeypatch):
+def test_command_names_the_option_of_a_search(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert _run(["tune", *words]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("wmdd: ")
-    assert captured.err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
+    for words, line in WRONG_FLAGS:
+        assert _run(["tune", "digits", *words]) == 2
+        assert capsys.readouterr().err.startswith(f"wmdd: {line}")
+
+
+WRONG_WORDS = [
+    (),
+    ("nosuch",),
+    ("digits", "odd"),
+    ("digits", "--tune.levels", "1:2"),
+    ("digits", "--tune.searcher", "grid"),
+    ("--resume", "/nowhere/at/all"),
+    ("digits", "recover.lr=uniform:5"),
+]
+
+
+def test_command_refuses_before_work_with_status_2(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for words in WRONG_WORDS:
+        assert _run(["tune", *words]) == 2, words
+        captured = capsys.readouterr()
+        assert captured.err.startswith("wmdd: ")
+        assert captured.err.count("\n") == 1
+        assert not list(tmp_path.iterdir())
 
 
 def test_choices_become_the_fields_own_values():
@@ -157,22 +160,22 @@ def test_the_terminal_says_whether_a_lead_is_noise():
     assert "no other setting reached" in describe_lead(**noise(first, [first], students=2))
 
 
-@pytest.mark.parametrize(
-    ("means", "std", "students", "parts"),
-    [
-        ((0.50, 0.52), 0.03, 2, ("does not beat", "-2.0 points", "within the noise", "as good or better")),
-        ((0.50, 0.60), 0.03, 2, ("does not beat", "-10.0 points", "beyond the noise", "as good or better")),
-        ((0.60, 0.60), 0.00, 2, ("does not beat", "+0.0 points")),
-        ((0.60, 0.50), 0.03, 2, ("leads", "+10.0 points", "beyond the noise")),
-        ((0.60, 0.59), 0.03, 2, ("leads", "within the noise")),
-        ((0.60, 0.59), None, 1, ("leads", "of one student each")),
-    ],
-)
-def test_a_winner_that_lost_on_validation_is_said_to_have_lost(means, std, students, parts):
-    winner, own = ({"top1_last_mean": mean, "top1_last_std": std} for mean in means)
-    told = describe_final(winner, own, students)
-    assert all(part in told for part in parts), told
-    assert ("as good or better" in told) == (means[0] <= means[1])
+FINALS = [
+    ((0.50, 0.52), 0.03, 2, ("does not beat", "-2.0 points", "within the noise", "as good or better")),
+    ((0.50, 0.60), 0.03, 2, ("does not beat", "-10.0 points", "beyond the noise", "as good or better")),
+    ((0.60, 0.60), 0.00, 2, ("does not beat", "+0.0 points")),
+    ((0.60, 0.50), 0.03, 2, ("leads", "+10.0 points", "beyond the noise")),
+    ((0.60, 0.59), 0.03, 2, ("leads", "within the noise")),
+    ((0.60, 0.59), None, 1, ("leads", "of one student each")),
+]
+
+
+def test_winner_that_loses_on_validation_is_named_so():
+    for means, std, students, parts in FINALS:
+        winner, recipes = ({"top1_last_mean": mean, "top1_last_std": std} for mean in means)
+        text = describe_final(winner, recipes, students)
+        assert all(part in text for part in parts), text
+        assert ("as good or better" in text) == (means[0] <= means[1])
 
 
 def test_table_has_a_row_for_each_trial():
@@ -185,6 +188,6 @@ def test_table_has_a_row_for_each_trial():
 
 
 @pytest.mark.parametrize("method", ["random", "herding"])
-def test_method_that_optimises_no_images_is_not_searched(method):
+def test_selecting_method_is_not_searched(method):
     with pytest.raises(ConfigError, match=f"--method {method}: chooses real images and optimises none"):
         check_space(with_method(recipe("digits"), method), TuneConfig())
