@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 
 from tuning.config import TuneConfig
+from tuning.trials import short
 from wmdd.engine.events import Event, Listener
 
 STAGE = "tune"
@@ -79,6 +80,4 @@ def _report(event: Event) -> None:
 
 def describe(values: dict[str, Any]) -> str:
     """Return a setting as text."""
-    return ", ".join(
-        f"{field} {value:.4g}" if isinstance(value, float) else f"{field} {value}" for field, value in values.items()
-    )
+    return ", ".join(f"{field} {short(value)}" for field, value in values.items())

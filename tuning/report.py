@@ -5,95 +5,70 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import markupsafe
 
 from tuning.objective import SHARED_STAGES, Objective, seconds_of
-from tuning.outcome import Outcome, noise
 from tuning.space import Domain
-from tuning.trials import Trial, pareto
+from tuning.trials import Outcome, Trial, pareto, short
+from tuning.tuner import to_tune
 from wmdd.config.distill import to_yaml
-from wmdd.engine.progress import clock
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import subject
 from wmdd.method.artifacts import DistilledClass
+from wmdd.report.page import render
 from wmdd.report.pictures import as_percent, figure, strip_uri, svg_text
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore
-from wmdd.text import on_a_page
 
 SHOWN_CLASSES = 10
 
 
 def write_page(outcome: Outcome, objective: Objective, space: dict[str, Domain], folder: Folder) -> None:
-    """Write the page into the search's folder."""
-    folder.write("tune.html", page(outcome, objective, space).encode())
-
-
-def page(outcome: Outcome, objective: Objective, space: dict[str, Domain]) -> str:
-    """Return the page of a finished search."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
-    environment.filters["clock"] = clock
-    environment.filters["value"] = short
-    template = environment.from_string(files("tuning").joinpath("template.html").read_text(encoding="utf-8"))
+    """Write the page of a finished search into its folder."""
     trials, whole = outcome.trials, [trial for trial in outcome.trials if trial.is_whole]
     store = ArtifactStore(objective.store_url)
     plan = objective.plan(outcome.winner.values, len(objective.tune.levels) - 1)
     shared_s = seconds_of([ref for stage in SHARED_STAGES for ref in plan.refs(stage)], store)
-    spent, grid = sum(trial.cost_s for trial in trials), _grid_cost(trials, whole)
-    return template.render(
+    # What as many settings would have cost without early stopping: the mean whole trial, each time.
+    grid = len(trials) * sum(trial.cost_s for trial in whole) / max(1, len(whole))
+    page = render(
+        "tuning",
         outcome=outcome,
         subject=subject(outcome.best),
         space=space,
         trials=sorted(enumerate(trials), key=lambda item: (-len(item[1].scores), -item[1].score)),
         front=pareto(trials),
-        noise=noise(outcome.winner, trials, objective.tune.student_seeds),
         importance=importance(trials, space),
         curves=[score_svg(trials, field, domain) for field, domain in space.items()] + [cost_svg(trials)],
         galleries=_galleries(whole, objective, store),
-        spent=spent,
+        spent=sum(trial.cost_s for trial in trials),
         grid=grid,
         shared_s=shared_s,
-        infinite=math.isinf,
+        short=short,
         tune=objective.tune,
         best=markupsafe.escape(to_yaml(outcome.best)),
     )
-
-
-def _grid_cost(trials: Sequence[Trial], whole: Sequence[Trial]) -> float:
-    """Estimate what as many settings would have cost without early stopping: the mean whole trial, each time."""
-    return len(trials) * sum(trial.cost_s for trial in whole) / max(1, len(whole))
+    folder.write("tune.html", page.encode())
 
 
 def importance(trials: Sequence[Trial], space: dict[str, Domain]) -> dict[str, float]:
     """Return the share of the scores' variance by field, from Optuna's functional ANOVA; empty for too few trials."""
     import optuna
+    from ray.tune.search.optuna import OptunaSearch
 
     scored = [trial for trial in trials if trial.scores and math.isfinite(trial.score)]
     if len(scored) < 4 or len({trial.score for trial in scored}) < 2:
         return {}
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(direction="maximize")
-    known = {field: _distribution(domain) for field, domain in space.items()}
+    distributions = OptunaSearch.convert_search_space({field: to_tune(domain) for field, domain in space.items()})
     for trial in scored:
-        frozen = optuna.trial.create_trial(params=trial.values, distributions=known, value=trial.score)
+        frozen = optuna.trial.create_trial(params=trial.values, distributions=distributions, value=trial.score)
         study.add_trial(frozen)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
-
-
-def _distribution(domain: Domain) -> Any:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if domain.kind == "choice":
-        return CategoricalDistribution(domain.values)
-    if domain.kind == "randint":
-        return IntDistribution(*domain.values)
-    low, high = domain.values
-    return FloatDistribution(low, high, log=domain.kind == "loguniform")
 
 
 def score_svg(trials: Sequence[Trial], field: str, domain: Domain) -> str:
@@ -143,8 +118,3 @@ def _galleries(whole: Sequence[Trial], objective: Objective, store: ArtifactStor
             row[name] = strip_uri(images.images[:10])
         rows.append(row)
     return [{"name": name, "trial": chosen[name]} for name in chosen] + [{"rows": rows}]
-
-
-def short(value: Any) -> str:
-    """Return a field's value as text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -15,9 +15,8 @@ from dataclasses import replace
 
 from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
-from tuning.outcome import Outcome, best_trial
 from tuning.report import write_page
-from tuning.trials import table
+from tuning.trials import Outcome, best_trial, table
 from tuning.tuner import run_trials, trial_share, value_of
 from wmdd.commands.distill import distill
 from wmdd.config.callers import names_arguments

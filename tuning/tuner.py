@@ -61,7 +61,7 @@ def _tuner(objective: Objective, space: dict[str, Domain], folder: Folder, liste
         return tune.Tuner.restore(path, trainable=runs, restart_errored=True, storage_filesystem=filesystem)
     return tune.Tuner(
         runs,
-        param_space={field: _to_tune(domain) for field, domain in space.items()},
+        param_space={field: to_tune(domain) for field, domain in space.items()},
         tune_config=tune.TuneConfig(
             num_samples=options.samples,
             search_alg=_searcher(objective, space),
@@ -148,7 +148,8 @@ def _scheduler(options: TuneConfig) -> Any:
     )
 
 
-def _to_tune(domain: Domain) -> Any:
+def to_tune(domain: Domain) -> Any:
+    """Return where a field's values come from, in Tune's terms."""
     from ray import tune
 
     if domain.kind == "choice":

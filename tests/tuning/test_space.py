@@ -7,9 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tuning.config import TuneConfig, check_space, search_config
-from tuning.outcome import describe_final, describe_lead, noise
 from tuning.space import parse_space
-from tuning.trials import Trial, pareto, table
+from tuning.trials import Trial, describe_final, describe_lead, noise, pareto, table
 from wmdd.cli.main import _run
 from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe

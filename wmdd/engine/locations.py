@@ -91,7 +91,8 @@ def refuse_in_set(config: DistillConfig, run: str, store: str | None) -> None:
     default = (f"--run {run}: its store {default_store(run)}", default_store(run))
     for option, url in ((f"--run {run}:", run), (f"--store {store}:", store) if store else default):
         location = _location(url)
-        if location == root or (_is_below(location, root) and _holds_images(url)):
+        is_below = location[0] == root[0] and location[1].startswith(f"{root[1].rstrip('/')}/")
+        if location == root or (is_below and _holds_images(url)):
             raise ConfigError(
                 f"{option} is a folder of the data set ({path}); give another, such as {path.rstrip('/')}/runs/a"
             )
@@ -102,10 +103,6 @@ def _location(url: str) -> tuple[str, str]:
     scheme, _, path = absolute_url(url).rpartition("://")
     scheme = {"": "file", "s3a": "s3", "gcs": "gs", "ssh": "sftp"}.get(scheme, scheme)
     return scheme, os.path.realpath(path) if scheme == "file" else posixpath.normpath(path)
-
-
-def _is_below(location: tuple[str, str], root: tuple[str, str]) -> bool:
-    return location[0] == root[0] and location[1].startswith(f"{root[1].rstrip('/')}/")
 
 
 def _holds_images(url: str) -> bool:

@@ -10,26 +10,16 @@ from typing import Any
 from rich.table import Table
 
 from wmdd.config.distill import DistillConfig
-from wmdd.engine.run_names import portable_yaml, set_title
+from wmdd.engine.run_names import portable_yaml
 from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
-from wmdd.report.scores import scored_on, teachers_of
+from wmdd.report.scores import SHARED, scored_on, teachers_of
 from wmdd.report.tables import console_table, latex_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown
 
 Results = dict[tuple[str, int], dict[str, Any]]
 _SCORES = {"top1_last": "", "top1_ema_last": ", EMA"}
-# Of a run's metrics, what all cases of a comparison share.
-_SHARED = (
-    "classes",
-    "train_images",
-    "validation_images",
-    "validation_digest",
-    "teacher",
-    "labelled_with",
-    "protocol",
-)
 
 
 def write_comparison(
@@ -41,7 +31,7 @@ def write_comparison(
         results: metrics of each case, by method and images per class.
         changes: options of single methods, which every table names.
     """
-    comparison = _comparison(config, results) | {"changes": {name: dict(values) for name, values in changes.items()}}
+    comparison = _comparison(results) | {"changes": {name: dict(values) for name, values in changes.items()}}
     texts = {"md": markdown(comparison), "tex": latex(comparison), "json": json.dumps(comparison, indent=1)}
     for suffix, text in texts.items():
         folder.write(f"compare.{suffix}", text.encode())
@@ -50,7 +40,7 @@ def write_comparison(
     return comparison
 
 
-def _comparison(config: DistillConfig, results: Results) -> dict[str, Any]:
+def _comparison(results: Results) -> dict[str, Any]:
     first = next(iter(results.values()))
     rows = []
     for (method, ipc), metrics in results.items():
@@ -59,12 +49,10 @@ def _comparison(config: DistillConfig, results: Results) -> dict[str, Any]:
             rows.append({"method": method, "ipc": ipc, "student": student, "protocol": scores["protocol"], **top1})
     return {
         "schema": 1,
-        "recipe": config.recipe,
-        "set": set_title(config),
-        "seed": config.seed,
+        **{name: first[name] for name in SHARED},
+        "protocol": first["protocol"],
         "methods": list(dict.fromkeys(method for method, _ in results)),
         "ipc": list(dict.fromkeys(ipc for _, ipc in results)),
-        **{name: first[name] for name in _SHARED},
         "full_data": {name: scores["full_data"] for name, scores in first["students"].items()},
         "rows": rows,
         "seconds": {f"{method}-ipc-{ipc}": metrics["seconds"] for (method, ipc), metrics in results.items()},

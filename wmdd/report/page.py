@@ -18,7 +18,7 @@ from wmdd.engine.run import load_value
 from wmdd.errors import DataError
 from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.models.teacher import Teacher
-from wmdd.report.pictures import Series, curves_svg, mean_curve, strip_uri
+from wmdd.report.pictures import Series, curves_svg, strip_uri
 from wmdd.report.scores import left_out, protocols_of_run, score_rows
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactStore
@@ -27,14 +27,20 @@ from wmdd.text import on_a_page
 MAX_CLASSES = 20
 
 
-def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
-    """Return the page."""
+def render(package: str, **values: Any) -> str:
+    """Return a package's ``template.html``, filled with values as text."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=on_a_page)
     environment.filters["clock"] = clock
-    template = environment.from_string(files("wmdd.report").joinpath("template.html").read_text(encoding="utf-8"))
+    template = environment.from_string(files(package).joinpath("template.html").read_text(encoding="utf-8"))
+    return template.render(**values)
+
+
+def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
+    """Return the page."""
     classes = [load_value(ref, store) for ref in plan.made[1][:MAX_CLASSES]]
     barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[:MAX_CLASSES]]
-    return template.render(
+    return render(
+        "wmdd.report",
         metrics=metrics,
         protocols=protocols_of_run(metrics),
         manifest=manifest,
@@ -82,8 +88,7 @@ def _curves(
     ]
     if objective:
         pictures.append(curves_svg("Barycenters, squared Wasserstein distance", "step", objective))
-    losses = mean_curve([item.losses for item in classes]) if classes else torch.zeros(0)
-    if len(losses) and classes[0].terms:
+    if classes and classes[0].terms and len(losses := torch.stack([item.losses for item in classes]).mean(dim=0)):
         steps = torch.linspace(0, plan.config.recover.iterations, len(losses) + 1)[:-1].tolist()
         terms: list[Series] = [
             (name.replace("_", " "), steps, losses[:, place].tolist()) for place, name in enumerate(classes[0].terms)

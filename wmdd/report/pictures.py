@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from rich.cells import cell_len
 from torch import Tensor
@@ -116,11 +115,6 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             for text, name in zip(legend.get_texts(), names, strict=True):
                 text.set(text=name, parse_math=False)
         return svg_text(drawing)
-
-
-def mean_curve(curves: Sequence[Tensor]) -> Tensor:
-    """Return the mean of (records, terms) loss curves of several classes."""
-    return torch.stack(list(curves)).mean(dim=0)
 
 
 def _enlarged(image: Tensor, cell: int) -> Image.Image:

@@ -17,8 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from wmdd.config.distill import DistillConfig
-from wmdd.engine.run_names import set_title
-from wmdd.report.scores import scored_on, teachers_of
+from wmdd.report.scores import SHARED, scored_on, teachers_of
 from wmdd.report.tables import console_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown
@@ -35,8 +34,6 @@ _PARTS = {
 }
 _HEAD = ("student", "LRS", "ARS", *(column for column, _ in _PARTS.values()))
 _TRAINING_HEAD = ("student", "column", "trained on", "learning rate", "protocol")
-# Of a run's metrics, what all students of a ranking share.
-_SHARED = ("teacher", "labelled_with", "classes", "train_images", "validation_images", "validation_digest")
 
 
 def normalised(alpha: float) -> float:
@@ -82,14 +79,9 @@ def _ranking(config: DistillConfig, results: Results, weight: float) -> dict[str
     first = next(iter(results["made_soft"].values()))
     return {
         "schema": 2,
-        "recipe": config.recipe,
-        "set": set_title(config),
-        "method": config.method,
-        "seed": config.seed,
-        "ipc": config.barycenter.ipc,
+        **{name: first[name] for name in (*SHARED, "method", "ipc")},
         "seeds": config.evaluate.seeds,
         "weight": weight,
-        **{name: first[name] for name in _SHARED},
         "rows": [
             _row(student, scores["full_data"], config, results, weight) for student, scores in first["students"].items()
         ],

@@ -17,6 +17,12 @@ from wmdd.models.teacher import Teacher
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactStore
 
+# Of a run's metrics, what all runs of a comparison or ranking share.
+SHARED = (
+    *("recipe", "set", "seed", "classes", "train_images", "validation_images", "validation_digest"),
+    *("teacher", "labelled_with"),
+)
+
 
 @dataclass(frozen=True)
 class ScoreRow:

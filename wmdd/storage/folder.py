@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from wmdd.errors import StorageError
@@ -28,9 +30,6 @@ class Folder:
         self.url = absolute_url(url)
         self.fs, self.root = open_fs(self.url)
 
-    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
-        return Folder, (self.url,)
-
     @property
     def is_local(self) -> bool:
         """Whether the folder is on this machine's own file system."""
@@ -47,12 +46,9 @@ class Folder:
             StorageError: if it cannot be read: a storage that fails is not an empty one.
         """
         path = self.path(name)
-        try:
+        with _explained(path, "read"), contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return read(self.fs, path)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except (OSError, EOFError) as exc:
-            raise _error(path, "read", exc) from exc
+        return None
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file in one piece: readers see the old content or the new, never a part.
@@ -61,10 +57,8 @@ class Folder:
             StorageError: if it cannot be written after several tries; names path and reason.
         """
         path = self.path(name)
-        try:
+        with _explained(path, "written"):
             write(self.fs, path, data)
-        except (OSError, EOFError) as exc:
-            raise _error(path, "written", exc) from exc
 
     def remove(self, name: str) -> None:
         """Remove a file; an absent one is no error.
@@ -73,10 +67,8 @@ class Folder:
             StorageError: if it cannot be removed.
         """
         path = self.path(name)
-        try:
+        with _explained(path, "removed"):
             remove(self.fs, path)
-        except (OSError, EOFError) as exc:
-            raise _error(path, "removed", exc) from exc
 
     def entries(self, name: str = "") -> list[dict[str, Any]]:
         """Return the files and folders in a folder below, as fsspec's ``ls`` with ``detail``; an absent one is empty.
@@ -85,10 +77,8 @@ class Folder:
             StorageError: if it cannot be listed.
         """
         path = self.path(name) if name else self.root
-        try:
+        with _explained(path, "read"):
             return entries(self.fs, path)
-        except (OSError, EOFError) as exc:
-            raise _error(path, "read", exc) from exc
 
     def check_writable(self, name: str = "") -> None:
         """Write an empty file into a folder below and remove it, before work whose result could not be kept.
@@ -101,8 +91,12 @@ class Folder:
         self.remove(probe)
 
 
-def _error(path: str, verb: str, exc: BaseException) -> StorageError:
-    return StorageError(f"{path} cannot be {verb} {explain(exc)}")
+@contextlib.contextmanager
+def _explained(path: str, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as exc:
+        raise StorageError(f"{path} cannot be {verb} {explain(exc)}") from exc
 
 
 def absolute_url(url: str) -> str:
