@@ -13,7 +13,7 @@ from wmdd.engine.locations import default_store, open_folder
 from wmdd.engine.plan import Plan
 from wmdd.engine.run_names import portable_yaml, same_but
 from wmdd.errors import ConfigError, StorageError
-from wmdd.storage.filesystem import explain, kind, open_fs, read
+from wmdd.storage.filesystem import explain
 from wmdd.storage.folder import Folder, absolute_url
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
@@ -78,8 +78,8 @@ def forget_other(folder: Folder, config: DistillConfig, skip: Collection[str] = 
     """
     before = noted_config(folder)
     if before and same_but(before, config, skip):
-        for name in ("manifest.json", "metrics.jsonl"):
-            folder.remove(name)
+        folder.remove("manifest.json")
+        folder.remove("metrics.jsonl")
 
 
 def read_start(url: str) -> RunStart:
@@ -89,14 +89,10 @@ def read_start(url: str) -> RunStart:
         ConfigError: if there is no run, or its files are damaged.
         StorageError: if it cannot be read.
     """
-    try:
-        fs, root = open_fs(url)
-        noted = read(fs, f"{root}/run.json")
-        yaml = read(fs, f"{root}/config.yaml").decode()
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise no_run(url) from exc
-    except (OSError, EOFError) as exc:
-        raise StorageError(f"RUN {url}: cannot be read {explain(exc)}") from exc
+    folder = Folder(url)
+    noted, yaml = folder.read("run.json"), folder.read("config.yaml")
+    if noted is None or yaml is None:
+        raise no_run(url)
     try:
         start = json.loads(noted)
         index = ArtifactRef("index", "index", str(start["index"]))
@@ -104,15 +100,14 @@ def read_start(url: str) -> RunStart:
     except (ValueError, KeyError, TypeError) as exc:
         raise ConfigError(f"RUN {url}: run.json is damaged; the same wmdd distill writes it again") from exc
     try:
-        return RunStart(from_yaml(yaml), index=index, **rest)
+        return RunStart(from_yaml(yaml.decode()), index=index, **rest)
     except ConfigError as exc:
         raise ConfigError(f"RUN {url}: config.yaml: {exc}; the same wmdd distill writes it again") from exc
 
 
 def no_run(url: str) -> ConfigError:
     """Return the error for a folder that holds no run."""
-    fs, root = open_fs(url.rstrip("/"))
-    if kind(fs, f"{root}/compare.json"):
+    if Folder(url).read("compare.json") is not None:
         return ConfigError(f"RUN {url}: holds a comparison; give a case of it, such as {url}/wmdd-ipc-1")
     return ConfigError(f"RUN {url}: holds no run (run.json); give the folder of wmdd distill --run")
 
