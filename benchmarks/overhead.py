@@ -22,8 +22,8 @@ from ray_jobs.executor import RayExecutor
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import BarycenterConfig
 from wmdd.engine.events import Event
-from wmdd.engine.plan import PlannedUnit, StageTask
 from wmdd.engine.run import Executor, LocalExecutor
+from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree

@@ -31,7 +31,8 @@ from wmdd.config.recipes import recipe
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event
-from wmdd.engine.plan import Plan, StageTask, plan_from
+from wmdd.engine.plan import plan_from
+from wmdd.engine.task import Plan, StageTask
 from wmdd.models.registry import build_model
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactRef

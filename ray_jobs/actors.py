@@ -12,8 +12,8 @@ from typing import Any
 
 from wmdd.config.sections import RuntimeConfig
 from wmdd.engine.events import Event
-from wmdd.engine.plan import StageTask
 from wmdd.engine.run import run_stage
+from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError
 from wmdd.outputs import save_now
 from wmdd.process.interruptions import SAVE_S

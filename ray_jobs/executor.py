@@ -12,8 +12,8 @@ from wmdd.config.distill import DistillConfig
 from wmdd.cpus import compute_cpus
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.plan import StageTask
 from wmdd.engine.run import is_joint
+from wmdd.engine.task import StageTask
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 CPU_STAGES = frozenset({"barycenter", "select"})  # run no network, so that a GPU would be idle

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 
 # Ray drops a gauge that was not set for two of its reports, 20 s; a unit can take hours.
 REFRESH_S = 5.0

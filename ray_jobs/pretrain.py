@@ -24,8 +24,8 @@ from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
 from wmdd.config.sections import RayConfig, RuntimeConfig
 from wmdd.engine.events import Event
-from wmdd.engine.plan import StageTask
 from wmdd.engine.run import run_stage
+from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError
 from wmdd.runtime import Runtime, choose_gpu
 from wmdd.storage.store import ArtifactStore

@@ -13,7 +13,7 @@ from ray_jobs.actors import StageActor
 from ray_jobs.resources import Node, Shares, asked, has
 from ray_jobs.workers import Message
 from wmdd.config.distill import DistillConfig
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError, StorageError, WmddError
 
 NODES_EVERY_S = 1.0

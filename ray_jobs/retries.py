@@ -7,7 +7,7 @@ import heapq
 import itertools
 from collections.abc import Iterator
 
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 
 BACKOFF_S = 0.5
 MAX_NODE_LOSSES = 20  # of one task, which a node that leaves costs no attempt: nothing may be retried forever

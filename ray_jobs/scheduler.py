@@ -17,7 +17,7 @@ from ray_jobs.workers import Message, Workers
 from wmdd.config.sections import RayConfig
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError
 from wmdd.process.interruptions import SAVE_S
 

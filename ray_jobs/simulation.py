@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_jobs.workers import Message
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 from wmdd.errors import StageError
 
 

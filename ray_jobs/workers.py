@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from wmdd.engine.events import Event
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 from wmdd.errors import WmddError
 
 

@@ -11,8 +11,9 @@ from tuning.config import TuneConfig
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import RuntimeConfig
 from wmdd.data.index import DatasetIndex
-from wmdd.engine.plan import Plan, plan_from
+from wmdd.engine.plan import plan_from
 from wmdd.engine.run import load_value, run_stage
+from wmdd.engine.task import Plan
 from wmdd.errors import ArtifactError, StageError
 from wmdd.runtime import Runtime
 from wmdd.stages.evaluate import StudentResult

@@ -23,11 +23,11 @@ from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
 from wmdd.engine.events import Listener
 from wmdd.engine.locations import open_folder
-from wmdd.engine.plan import Plan
 from wmdd.engine.run import run_plan
 from wmdd.engine.run_names import contrast, located
 from wmdd.engine.run_start import forget_other
 from wmdd.engine.session import Session
+from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore

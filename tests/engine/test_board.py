@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wmdd.engine.board import Board
-from wmdd.engine.plan import PlannedUnit, StageTask
+from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.errors import StageError
 from wmdd.storage.store import ArtifactRef
 

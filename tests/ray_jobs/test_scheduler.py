@@ -12,7 +12,7 @@ from ray_jobs.simulation import SimulatedWorkers
 from ray_jobs.workers import Message
 from wmdd.config.sections import RayConfig
 from wmdd.engine.board import Board
-from wmdd.engine.plan import PlannedUnit, StageTask
+from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.errors import ConfigError, StageError, WmddError
 from wmdd.storage.store import ArtifactRef
 

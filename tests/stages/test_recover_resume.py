@@ -7,9 +7,9 @@ import torch
 
 from wmdd import outputs as events
 from wmdd.config.sections import RecoverConfig, RuntimeConfig
-from wmdd.engine.plan import PlannedUnit, StageTask
 from wmdd.engine.run import run_stage
 from wmdd.engine.snapshots import ResumeNote
+from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.errors import StageError, StorageError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.moments import Moments

@@ -17,9 +17,9 @@ from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import as_config
 from wmdd.config.resolve import resolve
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.plan import Plan
 from wmdd.engine.run_names import located
 from wmdd.engine.session import Session
+from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, write_comparison
 from wmdd.report.folder import write_run

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from wmdd.engine.plan import StageTask
+from wmdd.engine.task import StageTask
 from wmdd.errors import StageError
 from wmdd.storage.store import ArtifactRef
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from wmdd.config.distill import DistillConfig
@@ -13,75 +13,16 @@ from wmdd.config.sections import EvaluateConfig, Section
 from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
 from wmdd.engine.preflight import check, check_weights
+from wmdd.engine.task import Plan, StageTask
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file, read_bytes
 from wmdd.stages import STAGES
+from wmdd.stages.base import Inputs, PlannedUnit
 from wmdd.storage.folder import absolute_url
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
-Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
 TEACHER, BESIDE = "teacher", "teacher-"
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
-
-
-@dataclass(frozen=True)
-class PlannedUnit:
-    """A unit of work: its artifact, its params and where its inputs come from."""
-
-    ref: ArtifactRef
-    params: dict[str, Any]
-    inputs: Inputs
-
-
-@dataclass(frozen=True)
-class StageTask:
-    """What an executor hands to a worker: names, plain values and keys, never a tensor.
-
-    Args:
-        name: of the unit, or of the group of units; it begins with the prefix.
-        section: values of the configuration's section.
-        prefix: names the plan among several that run together; for events alone.
-    """
-
-    stage: str
-    name: str
-    section: dict[str, Any]
-    seed: int
-    units: tuple[PlannedUnit, ...]
-    prefix: str = ""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All tasks, stage by stage in the order of the data.
-
-    Args:
-        weights: digest of the file that the teacher is loaded from, if it is.
-        until: the stage that it ends with, if it is not the last; later ones have no tasks.
-    """
-
-    config: DistillConfig
-    index: DatasetIndex
-    index_ref: ArtifactRef
-    tasks: dict[str, tuple[StageTask, ...]] = field(default_factory=dict)
-    weights: str | None = None
-    until: str | None = None
-
-    def refs(self, stage: str) -> list[ArtifactRef]:
-        """List a stage's artifacts."""
-        return [unit.ref for task in self.tasks[stage] for unit in task.units]
-
-    @property
-    def made(self) -> tuple[str, list[ArtifactRef]]:
-        """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
-        if recovered := self.refs("recover"):
-            return "distilled", recovered
-        name = "random-0" if self.config.method == "random" else "distilled"
-        return name, [unit.ref for task in self.tasks["select"][:1] for unit in task.units]
-
-    def units(self, stage: str) -> list[PlannedUnit]:
-        """List a stage's units."""
-        return [unit for task in self.tasks[stage] for unit in task.units]
 
 
 def make_plan(

@@ -21,8 +21,9 @@ from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import mark_outdated
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.plan import TEACHER, Plan, PlannedUnit, StageTask
+from wmdd.engine.plan import TEACHER
 from wmdd.engine.snapshots import ResumeNote
+from wmdd.engine.task import Plan, PlannedUnit, StageTask
 from wmdd.errors import ChangedError, StageError, StorageError, WmddError
 from wmdd.outputs import Failure, Note, Progress, Snapshot
 from wmdd.runtime import Runtime

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from wmdd.config.distill import DistillConfig, from_yaml
 from wmdd.engine.locations import default_store, open_folder
-from wmdd.engine.plan import Plan
 from wmdd.engine.run_names import portable_yaml, same_but
+from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError, StorageError
 from wmdd.storage.filesystem import explain
 from wmdd.storage.folder import Folder, absolute_url

@@ -12,10 +12,11 @@ from wmdd.config.sections import PretrainConfig
 from wmdd.engine.events import Event, Listener, both
 from wmdd.engine.locations import open_run, open_store, refuse_in_set
 from wmdd.engine.metrics_file import MetricsFile
-from wmdd.engine.plan import Plan, make_plan
+from wmdd.engine.plan import make_plan
 from wmdd.engine.run import Executor, is_joint, run_plans
 from wmdd.engine.run_folder import SIZES, choose_run, hold
 from wmdd.engine.run_start import note_config, note_start
+from wmdd.engine.task import Plan
 from wmdd.engine.until import cut_or_further
 from wmdd.process.home import expand_home
 from wmdd.stages.pretrain import check_alone

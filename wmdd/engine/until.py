@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wmdd.config.distill import STAGE_NAMES
-from wmdd.engine.plan import TEACHER, Plan, StageTask
+from wmdd.engine.plan import TEACHER
+from wmdd.engine.task import Plan, StageTask
 from wmdd.errors import ConfigError
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef, ArtifactStore

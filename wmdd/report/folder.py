@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from wmdd.distilled import images_table
-from wmdd.engine.plan import Plan
 from wmdd.engine.run import load_value, versions
 from wmdd.engine.run_names import portable_yaml
+from wmdd.engine.task import Plan
 from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png

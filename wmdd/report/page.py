@@ -12,9 +12,9 @@ import torch
 
 from wmdd.config.distill import to_yaml
 from wmdd.data.batches import Geometry, class_images
-from wmdd.engine.plan import Plan
 from wmdd.engine.progress import clock
 from wmdd.engine.run import load_value
+from wmdd.engine.task import Plan
 from wmdd.errors import DataError
 from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.models.teacher import Teacher

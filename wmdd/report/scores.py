@@ -10,9 +10,10 @@ from typing import Any
 from wmdd.config.distill import DistillConfig
 from wmdd.config.protocols import is_exact
 from wmdd.data.index import DatasetIndex
-from wmdd.engine.plan import BESIDE, Plan, protocol_hash
+from wmdd.engine.plan import BESIDE, protocol_hash
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
+from wmdd.engine.task import Plan
 from wmdd.models.teacher import Teacher
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactStore

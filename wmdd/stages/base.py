@@ -11,8 +11,19 @@ from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.storage.artifact import Artifact
+from wmdd.storage.store import ArtifactRef
 
 Yielded = Output | Progress | Note | Snapshot | Failure
+Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A unit of work before it is run: its artifact, its params and where its inputs come from."""
+
+    ref: ArtifactRef
+    params: dict[str, Any]
+    inputs: Inputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,64 @@
+"""What a plan and its tasks are: names, plain values and keys, worked out before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from wmdd.config.distill import DistillConfig
+from wmdd.data.index import DatasetIndex
+from wmdd.stages.base import PlannedUnit
+from wmdd.storage.store import ArtifactRef
+
+__all__ = ["Plan", "PlannedUnit", "StageTask"]
+
+
+@dataclass(frozen=True)
+class StageTask:
+    """What an executor hands to a worker: names, plain values and keys, never a tensor.
+
+    Args:
+        name: of the unit, or of the group of units; it begins with the prefix.
+        section: values of the configuration's section.
+        prefix: names the plan among several that run together; for events alone.
+    """
+
+    stage: str
+    name: str
+    section: dict[str, Any]
+    seed: int
+    units: tuple[PlannedUnit, ...]
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tasks, stage by stage in the order of the data.
+
+    Args:
+        weights: digest of the file that the teacher is loaded from, if it is.
+        until: the stage that it ends with, if it is not the last; later ones have no tasks.
+    """
+
+    config: DistillConfig
+    index: DatasetIndex
+    index_ref: ArtifactRef
+    tasks: dict[str, tuple[StageTask, ...]] = field(default_factory=dict)
+    weights: str | None = None
+    until: str | None = None
+
+    def units(self, stage: str) -> list[PlannedUnit]:
+        """List a stage's units."""
+        return [unit for task in self.tasks[stage] for unit in task.units]
+
+    def refs(self, stage: str) -> list[ArtifactRef]:
+        """List a stage's artifacts."""
+        return [unit.ref for unit in self.units(stage)]
+
+    @property
+    def made(self) -> tuple[str, list[ArtifactRef]]:
+        """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
+        if recovered := self.refs("recover"):
+            return "distilled", recovered
+        name = "random-0" if self.config.method == "random" else "distilled"
+        return name, [unit.ref for task in self.tasks["select"][:1] for unit in task.units]
