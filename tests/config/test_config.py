@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from wmdd.config import distill as configuration
 from wmdd.config.distill import DistillConfig, field_type, from_yaml, override, parse_config, to_yaml
 from wmdd.config.recipes import recipe, recipes
-from wmdd.config.sections import PretrainConfig, Section
+from wmdd.config.sections import EvaluateConfig, PretrainConfig, RelabelConfig, Section
 from wmdd.config.values import from_text
 from wmdd.engine.config_file import read_config
 from wmdd.errors import ConfigError
@@ -443,13 +443,15 @@ def leaves(annotation):
     return set().union(*map(leaves, inner)) if inner else {annotation}
 
 
-def test_later_option_is_in_keys_only_off_its_default():
-    known = PretrainConfig()
-    assert "keep" not in known.for_key()
-    assert PretrainConfig(keep="best").for_key() == {**known.for_key(), "keep": "best"}
-    assert known.for_key({"lr"}) == {name: value for name, value in known.for_key().items() if name != "lr"}
-    assert {"keep", "ema", "augment"} < set(known.model_dump()) - set(known.for_key())
-    assert {"epochs", "lr", "workers"} < set(known.for_key())
+def test_option_is_in_keys_only_where_it_counts():
+    assert PretrainConfig().for_key() == RelabelConfig().for_key("protocol") == {}
+    assert PretrainConfig(keep="best", lr=0.1).for_key() == {"keep": "best", "lr": 0.1}
+    assert PretrainConfig(model="resnet50").for_key() == {}  # among the params of the unit
+    assert RelabelConfig(epochs=7, epochs_per_block=9).for_key("protocol") == {"epochs": 7}
+    assert EvaluateConfig(temperature=3, lr=0.1).for_key() == {"temperature": 3.0, "lr": 0.1}
+    assert EvaluateConfig(temperature=3, lr=0.1, labels="hard").for_key() == {"labels": "hard", "lr": 0.1}
+    endless = EvaluateConfig(cosine_stretch=float("inf"))
+    assert endless.for_key("protocol") == {"cosine_stretch": float("inf")}
 
 
 def test_list_of_names_may_be_written_as_yaml(subtests):

@@ -7,9 +7,10 @@ from wmdd.cli.main import cli
 from wmdd.cli.options import configure
 from wmdd.commands.compare import cases
 from wmdd.config.distill import DistillConfig, override, to_yaml
+from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact, protocols, with_protocol
 from wmdd.config.recipes import recipe
-from wmdd.engine.plan import make_plan, protocol_hash
+from wmdd.engine.plan import make_plan
 from wmdd.errors import ConfigError
 from wmdd.storage.store import ArtifactStore
 

@@ -1,15 +1,25 @@
-"""What an option changes: the keys of its own stage and of what follows from it, and no others."""
+"""What an option changes: the keys of its own stage and of what follows from it, and no others.
 
+Keys and the protocol's hash leave out values at their default. Who changes a default raises the version of each stage
+that reads it and writes the table of defaults again (`PYTHONPATH=tests python tests/engine/test_keys.py`); who adds an
+option adds a line to the table.
+"""
+
+import json
 import typing
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from wmdd.config.distill import override, section_names
 from wmdd.config.recipes import recipe
+from wmdd.config.sections import RecoverConfig
 from wmdd.engine.plan import make_plan
+from wmdd.stages import STAGES as DEFINED
 from wmdd.storage.store import ArtifactStore
 
+DEFAULTS = Path(__file__).with_name("defaults.json")
 STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 TEACHER = ("pretrain", "statistics", "barycenter", "recover", "relabel", "evaluate")
 IMAGES = ("recover", "relabel", "evaluate")
@@ -116,3 +126,33 @@ def test_option_changes_its_stage_and_what_follows(option, store):
     before, after = keys(base, store), keys(override(base, {option: another(option)}), store)
     changed = tuple(stage for stage in STAGES if before[stage] != after[stage])
     assert changed == BY_OPTION.get(option, BY_SECTION[option.split(".")[0]])
+
+
+def defaults():
+    """Every default that keys leave out, by stage with its version, and those that the protocol's hash leaves out."""
+    sections = {name: type(getattr(BASE, name)) for name in section_names()}
+    table = {
+        stage.name: {"version": stage.version, **sections[stage.section].defaults("keyed")}
+        for stage in DEFINED.values()
+        if stage.name != "select"
+    }
+    table["protocol"] = {name: sections[name].defaults("protocol") for name in ("relabel", "evaluate")}
+    return json.loads(json.dumps(table))
+
+
+def test_defaults_that_keys_leave_out_are_those_of_the_table():
+    kept = json.loads(DEFAULTS.read_text())
+    assert defaults() == kept, f"raise the version of the stages that read it, and write {DEFAULTS.name} again"
+
+
+def test_new_option_leaves_keys_as_they_were():
+    class Longer(RecoverConfig):
+        prior: float = 0.0
+
+    changes = {"lr": 0.1, "tv_weight": 1.0}
+    assert Longer(**changes).for_key() == RecoverConfig(**changes).for_key() == changes
+    assert Longer(**changes, prior=2.0).for_key() == {**changes, "prior": 2.0}
+
+
+if __name__ == "__main__":
+    DEFAULTS.write_text(json.dumps(defaults(), indent=1) + "\n")

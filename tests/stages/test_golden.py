@@ -115,8 +115,9 @@ def output(stage, root):
             width = measured.features.shape[1]
             return run(stage, own, teacher=teacher(), statistics=measured, barycenter=barycenter(1, width))
         case "select":
-            drawn = run(stage, own | {"draw": 0, "geometry": GEOMETRY}, index=index(root))
-            rule = {"rule": "herding", "geometry": GEOMETRY}
+            own |= {"ipc": IPC, "geometry": GEOMETRY}
+            drawn = run(stage, own | {"draw": 0}, index=index(root))
+            rule = {"rule": "herding"}
             return drawn + run(stage, own | rule, index=index(root), statistics=statistics(1, WIDTH))
         case "relabel":
             return labels()

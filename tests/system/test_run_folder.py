@@ -14,10 +14,11 @@ from PIL import Image
 from wmdd.cli.fields import default_text
 from wmdd.commands.distill import distill, rewrite
 from wmdd.config.distill import DistillConfig, from_yaml, section_names
+from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.recipes import recipe, recipes
 from wmdd.data.index import DatasetIndex
 from wmdd.distilled import load_distilled
-from wmdd.engine.plan import plan_from, protocol_hash
+from wmdd.engine.plan import plan_from
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.soft_labels import LabelBlock

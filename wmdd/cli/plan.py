@@ -25,7 +25,9 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     from wmdd.data.set_notes import describe_classes
     from wmdd.engine.console import show_index
     from wmdd.engine.events import Event
-    from wmdd.engine.plan import make_plan    from wmdd.engine.session import Session    from wmdd.engine.until import cut
+    from wmdd.engine.plan import make_plan
+    from wmdd.engine.session import Session
+    from wmdd.engine.until import cut
 
     console = Terminal()
     events: list[Event] = []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from wmdd.config.values import NOT_A_NUMBER, NOT_TEXT, NOT_WHOLE, from_value
 from wmdd.errors import ConfigError
@@ -57,15 +58,20 @@ _WORDS = {  # for texts, which pydantic says that it cannot parse
 }
 _SHOWN = 60  # characters at both ends of a long value
 _REMOVED = {"ray.speculate": "no longer exists, since no task gets a second copy; leave it out"}
-_LATER: dict[str, Any] = {"later": True}
 
 
-def later(default: Any, **facts: Any) -> Any:
-    """Declare an option that its section did not have from the first: at its default it is no part of keys.
+def option(
+    default: Any, *, keyed: bool = True, protocol: bool = True, only_with: dict[str, str] | None = None, **facts: Any
+) -> Any:
+    """Declare an option with facts about it; a plain `Field` has the facts that are the defaults here.
 
-    So what earlier versions made stays found. Its default must therefore never change.
+    Args:
+        keyed: another value changes what the stage yields, and is not among the params of the stage's units.
+        protocol: another value changes how a student is trained or scored.
+        only_with: values that other options of the section must have for this one to change anything.
     """
-    return Field(default, json_schema_extra=_LATER, **facts)
+    extra: dict[str, Any] = {"keyed": keyed, "protocol": protocol, "only_with": only_with or {}}
+    return Field(default, json_schema_extra=extra, **facts)
 
 
 def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -204,17 +210,28 @@ class Section(BaseModel):
             raise ConfigError(f"{self.option(name)}: no such option; {_known(type(self), ())}")
         raise ConfigError(f"{self.option(name)}: a configuration does not change in place; write {remedy}")
 
-    def for_key(self, exclude: Container[str] = ()) -> dict[str, Any]:
-        """Give the plain values that belong to keys of the store."""
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json").items()
-            if name not in exclude and not self._is_silent(name)
-        }
+    def for_key(self, fact: Literal["keyed", "protocol"] = "keyed") -> dict[str, Any]:
+        """Return the plain values that belong to keys of the store, or to the hash of the protocol.
 
-    def _is_silent(self, name: str) -> bool:
-        field = type(self).model_fields[name]
-        return field.json_schema_extra == _LATER and getattr(self, name) == field.default
+        Values at their default are left out, so a new option leaves all keys as they were. A default may therefore
+        change only together with the version of each stage that reads it; tests/engine/defaults.json holds them all.
+        """
+        values = self.model_dump(mode="json")
+        return {name: values[name] for name, default in self.defaults(fact).items() if self._differs(name, default)}
+
+    @classmethod
+    def defaults(cls, fact: Literal["keyed", "protocol"]) -> dict[str, Any]:
+        """Return the defaults of the options that belong to keys, or to the hash of the protocol."""
+        return {name: field.default for name, field in cls.model_fields.items() if _facts(field).get(fact, True)}
+
+    def _differs(self, name: str, default: Any) -> bool:
+        needed = _facts(type(self).model_fields[name]).get("only_with", {})
+        return getattr(self, name) != default and all(getattr(self, other) == value for other, value in needed.items())
+
+
+def _facts(field: FieldInfo) -> dict[str, Any]:
+    extra = field.json_schema_extra
+    return extra if isinstance(extra, dict) else {}
 
 
 def _is_section(annotation: Any) -> bool:

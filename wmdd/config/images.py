@@ -6,19 +6,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from wmdd.config.base import Count, Fraction, NonNegative, Positive, Scale, Section, later
+from wmdd.config.base import Count, Fraction, NonNegative, Positive, Scale, Section
 
 
 class StatisticsConfig(Section):
     """One pass over each class: features and batch-norm moments."""
 
     batch_size: Count = Field(100, description="images per forward pass (changes rounding only)")
-    views: Literal["whole", "random"] = later(
+    views: Literal["whole", "random"] = Field(
         "whole",
         description="of the real images: as in validation, or one random view of each, as recovery shows images",
     )
-    crop_scale: Scale = later((0.08, 1.0), description="area of these random views, low and high")
-    flip: bool = later(True, description="random horizontal flips of these views")
+    crop_scale: Scale = Field((0.08, 1.0), description="area of these random views, low and high")
+    flip: bool = Field(True, description="random horizontal flips of these views")
 
 
 class BarycenterConfig(Section):
@@ -59,15 +59,15 @@ class RecoverConfig(Section):
     classes_per_batch: Annotated[int, Field(ge=0)] = Field(
         0, description="classes that share one tensor batch, part of the key (0: as many as make 100 images)"
     )
-    bn_target: Literal["class", "global"] = later(
+    bn_target: Literal["class", "global"] = Field(
         "class", description="statistics to match: of each class's real images, or the teacher's own over all classes"
     )
-    tv_weight: NonNegative = later(0.0, description="of the total-variation prior")
-    l2_weight: NonNegative = later(0.0, description="of the L2 prior")
-    curriculum: Literal["none", "step", "linear", "cosine"] = later(
+    tv_weight: NonNegative = Field(0.0, description="of the total-variation prior")
+    l2_weight: NonNegative = Field(0.0, description="of the L2 prior")
+    curriculum: Literal["none", "step", "linear", "cosine"] = Field(
         "none", description="views begin with whole images, and the least area falls to crop_scale's (CDA)"
     )
-    curriculum_share: Fraction = later(1.0, description="share of the iterations in which it falls")
+    curriculum_share: Fraction = Field(1.0, description="share of the iterations in which it falls")
 
     @field_validator("curriculum_share")
     @classmethod

@@ -16,7 +16,7 @@ from wmdd.config.base import (
     Scale,
     Section,
     Stem,
-    later,
+    option,
     refuse_twice,
 )
 
@@ -24,7 +24,7 @@ from wmdd.config.base import (
 class RelabelConfig(Section):
     """Soft labels: the teacher's logits of stored views (fast knowledge distillation)."""
 
-    epochs: Count = Field(300, description="epochs of stored views, which are the student's epochs")
+    epochs: Count = option(300, keyed=False, description="epochs of stored views, which are the student's epochs")
     batch_size: Count = Field(100, description="images per stored label batch, at most the whole set")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     flip: bool = Field(True, description="random horizontal flips")
@@ -33,12 +33,12 @@ class RelabelConfig(Section):
     )
     mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area or share")
     bn: Literal["running", "batch"] = Field("running", description="teacher's batch-norm: running, or the view batch's")
-    epochs_per_block: Count = Field(50, description="epochs in one unit of work")
-    micro_batch: Annotated[int, Field(ge=0)] = later(
+    epochs_per_block: Count = option(50, keyed=False, protocol=False, description="epochs in one unit of work")
+    micro_batch: Annotated[int, Field(ge=0)] = Field(
         0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
     )
-    augment: Augment = later("none", description="further random changes of each image before its stored view")
-    teachers: tuple[str, ...] = later(
+    augment: Augment = Field("none", description="further random changes of each image before its stored view")
+    teachers: tuple[str, ...] = Field(
         (), description="more networks, trained or loaded as the teacher was; the labels are the mean of all logits"
     )
 
@@ -56,6 +56,11 @@ class RelabelConfig(Section):
             raise ValueError(f"is larger than relabel.batch_size={info.data['batch_size']}; lower it")
         return micro_batch
 
+    def hard(self) -> RelabelConfig:
+        """Return the section as hard labels use it: its views, unmixed; all else is at its default."""
+        views = {name: getattr(self, name) for name in ("epochs", "batch_size", "crop_scale", "flip")}
+        return RelabelConfig(mix="none", **views)
+
 
 def _rate(text: str) -> tuple[str, float, float | None]:
     """Read NAME=LR or NAME=LR:STRETCH."""
@@ -69,38 +74,51 @@ def _rate(text: str) -> tuple[str, float, float | None]:
     return name, lr, stretch[0] if stretch else None
 
 
+_SOFT = {"labels": "soft"}
+
+
 class EvaluateConfig(Section):
     """Students trained on the distilled images and their soft labels, scored on real validation images."""
 
-    students: tuple[str, ...] = Field(("resnet18",), min_length=1, description="networks to train, with any norm")
+    students: tuple[str, ...] = option(
+        ("resnet18",), keyed=False, protocol=False, min_length=1, description="networks to train, with any norm"
+    )
     stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
-    seeds: Count = Field(3, description="students of each network")
+    seeds: Count = option(3, keyed=False, protocol=False, description="students of each network")
     lr: Positive = Field(1e-3, description="peak learning rate")
     weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
-    temperature: Positive = Field(20.0, description="of teacher's and student's softmax")
+    temperature: Positive = option(20.0, only_with=_SOFT, description="of teacher's and student's softmax")
     cosine_stretch: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] = Field(
         1.0, description="cosine ends at 0 after epochs x this"
     )
-    val_every: Count = Field(10, description="epochs between validations (the last epoch always counts)")
-    val_batch_size: Count = Field(250, description="images per validation step")
-    protocol: Protocol = later("wmdd", description="named settings that these are, or began as; see wmdd protocols")
-    labels: Literal["soft", "hard"] = later("soft", description="the teacher's stored logits, or class names alone")
-    loss: Literal["kl", "mse"] = later("kl", description="from soft labels: divergence at temperature, or of logits")
-    ce_weight: NonNegative = later(0.0, description="of a cross-entropy with the class beside the soft labels")
-    augment: Augment = later(
+    val_every: Count = option(
+        10, protocol=False, description="epochs between validations (the last epoch always counts)"
+    )
+    val_batch_size: Count = option(250, keyed=False, protocol=False, description="images per validation step")
+    protocol: Protocol = option(
+        "wmdd", keyed=False, description="named settings that these are, or began as; see wmdd protocols"
+    )
+    labels: Literal["soft", "hard"] = Field("soft", description="the teacher's stored logits, or class names alone")
+    loss: Literal["kl", "mse"] = option(
+        "kl", only_with=_SOFT, description="from soft labels: divergence at temperature, or of logits"
+    )
+    ce_weight: NonNegative = option(
+        0.0, only_with=_SOFT, description="of a cross-entropy with the class beside the soft labels"
+    )
+    augment: Augment = Field(
         "none", description="further random changes of each view with hard labels (soft: relabel.augment)"
     )
-    optimizer: Literal["adamw", "sgd"] = later("adamw", description="update rule (sgd: with momentum, Nesterov off)")
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = later(0.9, description="of sgd")
-    schedule: Literal["cosine", "linear", "steps", "tail"] = later(
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule (sgd: with momentum, Nesterov off)")
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="of sgd")
+    schedule: Literal["cosine", "linear", "steps", "tail"] = Field(
         "cosine",
         description="of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)",
     )
-    accumulate: Count = later(1, description="parts of a batch whose gradients are added up before a step")
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
+    accumulate: Count = Field(1, description="parts of a batch whose gradients are added up before a step")
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="also score a running average of the student's weights, with this decay (0: none)"
     )
-    rates: tuple[str, ...] = later(
+    rates: tuple[str, ...] = Field(
         (), description="students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
 
@@ -136,5 +154,9 @@ class EvaluateConfig(Section):
             raise ValueError("soft labels belong to the stored views; set relabel.augment, and this to none")
         return augment
 
-    random_real: bool = Field(True, description="also train on as many random real images, one draw per seed")
-    full_data: bool = Field(True, description="train other students on all real images too, as the teacher was")
+    random_real: bool = option(
+        True, keyed=False, protocol=False, description="also train on as many random real images, one draw per seed"
+    )
+    full_data: bool = option(
+        True, keyed=False, protocol=False, description="train other students on all real images too, as the teacher was"
+    )

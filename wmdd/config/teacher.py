@@ -17,7 +17,7 @@ from wmdd.config.base import (
     Stem,
     Subset,
     in_full,
-    later,
+    option,
 )
 
 
@@ -26,7 +26,7 @@ class DataConfig(Section):
 
     path: str | None = Field(None, description="image folder, Parquet, torchvision:NAME, or builtin:digits")
     classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
-    subset: Subset | None = later(None, description="named classes of a full ImageNet-1K tree")
+    subset: Subset | None = Field(None, description="named classes of a full ImageNet-1K tree")
 
     @field_validator("path")
     @classmethod
@@ -47,13 +47,13 @@ class DataConfig(Section):
             raise ValueError("names the classes, as data.classes does; give one of them")
         return subset
 
-    download: bool = later(False, description="let torchvision fetch a set that path names as torchvision:NAME")
+    download: bool = Field(False, description="let torchvision fetch a set that path names as torchvision:NAME")
     image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
     crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
-    exif_orientation: Literal["ignore", "apply"] = later(
+    exif_orientation: Literal["ignore", "apply"] = Field(
         "ignore", description="of photographs: read them as stored, as torchvision does, or turn them upright"
     )
-    bits: Annotated[int, Field(ge=1, le=32)] | None = later(
+    bits: Annotated[int, Field(ge=1, le=32)] | None = Field(
         None, description="that grey images use whose files have more than 8: 12 of 16, say (none: all of them)"
     )
     normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = Field(
@@ -65,65 +65,72 @@ class DataConfig(Section):
     holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="share of each class's training images that are scored on, in place of the validation images"
     )
-    per_class: Annotated[int, Field(ge=0)] = later(
+    per_class: Annotated[int, Field(ge=0)] = Field(
         0, description="keep at most so many images of each class, for training and for validation (0: all)"
     )
+
+    def geometry(self) -> dict[str, Any]:
+        """Return what decides how an image becomes a network's input."""
+        return {name: getattr(self, name) for name in ("image_size", "crop_ratio", "normalization")}
 
 
 class PretrainConfig(Section):
     """The teacher: trained here, or loaded from `weights`."""
 
-    model: str = Field("resnet18", description="convnetD, or a torchvision or timm classifier, with batch-norm")
-    stem: Stem = Field("auto", description="first layers: auto takes small below 100 px, else standard")
-    weights: str | None = Field(
+    model: str = option(
+        "resnet18", keyed=False, description="convnetD, or a torchvision or timm classifier, with batch-norm"
+    )
+    stem: Stem = option("auto", keyed=False, description="first layers: auto takes small below 100 px, else standard")
+    weights: str | None = option(
         None,
+        keyed=False,
         description="load instead of training: a .safetensors or .pth file, or published ones: default, IMAGENET1K_V1",
     )
     epochs: Count = Field(50, description="passes over the real training images")
     batch_size: Count = Field(32, description="images per step")
     optimizer: Literal["sgd", "adamw", "rmsprop"] = Field("sgd", description="update rule")
     lr: Positive = Field(0.025, description="peak learning rate")
-    schedule: Literal["cosine", "steps", "exponential"] = later(
+    schedule: Literal["cosine", "steps", "exponential"] = Field(
         "cosine",
         description="of the learning rate (steps: times lr_gamma every lr_step_epochs; exponential: every epoch)",
     )
-    lr_min: NonNegative = later(0.0, description="at the end of the cosine")
-    lr_step_epochs: Count = later(30, description="epochs between the steps of schedule=steps")
-    lr_gamma: Fraction = later(0.1, description="factor of steps and exponential")
+    lr_min: NonNegative = Field(0.0, description="at the end of the cosine")
+    lr_step_epochs: Count = Field(30, description="epochs between the steps of schedule=steps")
+    lr_gamma: Fraction = Field(0.1, description="factor of steps and exponential")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD and RMSprop")
     nesterov: bool = Field(False, description="Nesterov momentum, of SGD")
     weight_decay: NonNegative = Field(1e-4, description="L2 penalty")
-    norm_weight_decay: NonNegative | None = later(
+    norm_weight_decay: NonNegative | None = Field(
         None, description="of normalisation layers (none: sgd and rmsprop as of all, adamw 0)"
     )
-    bias_weight_decay: NonNegative | None = later(None, description="of other layers' biases (none: likewise)")
+    bias_weight_decay: NonNegative | None = Field(None, description="of other layers' biases (none: likewise)")
     warmup_epochs: NonNegative = Field(0.0, description="linear warm-up, epochs")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the cross-entropy")
     crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
     pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
     flip: bool = Field(True, description="random horizontal flips")
-    augment: Augment = later("none", description="further random changes of each view, by torchvision")
-    augment_strength: Annotated[int, Field(ge=0, le=30)] = later(
+    augment: Augment = Field("none", description="further random changes of each view, by torchvision")
+    augment_strength: Annotated[int, Field(ge=0, le=30)] = Field(
         0, description="magnitude of randaugment, to 30, or severity of augmix, to 10 (0: torchvision's 9 and 3)"
     )
-    mix: Literal["none", "mixup", "cutmix", "either"] = later(
+    mix: Literal["none", "mixup", "cutmix", "either"] = Field(
         "none", description="mix the images and labels of a batch (either: one of the two, drawn for each batch)"
     )
-    mix_alpha: Positive = later(1.0, description="of the Beta distribution of the mixture")
-    erase: Annotated[float, Field(ge=0.0, le=1.0)] = later(0.0, description="chance that a part of a view is erased")
-    repeats: Count = later(1, description="views of an image in one epoch, of as many fewer images")
-    clip_norm: NonNegative = later(0.0, description="longest gradient (0: any)")
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = later(
+    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixture")
+    erase: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.0, description="chance that a part of a view is erased")
+    repeats: Count = Field(1, description="views of an image in one epoch, of as many fewer images")
+    clip_norm: NonNegative = Field(0.0, description="longest gradient (0: any)")
+    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="the teacher is a running average of its weights, with this decay for each step (0: none)"
     )
-    ema_every: Count = later(1, description="steps between the updates of that average")
-    keep: Literal["last", "best"] = later(
+    ema_every: Count = Field(1, description="steps between the updates of that average")
+    keep: Literal["last", "best"] = Field(
         "last", description="weights of the last epoch, or of the epoch that was best on the validation images"
     )
     workers: Count = Field(
         1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )
-    sync_bn: bool = later(False, description="workers that train together share their batch-norm statistics; on GPUs")
+    sync_bn: bool = Field(False, description="workers that train together share their batch-norm statistics; on GPUs")
 
     @field_validator("weights")
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import WHOLE, Fidelity
+from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.sections import EvaluateConfig, Section
 from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
@@ -66,35 +67,6 @@ def plan_from(
     return Plan(config, index, ref, _Planner(config, index, ref, levels, digest).plan(), digest)
 
 
-# How many students are trained on what, and how often they are looked at, is no part of how one is trained.
-_NO_PROTOCOL = frozenset(
-    {"students", "seeds", "val_every", "val_batch_size", "protocol", "cosine_stretch", "random_real", "full_data"}
-)
-
-
-_OF_SOFT_LABELS = frozenset({"loss", "temperature", "ce_weight"})
-_HARD_VIEWS = ("epochs", "batch_size", "crop_scale", "flip")  # of relabel; what else it has is about the teacher
-
-
-def protocol_hash(config: DistillConfig, student: str) -> str:
-    """Hash all that decides how a student is trained and scored, so that equal hashes can be compared."""
-    own, relabel = config.evaluate.of(student), config.relabel.for_key({"epochs_per_block"})
-    hard = own.labels == "hard"
-    sections = {
-        "relabel": {name: relabel[name] for name in _HARD_VIEWS} if hard else relabel,
-        "evaluate": own.for_key(_NO_PROTOCOL | (_OF_SOFT_LABELS if hard else frozenset())),
-        "stretch": own.cosine_stretch,
-        "data": _geometry(config),
-        "name": config.evaluate.protocol,
-    }
-    return content_key(sections)[:12]
-
-
-def _geometry(config: DistillConfig) -> dict[str, Any]:
-    data = config.data
-    return {"image_size": data.image_size, "crop_ratio": data.crop_ratio, "normalization": data.normalization}
-
-
 class _Planner:
     """Names the units of one run, from the images to the scores."""
 
@@ -108,7 +80,7 @@ class _Planner:
     ) -> None:
         self.weights = weights
         self.config, self.index, self.index_ref, self.levels = config, index, index_ref, levels
-        self.geometry = _geometry(config)
+        self.geometry = config.data.geometry()
         self.train, self.val = index.digest("train"), index.digest("val")
         self.classes = [f"class-{class_id:05d}" for class_id in range(len(index.class_names))]
 
@@ -174,8 +146,7 @@ class _Planner:
     ) -> PlannedUnit:
         """Name a unit; `identity` stands for inputs, or params, that say more than the unit depends on."""
         settings = STAGES[stage]
-        hard = stage == "evaluate" and self.config.evaluate.labels == "hard"
-        section = self._section(stage, params).for_key(settings.unkeyed | (_OF_SOFT_LABELS if hard else frozenset()))
+        section = {} if stage == "select" else self._section(stage, params).for_key()
         keys = {label: _keys(refs) for label, refs in inputs.items()} | (identity or {})
         own = {label: value for label, value in params.items() if label not in (identity or {})}
         parts = {"stage": stage, "version": settings.version, "unit": name, "section": section, "params": own}
@@ -248,12 +219,13 @@ class _Planner:
         return unit
 
     def _select(self, draw: int, class_id: int) -> PlannedUnit:
-        params = {"class_id": class_id, "draw": draw, "geometry": self.geometry}
+        params = {"class_id": class_id, "ipc": self.config.barycenter.ipc, "draw": draw, "geometry": self.geometry}
         name = f"random-{draw}-{self.classes[class_id]}"
         return self._unit("select", name, params, {"index": self.index_ref}, self._class(class_id))
 
     def _herd(self, class_id: int, statistics: ArtifactRef) -> PlannedUnit:
-        params = {"class_id": class_id, "rule": "herding", "geometry": self.geometry}
+        ipc = self.config.barycenter.ipc
+        params = {"class_id": class_id, "ipc": ipc, "rule": "herding", "geometry": self.geometry}
         inputs: Inputs = {"index": self.index_ref, "statistics": statistics}
         return self._unit("select", f"herding-{self.classes[class_id]}", params, inputs, self._class(class_id))
 
@@ -284,8 +256,7 @@ class _Planner:
                 params |= {"class_ids": ids} if len(ids) < len(self.classes) else {}
                 inputs: Inputs = {"classes": tuple(classes), "index": self.index_ref}
                 if self.config.evaluate.labels == "hard":
-                    shown = self.config.relabel.for_key()
-                    params["views"] = {name: shown[name] for name in _HARD_VIEWS} | {"mix": "none"}
+                    params["views"] = self.config.relabel.hard().model_dump(mode="json")
                 else:
                     inputs["labels"] = tuple(labels)
                 name = f"{images}-{student.replace('/', '_')}-seed-{seed}"

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wmdd.config.distill import DistillConfig
+from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact
 from wmdd.data.index import DatasetIndex
-from wmdd.engine.plan import BESIDE, protocol_hash
+from wmdd.engine.plan import BESIDE
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan

@@ -57,7 +57,6 @@ class Stage:
         function: (section, units, seeds, runtime) -> outputs and progress, in any order.
         joint: the units of a task are one computation, so that all are run when any is missing.
         snapshots: its units, or its joint tasks, leave snapshots to go on from.
-        unkeyed: fields of the section that change no unit's output (or are among its params), left out of keys.
     """
 
     name: str
@@ -67,7 +66,6 @@ class Stage:
     function: Callable[[Any, list[Unit], SeedTree, Runtime], Iterator[Yielded]]
     joint: bool = False
     snapshots: bool = False
-    unkeyed: frozenset[str] = frozenset()
 
     def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""

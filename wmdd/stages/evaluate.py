@@ -149,5 +149,4 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
     )
 
 
-_CHOICES = frozenset({"students", "seeds", "random_real", "full_data", "val_batch_size", "protocol"})
-EVALUATE = Stage("evaluate", 2, "evaluate", StudentResult, evaluate, snapshots=True, unkeyed=_CHOICES)
+EVALUATE = Stage("evaluate", 2, "evaluate", StudentResult, evaluate, snapshots=True)

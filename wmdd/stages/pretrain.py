@@ -203,5 +203,4 @@ def _plain(network: nn.Module, unit: Unit, index: DatasetIndex, geometry: Geomet
     return runtime.place(plain)
 
 
-_PARAMS = frozenset({"model", "stem", "weights"})
-PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, snapshots=True, unkeyed=_PARAMS)
+PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, snapshots=True)

@@ -87,4 +87,4 @@ def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
             module.momentum = 0.0 if by_batch else 0.1
 
 
-RELABEL = Stage("relabel", 2, "relabel", LabelBlock, relabel, unkeyed=frozenset({"epochs", "epochs_per_block"}))
+RELABEL = Stage("relabel", 2, "relabel", LabelBlock, relabel)

@@ -17,21 +17,21 @@ from wmdd.seeding import SeedTree
 from wmdd.stages.base import Stage, Unit, Yielded
 
 
-def select(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
-    """Choose ipc images of each unit's class: params ``class_id``, ``geometry`` and either ``draw`` or ``rule``
-    ``herding``; input ``index``, and ``statistics`` for herding.
+def select(_section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
+    """Choose ipc images of each unit's class: params ``class_id``, ``ipc``, ``geometry`` and either ``draw`` or
+    ``rule`` ``herding``; input ``index``, and ``statistics`` for herding.
     """
     for unit in units:
         index: DatasetIndex = unit.load("index")
-        class_id = unit.params["class_id"]
+        class_id, ipc = unit.params["class_id"], unit.params["ipc"]
         if unit.params.get("rule") == "herding":
             statistics: ClassStatistics = unit.load("statistics")
-            rows = herd(statistics.features.numpy(), section.ipc)
+            rows = herd(statistics.features.numpy(), ipc)
         else:
             rng = seeds.child("select", unit.params["draw"], class_id).numpy()
-            rows = rng.permutation(len(index.train.of_class(class_id)))[: section.ipc]
+            rows = rng.permutation(len(index.train.of_class(class_id)))[:ipc]
         images = class_images(index, class_id, Geometry(**unit.params["geometry"]), rows)
-        weights = torch.full((section.ipc,), 1 / section.ipc)
+        weights = torch.full((ipc,), 1 / ipc)
         name, sources = index.class_names[class_id], tuple(rows.tolist())
         yield Output(unit.name, DistilledClass(class_id, images, weights, sources=sources, class_name=name))
 
@@ -56,5 +56,4 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-_OTHERS = frozenset(BarycenterConfig.model_fields) - {"ipc"}
-SELECT = Stage("select", 1, "barycenter", DistilledClass, select, unkeyed=_OTHERS)
+SELECT = Stage("select", 1, "barycenter", DistilledClass, select)
