@@ -49,7 +49,7 @@ class Nothing:
         return cls()
 
 
-def _run(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Output]:
+def _run(section: BarycenterConfig, units: list[Unit[None]], seeds: SeedTree, runtime: Runtime) -> Iterator[Output]:
     yield from (Output(unit.name, Nothing()) for unit in units)
 
 

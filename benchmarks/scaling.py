@@ -23,7 +23,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import report
-from ray_jobs.executor import CPU_STAGES
 from ray_jobs.scheduler import Scheduler
 from ray_jobs.simulation import SimulatedWorkers
 from wmdd.config.distill import override
@@ -34,6 +33,7 @@ from wmdd.engine.events import Event
 from wmdd.engine.plan import plan_from
 from wmdd.engine.task import Plan, StageTask
 from wmdd.models.registry import build_model
+from wmdd.stages import STAGES
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactRef
 
@@ -88,7 +88,7 @@ def images_seen(task: StageTask, plan: Plan) -> float:
         "pretrain": lambda: VALIDATION,
         "statistics": lambda: PER_CLASS,
         "recover": lambda: len(task.units) * ipc * config.recover.iterations,
-        "relabel": lambda: task.units[0].params["epochs"] * whole,
+        "relabel": lambda: task.units[0].params.epochs * whole,
         "evaluate": lambda: config.relabel.epochs * whole,
     }
     count = float(seen[task.stage]() * PASSES[task.stage]) if task.stage in seen else 0.0
@@ -102,7 +102,7 @@ def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) ->
     def seconds(task: StageTask, _node: str) -> float:
         past = spread.get(task.stage) or [1.0]
         ratio = random.Random(f"{task.stage} {task.name}").choice(past) / statistics.mean(past)
-        if task.stage in CPU_STAGES:
+        if not STAGES[task.stage].gpu:
             return ratio * statistics.mean(past) * len(task.units)
         return ratio * images_seen(task, plan) * flops / flops_per_s
 
@@ -141,7 +141,7 @@ class Simulation:
             self.ended[event.stage] = self.workers.now()
 
     def _queue(self, task: StageTask) -> str:
-        return "cpu" if task.stage in CPU_STAGES and "cpu-workers" not in self.args.without else "main"
+        return "cpu" if not STAGES[task.stage].gpu and "cpu-workers" not in self.args.without else "main"
 
     def run(self) -> dict[str, float]:
         """Run, and return which share of the GPUs' time was work: until the images exist, until the end, while held.
@@ -158,7 +158,7 @@ class Simulation:
         scheduler.close()
         images, whole = max(self.ended[stage] for stage in IMAGE_STAGES), self.workers.now()
         begun = {(task.stage, task.name): (moment, task) for moment, _, task in self.workers.assigned}  # last attempts
-        spans = [(moment, self.seconds(task, "")) for moment, task in begun.values() if task.stage not in CPU_STAGES]
+        spans = [(moment, self.seconds(task, "")) for moment, task in begun.values() if STAGES[task.stage].gpu]
 
         def efficiency(until: float) -> float:
             return round(sum(max(0.0, min(took, until - moment)) for moment, took in spans) / (until * self.gpus), 3)

@@ -14,9 +14,8 @@ from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
 from wmdd.engine.run import is_joint
 from wmdd.engine.task import StageTask
+from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef, ArtifactStore
-
-CPU_STAGES = frozenset({"barycenter", "select"})  # run no network, so that a GPU would be idle
 
 
 class RayExecutor:
@@ -87,10 +86,10 @@ class RayExecutor:
     def _queue(self, task: StageTask, has_gpus: bool, has_cpu_workers: bool) -> str:
         if is_joint(task):
             return "train"
-        if task.stage == "pretrain" and not task.units[0].params["weights"]:
+        if task.stage == "pretrain" and not task.units[0].params.weights:
             # On CPUs a teacher's training uses as many cores as it can: other tasks would only slow it down.
             return "main" if has_gpus else "alone"
-        return "cpu" if has_cpu_workers and task.stage in CPU_STAGES else "main"
+        return "cpu" if has_cpu_workers and not STAGES[task.stage].gpu else "main"
 
     def _connect(self) -> None:
         from ray_jobs.connect import connect

@@ -20,6 +20,7 @@ from benchmarks.gpu.device import Trace, open_runtime
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import DistillConfig, override
+from wmdd.data.batches import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
@@ -84,7 +85,7 @@ class _Work:
         self._model, self._size, self._index = model, size, _real_images(folder, size, each)
         self.runtime: Runtime = open_runtime(setting)
         self._teacher: Teacher = untrained_teacher(model, size, CLASSES)
-        self._geometry = {"image_size": size, "crop_ratio": 1.0, "normalization": "half"}
+        self._geometry = Geometry(size, 1.0, "half")
         pixels = torch.randint(0, 256, (IPC, 3, size, size), dtype=torch.uint8)
         masses = torch.full((IPC,), 1 / IPC)
         self._images = [DistilledClass(class_id, pixels, masses) for class_id in range(CLASSES)]
@@ -120,7 +121,8 @@ class _Work:
         return len(self._index.train)
 
     def _run(self, name: str, params: dict[str, Any], loaded: dict[str, Any], changes: dict[str, Any]) -> list[Any]:
-        section = getattr(override(DistillConfig(), changes), STAGES[name].section)
+        stage = STAGES[name]
+        section = stage.section_of(override(DistillConfig(), changes))
         load: Callable[[str], Any] = loaded.__getitem__
-        events = STAGES[name].run(section, [Unit("unit", params, load)], SeedTree(0), self.runtime)
+        events = stage.run(section, [Unit("unit", stage.params(**params), load)], SeedTree(0), self.runtime)
         return [event.value for event in events if isinstance(event, Output)]

@@ -82,9 +82,9 @@ def test_job_command_is_valid_and_waits_for_gpu_nodes():
     python, option, module, *words = FILES["RayJob"]["spec"]["entrypoint"].split()
     assert (python, option, module) == ("python", "-m", "wmdd")
     params = check_wmdd(words)
-    assert all(params[key].startswith("s3://") for key in ("run_url", "data__path"))
-    assert params["runtime__device"] == "cuda"
-    assert float(params["ray__start_timeout_s"]) >= 600
+    assert all(params[key].startswith("s3://") for key in ("run_url", "data.path"))
+    assert params["runtime.device"] == "cuda"
+    assert float(params["ray.start_timeout_s"]) >= 600
 
 
 def change(document, path, value):

@@ -72,7 +72,7 @@ def test_what_is_chosen_needs_no_recovery(plan):
     assert [ref.unit for ref in herding.made[1]] == [f"herding-class-0000{c}" for c in range(3)]
     assert [ref.unit for ref in random.made[1]] == [f"random-0-class-0000{c}" for c in range(3)]
     assert wmdd.made[1] == wmdd.refs("recover")
-    assert [unit.params["seed"] for unit in random.units("evaluate")] == [0, 1]
+    assert [unit.params.seed for unit in random.units("evaluate")] == [0, 1]
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 5))
@@ -285,9 +285,9 @@ def test_global_statistics_share_one_batch_of_classes(tmp_path):
     index, ref = load_index(config, store, lambda done, total: None)
     made = plan_from(with_method(config, "sre2l"), index, ref)
     (task,) = made.tasks["recover"]
-    assert {unit.params["images_at_once"] for unit in task.units} == {10}
+    assert {unit.params.images_at_once for unit in task.units} == {10}
     assert len(plan_from(config, index, ref).tasks["recover"]) == 2
-    assert "images_at_once" not in plan_from(config, index, ref).units("recover")[0].params
+    assert plan_from(config, index, ref).units("recover")[0].params.images_at_once is None
 
 
 def test_one_student_has_no_deviation():

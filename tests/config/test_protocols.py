@@ -10,6 +10,7 @@ from wmdd.config.distill import DistillConfig, override, to_yaml
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact, protocols, with_protocol
 from wmdd.config.recipes import recipe
+from wmdd.config.sections import EvaluateConfig
 from wmdd.engine.plan import make_plan
 from wmdd.errors import ConfigError
 from wmdd.storage.store import ArtifactStore
@@ -131,8 +132,12 @@ def test_score_of_one_of_several_is_found_alone(tmp_path):
     lone = {"evaluate.students": ("vgg11_bn",), "evaluate.lr": 0.002, "evaluate.cosine_stretch": 2.0}
     alone = make_plan(override(base, lone), store)
     assert set(alone.refs("evaluate")) < set(together.refs("evaluate"))
-    sections = {task.units[0].params["student"]: task.section for task in together.tasks["evaluate"]}
-    assert {name: (own["lr"], own["cosine_stretch"]) for name, own in sections.items()} == {
+    sections = {
+        student: EvaluateConfig(**task.section).of(student)
+        for task in together.tasks["evaluate"]
+        for student in [task.units[0].params.student]
+    }
+    assert {name: (section.lr, section.cosine_stretch) for name, section in sections.items()} == {
         "convnet2": (0.005, 1.0),
         "vgg11_bn": (0.002, 2.0),
     }

@@ -17,6 +17,7 @@ from wmdd.engine.config_file import read_config
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import LocalExecutor, load_value, run_plan
 from wmdd.errors import DataError
+from wmdd.stages.recover import Params
 from wmdd.storage.store import ArtifactStore
 
 LEVELS = (Fidelity(0.5, 0.3, 0.5), Fidelity(1.0, 0.6, 0.5), WHOLE)
@@ -47,9 +48,9 @@ def test_images_reached_in_parts_are_those_of_the_whole_optimisation(tiny_run, t
         run_plan(plan, store, LocalExecutor(config.runtime), lambda event: begun.append((event.kind, event.stage)))
         made.append({unit.ref.unit: unit for unit in plan.units("recover")})
     assert [len(units) for units in made] == [5, 10, 10]
-    assert made[1]["class-00000"].params == {"class_id": 0, "until": 6, "first": 3}
-    assert made[1]["class-00009"].params == {"class_id": 9, "until": 6}
-    assert made[2]["class-00009"].params == {"class_id": 9, "first": 6}
+    assert made[1]["class-00000"].params == Params(0, until=6, first=3)
+    assert made[1]["class-00009"].params == Params(9, until=6)
+    assert made[2]["class-00009"].params == Params(9, first=6)
     assert begun.count(("begin", "pretrain")) == 1
     assert contents(tiny_run.store).items() <= contents(store.url).items()
     assert len([key for key in contents(store.url) if key[0] == "evaluate"]) == 3 * 4
@@ -63,7 +64,7 @@ def test_students_of_some_classes_are_scored_on_these(tiny_run, tmp_path):
     plan = plan_from(config, *load_index(config, store, lambda done, total: None), (Fidelity(classes=0.1),))
     run_plan(plan, store, LocalExecutor(config.runtime), lambda event: None)
     own = int((plan.index.val.label == 0).sum())
-    assert [unit.params["class_ids"] for unit in plan.units("evaluate")] == [[0], [0]]
+    assert [unit.params.class_ids for unit in plan.units("evaluate")] == [(0,), (0,)]
     for ref in plan.refs("evaluate"):
         right = load_value(ref, store).top1_last * own
         assert right == pytest.approx(round(right))  # a share of the class's own validation images

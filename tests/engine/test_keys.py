@@ -8,6 +8,7 @@ option adds a line to the table.
 import json
 import typing
 from collections import defaultdict
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ import pytest
 from wmdd.config.distill import override, section_names
 from wmdd.config.recipes import recipe
 from wmdd.config.sections import RecoverConfig
+from wmdd.data.batches import Geometry
 from wmdd.engine.plan import make_plan
 from wmdd.stages import STAGES as DEFINED
+from wmdd.stages.planning import UNKEYED, params_for_key
 from wmdd.storage.store import ArtifactStore
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
@@ -130,13 +133,11 @@ def test_option_changes_its_stage_and_what_follows(option, store):
 
 def defaults():
     """Every default that keys leave out, by stage with its version, and those that the protocol's hash leaves out."""
-    sections = {name: type(getattr(BASE, name)) for name in section_names()}
-    table = {
-        stage.name: {"version": stage.version, **sections[stage.section].defaults("keyed")}
-        for stage in DEFINED.values()
-        if stage.name != "select"
-    }
-    table["protocol"] = {name: sections[name].defaults("protocol") for name in ("relabel", "evaluate")}
+    table = {"protocol": {name: getattr(BASE, name).defaults("protocol") for name in ("relabel", "evaluate")}}
+    for stage in DEFINED.values():
+        params = {item.name: item.default for item in fields(stage.params) if item.default is not MISSING}
+        section = stage.section_of(BASE).defaults("keyed")
+        table[stage.name] = {"version": stage.version, "section": section, "params": params}
     return json.loads(json.dumps(table))
 
 
@@ -152,6 +153,20 @@ def test_new_option_leaves_keys_as_they_were():
     changes = {"lr": 0.1, "tv_weight": 1.0}
     assert Longer(**changes).for_key() == RecoverConfig(**changes).for_key() == changes
     assert Longer(**changes, prior=2.0).for_key() == {**changes, "prior": 2.0}
+
+
+def test_new_param_leaves_keys_as_they_were():
+    @dataclass(frozen=True)
+    class Params:
+        class_id: int
+        geometry: Geometry
+        steps: int | None = None
+        path: str = field(default="", metadata=UNKEYED)
+
+    shown = Geometry(8, 1.0, "half")
+    kept = {"class_id": 0, "geometry": {"image_size": 8, "crop_ratio": 1.0, "normalization": "half"}}
+    assert params_for_key(Params(0, shown)) == params_for_key(Params(0, shown, path="x")) == kept
+    assert params_for_key(Params(0, shown, steps=3)) == kept | {"steps": 3}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from image_files import folder
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.data.batches import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.recovery import Paused, Recovered, recover_images
@@ -105,7 +106,7 @@ def teacher(name="convnet"):
 
 def geometry(name):
     """How images are shown to a network."""
-    return {"image_size": NETWORKS[name][1], "crop_ratio": 1.0, "normalization": "half"}
+    return Geometry(NETWORKS[name][1], 1.0, "half")
 
 
 def images(name):
@@ -119,8 +120,8 @@ def images(name):
 
 def run(stage, runtime, params, changes=(), resume=None, **inputs):
     """All that a stage yields for one unit."""
-    section = getattr(override(DistillConfig(), CHANGES | dict(changes)), STAGES[stage].section)
-    unit = Unit("unit", params, inputs.__getitem__, resume)
+    section = STAGES[stage].section_of(override(DistillConfig(), CHANGES | dict(changes)))
+    unit = Unit("unit", STAGES[stage].params(**params), inputs.__getitem__, resume)
     return list(STAGES[stage].run(section, [unit], SeedTree(7), runtime))
 
 

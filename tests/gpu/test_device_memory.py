@@ -10,6 +10,7 @@ from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.outputs import Output
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
+from wmdd.stages.recover import Params
 
 pytestmark = pytest.mark.gpu
 SIZE, CLASSES, IPC = (64, 8, 8) if ON_GPU else (16, 8, 2)
@@ -24,7 +25,7 @@ def units():
     for target in random_targets(teacher, IPC):
         inputs = {"teacher": teacher, "statistics": target.statistics, "barycenter": target.barycenter}
         class_id = target.statistics.class_id
-        found.append(Unit(f"class-{class_id}", {"class_id": class_id}, inputs.__getitem__))
+        found.append(Unit(f"class-{class_id}", Params(class_id), inputs.__getitem__))
     return found
 
 

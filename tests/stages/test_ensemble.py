@@ -19,7 +19,7 @@ from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.relabel import RELABEL
+from wmdd.stages.relabel import RELABEL, Params
 from wmdd.storage.store import ArtifactRef
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
@@ -57,7 +57,7 @@ def labels(teacher, others, bn):
         "classes": [DistilledClass(i, pixels[i], torch.full((2,), 0.5), class_name="abc"[i]) for i in range(3)],
     }
     section = RelabelConfig(epochs=2, batch_size=4, bn=bn, teachers=tuple(other.model for other in others))
-    unit = Unit("block", {"images": "distilled", "first_epoch": 0, "epochs": 2}, given.__getitem__)
+    unit = Unit("block", Params("distilled", 0, 2), given.__getitem__)
     (block,) = [news.value for news in RELABEL.run(section, [unit], SeedTree(5), CPU) if isinstance(news, Output)]
     read = SoftLabels([block])
     return [batch for epoch in range(2) for batch in read.epoch(epoch)]
@@ -103,7 +103,7 @@ def test_published_teachers_label_beside_published_ones_alone(planned):
     index = build_index("builtin:digits")
     config = override(recipe("imagenet-1k"), {"data.path": "x", "relabel.teachers": ("mobilenet_v2",)})
     made = plan_from(config, index, ArtifactRef("index", "index", "i"))
-    assert [(unit.ref.unit, unit.params["weights"]) for unit in made.units("pretrain")] == [
+    assert [(unit.ref.unit, unit.params.weights) for unit in made.units("pretrain")] == [
         ("teacher", "default"), ("teacher-mobilenet_v2", "default")
     ]  # fmt: skip
 

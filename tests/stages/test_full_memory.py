@@ -17,6 +17,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages import recover as stage
+from wmdd.stages.recover import Params
 
 SIZE, CLASSES, IPC = 16, 5, 2
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
@@ -57,7 +58,7 @@ def recover(inputs, class_ids, holds=1000, error=FULL[0]):
         if len(arguments[0]) > holds:
             raise error
 
-    units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in class_ids]
+    units = [Unit(f"class-{c}", Params(c), inputs[c].__getitem__) for c in class_ids]
     hook = inputs[0]["teacher"].network.register_forward_pre_hook(fill)
     try:
         found = STAGES["recover"].run(FEW, units, SeedTree(7), CPU)
@@ -100,7 +101,7 @@ def test_memory_is_freed_when_nothing_holds_the_tensors_of_the_step_that_failed(
 
     monkeypatch.setattr(stage, "forget_decoded", lambda: freed.append("decoded"))
     monkeypatch.setattr(stage, "free_memory", lambda: freed.append(seen[-1]() is None))
-    units = [Unit(f"class-{c}", {"class_id": c}, inputs[c].__getitem__) for c in range(CLASSES - 1)]
+    units = [Unit(f"class-{c}", Params(c), inputs[c].__getitem__) for c in range(CLASSES - 1)]
     hook = network.register_forward_pre_hook(fill)
     try:
         list(STAGES["recover"].run(FEW, units, SeedTree(7), CPU))
@@ -119,7 +120,7 @@ def test_images_of_a_class_in_parts_do_not_know_of_each_other(inputs):
     section = FEW.model_copy(update={"bn_target": "global"})
 
     def run(given):
-        units = [Unit(f"class-{c}", {"class_id": c, "images_at_once": 1}, given[c].__getitem__) for c in range(CLASSES)]
+        units = [Unit(f"class-{c}", Params(c, images_at_once=1), given[c].__getitem__) for c in range(CLASSES)]
         return list(STAGES["recover"].run(section, units, SeedTree(7), CPU))
 
     news = run(inputs)

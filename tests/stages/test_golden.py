@@ -16,6 +16,7 @@ from image_files import folder
 
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.sections import RuntimeConfig
+from wmdd.data.batches import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.moments import Moments
@@ -32,7 +33,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 CLOSE = {"rtol": 2e-3, "atol": 2e-4}
 MODEL, SIZE, IPC, WIDTH = "convnet2_w16", 16, 3, 6
-GEOMETRY = {"image_size": SIZE, "crop_ratio": 1.0, "normalization": "half"}
+GEOMETRY = Geometry(SIZE, 1.0, "half")
 CONFIG = override(
     DistillConfig(),
     {
@@ -93,9 +94,8 @@ def both():
 
 
 def run(stage, params, **inputs):
-    unit = Unit("unit", params, inputs.__getitem__)
-    section = getattr(CONFIG, STAGES[stage].section)
-    outputs = STAGES[stage].run(section, [unit], SeedTree(7), CPU)
+    unit = Unit("unit", STAGES[stage].params(**params), inputs.__getitem__)
+    outputs = STAGES[stage].run(STAGES[stage].section_of(CONFIG), [unit], SeedTree(7), CPU)
     return [output.value for output in outputs if isinstance(output, Output)]
 
 
@@ -117,8 +117,7 @@ def output(stage, root):
         case "select":
             own |= {"ipc": IPC, "geometry": GEOMETRY}
             drawn = run(stage, own | {"draw": 0}, index=index(root))
-            rule = {"rule": "herding"}
-            return drawn + run(stage, own | rule, index=index(root), statistics=statistics(1, WIDTH))
+            return drawn + run(stage, own, index=index(root), statistics=statistics(1, WIDTH))
         case "relabel":
             return labels()
         case "evaluate":

@@ -18,6 +18,7 @@ from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
+from wmdd.stages.recover import Params
 from wmdd.storage.artifact import pack
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
@@ -76,7 +77,7 @@ def group(section=SECTION, key="r", classes=range(CLASSES), **params):
             "statistics": ArtifactRef("statistics", f"class-{c}", f"s{c}"),
             "barycenter": ArtifactRef("barycenter", f"class-{c}", f"b{c}"),
         }
-        units.append(PlannedUnit(ArtifactRef("recover", f"class-{c}", f"{key}{c}"), {"class_id": c, **params}, needs))
+        units.append(PlannedUnit(ArtifactRef("recover", f"class-{c}", f"{key}{c}"), Params(c, **params), needs))
     return StageTask("recover", "class-0..class-3", section.model_dump(mode="json"), 7, tuple(units))
 
 
@@ -151,7 +152,9 @@ def test_group_of_a_later_level_is_killed_as_one_of_the_first(inputs, store, tmp
     run(group(), undisturbed)
     run(early, store)
     units = [
-        dataclasses.replace(unit, params=unit.params | {"first": 2}, inputs=unit.inputs | {"before": before.ref})
+        dataclasses.replace(
+            unit, params=dataclasses.replace(unit.params, first=2), inputs=unit.inputs | {"before": before.ref}
+        )
         for unit, before in zip(group().units, early.units, strict=True)
     ]
     late, steps = dataclasses.replace(group(), units=tuple(units)), 0

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from wmdd.config.sections import EvaluateConfig, RelabelConfig, RuntimeConfig
+from wmdd.data.batches import Geometry
 from wmdd.method.artifacts import DistilledClass, ImageSet
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock, draw_epoch
@@ -14,6 +15,7 @@ from wmdd.normalization import NORMALIZATIONS
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
+from wmdd.stages.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
@@ -30,8 +32,8 @@ def image_set():
 
 
 def lessons(kind, section, **views):
-    geometry = {"image_size": 8, "crop_ratio": 1.0, "normalization": "half"}
-    params = {"geometry": geometry, "views": {"epochs": 2, "batch_size": 4, "mix": "none", **views}}
+    hard_views = RelabelConfig(**{"epochs": 2, "batch_size": 4, "mix": "none", **views})
+    params = Params("net", 0, "distilled", Geometry(8, 1.0, "half"), "wmdd", "hash", views=hard_views)
     relabel = RelabelConfig(epochs=2, batch_size=6)
     meta = {"schema": 1, "first_epoch": 0, "epochs": 2, "batches": 1, "classes": 3}
     batches = [batch for epoch in range(2) for batch in draw_epoch(relabel, epoch, 6, 8, SeedTree(0))]

@@ -77,7 +77,7 @@ def test_b05_gradient_of_a_class_does_not_depend_on_how_many_share_its_batch(cla
 @pytest.mark.parametrize("ipc", [6, 11, 16, 33, 101])
 def test_b06_any_number_of_images_is_planned_in_groups_that_cover_every_class_once(plan, ipc):
     made = plan(**{"barycenter.ipc": ipc, "recover.classes_per_batch": 0})
-    groups = [[unit.params["class_id"] for unit in task.units] for task in made.tasks["recover"]]
+    groups = [[unit.params.class_id for unit in task.units] for task in made.tasks["recover"]]
     assert [class_id for group in groups for class_id in group] == list(range(10))
     assert max(map(len, groups)) * ipc <= max(100, ipc)
 
@@ -153,7 +153,7 @@ def test_b24_b32_label_epochs_are_made_once_each_in_few_files(plan, block):
     epochs = [
         epoch
         for unit in made.units("relabel")
-        for epoch in range(unit.params["first_epoch"], unit.params["first_epoch"] + unit.params["epochs"])
+        for epoch in range(unit.params.first_epoch, unit.params.first_epoch + unit.params.epochs)
     ]
     assert epochs == list(range(100))
     assert len(set(made.refs("relabel"))) == -(-100 // block)

@@ -21,7 +21,6 @@ from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import mark_outdated
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.plan import TEACHER
 from wmdd.engine.snapshots import ResumeNote
 from wmdd.engine.task import Plan, PlannedUnit, StageTask
 from wmdd.errors import ChangedError, StageError, StorageError, WmddError
@@ -29,7 +28,7 @@ from wmdd.outputs import Failure, Note, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.pretrain import check_alone
+from wmdd.stages.pretrain import TEACHER, check_alone
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 logger = logging.getLogger(__name__)
@@ -86,7 +85,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
     planned = list(task.units) if stage.joint else missing
     at_work = task.name if stage.joint else task.prefix + missing[0].ref.unit
     left = {unit.ref.unit: unit.ref for unit in missing}
-    section = type(getattr(DistillConfig(), stage.section)).model_validate(task.section)
+    section = type(stage.section_of(DistillConfig())).model_validate(task.section)
     resume = ResumeNote(store, [unit.ref for unit in planned], list(left.values()))
     failures = list[StageError]()
     try:
@@ -127,7 +126,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
         raise StageError.of(failures)
 
 
-def _resumed(unit: Unit, resume: ResumeNote, task: StageTask, at_work: str) -> Generator[Event, None, Unit]:
+def _resumed(unit: Unit[Any], resume: ResumeNote, task: StageTask, at_work: str) -> Generator[Event, None, Unit[Any]]:
     try:
         return replace(unit, resume=resume.read())
     except ValueError as exc:
@@ -142,7 +141,7 @@ def _explain(exc: Exception) -> str:
     return f"{type(exc).__name__}: {' '.join(str(exc).split())}{place}"
 
 
-def _open(unit: PlannedUnit, store: ArtifactStore, *, saved: bool) -> Unit:
+def _open(unit: PlannedUnit, store: ArtifactStore, *, saved: bool) -> Unit[Any]:
     def load(name: str) -> Any:
         refs = unit.inputs[name]
         return load_value(refs, store) if isinstance(refs, ArtifactRef) else [load_value(ref, store) for ref in refs]
@@ -167,7 +166,7 @@ def versions() -> dict[str, str]:
 
 def is_joint(task: StageTask) -> bool:
     """Whether several workers do a task together: the training of a teacher with ``pretrain.workers`` above one."""
-    trains = task.stage == "pretrain" and not task.units[0].params["weights"]
+    trains = task.stage == "pretrain" and not task.units[0].params.weights
     return trains and int(task.section["workers"]) > 1
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from wmdd.config.distill import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.stages.base import PlannedUnit
+from wmdd.stages.planning import image_sets
 from wmdd.storage.store import ArtifactRef
 
 __all__ = ["Plan", "PlannedUnit", "StageTask"]
@@ -58,7 +59,5 @@ class Plan:
     @property
     def made(self) -> tuple[str, list[ArtifactRef]]:
         """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
-        if recovered := self.refs("recover"):
-            return "distilled", recovered
         name = "random-0" if self.config.method == "random" else "distilled"
-        return name, [unit.ref for task in self.tasks["select"][:1] for unit in task.units]
+        return name, image_sets(self.units("recover"), self.units("select")).get(name, [])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wmdd.config.distill import STAGE_NAMES
-from wmdd.engine.plan import TEACHER
 from wmdd.engine.task import Plan, StageTask
 from wmdd.errors import ConfigError
 from wmdd.stages import STAGES
+from wmdd.stages.pretrain import TEACHER
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 assert tuple(STAGES) == STAGE_NAMES

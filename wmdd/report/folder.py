@@ -63,7 +63,7 @@ def _write_images(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
 
 
 def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
-    blocks = [unit for unit in plan.units("relabel") if unit.params["images"] == plan.made[0]]
+    blocks = [unit for unit in plan.units("relabel") if unit.params.images == plan.made[0]]
     if plan.until and not blocks:
         return _drop_others(folder, "labels", set())
     files = [f"part-{number:05d}.parquet" for number in range(len(blocks))]

@@ -11,12 +11,12 @@ from wmdd.config.distill import DistillConfig
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact
 from wmdd.data.index import DatasetIndex
-from wmdd.engine.plan import BESIDE
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
 from wmdd.models.teacher import Teacher
 from wmdd.stages.evaluate import StudentResult
+from wmdd.stages.pretrain import ensemble_of
 from wmdd.storage.store import ArtifactStore
 
 # Of a run's metrics, what all runs of a comparison or ranking share.
@@ -122,12 +122,10 @@ def protocols_of_run(metrics: dict[str, Any]) -> str:
 
 def _other_teachers(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
     """Return the networks that label with the teacher, and their accuracy."""
-    trained = {unit.ref.unit: unit for unit in plan.units("pretrain")[1:]}
     networks = []
-    for name in plan.config.relabel.teachers if plan.refs("relabel") else ():
-        unit = trained.get(f"{BESIDE}{name}") or trained[f"full-{name}"]
+    for unit in ensemble_of(plan.config.relabel, plan.units("pretrain")) if plan.refs("relabel") else ():
         network: Teacher = load_value(unit.ref, store)
-        networks.append({"model": network.model, "top1": network.top1, "loaded": unit.params["weights"]})
+        networks.append({"model": network.model, "top1": network.top1, "loaded": unit.params.weights})
     return networks
 
 

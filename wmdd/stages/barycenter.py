@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -11,10 +12,30 @@ from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Stage, Unit, Yielded
+from wmdd.stages.planning import Planner
 
 
-def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
+@dataclass(frozen=True)
+class Params:
+    """Of one class."""
+
+    class_id: int
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan a unit for each class whose images are optimised."""
+    if planner.config.method in ("random", "herding"):
+        return []
+    return [
+        [planner.class_unit(BARYCENTER, class_id, Params(class_id), {"statistics": unit.ref}, images=False)]
+        for class_id, unit in enumerate(planner.units("statistics"))
+    ]
+
+
+def barycenter(
+    section: BarycenterConfig, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime
+) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
     from wmdd.method.barycenter import free_support_barycenter  # POT and scikit-learn take seconds to import
 
@@ -43,4 +64,4 @@ def barycenter(section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _r
         yield Output(unit.name, value)
 
 
-BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, barycenter)
+BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, Params, plan, barycenter, gpu=False)

@@ -1,11 +1,12 @@
-"""The shape that every stage has."""
+"""The shape that every stage has, and its units: as they are planned, and as its function gets them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from wmdd.config.distill import DistillConfig
 from wmdd.config.sections import Section
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
@@ -13,35 +14,42 @@ from wmdd.seeding import SeedTree
 from wmdd.storage.artifact import Artifact
 from wmdd.storage.store import ArtifactRef
 
+if TYPE_CHECKING:
+    from wmdd.stages.planning import Planner
+
+P = TypeVar("P")
 Yielded = Output | Progress | Note | Snapshot | Failure
 Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
 
 
 @dataclass(frozen=True)
 class PlannedUnit:
-    """A unit of work before it is run: its artifact, its params and where its inputs come from."""
+    """A unit of work before it is run: its artifact, its stage's `Params`, and its inputs by name."""
 
     ref: ArtifactRef
-    params: dict[str, Any]
+    params: Any
     inputs: Inputs
 
 
+Groups = list[list[PlannedUnit]]
+
+
 @dataclass(frozen=True, eq=False)
-class Unit:
-    """One unit of work as a stage function sees it.
+class Unit(Generic[P]):
+    """One unit of work as a stage function gets it.
 
     Args:
         name: such as ``class-0003``; unique within the stage.
-        params: plain facts that belong to the unit and to its key.
-        load: gives a named input; loaded when asked for, so that memory holds one unit's inputs at a time.
+        params: the stage's `Params` of this unit.
+        load: returns a named input; loaded on request, so that memory holds one unit's inputs at a time.
         resume: the last `Snapshot` of a run that was interrupted, if any; the first unit has that of a joint task.
         saved: it is in the store, and computed again only because others of a joint task are missing.
     """
 
     name: str
-    params: dict[str, Any]
+    params: P
     load: Callable[[str], Any]
-    resume: bytes | None = field(default=None)
+    resume: bytes | None = None
     saved: bool = False
 
 
@@ -51,23 +59,34 @@ class Stage:
 
     Args:
         name: as in the store and the report.
-        version: raised whenever the numbers of its output move.
-        section: the configuration's section that it reads.
+        version: raised whenever the numbers of its output move, or a default that its keys leave out.
+        section: the configuration's section that it reads; none if empty.
         kind: what one unit yields.
+        params: the dataclass of a unit's params.
+        plan: returns the units of a run in groups; a group is what one worker gets.
         function: (section, units, seeds, runtime) -> outputs and progress, in any order.
+        gpu: it runs networks, on a GPU if the run has any; its keys then hold the precision.
         joint: the units of a task are one computation, so that all are run when any is missing.
-        snapshots: its units, or its joint tasks, leave snapshots to go on from.
+        snapshots: its units, or its joint tasks, leave snapshots to resume from.
     """
 
     name: str
     version: int
     section: str
     kind: type[Artifact]
-    function: Callable[[Any, list[Unit], SeedTree, Runtime], Iterator[Yielded]]
+    params: type
+    plan: Callable[[Planner], Groups]
+    function: Callable[[Any, list[Unit[Any]], SeedTree, Runtime], Iterator[Yielded]]
+    gpu: bool = True
     joint: bool = False
     snapshots: bool = False
 
-    def run(self, section: Section, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    def section_of(self, config: DistillConfig) -> Section:
+        """Return the section that it reads; one without options if it reads none."""
+        section: Section = getattr(config, self.section) if self.section else Section()
+        return section
+
+    def run(self, section: Section, units: list[Unit[Any]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""
         runtime.enter()
         yield from self.function(section, units, seeds, runtime)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Self
 
 import numpy as np
 import torch
 
-from wmdd.config.sections import EvaluateConfig
+from wmdd.config.protocol_hash import protocol_hash
+from wmdd.config.sections import EvaluateConfig, RelabelConfig
 from wmdd.data.batches import Geometry, validation_batches
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError
@@ -19,7 +21,8 @@ from wmdd.models.registry import build_model
 from wmdd.outputs import Output, Progress, Pulse, Snapshot, SnapshotClock
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
+from wmdd.stages.planning import UNKEYED, Planner
 from wmdd.stages.supervision import HardLessons, Lessons, SoftLessons
 from wmdd.storage.artifact import Files
 from wmdd.training.accuracy import top1_accuracy
@@ -76,13 +79,60 @@ class StudentResult:
             raise ArtifactError(f"student.json has another schema: {exc}") from exc
 
 
-def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Train each unit's student: params ``student``, ``seed``, ``images``, ``geometry``, ``protocol``,
-    ``protocol_hash``, and ``class_ids`` where the set has only these; inputs ``classes``, ``labels`` and ``index``.
+@dataclass(frozen=True)
+class Params:
+    """Of a student.
+
+    Args:
+        images: name of the set of images that it is trained on.
+        class_ids: of the validation images that it is scored on, if not all are.
+        views: that hard labels are trained on.
     """
+
+    student: str
+    seed: int
+    images: str
+    geometry: Geometry
+    protocol: str
+    protocol_hash: str
+    class_ids: tuple[int, ...] = ()
+    views: RelabelConfig | None = field(default=None, metadata=UNKEYED)  # in the key by the protocol's hash
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan each student on each set of images: with every seed on the distilled ones, with one on each random draw."""
+    config, units, identity = planner.config, [], {"index": planner.index.digest("val")}
+    hard, class_ids = config.evaluate.labels == "hard", planner.class_ids
+    blocks = planner.units("relabel")
+    for images, classes in planner.image_sets.items():
+        inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
+        if not hard:
+            inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
+        seeds = range(config.evaluate.seeds) if images == "distilled" else [int(images.rpartition("-")[2])]
+        for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
+            params = Params(
+                student=student,
+                seed=seed,
+                images=images,
+                geometry=planner.geometry,
+                protocol=config.evaluate.protocol,
+                protocol_hash=protocol_hash(config, student),
+                class_ids=tuple(class_ids) if len(class_ids) < len(planner.index.class_names) else (),
+                views=config.relabel.hard() if hard else None,
+            )
+            name, section = f"{images}-{student.replace('/', '_')}-seed-{seed}", config.evaluate.of(student)
+            units.append(planner.unit(EVALUATE, name, params, inputs, section=section, identity=identity))
+    return [[unit] for unit in units]
+
+
+def evaluate(
+    section: EvaluateConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
+) -> Iterator[Yielded]:
+    """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``."""
     for unit in units:
         params = unit.params
-        trainer = _trainer(section, unit, seeds.child("student", params["student"], params["seed"]), runtime)
+        student_seeds = seeds.child("student", params.student, params.seed)
+        trainer = _trainer(section.of(params.student), unit, student_seeds, runtime)
         if unit.resume:
             trainer.resume(unit.resume)
             yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")
@@ -100,14 +150,14 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
                 snapshots.end()
         curve = [point for point in trainer.curve if "top1" in point]
         result = StudentResult(
-            student=params["student"],
-            images=params["images"],
-            seed=params["seed"],
+            student=params.student,
+            images=params.images,
+            seed=params.seed,
             top1_last=curve[-1]["top1"],
             top1_best=max(point["top1"] for point in curve),
             curve=tuple(curve),
-            protocol=params["protocol"],
-            protocol_hash=params["protocol_hash"],
+            protocol=params.protocol,
+            protocol_hash=params.protocol_hash,
             class_names=unit.load("index").class_names,
             top1_ema_last=curve[-1].get("top1_ema"),
             top1_ema_best=max((point["top1_ema"] for point in curve if "top1_ema" in point), default=None),
@@ -115,15 +165,15 @@ def evaluate(section: EvaluateConfig, units: list[Unit], seeds: SeedTree, runtim
         yield Output(unit.name, result)
 
 
-def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runtime) -> Trainer:
+def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runtime: Runtime) -> Trainer:
     index: DatasetIndex = unit.load("index")
-    if "class_ids" in unit.params:
-        scored_on = np.flatnonzero(np.isin(index.val.label, unit.params["class_ids"]))
+    if unit.params.class_ids:
+        scored_on = np.flatnonzero(np.isin(index.val.label, unit.params.class_ids))
         index = replace(index, val=index.val.take(scored_on))
-    geometry = Geometry(**unit.params["geometry"])
+    geometry = unit.params.geometry
     images = ImageSet.of(unit.load("classes"))
     with seeds.child("init").scoped():
-        name, stem = unit.params["student"], section.stem
+        name, stem = unit.params.student, section.stem
         network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
     network = runtime.place(network)
     lessons: Lessons = (HardLessons if section.labels == "hard" else SoftLessons)(section, unit, images, seeds, runtime)
@@ -149,4 +199,4 @@ def _trainer(section: EvaluateConfig, unit: Unit, seeds: SeedTree, runtime: Runt
     )
 
 
-EVALUATE = Stage("evaluate", 2, "evaluate", StudentResult, evaluate, snapshots=True)
+EVALUATE = Stage("evaluate", 2, "evaluate", StudentResult, Params, plan, evaluate, snapshots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,13 +23,16 @@ from wmdd.stages.base import Unit, Yielded
 from wmdd.training.accuracy import predictions
 from wmdd.training.threads import Batches, choose_threads
 
+if TYPE_CHECKING:
+    from wmdd.stages.pretrain import Params
+
 VALIDATION_BATCH = 250
 FEW_IMAGES = 5  # of a class: what fewer are called says little
 
 
 def load_teacher(
     section: PretrainConfig,
-    unit: Unit,
+    unit: Unit[Params],
     index: DatasetIndex,
     geometry: Geometry,
     network: nn.Module,
@@ -39,15 +43,17 @@ def load_teacher(
     Raises:
         ConfigError: if the weights do not fit, or know nothing of these images.
     """
-    for line in load_weights(network, unit.params["weights"], unit.params["model"], geometry.image_size):
+    weights = unit.params.weights
+    assert weights is not None
+    for line in load_weights(network, weights, unit.params.model, geometry.image_size):
         yield Note(line)
     runtime.use_threads(choose_threads(network, Batches(section.batch_size, geometry.image_size), runtime, ALONE)[0])
     runtime.place(network)
     yield Progress(0, 1, "measures the loaded teacher")
     counts = best_input(network, functools.partial(_confusion, network, index, geometry, runtime))
-    check_order(unit.params["weights"], counts, index.class_names)
+    check_order(weights, counts, index.class_names)
     teacher = as_teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
-    _check_score(unit.params["weights"], teacher)
+    _check_score(weights, teacher)
     yield Output(unit.name, teacher)
 
 
@@ -130,7 +136,7 @@ def _check_score(weights: str, teacher: Teacher) -> None:
 
 
 def as_teacher(
-    unit: Unit,
+    unit: Unit[Params],
     index: DatasetIndex,
     geometry: Geometry,
     network: nn.Module,
@@ -139,8 +145,8 @@ def as_teacher(
 ) -> Teacher:
     """Return a trained or loaded network as an artifact."""
     return Teacher(
-        model=unit.params["model"],
-        stem=unit.params["stem"],
+        model=unit.params.model,
+        stem=unit.params.stem,
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
         class_names=index.class_names,
         top1=top1,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wmdd.config.sections import PretrainConfig
+from wmdd.config.sections import PretrainConfig, RelabelConfig, Stem
 from wmdd.data.augment import augmentation, erasing, mixing
 from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
 from wmdd.data.index import DatasetIndex
@@ -15,32 +16,94 @@ from wmdd.distributed import ALONE, Ranks
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model, load_state
 from wmdd.models.teacher import Teacher
+from wmdd.models.weight_files import is_file
 from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, PlannedUnit, Stage, Unit, Yielded
 from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher
+from wmdd.stages.planning import UNKEYED, Planner
+from wmdd.storage.folder import absolute_url
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.optim import teacher_optimizer
 from wmdd.training.schedules import teacher_schedule
 from wmdd.training.threads import Batches, CostWatch, choose_threads, resumed_threads
 from wmdd.training.trainer import Steps, Trainer, threads_of
 
+TEACHER, BESIDE = "teacher", "teacher-"
 
-def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Train (or load) each unit's network: params ``model``, ``stem``, ``weights``, ``geometry``; input ``index``.
+
+@dataclass(frozen=True)
+class Params:
+    """Of a network.
+
+    Args:
+        weights: file, or name of published ones, to load; None for a network that is trained.
+    """
+
+    model: str
+    stem: Stem
+    geometry: Geometry
+    weights: str | None = field(default=None, metadata=UNKEYED)  # a file's digest is in the key, not its path
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan the teacher, the networks that label together with it, and the students that are trained on all data."""
+    config = planner.config
+    units = [_unit(planner, TEACHER, config.pretrain.model, config.pretrain.weights)]
+    if config.evaluate.labels == "soft":
+        units += [_ensemble_unit(planner, name) for name in config.relabel.teachers]
+    if config.evaluate.full_data:
+        students = [name for name in dict.fromkeys(config.evaluate.students) if name != config.pretrain.model]
+        units += [_unit(planner, f"full-{name}", name, None) for name in students]
+    return [[unit] for unit in {unit.ref: unit for unit in units}.values()]
+
+
+def _unit(planner: Planner, name: str, model: str, weights: str | None) -> PlannedUnit:
+    config, index = planner.config, planner.index
+    labels = name == TEACHER or name.startswith(BESIDE)
+    stem = config.pretrain.stem if labels else config.evaluate.stem
+    identity = {"index": f"{index.digest('train')}-{index.digest('val')}"}
+    if weights and is_file(weights):
+        weights = absolute_url(weights)
+        identity["weights"] = str(planner.weights)
+    elif weights:
+        identity["weights"] = weights
+    params = Params(model, stem, planner.geometry, weights)
+    return planner.unit(PRETRAIN, name, params, {"index": planner.index_ref}, identity=identity)
+
+
+def _ensemble_unit(planner: Planner, name: str) -> PlannedUnit:
+    """Return a network that labels together with the teacher: published if the teacher is, else trained as it is."""
+    weights = planner.config.pretrain.weights
+    published = "default" if weights and not is_file(weights) else None
+    # Trained on all data in the same way, a student may be this network.
+    shared = published is None and planner.config.pretrain.stem == planner.config.evaluate.stem
+    return _unit(planner, f"full-{name}" if shared else f"{BESIDE}{name}", name, published)
+
+
+def ensemble_of(section: RelabelConfig, planned: list[PlannedUnit]) -> list[PlannedUnit]:
+    """Find the planned networks that label together with the teacher."""
+    units = {unit.ref.unit: unit for unit in planned}
+    return [units.get(f"{BESIDE}{name}") or units[f"full-{name}"] for name in section.teachers]
+
+
+def pretrain(
+    section: PretrainConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
+) -> Iterator[Yielded]:
+    """Train (or load) each unit's network: input ``index``.
 
     With ``section.workers`` above one, that many processes run this function at the same time, in one process group of
     torch; the first of them alone yields outputs and snapshots, and needs the snapshot to resume from.
     """
     for unit in units:
         index: DatasetIndex = unit.load("index")
-        geometry = Geometry(**unit.params["geometry"])
+        geometry = unit.params.geometry
         own = seeds.child("pretrain", unit.name)
         with own.child("init").scoped():
-            name, stem = unit.params["model"], unit.params["stem"]
+            name, stem = unit.params.model, unit.params.stem
             network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
-        if unit.params["weights"]:
+        if unit.params.weights:
             yield from load_teacher(section, unit, index, geometry, network, runtime)
         else:
             yield from _train(section, unit, index, geometry, network, own, runtime)
@@ -48,7 +111,7 @@ def pretrain(section: PretrainConfig, units: list[Unit], seeds: SeedTree, runtim
 
 def _train(
     section: PretrainConfig,
-    unit: Unit,
+    unit: Unit[Params],
     index: DatasetIndex,
     geometry: Geometry,
     network: nn.Module,
@@ -92,7 +155,7 @@ def _threads(
 
 def _finished(
     section: PretrainConfig,
-    unit: Unit,
+    unit: Unit[Params],
     index: DatasetIndex,
     geometry: Geometry,
     trainer: Trainer,
@@ -196,11 +259,13 @@ def _trainer(
     )
 
 
-def _plain(network: nn.Module, unit: Unit, index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> nn.Module:
+def _plain(
+    network: nn.Module, unit: Unit[Params], index: DatasetIndex, geometry: Geometry, runtime: Runtime
+) -> nn.Module:
     """Give the same network with batch-norm layers that a process alone can run."""
-    plain = build_model(unit.params["model"], len(index.class_names), geometry.image_size, stem=unit.params["stem"])
+    plain = build_model(unit.params.model, len(index.class_names), geometry.image_size, stem=unit.params.stem)
     plain.load_state_dict(network.state_dict())
     return runtime.place(plain)
 
 
-PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, pretrain, snapshots=True)
+PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, Params, plan, pretrain, snapshots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -18,17 +18,56 @@ from wmdd.models.teacher import Teacher
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage, Unit, Yielded
 from wmdd.stages.interim import Interim
+from wmdd.stages.planning import IMAGES_PER_BATCH, UNKEYED, Planner
 
 NO_ROOM = "the images of one class do not fit into the device's memory; lower barycenter.ipc or data.image_size"
 
 
-def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Optimise all units' classes: inputs ``teacher``, ``statistics``, ``barycenter``, and ``index`` for real starts.
+@dataclass(frozen=True)
+class Params:
+    """Of one class; but for the class, those of a task are equal.
 
-    All units of a task may have the params ``until`` (stop after so many steps), ``first`` (go on after so many, from
-    the input ``before``) and ``images_at_once`` (of each class; the others are optimised after them).
+    Args:
+        until: number of steps to stop after, if not all are run.
+        images_at_once: number of images that are optimised together, if not all are.
+        first: number of steps that the input ``before`` is the state after.
+    """
+
+    class_id: int
+    until: int | None = None
+    images_at_once: int | None = None
+    first: int = field(default=0, metadata=UNKEYED)  # the images are the same, wherever the optimisation goes on
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan the classes whose images are optimised, in groups that share a tensor batch."""
+    if planner.config.method in ("random", "herding"):
+        return []
+    level = len(planner.levels) - 1
+    return [[_unit(planner, class_id, level) for class_id in group] for group in planner.groups()]
+
+
+def _unit(planner: Planner, class_id: int, level: int) -> PlannedUnit:
+    steps, section = planner.levels[level].steps(planner.config), planner.config.recover
+    names = ("statistics", "barycenter")
+    inputs: Inputs = {"teacher": planner.teacher, **{name: planner.units(name)[class_id].ref for name in names}}
+    params = Params(class_id, until=steps if steps < section.iterations else None)
+    if section.bn_target == "global":
+        group = next(group for group in planner.groups(level) if class_id in group)
+        params = replace(params, images_at_once=max(1, IMAGES_PER_BATCH // len(group)))
+    unit = planner.class_unit(RECOVER, class_id, params, inputs)
+    for earlier in reversed(range(level)):
+        first = planner.levels[earlier].steps(planner.config)
+        if first < steps and any(class_id in group for group in planner.groups(earlier)):
+            before = _unit(planner, class_id, earlier).ref
+            return replace(unit, params=replace(params, first=first), inputs=unit.inputs | {"before": before})
+    return unit
+
+
+def recover(section: RecoverConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Optimise all units' classes: inputs ``teacher``, ``statistics``, ``barycenter``, and ``index`` for real starts.
 
     When the group does not fit into the device's memory, its halves are run one after the other.
     """
@@ -70,7 +109,7 @@ def recover(section: RecoverConfig, units: list[Unit], seeds: SeedTree, runtime:
             place += 1
 
 
-def _interim(section: RecoverConfig, units: list[Unit], teacher: Teacher) -> Interim | None:
+def _interim(section: RecoverConfig, units: list[Unit[Params]], teacher: Teacher) -> Interim | None:
     """Return how far the group was, unless its images go on from a later step anyway.
 
     Raises:
@@ -86,16 +125,16 @@ def _interim(section: RecoverConfig, units: list[Unit], teacher: Teacher) -> Int
         terms=len(term_weights(section)),
         images=ipc,
         size=teacher.image_size,
-        at_once=min(ipc, params.get("images_at_once") or ipc),
+        at_once=min(ipc, params.images_at_once or ipc),
     )
-    if step >= params.get("until", section.iterations):
+    if step >= (section.iterations if params.until is None else params.until):
         raise ValueError("it is of a longer optimisation")
-    return interim if step > params.get("first", 0) else None
+    return interim if step > params.first else None
 
 
 def _recover(
     section: RecoverConfig,
-    units: list[Unit],
+    units: list[Unit[Params]],
     teacher: Teacher,
     seeds: SeedTree,
     runtime: Runtime,
@@ -112,11 +151,11 @@ def _recover(
         targets.append(target)
         sources.append(rows)
     whole = list(begun.finished) if begun else []
-    parts = _parts(targets, units[0].params.get("images_at_once"))
-    until = units[0].params.get("until")
+    parts = _parts(targets, units[0].params.images_at_once)
+    until = units[0].params.until
     for number, part in list(enumerate(parts))[len(whole) :]:
         paused = begun.running if begun and number == len(begun.finished) else None
-        first = paused.step if paused else units[0].params.get("first", 0)
+        first = paused.step if paused else units[0].params.first
         own, diverged = (paused.resume(part), paused.diverged) if paused else (part, {})
         if paused:
             done, total = number * section.iterations + first, len(parts) * section.iterations
@@ -134,7 +173,7 @@ def _recover(
             yield Failure(unit.name, found.diverged[place])
         else:
             value = DistilledClass(
-                class_id=unit.params["class_id"],
+                class_id=unit.params.class_id,
                 images=found.images[place],
                 mass=targets[place].barycenter.mass,
                 losses=found.losses[place],
@@ -169,12 +208,14 @@ def _joined(parts: list[Recovered]) -> Recovered:
     return Recovered(torch.cat([part.images for part in parts], dim=1), losses, diverged, states)
 
 
-def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTree) -> tuple[Target, tuple[int, ...]]:
+def _target(
+    section: RecoverConfig, unit: Unit[Params], teacher: Teacher, seeds: SeedTree
+) -> tuple[Target, tuple[int, ...]]:
     statistics: ClassStatistics = unit.load("statistics")
     barycenter: Barycenter = unit.load("barycenter")
-    own = seeds.child("recover", unit.params["class_id"])
+    own = seeds.child("recover", unit.params.class_id)
     ipc = len(barycenter.support)
-    if unit.params.get("first"):
+    if unit.params.first:
         before: DistilledClass = unit.load("before")
         return Target(statistics, barycenter, own, None, before), before.sources
     if section.init == "noise":
@@ -183,8 +224,8 @@ def _target(section: RecoverConfig, unit: Unit, teacher: Teacher, seeds: SeedTre
     if section.init == "random":
         rows = torch.from_numpy(own.child("start").numpy().permutation(len(statistics.features))[:ipc])
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
-    start = class_images(unit.load("index"), unit.params["class_id"], geometry, rows.numpy())
+    start = class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy())
     return Target(statistics, barycenter, own, start), tuple(rows.tolist())
 
 
-RECOVER = Stage("recover", 1, "recover", DistilledClass, recover, joint=True, snapshots=True)
+RECOVER = Stage("recover", 1, "recover", DistilledClass, Params, plan, recover, joint=True, snapshots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,22 +17,50 @@ from wmdd.normalization import Normalization
 from wmdd.outputs import Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
+from wmdd.stages.planning import Planner
+from wmdd.stages.pretrain import ensemble_of
 from wmdd.training.trainer import split_batch
 
 
-def relabel(section: RelabelConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Label blocks of epochs: params ``images``, ``first_epoch``, ``epochs``; inputs ``teacher``, ``classes`` and, with
-    more teachers, ``others``.
+@dataclass(frozen=True)
+class Params:
+    """Of a block of epochs.
+
+    Args:
+        images: name of the set of images.
     """
+
+    images: str
+    first_epoch: int
+    epochs: int
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan the blocks of each set of images; none for hard labels."""
+    section, units = planner.config.relabel, []
+    if planner.config.evaluate.labels == "hard":
+        return []
+    ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
+    for images, classes in planner.image_sets.items():
+        inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(classes)}
+        inputs |= {"others": ensemble} if ensemble else {}
+        for first in range(0, section.epochs, section.epochs_per_block):
+            params = Params(images, first, min(section.epochs_per_block, section.epochs - first))
+            units.append(planner.unit(RELABEL, f"{images}-epochs-{first:04d}", params, inputs))
+    return [[unit] for unit in units]
+
+
+def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
+    """Label blocks of epochs: inputs ``teacher``, ``classes`` and, if an ensemble labels, the ``others``."""
     for unit in units:
         teacher: Teacher = unit.load("teacher")
         networks = [teacher.network, *(other.network for other in (unit.load("others") if section.teachers else ()))]
         images = ImageSet.of(unit.load("classes")).images
         # On the device, unless torchvision changes them first, which it does on the host.
         images = runtime.keep(images) if section.augment == "none" else images
-        own = seeds.child("relabel", unit.params["images"])
-        first, epochs = unit.params["first_epoch"], unit.params["epochs"]
+        own = seeds.child("relabel", unit.params.images)
+        first, epochs = unit.params.first_epoch, unit.params.epochs
         batches: list[LabelBatch] = []
         for epoch in range(first, first + epochs):
             drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
@@ -87,4 +116,4 @@ def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
             module.momentum = 0.0 if by_batch else 0.1
 
 
-RELABEL = Stage("relabel", 2, "relabel", LabelBlock, relabel)
+RELABEL = Stage("relabel", 2, "relabel", LabelBlock, Params, plan, relabel)

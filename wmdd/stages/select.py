@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from wmdd.config.sections import BarycenterConfig
+from wmdd.config.sections import Section
 from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
 from wmdd.method.artifacts import ClassStatistics, DistilledClass
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage, Unit, Yielded
+from wmdd.stages.planning import Planner
 
 
-def select(_section: BarycenterConfig, units: list[Unit], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
-    """Choose ipc images of each unit's class: params ``class_id``, ``ipc``, ``geometry`` and either ``draw`` or
-    ``rule`` ``herding``; input ``index``, and ``statistics`` for herding.
+@dataclass(frozen=True)
+class Params:
+    """Of one class.
+
+    Args:
+        ipc: images to choose.
+        draw: number of the random draw; None for herding.
     """
+
+    class_id: int
+    ipc: int
+    geometry: Geometry
+    draw: int | None = None
+
+    @property
+    def images(self) -> str:
+        """The name of the set of images that the class belongs to."""
+        return "distilled" if self.draw is None else f"random-{self.draw}"
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan the images that herding chooses, if it is the method, and one random draw for each student's seed."""
+    config, class_ids, groups = planner.config, planner.class_ids, []
+    ipc, geometry = config.barycenter.ipc, planner.geometry
+    if config.method == "herding":
+        statistics = planner.units("statistics")
+        groups.append([_unit(planner, Params(c, ipc, geometry), {"statistics": statistics[c].ref}) for c in class_ids])
+    draws = config.evaluate.seeds if config.evaluate.random_real or config.method == "random" else 0
+    for draw in range(draws):
+        groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in class_ids])
+    return groups
+
+
+def _unit(planner: Planner, params: Params, inputs: Inputs) -> PlannedUnit:
+    prefix = "herding-" if params.draw is None else f"{params.images}-"
+    return planner.class_unit(SELECT, params.class_id, params, inputs, prefix=prefix)
+
+
+def select(_section: Section, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
+    """Choose images of each unit's class: input ``index``, and ``statistics`` for herding."""
     for unit in units:
         index: DatasetIndex = unit.load("index")
-        class_id, ipc = unit.params["class_id"], unit.params["ipc"]
-        if unit.params.get("rule") == "herding":
+        class_id, ipc, draw = unit.params.class_id, unit.params.ipc, unit.params.draw
+        if draw is None:
             statistics: ClassStatistics = unit.load("statistics")
             rows = herd(statistics.features.numpy(), ipc)
         else:
-            rng = seeds.child("select", unit.params["draw"], class_id).numpy()
+            rng = seeds.child("select", draw, class_id).numpy()
             rows = rng.permutation(len(index.train.of_class(class_id)))[:ipc]
-        images = class_images(index, class_id, Geometry(**unit.params["geometry"]), rows)
+        images = class_images(index, class_id, unit.params.geometry, rows)
         weights = torch.full((ipc,), 1 / ipc)
         name, sources = index.class_names[class_id], tuple(rows.tolist())
         yield Output(unit.name, DistilledClass(class_id, images, weights, sources=sources, class_name=name))
@@ -56,4 +94,4 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-SELECT = Stage("select", 1, "barycenter", DistilledClass, select)
+SELECT = Stage("select", 1, "", DistilledClass, Params, plan, select, gpu=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,17 +19,36 @@ from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Progress, Pulse
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Stage, Unit, Yielded
+from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
+from wmdd.stages.planning import Planner
 
 
-def statistics(section: StatisticsConfig, units: list[Unit], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
-    """Measure each unit's class: param ``class_id``; inputs ``teacher`` and ``index``.
+@dataclass(frozen=True)
+class Params:
+    """Of one class."""
+
+    class_id: int
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan a unit for each class, unless all images are random real ones."""
+    if planner.config.method == "random":
+        return []
+    inputs: Inputs = {"teacher": planner.teacher}
+    class_ids = range(len(planner.index.class_names))
+    return [[planner.class_unit(STATISTICS, class_id, Params(class_id), inputs)] for class_id in class_ids]
+
+
+def statistics(
+    section: StatisticsConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
+) -> Iterator[Yielded]:
+    """Measure each unit's class: inputs ``teacher`` and ``index``.
 
     Each image is decoded once and passes the teacher once.
     """
     for unit in units:
         teacher, index = unit.load("teacher"), unit.load("index")
-        class_id = unit.params["class_id"]
+        class_id = unit.params.class_id
         own = seeds.child("statistics", class_id)
         value = yield from _measure(section, teacher, index, class_id, own, runtime)
         yield Output(unit.name, value)
@@ -64,4 +84,4 @@ def _measure(
     return ClassStatistics(class_id, torch.cat(features).cpu(), moments, index.class_names[class_id])
 
 
-STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, statistics)
+STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, Params, plan, statistics)

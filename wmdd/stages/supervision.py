@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from wmdd.config.sections import EvaluateConfig, RelabelConfig
+from wmdd.config.sections import EvaluateConfig
 from wmdd.data.augment import augmentation
-from wmdd.data.batches import Geometry
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBatch, SoftLabels, batch_sizes, check_labels, draw_epoch
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
+
+if TYPE_CHECKING:
+    from wmdd.stages.evaluate import Params
 
 
 class Lessons(Protocol):
@@ -36,14 +38,14 @@ class SoftLessons:
     """The teacher's logits of stored views (fast knowledge distillation), each image by its weight."""
 
     def __init__(
-        self, section: EvaluateConfig, unit: Unit, images: ImageSet, _seeds: SeedTree, runtime: Runtime
+        self, section: EvaluateConfig, unit: Unit[Params], images: ImageSet, _seeds: SeedTree, runtime: Runtime
     ) -> None:
         self._section, self._runtime = section, runtime
         self._labels = SoftLabels(unit.load("labels"))
         changed = self._labels.augment != "none"  # by torchvision on the host
         self._pixels = images.images if changed else runtime.keep(images.images)
         check_labels(self._labels, images)
-        self._geometry = Geometry(**unit.params["geometry"])
+        self._geometry = unit.params.geometry
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
         self._weights = (images.mass / images.mass.mean()).to(runtime.device)
         self._names = images.labels.to(runtime.device)
@@ -82,12 +84,13 @@ class HardLessons:
     """Class names of views that are drawn for each student anew; no teacher."""
 
     def __init__(
-        self, section: EvaluateConfig, unit: Unit, images: ImageSet, seeds: SeedTree, runtime: Runtime
+        self, section: EvaluateConfig, unit: Unit[Params], images: ImageSet, seeds: SeedTree, runtime: Runtime
     ) -> None:
-        self._views = RelabelConfig.model_validate(unit.params["views"])
+        assert unit.params.views is not None
+        self._views = unit.params.views
         self._pixels, self._names = runtime.keep(images.images), images.labels.to(runtime.device)
         self._seeds, self._runtime = seeds.child("views"), runtime
-        self._geometry = Geometry(**unit.params["geometry"])
+        self._geometry = unit.params.geometry
         self._change = augmentation(section.augment, self._geometry.pixels)
         self.epochs, self.steps = self._views.epochs, len(batch_sizes(self._views, len(images)))
 

@@ -1,0 +1,131 @@
+"""What a stage plans its units from, and how a unit gets its key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from wmdd.config.distill import DistillConfig
+from wmdd.config.fidelity import Fidelity
+from wmdd.config.sections import Section
+from wmdd.data.batches import Geometry
+from wmdd.data.index import DatasetIndex
+from wmdd.keys import content_key
+from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage
+from wmdd.storage.store import ArtifactRef
+
+UNKEYED = {"keyed": False}  # metadata of a param that changes no output, or that the key holds in another form
+IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """A run as far as it is planned.
+
+    Args:
+        levels: of a search; the run is that of the last one.
+        weights: digest of the file that the teacher is loaded from, if it is.
+        planned: the groups of units of the stages so far, by stage.
+    """
+
+    config: DistillConfig
+    index: DatasetIndex
+    index_ref: ArtifactRef
+    levels: Sequence[Fidelity]
+    weights: str | None
+    planned: dict[str, Groups] = field(default_factory=dict)
+
+    def units(self, stage: str) -> list[PlannedUnit]:
+        """List the units of a stage that is planned."""
+        return [unit for group in self.planned[stage] for unit in group]
+
+    @property
+    def teacher(self) -> ArtifactRef:
+        """The teacher: the first network of all."""
+        return self.units("pretrain")[0].ref
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become inputs of networks."""
+        return Geometry(**self.config.data.geometry())
+
+    @property
+    def image_sets(self) -> dict[str, list[ArtifactRef]]:
+        """The sets of images that students are trained on, by name."""
+        return image_sets(self.units("recover"), self.units("select"))
+
+    def groups(self, level: int = -1) -> list[range]:
+        """Cut the classes into groups that share a tensor batch, and choose those of a level."""
+        # Images that are to match the statistics of all classes together need many classes in a batch.
+        images = 1 if self.config.recover.bn_target == "global" else self.config.barycenter.ipc
+        size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images)
+        count = len(self.index.class_names)
+        groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
+        return [groups[number] for number in self.levels[level].groups(len(groups))]
+
+    @property
+    def class_ids(self) -> list[int]:
+        """The classes of the level."""
+        return [class_id for group in self.groups() for class_id in group]
+
+    def unit(
+        self,
+        stage: Stage,
+        name: str,
+        params: Any,
+        inputs: Inputs,
+        *,
+        section: Section | None = None,
+        identity: dict[str, str] | None = None,
+    ) -> PlannedUnit:
+        """Return a unit with its key: a hash of everything that its output depends on.
+
+        Args:
+            section: in place of the configuration's.
+            identity: in the key in place of inputs, or of unkeyed params, that say more than the unit depends on.
+        """
+        parts = {"stage": stage.name, "version": stage.version, "unit": name, "params": params_for_key(params)}
+        parts |= {"section": (section or stage.section_of(self.config)).for_key()}
+        keys = {label: _keys(refs) for label, refs in inputs.items()}
+        parts |= {"inputs": keys | (identity or {}), "seed": self.config.seed}
+        if stage.gpu:
+            parts["precision"] = self.config.runtime.precision
+        return PlannedUnit(ArtifactRef(stage.name, name, content_key(parts)), params, inputs)
+
+    def class_unit(
+        self, stage: Stage, class_id: int, params: Any, inputs: Inputs, *, prefix: str = "", images: bool = True
+    ) -> PlannedUnit:
+        """Return the unit of a class; of the index, its key holds that class's images alone.
+
+        Args:
+            images: the stage reads real images of the class.
+        """
+        inputs = {"index": self.index_ref, **inputs} if images else inputs
+        identity = {"index": self.index.class_digest(class_id)} if images else {}
+        return self.unit(stage, f"{prefix}class-{class_id:05d}", params, inputs, identity=identity)
+
+
+def params_for_key(params: Any) -> dict[str, Any]:
+    """Return the plain params that belong to the key; those at their default are left out, as options are."""
+    values = {
+        item.name: getattr(params, item.name)
+        for item in dataclasses.fields(params)
+        if item.metadata.get("keyed", True) and getattr(params, item.name) != item.default
+    }
+    return {name: params_for_key(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+
+
+def image_sets(recovered: Iterable[PlannedUnit], selected: Iterable[PlannedUnit]) -> dict[str, list[ArtifactRef]]:
+    """Return the artifacts of each set of images by its name: ``distilled``, ``random-0``, ..."""
+    sets: dict[str, list[ArtifactRef]] = {}
+    for unit in recovered:
+        sets.setdefault("distilled", []).append(unit.ref)
+    for unit in selected:
+        sets.setdefault(unit.params.images, []).append(unit.ref)
+    return sets
+
+
+def _keys(refs: ArtifactRef | tuple[ArtifactRef, ...]) -> str | list[str]:
+    return refs.key if isinstance(refs, ArtifactRef) else [ref.key for ref in refs]
