@@ -42,8 +42,7 @@ class Objective:
     def plan(self, values: dict[str, Any], level: int) -> Plan:
         """Plan a setting at one of the levels."""
         index = ArtifactStore(self.store_url).load(self.index_ref, DatasetIndex, keep=True)
-        levels = self.tune.fidelities[: level + 1]
-        return plan_from(override(self.config, values), index, self.index_ref, levels)
+        return plan_from(override(self.config, values), index, self.index_ref, self.tune.fidelities[level])
 
     def climb(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Run a setting from level to level; what the store holds costs nothing.

@@ -20,6 +20,7 @@ from wmdd.errors import DataError
 from wmdd.stages.recover import Params
 from wmdd.storage.store import ArtifactStore
 
+RECOVERS = ("progress", "recover")
 LEVELS = (Fidelity(0.5, 0.3, 0.5), Fidelity(1.0, 0.6, 0.5), WHOLE)
 
 
@@ -42,16 +43,19 @@ def test_images_reached_in_parts_are_those_of_the_whole_optimisation(tiny_run, t
     config = read_config(str(tiny_run.run / "config.yaml"))
     store = ArtifactStore(str(tmp_path / "store"))
     index, ref = load_index(config, store, lambda done, total: None)
-    made, begun = [], []
-    for level in range(1, len(LEVELS) + 1):
-        plan = plan_from(config, index, ref, LEVELS[:level])
-        run_plan(plan, store, LocalExecutor(config.runtime), lambda event: begun.append((event.kind, event.stage)))
+    made, events = [], []
+    for number, level in enumerate(LEVELS):
+        plan = plan_from(config, index, ref, level)
+        run_plan(plan, store, LocalExecutor(config.runtime), lambda event, at=number: events.append((at, event)))
         made.append({unit.ref.unit: unit for unit in plan.units("recover")})
     assert [len(units) for units in made] == [5, 10, 10]
-    assert made[1]["class-00000"].params == Params(0, until=6, first=3)
-    assert made[1]["class-00009"].params == Params(9, until=6)
-    assert made[2]["class-00009"].params == Params(9, first=6)
-    assert begun.count(("begin", "pretrain")) == 1
+    assert [units["class-00000"].params for units in made] == [Params(0, steps=3), Params(0, steps=6), Params(0)]
+    assert [units["class-00000"].whole for units in made] == [made[2]["class-00000"].ref] * 2 + [None]
+    steps = [(at, event.unit, event.begun) for at, event in events if (event.kind, event.stage) == RECOVERS]
+    few, others = "class-00000..class-00004", "class-00005..class-00009"
+    assert set(steps) == {(0, few, 0), (1, few, 3), (1, others, 0), (2, few, 6), (2, others, 6)}
+    assert len([event for _, event in events if (event.kind, event.stage) == ("begin", "pretrain")]) == 1
+    assert not [item["name"] for item in store.entries(store.path("notes")) if "resume-recover" in item["name"]]
     assert contents(tiny_run.store).items() <= contents(store.url).items()
     assert len([key for key in contents(store.url) if key[0] == "evaluate"]) == 3 * 4
 
@@ -61,7 +65,7 @@ def test_students_of_some_classes_are_scored_on_these(tiny_run, tmp_path):
     changes = {"recover.classes_per_batch": 1, "evaluate.random_real": False, "relabel.epochs": 2}
     config = override(read_config(str(tiny_run.run / "config.yaml")), changes)
     store = ArtifactStore(str(tmp_path / "store"))
-    plan = plan_from(config, *load_index(config, store, lambda done, total: None), (Fidelity(classes=0.1),))
+    plan = plan_from(config, *load_index(config, store, lambda done, total: None), Fidelity(classes=0.1))
     run_plan(plan, store, LocalExecutor(config.runtime), lambda event: None)
     own = int((plan.index.val.label == 0).sum())
     assert [unit.params.class_ids for unit in plan.units("evaluate")] == [(0,), (0,)]

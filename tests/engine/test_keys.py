@@ -135,7 +135,8 @@ def defaults():
     """Every default that keys leave out, by stage with its version, and those that the protocol's hash leaves out."""
     table = {"protocol": {name: getattr(BASE, name).defaults("protocol") for name in ("relabel", "evaluate")}}
     for stage in DEFINED.values():
-        params = {item.name: item.default for item in fields(stage.params) if item.default is not MISSING}
+        optional = [item for item in fields(stage.params) if item.default is not MISSING]
+        params = {item.name: item.default for item in optional if item.metadata != UNKEYED}
         section = stage.section_of(BASE).defaults("keyed")
         table[stage.name] = {"version": stage.version, "section": section, "params": params}
     return json.loads(json.dumps(table))

@@ -1,6 +1,5 @@
 """What the tests of the device share: the device, and each stage on small inputs."""
 
-import dataclasses
 import functools
 import os
 import warnings
@@ -53,28 +52,18 @@ def recovered(name, runtime, **options):
     return next(event for event in recovery(name, runtime, **options) if isinstance(event, Recovered))
 
 
-def recovery(name, runtime, *, places=range(CLASSES), first=0, until=None, steps=4, before=None, paused=None):
+def recovery(name, runtime, *, places=range(CLASSES), until=None, steps=4, paused=None):
     """All that an optimisation yields, from its first step on or from where another was paused."""
     model, size, stem, targets = classes_of(name)
     teacher = untrained_teacher(model, size, CLASSES, stem)
     section = SECTION.model_copy(update={"iterations": steps})
-    chosen = [targets[place] for place in places]
-    if before is not None:
-        chosen = [dataclasses.replace(target, before=_kept(before, place)) for place, target in enumerate(chosen)]
-    if paused is not None:
-        chosen, first = paused.resume(chosen), paused.step
     runtime.enter()
-    return list(recover_images(section, teacher, chosen, runtime, first=first, until=until))
+    return list(recover_images(section, teacher, [targets[p] for p in places], runtime, steps=until, begun=paused))
 
 
 def pauses(events):
     """Where an optimisation could go on, by the steps that are done."""
     return {event.step: event for event in events if isinstance(event, Paused)}
-
-
-def _kept(found, place):
-    masses = torch.full((IPC,), 1 / IPC)
-    return DistilledClass(0, found.images[place], masses, losses=found.losses[place], state=found.state[place])
 
 
 @functools.cache

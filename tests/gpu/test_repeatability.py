@@ -39,8 +39,8 @@ def test_two_recoveries_give_equal_images(name, way):
 @pytest.mark.parametrize("way", ALL_WAYS)
 def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
     runtime = open_runtime(**WAYS[way])
-    whole, half = recovered("convnet", runtime), recovered("convnet", runtime, until=2)
-    rest = recovered("convnet", runtime, first=2, before=half)
+    whole, (paused, half) = recovered("convnet", runtime), recovery("convnet", runtime, until=2)[-2:]
+    rest = recovered("convnet", runtime, paused=paused)
     assert torch.equal(rest.images, whole.images)
     assert torch.equal(rest.losses, whole.losses)
     assert not torch.equal(half.images, whole.images)

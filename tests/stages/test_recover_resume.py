@@ -70,6 +70,7 @@ def filled(path, inputs):
 
 
 def group(section=SECTION, key="r", classes=range(CLASSES), **params):
+    """A task; with fewer `steps` than all it has keys of its own, and goes on in that of the whole optimisation."""
     units = []
     for c in classes:
         needs = {
@@ -77,7 +78,9 @@ def group(section=SECTION, key="r", classes=range(CLASSES), **params):
             "statistics": ArtifactRef("statistics", f"class-{c}", f"s{c}"),
             "barycenter": ArtifactRef("barycenter", f"class-{c}", f"b{c}"),
         }
-        units.append(PlannedUnit(ArtifactRef("recover", f"class-{c}", f"{key}{c}"), Params(c, **params), needs))
+        whole = ArtifactRef("recover", f"class-{c}", f"{key}{c}")
+        fewer = dataclasses.replace(whole, key=f"{key}-{params['steps']}-{c}") if "steps" in params else None
+        units.append(PlannedUnit(fewer or whole, Params(c, **params), needs, whole if fewer else None))
     return StageTask("recover", "class-0..class-3", section.model_dump(mode="json"), 7, tuple(units))
 
 
@@ -124,7 +127,7 @@ WAYS = {
     "whole": ({}, 1000),
     "halves": ({}, 2 * IPC),
     "parts": ({"images_at_once": 2}, 1000),
-    "parts cut short in halves": ({"until": 4, "images_at_once": 2}, 2 * 2),
+    "parts cut short in halves": ({"steps": 4, "images_at_once": 2}, 2 * 2),
 }
 
 
@@ -143,28 +146,67 @@ def test_group_that_is_killed_after_each_snapshot_ends_like_an_undisturbed_one(w
     assert kills >= 4
     assert steps == expected_steps  # no step was computed twice
     assert images(task, store) == images(task, undisturbed)
-    assert notes(store) == notes(undisturbed) == []
+    left = [[store.get(path) for path in notes(store)] for store in (store, undisturbed)]
+    assert left[0] == left[1]
+    assert len(left[0]) == ("steps" in params)  # more steps go on from there
+
+
+@pytest.mark.parametrize("way", ["whole", "halves", "parts"])
+def test_more_steps_go_on_from_fewer_and_give_the_images_of_all(way, inputs, store, tmp_path):
+    """A search cuts recovery short, and goes on for the settings that do well."""
+    params, holds = WAYS[way]
+    task, undisturbed = group(**params), filled(tmp_path / "other", inputs)
+    _, expected_steps = run(task, undisturbed, holds=holds)
+    steps = [run(group(**params, **part), store, holds=holds)[1] for part in ({"steps": 2}, {"steps": 3}, {})]
+    assert steps == [expected_steps * part // STEPS for part in (2, 1, 3)]
+    assert images(task, store) == images(task, undisturbed)
+    assert notes(store) == []
+
+
+def test_snapshot_of_fewer_steps_that_is_lost_costs_time_alone(inputs, store, tmp_path):
+    undisturbed = filled(tmp_path / "other", inputs)
+    run(group(), undisturbed)
+    run(group(steps=2), store)
+    store.drop(*notes(store))
+    _, steps = run(group(), store)
+    assert steps == STEPS
+    assert images(group(), store) == images(group(), undisturbed)
+
+
+def test_snapshot_of_more_steps_is_ignored_by_fewer_with_one_note(inputs, store, tmp_path):
+    undisturbed = filled(tmp_path / "other", inputs)
+    run(group(steps=2), undisturbed)
+    run(group(), store, kill_after=3)
+    events, steps = run(group(steps=2), store)
+    (text,) = [event.text for event in events if event.kind == "note"]
+    assert "is ignored (it is of a longer optimisation)" in text
+    assert steps == 2
+    assert images(group(steps=2), store) == images(group(steps=2), undisturbed)
+
+
+def test_seconds_of_fewer_steps_are_not_those_of_more(store, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("wmdd.engine.snapshots.time.perf_counter", lambda: now[0])
+    refs = [ArtifactRef("recover", "class-0", "r")]
+    note = ResumeNote(store, refs, refs)
+    now[0] = 130.0
+    note.write(events.Snapshot(b"half"), finished=True)
+    later = ResumeNote(store, refs, refs)
+    assert later.read() == b"half"
+    assert later.seconds == 0
 
 
 def test_group_of_a_later_level_is_killed_as_one_of_the_first(inputs, store, tmp_path):
-    """A search cuts recovery short, and goes on for the settings that do well."""
-    undisturbed, early = filled(tmp_path / "other", inputs), group(key="early", until=2)
+    undisturbed = filled(tmp_path / "other", inputs)
     run(group(), undisturbed)
-    run(early, store)
-    units = [
-        dataclasses.replace(
-            unit, params=dataclasses.replace(unit.params, first=2), inputs=unit.inputs | {"before": before.ref}
-        )
-        for unit, before in zip(group().units, early.units, strict=True)
-    ]
-    late, steps = dataclasses.replace(group(), units=tuple(units)), 0
-    run(group(), store, kill_after=1)  # of a run without levels, and behind these: of no use
-    for _ in range(4):
-        events, more = run(late, store, kill_after=1)
-        assert not [event for event in events if event.kind == "note"]
+    run(group(steps=2), store)
+    steps = 0
+    for _ in range(STEPS - 2):
+        seen, more = run(group(), store, kill_after=1)
+        assert not [event for event in seen if event.kind == "note"]
         steps += more
     assert steps == STEPS - 2
-    assert images(late, store) == images(late, undisturbed)
+    assert images(group(), store) == images(group(), undisturbed)
     assert notes(store) == []
 
 

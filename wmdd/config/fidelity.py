@@ -15,8 +15,8 @@ class Fidelity:
     Args:
         classes: share of the groups that recovery runs as one tensor batch, in (0, 1]; those of a smaller share are
             among those of a larger one, spread evenly over the classes.
-        iterations: share of the steps of recovery; the learning rate is that of the whole optimisation, so that
-            more steps continue from fewer.
+        iterations: share of the steps of recovery; the learning rate is that of the whole optimisation, so more steps
+            go on from fewer.
         epochs: share of the epochs of soft labels, and so of a student's.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import WHOLE, Fidelity
@@ -44,19 +44,19 @@ def plan_from(
     config: DistillConfig,
     index: DatasetIndex,
     ref: ArtifactRef,
-    levels: Sequence[Fidelity] = (WHOLE,),
+    level: Fidelity = WHOLE,
     weights: str | None = None,
 ) -> Plan:
     """Name every unit of a run over an indexed set.
 
     Args:
-        levels: the run is that of the last one; its recovery goes on from the images of those before, which were run.
+        level: how much of the run is done; its recovery goes on from the snapshot of a lower level that was run.
         weights: digest of the teacher's file, if it is known already: the file may be gone.
     """
-    config = levels[-1].apply(config)
+    config = level.apply(config)
     source = config.pretrain.weights
     digest = weights or (_file_digest(source) if source and is_file(source) else None)
-    planner = Planner(config, index, ref, levels, digest)
+    planner = Planner(config, index, ref, level, digest)
     tasks = {}
     for name, stage in STAGES.items():
         planner.planned[name] = stage.plan(planner)

@@ -86,7 +86,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
     at_work = task.name if stage.joint else task.prefix + missing[0].ref.unit
     left = {unit.ref.unit: unit.ref for unit in missing}
     section = type(stage.section_of(DistillConfig())).model_validate(task.section)
-    resume = ResumeNote(store, [unit.ref for unit in planned], list(left.values()))
+    resume = ResumeNote(store, [unit.whole or unit.ref for unit in planned], list(left.values()))
     failures = list[StageError]()
     try:
         units = [_open(unit, store, saved=unit.ref.unit not in left) for unit in planned]
@@ -101,7 +101,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
             elif isinstance(news, Note):
                 yield Event("note", task.stage, task.name, text=news.text)
             elif isinstance(news, Snapshot):
-                if told := resume.write(news):
+                if told := resume.write(news, finished=not left):
                     yield Event("note", task.stage, task.name, text=f"{at_work} {told}")
             elif isinstance(news, Failure):
                 failures.append(StageError(task.stage, task.prefix + news.unit, news.cause))

@@ -22,7 +22,8 @@ class ResumeNote:
     """The snapshot of one computation. Two processes may run it at once: each whole snapshot is right, the last counts.
 
     Args:
-        refs: what the computation makes; its name follows from their keys, so that no other computation finds it.
+        refs: what the whole computation makes; the note's name follows from their keys, so that no other computation
+            finds it, and that of fewer steps does.
         missing: those of them that are not in the store.
     """
 
@@ -60,15 +61,19 @@ class ResumeNote:
         self._begun -= seconds
         return body
 
-    def write(self, snapshot: Snapshot) -> str:
-        """Replace the snapshot, unless another process has finished the work meanwhile; return what to say, if any.
+    def write(self, snapshot: Snapshot, *, finished: bool = False) -> str:
+        """Replace the snapshot, unless another process has finished the work meanwhile; return a message, if any.
+
+        Args:
+            finished: all outputs are stored, with the seconds until here; a computation of more steps begins here.
 
         Raises:
             StorageError: if it cannot be written, and work must not go on without it.
         """
         try:
-            if self._last not in self._store:
-                head = json.dumps({"digest": _digest(snapshot.data), "seconds": self.seconds}).encode()
+            if finished or self._last not in self._store:
+                seconds = 0.0 if finished else self.seconds
+                head = json.dumps({"digest": _digest(snapshot.data), "seconds": seconds}).encode()
                 self._store.write_note(self._name, b"".join((MAGIC, head, b"\n", snapshot.data)))
         except StorageError as exc:
             if not snapshot.optional:

@@ -108,8 +108,6 @@ class DistilledClass:
         terms: names of the loss terms.
         sources: positions among the class's real images of those that the images started from, or -1.
         notes: for the manifest, such as smaller tensor batches after the device was full.
-        state: of an optimisation that was cut short, to go on from: ``images`` and Adam's ``exp_avg`` and
-            ``exp_avg_sq``, each (ipc, 3, h, w) float32.
         class_name: as for `ClassStatistics`.
     """
 
@@ -120,7 +118,6 @@ class DistilledClass:
     terms: tuple[str, ...] = ()
     sources: tuple[int, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
-    state: dict[str, Tensor] = field(default_factory=dict)
     class_name: str = ""
 
     def __post_init__(self) -> None:
@@ -130,7 +127,6 @@ class DistilledClass:
     def to_files(self) -> dict[str, bytes]:
         """Return one safetensors file."""
         tensors = {"images": self.images, "mass": self.mass, "losses": self.losses}
-        tensors |= {f"state.{name}": tensor for name, tensor in self.state.items()}
         meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
         return {"images.safetensors": pack(tensors, meta)}
 
@@ -139,9 +135,8 @@ class DistilledClass:
         """Read the file."""
         tensors, meta = unpack(files.read("images.safetensors"))
         meta["terms"], meta["sources"] = tuple(meta["terms"]), tuple(meta["sources"])
-        state = {name.removeprefix("state."): tensors.pop(name) for name in list(tensors) if name.startswith("state.")}
         values: dict[str, Any] = {**tensors, **meta}
-        return cls(**values, state=state)
+        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)

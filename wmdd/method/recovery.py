@@ -27,7 +27,7 @@ the tensor batch, and four times their pixels (images, gradient, Adam's two aver
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ from torch import Tensor
 from wmdd.config.sections import RecoverConfig
 from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
-from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
+from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.objective import Objective, term_weights
 from wmdd.models.probes import Probe
 from wmdd.models.teacher import Teacher
@@ -86,38 +86,27 @@ def record_every(steps: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Before:
-    """Losses (records, terms) and state of one class in an optimisation that was cut short."""
-
-    losses: Tensor
-    state: dict[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
 class Target:
     """What the images of one class should match, and where they start.
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
-        before: losses and state of an optimisation that was cut short, to go on from.
     """
 
     statistics: ClassStatistics
     barycenter: Barycenter
     seeds: SeedTree
     start: Tensor | None
-    before: DistilledClass | Before | None = None
 
     def part(self, rows: slice, number: int) -> Target:
         """Return the target of some of its images, with other seeds."""
-        atoms, before = self.barycenter, self.before
+        atoms = self.barycenter
         mass = atoms.mass[rows] / atoms.mass[rows].sum()
         return Target(
             self.statistics,
             replace(atoms, support=atoms.support[rows], mass=mass, nearest=atoms.nearest[rows]),
             self.seeds.child("part", number),
             None if self.start is None else self.start[rows],
-            before and replace(before, state={name: tensor[rows] for name, tensor in before.state.items()}),
         )
 
 
@@ -128,20 +117,14 @@ class Paused:
     Args:
         step: steps that are done.
         losses: (classes, records so far, terms) float32.
-        diverged, state: as for `Recovered`.
+        diverged: as for `Recovered`.
+        state: the ``images`` and Adam's ``exp_avg`` and ``exp_avg_sq``, each (classes, ipc, 3, h, w) float32.
     """
 
     step: int
     losses: Tensor
     diverged: dict[int, str]
-    state: list[dict[str, Tensor]]
-
-    def resume(self, targets: list[Target]) -> list[Target]:
-        """Return the targets with what is behind them."""
-        return [
-            replace(target, before=Before(losses, state))
-            for target, losses, state in zip(targets, self.losses, self.state, strict=True)
-        ]
+    state: dict[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +133,11 @@ class Recovered:
 
     Args:
         diverged: positions of the targets whose images are not valid, with the cause.
-        state: of each class, to go on from; empty when there is nothing left to do.
     """
 
     images: Tensor
     losses: Tensor
     diverged: dict[int, str]
-    state: list[dict[str, Tensor]]
 
 
 def recover_images(
@@ -165,9 +146,8 @@ def recover_images(
     targets: list[Target],
     runtime: Runtime,
     *,
-    first: int = 0,
-    until: int | None = None,
-    diverged: Mapping[int, str] | None = None,
+    steps: int | None = None,
+    begun: Paused | None = None,
 ) -> Iterator[Progress | Paused | Recovered]:
     """Optimise the images of several classes as one tensor batch, with records, progress and snapshots.
 
@@ -175,76 +155,71 @@ def recover_images(
     classes nor the device can change it. A class whose loss becomes non-finite leaves the others as they are.
 
     Args:
-        first: steps that every target's `before` has behind it.
-        until: stop after this number of steps of the whole optimisation, whose learning rate it follows.
-        diverged: targets that had diverged in these steps, as in `Paused`.
+        steps: number of steps to run of the whole optimisation, whose learning rate they follow; None for all.
+        begun: where to go on, if not at the first step.
 
     Yields:
-        progress and, more seldom, where it could go on (`Paused`); at the end one `Recovered`.
+        progress and, more seldom, where it could go on (`Paused`), also after the last of fewer steps; at the end one
+        `Recovered`.
 
     Raises:
         DivergedError: if the loss of every class became non-finite; names the step.
     """
-    steps, size = range(first, section.iterations if until is None else until), teacher.image_size
-    images = torch.cat([_start(target, teacher) for target in targets]).to(runtime.device).requires_grad_(True)
+    whole, size = section.iterations, teacher.image_size
+    span = range(begun.step if begun else 0, whole if steps is None else steps)
+    starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
+    images = torch.cat(starts).to(runtime.device).requires_grad_(True)
     by_class = images.detach().unflatten(0, (len(targets), -1))  # the same memory
     views, bounds = _draw_views(section, targets, size).to(runtime), teacher.pixels.bounds(by_class)
     optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
-    if first:
-        optimizer.load_state_dict(_adam_state(optimizer, targets, first))
-    every, names = record_every(section.iterations), tuple(term_weights(section))
-    record = _record(targets, steps, every, len(names), runtime)
-    diverged, pulse, snapshots = dict(diverged or {}), Pulse(), SnapshotClock(3 * images.nbytes)
+    if begun:
+        optimizer.load_state_dict(_adam_state(optimizer, begun))
+    every, names = record_every(whole), tuple(term_weights(section))
+    record = torch.zeros(len(range(0, span.stop, every)), len(targets), len(names), device=runtime.device)
+    if begun:
+        record[: begun.losses.shape[1]] = begun.losses.transpose(0, 1).to(runtime.device)
+    diverged = dict(begun.diverged) if begun else {}
+    pulse, snapshots = Pulse(), SnapshotClock(3 * images.nbytes)
+
+    def paused(step: int) -> Paused:
+        losses = record[: len(range(0, step, every))].cpu().transpose(0, 1).clone()
+        return Paused(step, losses, dict(diverged), _state(images, optimizer, len(targets)))
+
     with Probe(runtime.place(teacher.network), teacher.num_classes) as probe:
         statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
         objective = Objective(section, statistics, barycenters, probe, size, runtime)
-        for step, terms in optimise(section, objective, images, views, bounds, optimizer, steps, runtime):
+        for step, terms in optimise(section, objective, images, views, bounds, optimizer, span, runtime):
             if step % every == 0:
                 record[step // every] = terms
             if step % (every * 5) == 0 or pulse.is_due():
-                yield _progress(record[step // every], names, step, section.iterations, diverged)
-            if step + 1 < steps.stop and snapshots.is_due():
+                yield _progress(record[step // every], names, step, whole, diverged)
+            if step + 1 < span.stop and snapshots.is_due():
                 # Waits for the steps that are queued on a device, which is no cost of the snapshot.
                 _check(by_class, "the images are", f"after step {step}", diverged)
                 snapshots.begin()
-                losses = record[: len(range(0, step + 1, every))].cpu().transpose(0, 1).clone()
-                yield Paused(step + 1, losses, dict(diverged), _state(images, optimizer, len(targets)))
+                yield paused(step + 1)
                 snapshots.end()
     _check(by_class, "the images are", "after the last step", diverged)
     pixels = teacher.pixels.denormalize(images.detach().nan_to_num()).cpu().unflatten(0, (len(targets), -1))
-    state = _state(images, optimizer, len(targets)) if 0 < steps.stop < section.iterations else [{} for _ in targets]
-    yield Recovered(pixels, record.cpu().transpose(0, 1), diverged, state)
+    if 0 < span.stop < whole:
+        yield paused(span.stop)
+    yield Recovered(pixels, record.cpu().transpose(0, 1), diverged)
 
 
-def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> list[dict[str, Tensor]]:
+def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> dict[str, Tensor]:
     adam = optimizer.state[images]
     whole = {"images": images.detach(), "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
-    parts = {name: tensor.to("cpu", copy=True).unflatten(0, (classes, -1)) for name, tensor in whole.items()}
-    return [{name: part[place].contiguous() for name, part in parts.items()} for place in range(classes)]
+    return {
+        name: tensor.to("cpu", copy=True).unflatten(0, (classes, -1)).contiguous() for name, tensor in whole.items()
+    }
 
 
-def _adam_state(optimizer: torch.optim.Adam, targets: list[Target], first: int) -> dict[str, Any]:
-    names = ("exp_avg", "exp_avg_sq")
-    averages = {name: torch.cat([_before(target).state[name] for target in targets]) for name in names}
-    return optimizer.state_dict() | {"state": {0: {"step": torch.tensor(float(first)), **averages}}}
-
-
-def _before(target: Target) -> DistilledClass | Before:
-    assert target.before is not None
-    return target.before
-
-
-def _record(targets: list[Target], steps: range, every: int, terms: int, runtime: Runtime) -> Tensor:
-    """Return the losses (records, classes, terms) of all steps up to the last, with those of the steps before."""
-    record = torch.zeros(len(range(0, steps.stop, every)), len(targets), terms, device=runtime.device)
-    for row, target in enumerate(targets if steps.start else ()):
-        record[: len(range(0, steps.start, every)), row] = _before(target).losses.to(runtime.device)
-    return record
+def _adam_state(optimizer: torch.optim.Adam, begun: Paused) -> dict[str, Any]:
+    averages = {name: torch.cat([*begun.state[name]]) for name in ("exp_avg", "exp_avg_sq")}
+    return optimizer.state_dict() | {"state": {0: {"step": torch.tensor(float(begun.step)), **averages}}}
 
 
 def _start(target: Target, teacher: Teacher) -> Tensor:
-    if target.before is not None:
-        return target.before.state["images"]
     if target.start is not None:
         return teacher.pixels.normalize(target.start)
     shape = (len(target.barycenter.support), 3, teacher.image_size, teacher.image_size)

@@ -24,11 +24,16 @@ Inputs = dict[str, ArtifactRef | tuple[ArtifactRef, ...]]
 
 @dataclass(frozen=True)
 class PlannedUnit:
-    """A unit of work before it is run: its artifact, its stage's `Params`, and its inputs by name."""
+    """A unit of work before it is run: its artifact, its stage's `Params`, and its inputs by name.
+
+    Args:
+        whole: the artifact of the whole computation, if this is its first part; it goes on from this part's snapshot.
+    """
 
     ref: ArtifactRef
     params: Any
     inputs: Inputs
+    whole: ArtifactRef | None = None
 
 
 Groups = list[list[PlannedUnit]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ class Planner:
     """A run as far as it is planned.
 
     Args:
-        levels: of a search; the run is that of the last one.
+        level: how much of the run is done.
         weights: digest of the file that the teacher is loaded from, if it is.
         planned: the groups of units of the stages so far, by stage.
     """
@@ -33,7 +33,7 @@ class Planner:
     config: DistillConfig
     index: DatasetIndex
     index_ref: ArtifactRef
-    levels: Sequence[Fidelity]
+    level: Fidelity
     weights: str | None
     planned: dict[str, Groups] = field(default_factory=dict)
 
@@ -56,14 +56,14 @@ class Planner:
         """The sets of images that students are trained on, by name."""
         return image_sets(self.units("recover"), self.units("select"))
 
-    def groups(self, level: int = -1) -> list[range]:
-        """Cut the classes into groups that share a tensor batch, and choose those of a level."""
+    def groups(self) -> list[range]:
+        """Cut the classes into groups that share a tensor batch, and choose those of the level."""
         # Images that are to match the statistics of all classes together need many classes in a batch.
         images = 1 if self.config.recover.bn_target == "global" else self.config.barycenter.ipc
         size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images)
         count = len(self.index.class_names)
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        return [groups[number] for number in self.levels[level].groups(len(groups))]
+        return [groups[number] for number in self.level.groups(len(groups))]
 
     @property
     def class_ids(self) -> list[int]:
