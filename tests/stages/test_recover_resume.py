@@ -341,13 +341,6 @@ def test_seconds_before_the_interruption_count(store, monkeypatch):
     assert later.seconds == pytest.approx(40.0)
 
 
-def test_snapshot_of_an_older_version_is_read(store):
-    data = pack({"weight": torch.ones(3)}, {"epoch": 1})
-    refs = [ArtifactRef("pretrain", "teacher", "t")]
-    store.write_note("resume-pretrain-t", data)
-    assert ResumeNote(store, refs, refs).read() == data
-
-
 def test_divergence_before_the_interruption_is_told_after_it(inputs, tmp_path):
     teacher, made = inputs
     measured, atoms = made[1]

@@ -7,19 +7,16 @@ import json
 import time
 from collections.abc import Sequence
 
-import safetensors
-
 from wmdd.errors import StorageError
 from wmdd.keys import content_key
 from wmdd.outputs import Snapshot
-from wmdd.storage.artifact import unpack
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 MAGIC = b"wmdd-snapshot "
 
 
 class ResumeNote:
-    """The snapshot of one computation. Two processes may run it at once: each whole snapshot is right, the last counts.
+    """The snapshot of one computation. Two processes may run it at once: each snapshot is valid, the last one counts.
 
     Args:
         refs: what the whole computation makes; the note's name follows from their keys, so that no other computation
@@ -47,16 +44,13 @@ class ResumeNote:
         data = self._store.read_note(self._name)
         if data is None:
             return None
-        if not data.startswith(MAGIC):  # of an older version, which wrote the bare file
-            _check_bare(data)
-            return data
         head, _, body = data.partition(b"\n")
         try:
             facts = json.loads(head.removeprefix(MAGIC))
-            whole, seconds = facts["digest"] == _digest(body), float(facts["seconds"])
+            is_intact, seconds = facts["digest"] == _digest(body), float(facts["seconds"])
         except (ValueError, KeyError, TypeError) as exc:
             raise ValueError("it is damaged") from exc
-        if not whole:
+        if not is_intact:
             raise ValueError("it is damaged")
         self._begun -= seconds
         return body
@@ -78,8 +72,8 @@ class ResumeNote:
         except StorageError as exc:
             if not snapshot.optional:
                 raise
-            said, self._has_failed = self._has_failed, True
-            return "" if said else f"goes on, but cannot leave a snapshot to resume from: {exc}"
+            was_reported, self._has_failed = self._has_failed, True
+            return "" if was_reported else f"goes on, but cannot leave a snapshot to resume from: {exc}"
         return ""
 
     def drop(self) -> None:
@@ -89,10 +83,3 @@ class ResumeNote:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _check_bare(data: bytes) -> None:
-    try:
-        unpack(data)
-    except (ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as exc:
-        raise ValueError("it is damaged") from exc
