@@ -139,7 +139,7 @@ class EvaluateConfig(Section):
         return rates
 
     def of(self, student: str) -> EvaluateConfig:
-        """Give the section as it is for one student: with its own learning rate and stretch."""
+        """Return the section for one student, with the learning rate and stretch that it has in `rates`."""
         for rate in self.rates:
             name, lr, stretch = _rate(rate)
             if name == student:

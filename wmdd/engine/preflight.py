@@ -50,7 +50,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         names = ",".join(config.relabel.teachers)
         raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
     for name in config.relabel.teachers:
-        _check_beside(config, name, num_classes)
+        _check_ensemble(config, name, num_classes)
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
@@ -78,10 +78,10 @@ def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool
             load_weights(network, teacher.weights, teacher.model)
         return
     check_published(teacher.model, teacher.weights, num_classes, data.normalization)
-    beside = config.relabel.teachers if config.evaluate.labels == "soft" else ()
-    for name in beside:
-        _check_published_beside(config, name, num_classes)
-    for name, source in ((teacher.model, teacher.weights), *((name, "default") for name in beside)) if fetch else ():
+    others = config.relabel.teachers if config.evaluate.labels == "soft" else ()
+    for name in others:
+        _check_published_ensemble(config, name, num_classes)
+    for name, source in ((teacher.model, teacher.weights), *((name, "default") for name in others)) if fetch else ():
         _fit_published(name, source, teacher.stem, data.image_size)
 
 
@@ -94,15 +94,15 @@ def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
         load_weights(network, source, name, image_size)
 
 
-def _check_beside(config: DistillConfig, name: str, num_classes: int) -> None:
-    """Refuse what cannot label beside the teacher."""
+def _check_ensemble(config: DistillConfig, name: str, num_classes: int) -> None:
+    """Refuse a network that cannot label together with the teacher."""
     teacher = config.pretrain
     if name == teacher.model:
         raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
     check_model(name, num_classes, config.data.image_size, stem=teacher.stem, option="relabel.teachers")
 
 
-def _check_published_beside(config: DistillConfig, name: str, num_classes: int | None) -> None:
+def _check_published_ensemble(config: DistillConfig, name: str, num_classes: int | None) -> None:
     try:
         check_published(name, "default", num_classes, config.data.normalization)
     except ConfigError as exc:

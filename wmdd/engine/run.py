@@ -22,6 +22,7 @@ from wmdd.data.load_index import mark_outdated
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
 from wmdd.engine.snapshots import ResumeNote
+from wmdd.engine.stage_events import StageEvents
 from wmdd.engine.task import Plan, PlannedUnit, StageTask
 from wmdd.errors import ChangedError, StageError, StorageError, WmddError
 from wmdd.outputs import Failure, Note, Progress, Snapshot
@@ -40,7 +41,7 @@ class Executor(Protocol):
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run all tasks that do not need the output of a failed one; give the board with the failures.
+        """Run all tasks that do not need the output of a failed one; return the board with the failures.
 
         Args:
             tasks: with something left to do, in the plan's order.
@@ -48,7 +49,7 @@ class Executor(Protocol):
         """
 
     def close(self) -> None:
-        """Give workers back."""
+        """Release the workers."""
 
 
 def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterator[Event]:
@@ -93,25 +94,25 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
         if stage.snapshots:
             units[0] = yield from _resumed(units[0], resume, task, at_work)
         begun = None if units[0].resume else 0
-        for news in stage.run(section, units, SeedTree(task.seed), runtime):
-            if isinstance(news, Progress):
-                begun = news.done if begun is None else begun
-                shown = (news.done, news.total, news.note, news.metrics)
-                yield Event("progress", task.stage, task.name, *shown, begun=begun, units=len(left))
-            elif isinstance(news, Note):
-                yield Event("note", task.stage, task.name, text=news.text)
-            elif isinstance(news, Snapshot):
-                if told := resume.write(news, finished=not left):
-                    yield Event("note", task.stage, task.name, text=f"{at_work} {told}")
-            elif isinstance(news, Failure):
-                failures.append(StageError(task.stage, task.prefix + news.unit, news.cause))
-            elif news.unit in left:
+        for output in stage.run(section, units, SeedTree(task.seed), runtime):
+            if isinstance(output, Progress):
+                begun = output.done if begun is None else begun
+                steps = (output.done, output.total, output.note, output.metrics)
+                yield Event("progress", task.stage, task.name, *steps, begun=begun, units=len(left))
+            elif isinstance(output, Note):
+                yield Event("note", task.stage, task.name, text=output.text)
+            elif isinstance(output, Snapshot):
+                if text := resume.write(output, finished=not left):
+                    yield Event("note", task.stage, task.name, text=f"{at_work} {text}")
+            elif isinstance(output, Failure):
+                failures.append(StageError(task.stage, task.prefix + output.unit, output.cause))
+            elif output.unit in left:
                 seconds = resume.seconds / len(planned)
                 facts = {"seconds": seconds, **runtime.describe(), "versions": versions()}
-                store.save(left.pop(news.unit), news.value, facts)
+                store.save(left.pop(output.unit), output.value, facts)
                 if stage.snapshots and not left:
                     resume.drop()
-                name = task.prefix + news.unit
+                name = task.prefix + output.unit
                 yield Event("unit", task.stage, name, metrics={"seconds": seconds}, task=task.name)
         if stage.snapshots and failures:
             resume.drop()
@@ -153,7 +154,7 @@ def load_value(ref: ArtifactRef, store: ArtifactStore) -> Any:
     """Load an artifact as the type that its stage yields."""
     if ref.stage == "index":
         return store.load(ref, DatasetIndex, keep=True)
-    # The one that every class needs; networks that label beside it must not push it out.
+    # The one that every class needs; networks that label with it must not replace it.
     return store.load(ref, STAGES[ref.stage].kind, keep=ref.unit == TEACHER)
 
 
@@ -183,7 +184,7 @@ class LocalExecutor:
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run all tasks that do not need the output of a failed one; give the board with the failures.
+        """Run all tasks that do not need the output of a failed one; return the board with the failures.
 
         Raises:
             ConfigError: if a teacher is to be trained by several workers.
@@ -207,11 +208,11 @@ class LocalExecutor:
         return board
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Release nothing."""
 
 
 def run_plan(plan: Plan, store: ArtifactStore, executor: Executor, listener: Listener) -> None:
-    """Run a plan, telling the listener; what is in the store already is not run.
+    """Run a plan with events for the listener; what is in the store already is not run.
 
     Raises:
         StageError: the first failure, after all that does not depend on it is finished and saved.
@@ -233,7 +234,7 @@ def run_plans(plans: Mapping[str, Plan], store: ArtifactStore, executor: Executo
     left = [task for task in tasks if any(unit.ref in missing for unit in task.units)]
     for text in next(iter(plans.values())).index.notes:
         listener(Event("note", "", text=text))
-    stages = _Stages(tasks, missing, listener)
+    stages = StageEvents(tasks, missing, listener)
     if left:
         board = executor.run(left, missing, store, stages)
         stages.close()
@@ -250,60 +251,6 @@ def _together(plans: Mapping[str, Plan]) -> list[StageTask]:
                 found.append(replace(task, name=prefix + task.name, prefix=prefix))
             seen |= refs
     return found
-
-
-class _Stages:
-    """Adds to an executor's events where each stage begins and ends, and counts every unit once."""
-
-    def __init__(self, tasks: Sequence[StageTask], missing: set[ArtifactRef], listener: Listener) -> None:
-        self._listener = listener
-        self._tasks = {(task.stage, task.name): task for task in tasks}
-        self._total = dict.fromkeys(STAGES, 0)
-        self._left: dict[str, set[str]] = {stage: set() for stage in STAGES}
-        for task in tasks:
-            self._total[task.stage] += len(task.units)
-            self._left[task.stage] |= {task.prefix + unit.ref.unit for unit in task.units if unit.ref in missing}
-        self._begun: list[str] = []
-        self._ended: set[str] = set()
-        for stage, units in self._left.items():
-            if self._total[stage] and not units:
-                self._begin(stage)
-                self._end(stage)
-
-    def __call__(self, event: Event) -> None:
-        if event.stage and event.stage not in self._begun:
-            self._begin(event.stage)
-        if event.kind == "unit":
-            self._count(event)
-            return
-        if event.kind == "done":  # a worker that died after it saved a unit could not tell
-            task = self._tasks[event.stage, event.unit]
-            for unit in task.units:
-                self._count(Event("unit", event.stage, task.prefix + unit.ref.unit))
-        self._listener(event)
-        if event.kind == "done" and not self._left[event.stage] and event.stage not in self._ended:
-            self._end(event.stage)
-
-    def _count(self, event: Event) -> None:
-        if event.unit in self._left[event.stage]:  # of two copies of a task, the second one's news is old
-            self._left[event.stage].discard(event.unit)
-            self._listener(event)
-
-    def _begin(self, stage: str) -> None:
-        self._begun.append(stage)
-        total = self._total[stage]
-        self._listener(Event("stage", stage, done=total - len(self._left[stage]), total=total))
-
-    def _end(self, stage: str) -> None:
-        self._ended.add(stage)
-        total = self._total[stage]
-        self._listener(Event("end", stage, done=total - len(self._left[stage]), total=total))
-
-    def close(self) -> None:
-        """End the stages that a failure cut short."""
-        for stage in self._begun:
-            if self._left[stage]:
-                self._end(stage)
 
 
 def _raise_failures(board: Board, class_names: Sequence[str]) -> None:

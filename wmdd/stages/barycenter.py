@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
@@ -13,14 +12,7 @@ from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Groups, Stage, Unit, Yielded
-from wmdd.stages.planning import Planner
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of one class."""
-
-    class_id: int
+from wmdd.stages.planning import ClassParams, Planner
 
 
 def plan(planner: Planner) -> Groups:
@@ -28,13 +20,13 @@ def plan(planner: Planner) -> Groups:
     if planner.config.method in ("random", "herding"):
         return []
     return [
-        [planner.class_unit(BARYCENTER, class_id, Params(class_id), {"statistics": unit.ref}, images=False)]
+        [planner.class_unit(BARYCENTER, class_id, ClassParams(class_id), {"statistics": unit.ref}, images=False)]
         for class_id, unit in enumerate(planner.units("statistics"))
     ]
 
 
 def barycenter(
-    section: BarycenterConfig, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime
+    section: BarycenterConfig, units: list[Unit[ClassParams]], seeds: SeedTree, _runtime: Runtime
 ) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
     from wmdd.method.barycenter import free_support_barycenter  # POT and scikit-learn take seconds to import
@@ -64,4 +56,4 @@ def barycenter(
         yield Output(unit.name, value)
 
 
-BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, Params, plan, barycenter, gpu=False)
+BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, ClassParams, plan, barycenter, gpu=False)

@@ -64,7 +64,7 @@ class StudentResult:
             raise ValueError(f"top1 {scores} are no fractions")
 
     def to_files(self) -> dict[str, bytes]:
-        """Give one JSON file."""
+        """Return one JSON file."""
         return {"student.json": json.dumps(asdict(self)).encode()}
 
     @classmethod

@@ -112,10 +112,10 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
     leave &= leave[best] & (rows != best)
     if leave.sum() >= 2:
         first, second = np.flatnonzero(leave)[:2]
-        told = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))
+        swaps = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))
         raise ConfigError(
             f"pretrain.weights={weights}: {leave.sum()} of {len(class_names)} classes stand at another place in this "
-            f"teacher than in the data (it calls the images {told.removeprefix('those ')}); set data.classes to the "
+            f"teacher than in the data (it calls the images {swaps.removeprefix('those ')}); set data.classes to the "
             "teacher's order"
         )
 

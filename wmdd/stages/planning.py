@@ -20,6 +20,13 @@ UNKEYED = {"keyed": False}  # metadata of a param that changes no output, or tha
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
 
 
+@dataclass(frozen=True)
+class ClassParams:
+    """The params of a unit that needs to know no more than its class."""
+
+    class_id: int
+
+
 @dataclass(frozen=True, eq=False)
 class Planner:
     """A run as far as it is planned.

@@ -262,7 +262,7 @@ def _trainer(
 def _plain(
     network: nn.Module, unit: Unit[Params], index: DatasetIndex, geometry: Geometry, runtime: Runtime
 ) -> nn.Module:
-    """Give the same network with batch-norm layers that a process alone can run."""
+    """Return the same network with batch-norm layers that a process alone can run."""
     plain = build_model(unit.params.model, len(index.class_names), geometry.image_size, stem=unit.params.stem)
     plain.load_state_dict(network.state_dict())
     return runtime.place(plain)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,14 +19,7 @@ from wmdd.outputs import Output, Progress, Pulse
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
-from wmdd.stages.planning import Planner
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of one class."""
-
-    class_id: int
+from wmdd.stages.planning import ClassParams, Planner
 
 
 def plan(planner: Planner) -> Groups:
@@ -36,11 +28,11 @@ def plan(planner: Planner) -> Groups:
         return []
     inputs: Inputs = {"teacher": planner.teacher}
     class_ids = range(len(planner.index.class_names))
-    return [[planner.class_unit(STATISTICS, class_id, Params(class_id), inputs)] for class_id in class_ids]
+    return [[planner.class_unit(STATISTICS, class_id, ClassParams(class_id), inputs)] for class_id in class_ids]
 
 
 def statistics(
-    section: StatisticsConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
+    section: StatisticsConfig, units: list[Unit[ClassParams]], seeds: SeedTree, runtime: Runtime
 ) -> Iterator[Yielded]:
     """Measure each unit's class: inputs ``teacher`` and ``index``.
 
@@ -84,4 +76,4 @@ def _measure(
     return ClassStatistics(class_id, torch.cat(features).cpu(), moments, index.class_names[class_id])
 
 
-STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, Params, plan, statistics)
+STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, ClassParams, plan, statistics)

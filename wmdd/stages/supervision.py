@@ -1,4 +1,4 @@
-"""What a student learns from: stored soft labels, or class names and views of its own."""
+"""What a student learns from: stored soft labels, or class names and views that are drawn for it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Lessons(Protocol):
     steps: int
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield views, and what the loss needs beside the logits."""
+        """Yield views, and what the loss needs besides the logits."""
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
-        """Give the mean loss of a batch."""
+        """Return the mean loss of a batch."""
 
 
 class SoftLessons:
@@ -62,14 +62,14 @@ class SoftLessons:
             yield shown, send(batch.logits), self._weights[rows], self._names[rows]
 
     def _read(self, epoch: int) -> list[LabelBatch]:
-        """Read an epoch's labels; where a GPU computes meanwhile, the next epoch's are read beside it."""
+        """Read an epoch's labels; on a GPU the next epoch's are read meanwhile."""
         if epoch != self._next:
             self._epochs = self._runtime.ahead(map(self._labels.epoch, range(epoch, self.epochs)))
         self._next = epoch + 1
         return next(self._epochs)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
-        """Divergence at temperature, or squared distance of logits; with a cross-entropy where it weighs something."""
+        """Return the divergence at temperature or squared distance of logits, with a cross-entropy if it has weight."""
         teacher, weights, names = rest
         if self._section.loss == "mse":
             soft = ((logits.float() - teacher.float()).square().mean(dim=1) * weights).mean()
@@ -81,7 +81,7 @@ class SoftLessons:
 
 
 class HardLessons:
-    """Class names of views that are drawn for each student anew; no teacher."""
+    """Class names of views that are drawn for each student; no teacher."""
 
     def __init__(
         self, section: EvaluateConfig, unit: Unit[Params], images: ImageSet, seeds: SeedTree, runtime: Runtime
@@ -102,5 +102,5 @@ class HardLessons:
             yield self._change(shown), self._names[self._runtime.send(batch.images)]
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         return F.cross_entropy(logits.float(), rest[0])

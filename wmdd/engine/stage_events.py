@@ -1,0 +1,69 @@
+"""Where each stage of a run begins and ends, worked out from the events of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wmdd.engine.events import Event, Listener
+from wmdd.engine.task import StageTask
+from wmdd.stages import STAGES
+from wmdd.storage.store import ArtifactRef
+
+
+class StageEvents:
+    """A listener that passes an executor's events on, with where each stage begins and ends, and every unit once.
+
+    Args:
+        tasks: of the run, with those that are stored.
+        missing: artifacts that are not stored.
+    """
+
+    def __init__(self, tasks: Sequence[StageTask], missing: set[ArtifactRef], listener: Listener) -> None:
+        self._listener = listener
+        self._tasks = {(task.stage, task.name): task for task in tasks}
+        self._total = dict.fromkeys(STAGES, 0)
+        self._left: dict[str, set[str]] = {stage: set() for stage in STAGES}
+        for task in tasks:
+            self._total[task.stage] += len(task.units)
+            self._left[task.stage] |= {task.prefix + unit.ref.unit for unit in task.units if unit.ref in missing}
+        self._begun: list[str] = []
+        self._ended: set[str] = set()
+        for stage, units in self._left.items():
+            if self._total[stage] and not units:
+                self._begin(stage)
+                self._end(stage)
+
+    def __call__(self, event: Event) -> None:
+        if event.stage and event.stage not in self._begun:
+            self._begin(event.stage)
+        if event.kind == "unit":
+            self._count(event)
+            return
+        if event.kind == "done":  # a worker that died after it saved a unit sent no event
+            task = self._tasks[event.stage, event.unit]
+            for unit in task.units:
+                self._count(Event("unit", event.stage, task.prefix + unit.ref.unit))
+        self._listener(event)
+        if event.kind == "done" and not self._left[event.stage] and event.stage not in self._ended:
+            self._end(event.stage)
+
+    def _count(self, event: Event) -> None:
+        if event.unit in self._left[event.stage]:  # of two copies of a task, the first one's event counts
+            self._left[event.stage].discard(event.unit)
+            self._listener(event)
+
+    def _begin(self, stage: str) -> None:
+        self._begun.append(stage)
+        total = self._total[stage]
+        self._listener(Event("stage", stage, done=total - len(self._left[stage]), total=total))
+
+    def _end(self, stage: str) -> None:
+        self._ended.add(stage)
+        total = self._total[stage]
+        self._listener(Event("end", stage, done=total - len(self._left[stage]), total=total))
+
+    def close(self) -> None:
+        """End the stages that a failure cut short."""
+        for stage in self._begun:
+            if self._left[stage]:
+                self._end(stage)
