@@ -55,7 +55,7 @@ def test_images_reached_in_parts_are_those_of_the_whole_optimisation(tiny_run, t
     few, others = "class-00000..class-00004", "class-00005..class-00009"
     assert set(steps) == {(0, few, 0), (1, few, 3), (1, others, 0), (2, few, 6), (2, others, 6)}
     assert len([event for _, event in events if (event.kind, event.stage) == ("begin", "pretrain")]) == 1
-    assert not [item["name"] for item in store.entries(store.path("notes")) if "resume-recover" in item["name"]]
+    assert not [item["name"] for item in store.folder.entries("notes") if "resume-recover" in item["name"]]
     assert contents(tiny_run.store).items() <= contents(store.url).items()
     assert len([key for key in contents(store.url) if key[0] == "evaluate"]) == 3 * 4
 

@@ -146,7 +146,7 @@ def test_group_that_is_killed_after_each_snapshot_ends_like_an_undisturbed_one(w
     assert kills >= 4
     assert steps == expected_steps  # no step was computed twice
     assert images(task, store) == images(task, undisturbed)
-    left = [[store.get(path) for path in notes(store)] for store in (store, undisturbed)]
+    left = [[store.folder.read(path) for path in notes(store)] for store in (store, undisturbed)]
     assert left[0] == left[1]
     assert len(left[0]) == ("steps" in params)  # more steps go on from there
 
@@ -167,7 +167,7 @@ def test_snapshot_of_fewer_steps_that_is_lost_costs_time_alone(inputs, store, tm
     undisturbed = filled(tmp_path / "other", inputs)
     run(group(), undisturbed)
     run(group(steps=2), store)
-    store.drop(*notes(store))
+    store.folder.remove(*notes(store))
     _, steps = run(group(), store)
     assert steps == STEPS
     assert images(group(), store) == images(group(), undisturbed)
