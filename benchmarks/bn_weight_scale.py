@@ -24,7 +24,7 @@ from wmdd.storage.store import ArtifactStore
 
 def prepare(name: str, teacher: str, args: argparse.Namespace) -> Objective:
     """Train the teacher, and make statistics and barycenters, unless the store has them."""
-    tune = TuneConfig(levels=((1.0, 1.0, 1.0),), student_seeds=args.students)
+    tune = TuneConfig(levels=((1.0, 1.0, 1.0),), num_students=args.students)
     changes = {"pretrain.model": teacher, "evaluate.students": (args.student or teacher,)}
     changes |= {"data.path": args.data} if args.data and name != "digits" else {}
     config = search_config(override(recipe(name), changes), tune)

@@ -56,9 +56,7 @@ def make_plan(ipc: int) -> Plan:
 
     names = tuple(f"class {number}" for number in range(CLASSES))
     index = DatasetIndex("none", "folder", names, split(CLASSES * PER_CLASS), split(VALIDATION), val_held_out=False)
-    return plan_from(
-        override(recipe("imagenet-1k"), {"barycenter.ipc": ipc}), index, ArtifactRef("index", "index", "i")
-    )
+    return plan_from(override(recipe("imagenet-1k"), {"ipc": ipc}), index, ArtifactRef("index", "index", "i"))
 
 
 def measured(run: str) -> dict[str, list[float]]:
@@ -82,7 +80,7 @@ def forward_flops() -> float:
 
 def images_seen(task: StageTask, plan: Plan) -> float:
     """Return the images that pass through a network in a task, with repetitions, in forward passes."""
-    config, ipc = plan.config, plan.config.barycenter.ipc
+    config, ipc = plan.config, plan.config.ipc
     whole = CLASSES * ipc
     seen = {
         "pretrain": lambda: VALIDATION,

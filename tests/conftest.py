@@ -17,13 +17,13 @@ pytest_plugins = ["ray_cluster"]
 # Two training threads on a busy machine take ten times as long as one, and give a teacher of other rounding.
 TINY = (
     *("--ipc", "2", "--pretrain.model", "convnet2_w16", "--pretrain.epochs", "4", "--runtime.train_threads", "1"),
-    *("--evaluate.students", "convnet2_w16", "--evaluate.seeds", "2", "--evaluate.val_every", "2"),
+    *("--evaluate.students", "convnet2_w16", "--evaluate.num_students", "2", "--evaluate.val_every", "2"),
     *("--recover.iterations", "10", "--recover.classes_per_batch", "5"),
     *("--relabel.epochs", "4", "--relabel.epochs_per_block", "2"),
 )
-# For commands that have --seeds.
+# For commands that have --num-students.
 UNSEEDED = tuple(
-    word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != "--evaluate.seeds" for word in pair
+    word for pair in zip(TINY[::2], TINY[1::2], strict=True) if pair[0] != "--evaluate.num_students" for word in pair
 )
 STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 

@@ -31,7 +31,7 @@ class TuneConfig(Section):
     holdout: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.1, description="share of each class's training images that students are scored on"
     )
-    student_seeds: Annotated[int, Field(ge=2)] = Field(2, description="students whose mean top-1 is a setting's score")
+    num_students: Annotated[int, Field(ge=2)] = Field(2, description="students whose mean top-1 is a setting's score")
     levels: Annotated[tuple[tuple[Share, Share, Share], ...], Field(min_length=1)] = Field(
         ((1.0, 0.25, 0.25), (1.0, 0.5, 0.5), (1.0, 1.0, 1.0)),
         description="shares of a whole run at each level of a trial, the last 1:1:1",
@@ -97,7 +97,7 @@ def search_config(config: DistillConfig, tune: TuneConfig) -> DistillConfig:
         config,
         {
             "data.holdout": tune.holdout,
-            "evaluate.seeds": tune.student_seeds,
+            "evaluate.num_students": tune.num_students,
             "evaluate.random_real": False,
             "evaluate.full_data": False,
             "evaluate.val_every": config.relabel.epochs,  # the last epoch is the score; others would only cost time

@@ -68,7 +68,7 @@ def search(
             winner = best_trial(trials)
             best = override(config, winner.values)
             session.folder.write("best.yaml", _yaml(best).encode())
-            outcome = Outcome(session.folder.url, trials, winner, best, {}, tune.student_seeds)
+            outcome = Outcome(session.folder.url, trials, winner, best, {}, tune.num_students)
             write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
             for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
                 values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)

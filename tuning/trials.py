@@ -140,7 +140,7 @@ class Outcome:
         if len(self.final) < 2:
             return {}
         winner, recipe = (self.final[name]["students"] for name in ("winner", "recipe"))
-        seeds = self.best.evaluate.seeds
+        seeds = self.best.evaluate.num_students
         return {name: describe_final(winner[name]["distilled"], recipe[name]["distilled"], seeds) for name in winner}
 
     def final_rows(self) -> dict[str, list[ScoreRow]]:

@@ -2,7 +2,7 @@
 
     from wmdd import distill, load_distilled, override, recipe
 
-    config = override(recipe("digits"), {"barycenter.ipc": 2})   # "wmdd recipes" lists the recipes
+    config = override(recipe("digits"), {"ipc": 2})   # "wmdd recipes" lists the recipes
     distill(config, run="runs/two-each")                         # started again, it goes on where it was
     images = load_distilled("runs/two-each")                     # a torch Dataset
 

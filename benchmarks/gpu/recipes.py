@@ -28,7 +28,7 @@ TOY: dict[str, Any] = {
     "recover.roll_px": 1,
     "relabel.epochs": 2,
     "evaluate.students": ("convnet1_w8",),
-    "evaluate.seeds": 1,
+    "evaluate.num_students": 1,
     "runtime.device": "cpu",
     "runtime.train_threads": 1,
 }
@@ -54,7 +54,7 @@ def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = 
 def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
     data = setting.tiny if recipe_name.startswith("tiny") else setting.data
     ipc = min(ipc, 2) if setting.toy else ipc
-    config = with_method(override(recipe(recipe_name), {"data.path": data, "barycenter.ipc": ipc}), method)
+    config = with_method(override(recipe(recipe_name), {"data.path": data, "ipc": ipc}), method)
     return override(config, TOY if setting.toy else {"runtime.device": "cuda"})
 
 

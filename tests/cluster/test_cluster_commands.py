@@ -73,12 +73,12 @@ REFUSED = {
     ),
     "relative report": (("submit", *AT, "--", "report", "runs/a"), ("RUN runs/a", "absolute")),
     "relative weights": (
-        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "a.safetensors"),
-        ("--pretrain.weights a.safetensors", "s3://"),
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.checkpoint", "a.safetensors"),
+        ("--pretrain.checkpoint a.safetensors", "s3://"),
     ),
     "relative weights without a suffix": (
-        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.weights", "deep/teacher"),
-        ("--pretrain.weights deep/teacher", "s3://"),
+        ("submit", *AT, "--", "distill", "digits", *ABSOLUTE, "--pretrain.checkpoint", "deep/teacher"),
+        ("--pretrain.checkpoint deep/teacher", "s3://"),
     ),
     "secret": (
         ("submit", "--env", "AWS_SECRET_ACCESS_KEY=hunter2", "--", "distill", "digits", *ABSOLUTE),
@@ -183,7 +183,7 @@ def test_config_that_does_not_travel_is_refused(capsys, place, file, message):
 def test_config_path_is_absolute_if_job_sees_our_files(place):
     context = click.Context(cli, info_name="wmdd")
     (place / "runs/old").mkdir(parents=True)
-    (place / "runs/old/config.yaml").write_text("recipe: digits\nbarycenter: {ipc: 2}\n")
+    (place / "runs/old/config.yaml").write_text("recipe: digits\nipc: 2\n")
     words = _check_words(context, ("distill", "--config", "runs/old/config.yaml", "--seed", "3"), here=True)
     assert words[-4:] == ("--run", f"{place}/runs/digits-ipc2-seed3", "--config", f"{place}/runs/old/config.yaml")
     shared = ("distill", "digits", "--run", "/nowhere/run", "--config", "/nowhere/my.yaml")

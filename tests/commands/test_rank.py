@@ -49,14 +49,14 @@ def test_ranking_in_a_read_only_folder_is_refused(tmp_path):
 @pytest.mark.slow
 def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
-    words = ("rank", "digits", *UNSEEDED, "--seeds", 1, "--executor", "local", "--rates", "0.001,0.01")
+    words = ("rank", "digits", *UNSEEDED, "--num-students", 1, "--executor", "local", "--rates", "0.001,0.01")
     words += ("--store", "store", "--run", "runs/digits-rank")
     done = run(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())
     (row,) = facts["rows"]
     own = json.loads((tiny_run.run / "metrics.json").read_text())
-    assert facts["seeds"] == 1
+    assert facts["num_students"] == 1
     top = {name: part["top1"] for name, part in row["parts"].items()}
     assert top["made_soft"] == own["distilled"]["runs"][0]["top1_last"]
     assert top["real_hard"] == own["full_data"]["top1"]

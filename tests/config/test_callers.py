@@ -26,7 +26,7 @@ def test_flags_become_arguments_but_in_commands(subtests):
         ("--until foo: choose", "until=foo: choose"),
         ("--run /a--b c: held; give another --run, or delete it", "run=/a--b c: held; give another run=, or delete it"),
         ("x; use --executor local (--until recover)", "x; use executor=local (until=recover)"),
-        ("give a file: --pretrain.weights FILE", "give a file: pretrain.weights=FILE"),
+        ("give a file: --pretrain.checkpoint FILE", "give a file: pretrain.checkpoint=FILE"),
         ("--address h:1: nobody answers", "ray.address=h:1: nobody answers"),
         ("submit it: wmdd submit --address URL -- distill --run URL", None),
         ("no run; give the folder of wmdd distill --run", None),
@@ -174,11 +174,11 @@ BOUNDS, WHOLE = "input should be greater than or equal to 1", "input should be a
 LINES = {
     "ipc": (("plan", "digits", "--ipc", "x"), f"--ipc x: {WHOLE}"),
     "seed": (("plan", "digits", "--seed", "1.5"), f"--seed 1.5: {WHOLE}"),
-    "too few": (("rank", "digits", "--seeds", "0"), f"--seeds 0: {BOUNDS}"),
+    "too few": (("rank", "digits", "--num-students", "0"), f"--num-students 0: {BOUNDS}"),
     "number": (("rank", "digits", "--weight", "half"), "--weight half: input should be a number, such as 0.1"),
     "names": (("plan", "digits", "--executor", "x"), "--executor x: no such executor; choose from ray, local"),
     "field": (("plan", "digits", "--recover.iterations", "x"), f"--recover.iterations x: {WHOLE}"),
-    "below": (("plan", "digits", "--barycenter.ipc=-5"), f"--barycenter.ipc -5: {BOUNDS}"),
+    "below": (("plan", "digits", "--ipc=-5"), f"--ipc -5: {BOUNDS}"),
     "choice": (
         ("plan", "digits", "--recover.curriculum", ""),
         "--recover.curriculum '': input should be 'none', 'step',",

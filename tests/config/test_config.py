@@ -86,7 +86,9 @@ def test_bad_override_names_option_value_and_remedy(subtests):
         ({"ray.speculate": 4}, r"ray\.speculate: no longer exists, since no task gets a second copy; leave it out"),
         ({"recover.rate": 1}, r"recover\.rate: no such option; the options here are init, iterations, lr"),
         ({"rcover.lr": 1}, r"rcover\.lr: no such option; the sections are data, pretrain"),
-        ({"seeds": 1}, r"seeds: no such option; the options here are recipe, method, seed, data"),
+        ({"pretrain.weights": "x"}, r"pretrain\.weights: is pretrain\.checkpoint now"),
+        ({"barycenter": {"ipc": 1}}, r"barycenter\.ipc: is ipc now, an option of the run"),
+        ({"seeds": 1}, r"seeds: no such option; the options here are recipe, method, seed, ipc, data"),
         ({"recover.lr.peak": 1}, r"recover\.lr\.peak: no such option"),
         ({"recover.lr": -1}, r"recover\.lr=-1: input should be greater than 0"),
         ({"recover.lr": float("nan")}, r"recover\.lr=nan: input should be a finite number"),
@@ -97,14 +99,14 @@ def test_bad_override_names_option_value_and_remedy(subtests):
         ({"recover.crop_scale": (0.9, 0.2)}, r"the low end must not be above the high end; try 0\.2,0\.9"),
         ({"recover.crop_scale": (0.0, 0.2)}, r"recover\.crop_scale\.0=0\.0: input should be greater than 0"),
         ({"recover.betas": (0.5, 1.0)}, r"recover\.betas\.1=1\.0: input should be less than 1"),
-        ({"barycenter.ipc": 0}, r"barycenter\.ipc=0: input should be greater than or equal to 1"),
-        ({"barycenter.ipc": 1.5}, r"barycenter\.ipc=1\.5: "),
+        ({"ipc": 0}, r"ipc=0: input should be greater than or equal to 1"),
+        ({"ipc": 1.5}, r"ipc=1\.5: "),
         ({"evaluate.students": ()}, r"evaluate\.students=\(\): is empty; name one or more"),
         ({"evaluate.students": ","}, r"evaluate\.students=',': holds an empty name; leave it out"),
         ({"relabel.teachers": ["a", ""]}, r"relabel\.teachers=\['a', ''\]: holds an empty name"),
         ({"seed": 1e300}, r"seed=1e\+300: input should be a smaller number"),
         ({"recover.lr": 10**400}, r"^recover\.lr=10{59}\.\.\.0{60}: input should be a number"),
-        ({"barycenter.ipc": True}, r"barycenter\.ipc=True: input should be a whole number, such as 10"),
+        ({"ipc": True}, r"ipc=True: input should be a whole number, such as 10"),
         ({"recover.lr": True}, r"recover\.lr=True: input should be a number"),
         ({"data.path": False}, r"data\.path=False: input should be text"),
         ({"data.path": ["a"]}, r"data\.path=\['a'\]: holds a list; write one value"),
@@ -152,9 +154,9 @@ SAME = {
     "no teachers": ("relabel.teachers", None, "none"),
     "path": ("data.path", Path("~/x"), "~/x"),
     "number for a path": ("data.path", 123, "123"),
-    "no weights": ("pretrain.weights", "none", "none"),
-    "whole number of numpy": ("barycenter.ipc", np.int64(10), "10"),
-    "whole number of torch": ("barycenter.ipc", torch.tensor(10), "10"),
+    "no weights": ("pretrain.checkpoint", "none", "none"),
+    "whole number of numpy": ("pretrain.epochs", np.int64(10), "10"),
+    "whole number of torch": ("pretrain.epochs", torch.tensor(10), "10"),
     "number of numpy": ("recover.lr", np.float64(0.5), ".5"),
     "pair as text": ("recover.crop_scale", "0.5,1", "0.5,1"),
     "pair of numpy": ("recover.crop_scale", np.array([0.5, 1]), "0.5,1"),
@@ -166,7 +168,7 @@ SAME = {
 def test_value_means_in_python_what_its_text_means(subtests):
     for case, (option, value, text) in SAME.items():
         with subtests.test(case=case):
-            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.checkpoint": "x.pth"})
             section, name = option.split(".")
             made = override(base, {option: value})
             assert made == override(base, {option: from_text(field_type(option), text)})
@@ -290,9 +292,9 @@ READ = {
     "one text": ("data.classes", "data: {classes: '0, 1,10'}", ("0", "1", "10")),
     "no classes": ("data.classes", "data: {classes: none}", None),
     "no path": ("data.path", "data:\n  path:\n", None),
-    "no weights": ("pretrain.weights", "pretrain: {weights: none}", None),
-    "null": ("pretrain.weights", "pretrain: {weights: ~}", None),
-    "quoted null": ("pretrain.weights", "pretrain: {weights: 'null'}", "null"),
+    "no weights": ("pretrain.checkpoint", "pretrain: {checkpoint: none}", None),
+    "null": ("pretrain.checkpoint", "pretrain: {checkpoint: ~}", None),
+    "quoted null": ("pretrain.checkpoint", "pretrain: {checkpoint: 'null'}", "null"),
     "number as a name": ("recipe", "recipe: 2024", "2024"),
     "scientific": ("recover.lr", "recover: {lr: 1e-4}", 1e-4),
     "leading zero": ("seed", "seed: 010", 10),
@@ -315,7 +317,7 @@ READ = {
 def test_yaml_reads_a_value_as_the_command_line_does(subtests):
     for case, (option, text, value) in READ.items():
         with subtests.test(case=case):
-            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.weights": "x.pth"})
+            base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.checkpoint": "x.pth"})
             assert operator.attrgetter(option)(from_yaml(text, base)) == value
 
 
@@ -339,7 +341,7 @@ REFUSED = {
     "typing error": ("recover: {bn_weigth: 1}", "did you mean recover.bn_weight?"),
     "section's typing error": ("recovery: {lr: 1}", "did you mean recover?"),
     "dotted typing error": ("recovr.lr: 1", "did you mean recover.lr"),
-    "other section's": ("recover: {ipc: 10}", "did you mean barycenter.ipc?"),
+    "other section's": ("recover: {ipc: 10}", "did you mean ipc?"),
     "no section": ("iterations: 3", "did you mean recover.iterations?"),
     "deep": ("[" * 5000, "nested too deeply"),
     "no classes": ("data: {classes: []}", "data.classes=[]: it holds no name, or an empty one"),
@@ -367,8 +369,8 @@ def test_empty_file_or_section_changes_nothing(subtests):
 
 def test_paths_of_a_configuration_know_the_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/a")
-    config = from_yaml("data: {path: ~/x}\npretrain: {weights: ~/w.pth}")
-    assert (config.data.path, config.pretrain.weights) == ("/home/a/x", "/home/a/w.pth")
+    config = from_yaml("data: {path: ~/x}\npretrain: {checkpoint: ~/w.pth}")
+    assert (config.data.path, config.pretrain.checkpoint) == ("/home/a/x", "/home/a/w.pth")
 
 
 def test_file_of_any_editor_is_read(subtests, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ from wmdd.report.scores import score_rows, validation_digest
 from wmdd.stages.select import herd
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
-FEW = {"data.classes": ("0", "1", "2"), "barycenter.ipc": 2, "evaluate.seeds": 2}
+FEW = {"data.classes": ("0", "1", "2"), "ipc": 2, "evaluate.num_students": 2}
 
 
 @pytest.fixture(scope="module")
@@ -92,14 +92,14 @@ def test_cases_are_all_pairs_with_changes_by_method():
     assert list(made) == [("wmdd", 1), ("sre2l", 1), ("wmdd", 10), ("sre2l", 10)]
     assert {made["sre2l", ipc].recover.bn_weight for ipc in (1, 10)} == {5.0}
     assert made["wmdd", 10].recover == recipe("digits").recover
-    assert made["wmdd", 10].barycenter.ipc == 10
+    assert made["wmdd", 10].ipc == 10
 
 
 def test_comparison_that_cannot_work_is_refused(subtests):
     refused = [
         (["wmdd", "nosuch"], [1], {}, "--methods nosuch: no such method; choose from wmdd, "),
         (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
-        (["wmdd"], [0], {}, r"barycenter\.ipc=0"),
+        (["wmdd"], [0], {}, r"ipc=0"),
         (["wmdd"], [], {}, "--methods, --ipc: name at least one"),
     ]
     for names, ipcs, changes, message in refused:
@@ -280,7 +280,7 @@ def test_table_names_the_students_of_every_protocol():
 
 def test_global_statistics_share_one_batch_of_classes(tmp_path):
     """The released code takes a hundred classes and an image of each; whole classes would meet a part's statistics."""
-    config = override(recipe("digits"), {"barycenter.ipc": 15})
+    config = override(recipe("digits"), {"ipc": 15})
     store = ArtifactStore(str(tmp_path / "store"))
     index, ref = load_index(config, store, lambda done, total: None)
     made = plan_from(with_method(config, "sre2l"), index, ref)

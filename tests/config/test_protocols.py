@@ -19,7 +19,7 @@ OWN = ("relabel", "evaluate")
 
 
 def settings(name, recipe_name="imagenet-1k", ipc=10, **changes):
-    return with_protocol(override(recipe(recipe_name), {"barycenter.ipc": ipc, **changes}), name)
+    return with_protocol(override(recipe(recipe_name), {"ipc": ipc, **changes}), name)
 
 
 def test_protocol_sets_students_training_and_no_more(subtests):
@@ -50,8 +50,8 @@ def test_settings_for_imagenet_are_those_of_the_papers(subtests):
         ("cda", {"batch_size": 128, "accumulate": 1}),
         ("rded", {"batch_size": 100, "cosine_stretch": 2.0, "crop_scale": (0.5, 1.0)}),
         ("edc", {"batch_size": 100, "loss": "mse", "ce_weight": 0.025, "ema": 0.99, "cosine_stretch": 2.0}),
-        ("cvdd", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "cosine_stretch": 2.0}),
-        ("fadrm", {"batch_size": 16, "accumulate": 2, "bn": "batch", "micro_batch": 8, "lr": 1e-3}),
+        ("cvdd", {"batch_size": 16, "accumulate": 2, "bn_mode": "batch", "micro_batch": 8, "cosine_stretch": 2.0}),
+        ("fadrm", {"batch_size": 16, "accumulate": 2, "bn_mode": "batch", "micro_batch": 8, "lr": 1e-3}),
         ("hard", {"labels": "hard", "mix": "none"}),
     ]
     for name, expected in cases:
@@ -167,7 +167,7 @@ def test_fadrm_follows_size_and_set():
     nette = [settings("fadrm", "imagenette", ipc).relabel for ipc in (1, 10, 50)]
     assert {(made.batch_size, made.micro_batch, made.epochs) for made in nette} == {(10, 5, 300)}
     tiny = [settings("fadrm", "tiny-imagenet", ipc).relabel for ipc in (1, 10, 50)]
-    assert [(made.epochs, made.bn, made.micro_batch) for made in tiny] == [
+    assert [(made.epochs, made.bn_mode, made.micro_batch) for made in tiny] == [
         (1000, "batch", 8), (300, "batch", 8), (300, "running", 0)
     ]  # fmt: skip
     assert settings("fadrm", "cifar10").relabel.epochs == settings("fadrm", "cifar100").relabel.epochs == 1000
@@ -213,13 +213,13 @@ def configured(*words):
 
 
 def test_protocol_follows_a_size_from_any_layer(subtests, tmp_path, monkeypatch):
-    cases = [("--ipc", "50"), ("--barycenter.ipc", "50"), ("--config", "size.yaml")]
+    cases = [("--ipc", "50"), ("--ipc", "50"), ("--config", "size.yaml")]
     for words in cases:
         with subtests.test(words=words):
             monkeypatch.chdir(tmp_path)
-            (tmp_path / "size.yaml").write_text("barycenter: {ipc: 50}\n")
+            (tmp_path / "size.yaml").write_text("ipc: 50\n")
             made = configured("imagenet-1k", "--protocol", "fadrm", *words)
-            assert (made.barycenter.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
+            assert (made.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
             assert is_exact(made)
 
 
@@ -294,7 +294,7 @@ def test_comparison_applies_a_protocol_to_every_size():
 
 
 def test_options_that_methods_share_are_for_all(subtests):
-    for field in ("barycenter.ipc", "pretrain.epochs", "evaluate.seeds", "relabel.epochs", "data.path"):
+    for field in ("ipc", "pretrain.epochs", "evaluate.num_students", "relabel.epochs", "data.path"):
         line = rf"--set wmdd:{field}: is the same for all methods"
         with subtests.test(field=field), pytest.raises(ConfigError, match=line):
             cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
@@ -305,7 +305,7 @@ def test_hash_of_hard_labels_ignores_soft_options(subtests):
         {"evaluate.temperature": 3.0},
         {"evaluate.loss": "mse"},
         {"evaluate.ce_weight": 0.5},
-        {"relabel.bn": "batch"},
+        {"relabel.bn_mode": "batch"},
         {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
     ]
     for changes in cases:

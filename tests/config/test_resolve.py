@@ -16,11 +16,11 @@ def file(text):
 
 def test_later_layers_win_over_earlier_ones():
     text = "recover: {lr: 0.2, ce_weight: 0.3}\nrelabel: {epochs: 5}\n"
-    options = {"recover.lr": "0.1", "barycenter.ipc": 3}
+    options = {"recover.lr": "0.1", "ipc": 3}
     config = resolve("cifar10", "sre2l", "rded", file(text), options, debug=True)
     assert (config.recipe, config.method, config.evaluate.protocol) == ("cifar10-debug", "sre2l", "rded")
     assert (config.recover.lr, config.recover.ce_weight, config.recover.bn_target) == (0.1, 0.3, "global")
-    assert (config.relabel.epochs, config.barycenter.ipc, config.recover.iterations) == (2, 3, 2)
+    assert (config.relabel.epochs, config.ipc, config.recover.iterations) == (2, 3, 2)
     assert config.relabel.batch_size == with_protocol(override(recipe("cifar10"), options), "rded").relabel.batch_size
 
 

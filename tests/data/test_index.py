@@ -175,7 +175,7 @@ def test_bits_decide_the_scale_where_values_do_not(tmp_path):
 
 def test_bits_enter_all_keys_and_their_default_none(tmp_path):
     store = ArtifactStore(str(tmp_path / "store"))
-    network = {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 1}
+    network = {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "ipc": 1}
     url = image_set(tmp_path / "set", *(noise(top, np.uint16) for top in (4095, 4000, 3900, 3800)))
     config = override(recipe("cifar10-quick"), {"data.path": url, **network})
     assert "bits" not in config.data.for_key()

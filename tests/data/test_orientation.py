@@ -140,7 +140,7 @@ def test_orientation_is_noted_and_enters_all_keys(store, tmp_path):
         recipe("cifar10-quick"),
         {
             "data.path": url,
-            "barycenter.ipc": 1,
+            "ipc": 1,
             "pretrain.model": "convnet2_w16",
             "evaluate.students": ("convnet2_w16",),
         },

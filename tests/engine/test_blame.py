@@ -21,10 +21,10 @@ NAMES = ("ant", "cat", "dog", "eel")
 TINY = {
     "pretrain.model": "convnet2_w16",
     "pretrain.epochs": 1,
-    "barycenter.ipc": 3,
+    "ipc": 3,
     "relabel.epochs": 1,
     "evaluate.students": ["convnet2_w16"],
-    "evaluate.seeds": 1,
+    "evaluate.num_students": 1,
     "runtime.train_threads": 1,
     "runtime.device": "cpu",
 }

@@ -43,9 +43,9 @@ BY_SECTION = {
 }
 BY_OPTION = {
     "data.download": NOTHING,
-    "barycenter.ipc": STAGES[2:],  # of random images too
+    "ipc": STAGES[2:],  # of random images too
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
-    "evaluate.seeds": RANDOM,
+    "evaluate.num_students": RANDOM,
     "evaluate.random_real": RANDOM,
     "relabel.teachers": ("pretrain", "relabel", "evaluate"),  # one more network, and its labels
     "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
@@ -59,7 +59,7 @@ VALUES = {
     "data.subset": None,  # of ImageNet-1K alone
     "data.classes": ("0", "1", "2"),
     "pretrain.model": "convnet2_w8",
-    "pretrain.weights": None,  # a file: see the tests of outside teachers
+    "pretrain.checkpoint": None,  # a file: see the tests of outside teachers
     "pretrain.crop_scale": (0.5, 1.0),
     "data.bits": 12,
     "data.per_class": 20,
@@ -80,7 +80,7 @@ VALUES = {
 }
 # What an option needs beside it.
 BESIDE = {
-    "relabel.micro_batch": {"relabel.bn": "batch"},
+    "relabel.micro_batch": {"relabel.bn_mode": "batch"},
     "evaluate.augment": {"evaluate.labels": "hard"},
     "pretrain.augment_strength": {"pretrain.augment": "randaugment"},
     "pretrain.ema_every": {"pretrain.ema": 0.5},
@@ -89,7 +89,7 @@ BESIDE = {
 }
 BASE = override(
     recipe("digits"),
-    {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "barycenter.ipc": 2},
+    {"pretrain.model": "convnet2_w16", "evaluate.students": ("convnet2_w16",), "ipc": 2},
 )
 OPTIONS = [
     f"{section}.{name}"

@@ -13,10 +13,10 @@ from wmdd.storage.store import ArtifactStore
 TINY = {
     "pretrain.model": "convnet2_w16",
     "pretrain.epochs": 1,
-    "barycenter.ipc": 1,
+    "ipc": 1,
     "relabel.epochs": 1,
     "evaluate.students": ["convnet2_w16"],
-    "evaluate.seeds": 1,
+    "evaluate.num_students": 1,
     "evaluate.random_real": False,
 }
 

@@ -65,7 +65,7 @@ NAMED = {
     ("digits", "--debug", "--protocol", "sre2l"): "digits-debug-protocol-sre2l",
     ("digits", "--seed", "3", "--recover.lr", "0.5"): "digits-seed3-recover.lr-0.5",
     ("digits", "--pretrain.lr", "0.5"): "digits-pretrain.lr-0.5",
-    ("digits", "--evaluate.seeds", "2", "--recover.flip", "true"): "digits-seeds2-recover.flip-true",
+    ("digits", "--evaluate.num_students", "2", "--recover.flip", "true"): "digits-students2-recover.flip-true",
     ("digits", "--runtime.threads", "3", "--ray.actors", "2", "--runtime.device", "cpu"): "digits",
     ("cifar10", "--data.path", "~/data/cifar10"): "cifar10",
     ("cifar10", "--data.path", "torchvision:CIFAR10?split=x", "--data.download", "true"): "cifar10",
@@ -88,7 +88,7 @@ def test_default_folder_names_changes_of_the_recipe():
         {"recover.lr": 0.5, "pretrain.lr": 0.5, "evaluate.lr": 0.5},
         {"data.classes": [f"class {i}" for i in range(9)]},
         {"data.path": "/"},
-        {"pretrain.weights": "/a/b/teacher.safetensors"},
+        {"pretrain.checkpoint": "/a/b/teacher.safetensors"},
     ],
 )
 def test_many_changes_are_named_by_a_digest(options):
@@ -113,29 +113,29 @@ def test_options_outside_keys_make_no_difference():
     moved = changed(ray__address="auto", runtime__device="cpu", data__download=True, evaluate__val_batch_size=7)
     assert contrast(recipe("digits"), moved) == ""
     assert contrast(recipe("digits"), changed(runtime__precision="fp32")) == "runtime.precision=auto (not fp32)"
-    told = contrast(recipe("digits"), changed(barycenter__ipc=2, recover__lr=3, recover__crop_scale=(0.5, 1)))
-    assert told == "barycenter.ipc=1 (not 2), and 2 other options"
+    told = contrast(recipe("digits"), changed(ipc=2, recover__lr=3, recover__crop_scale=(0.5, 1)))
+    assert told == "ipc=1 (not 2), and 2 other options"
 
 
 def test_finished_run_of_other_options_is_left_alone():
-    held = leave_run("mine", changed(barycenter__ipc=2))
-    line = r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\), and is left alone; give another run=, or delete"
+    held = leave_run("mine", changed(ipc=2))
+    line = r"run=mine: holds a run with ipc=2 \(not 1\), and is left alone; give another run=, or delete"
     with pytest.raises(ConfigError, match=line):
         distill("digits", run="mine", executor="local")
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == held
     assert not Path("store").exists()
-    assert choose_run("mine/", changed(barycenter__ipc=2, ray__actors=3)) == ("mine", "")
+    assert choose_run("mine/", changed(ipc=2, ray__actors=3)) == ("mine", "")
 
 
 def test_run_that_ended_during_the_wait_is_left_alone(monkeypatch):
     held, plan = {}, Session.plan
 
     def plan_late(*given, **options):
-        held.update(leave_run("mine", changed(barycenter__ipc=2)))
+        held.update(leave_run("mine", changed(ipc=2)))
         return plan(*given, **options)
 
     monkeypatch.setattr(Session, "plan", plan_late)
-    with pytest.raises(ConfigError, match=r"run=mine: holds a run with barycenter\.ipc=2 \(not 1\)"):
+    with pytest.raises(ConfigError, match=r"run=mine: holds a run with ipc=2 \(not 1\)"):
         distill("digits", run="mine", executor="local")
     assert {path.name: path.read_bytes() for path in Path("mine").iterdir()} == held
     with hold("mine"):  # is free again
@@ -151,21 +151,21 @@ def test_relative_and_absolute_path_are_the_same_run():
 
 def test_remote_folder_belongs_to_one_configuration():
     url = "memory://bucket/runs/mine"
-    note_config(url, changed(barycenter__ipc=2))
+    note_config(url, changed(ipc=2))
     with hold(url):  # there are no locks
         pass
     assert choose_run(url, recipe("digits")) == (url, "")
     folder = Folder(url)
     folder.write("metrics.jsonl", b'{"kind": "unit"}\n')
-    with pytest.raises(ConfigError, match=rf"--run {url}: holds a run with barycenter\.ipc=2 \(not 1\)"):
+    with pytest.raises(ConfigError, match=rf"--run {url}: holds a run with ipc=2 \(not 1\)"):
         choose_run(url, recipe("digits"))
 
 
 def test_begun_run_is_left_alone_after_its_first_unit():
-    leave_run("mine", changed(barycenter__ipc=2), finished=False)
-    with pytest.raises(ConfigError, match=r"--run mine: holds a run with barycenter\.ipc=2"):
+    leave_run("mine", changed(ipc=2), finished=False)
+    with pytest.raises(ConfigError, match=r"--run mine: holds a run with ipc=2"):
         choose_run("mine", recipe("digits"))
-    leave_run("tried", changed(barycenter__ipc=2), finished=False, units=0)
+    leave_run("tried", changed(ipc=2), finished=False, units=0)
     assert choose_run("tried", recipe("digits")) == ("tried", "")
     note_config("tried", recipe("digits"))
     assert not Path("tried/metrics.jsonl").exists()  # its events are not those of the new run
@@ -188,11 +188,9 @@ def test_default_folder_in_use_is_replaced_with_a_note():
 
 
 def test_plan_says_what_a_run_would_of_its_folder(capsys):
-    leave_run("mine", changed(barycenter__ipc=2))
+    leave_run("mine", changed(ipc=2))
     assert _run(["plan", "digits", "--run", "mine"]) == 2
-    line = (
-        "wmdd: --run mine: holds a run with barycenter.ipc=2 (not 1), and is left alone; give another --run, or delete"
-    )
+    line = "wmdd: --run mine: holds a run with ipc=2 (not 1), and is left alone; give another --run, or delete"
     assert capsys.readouterr().err.startswith(line)
     Path("all").mkdir()
     Path("all/compare.json").write_text("{}")
@@ -209,7 +207,7 @@ def test_damaged_folder_is_written_again():
     leave_run("mine", recipe("digits"))
     for name in ("config.yaml", "manifest.json"):
         Path("mine", name).write_bytes(b"\xff{")
-    assert choose_run("mine", changed(barycenter__ipc=2)) == ("mine", "")
+    assert choose_run("mine", changed(ipc=2)) == ("mine", "")
 
 
 def test_finished_run_of_another_version_is_left_alone():
@@ -245,13 +243,13 @@ def test_comparison_folder_belongs_to_what_cases_share():
     Path("c/compare.json").write_text("{}")
     # More sizes are the same comparison, though the protocol's batches follow the size.
     for ipc in (1, 10, 50):
-        sized = with_protocol(override(recipe("digits"), {"barycenter.ipc": ipc}), "rded")
+        sized = with_protocol(override(recipe("digits"), {"ipc": ipc}), "rded")
         assert choose(sized, [ipc]) == ("c", "")
-    with pytest.raises(ConfigError, match=r"--run c: holds a run with evaluate\.seeds=5 \(not 2\)"):
-        choose(override(config, {"evaluate.seeds": 2}), [50])
+    with pytest.raises(ConfigError, match=r"--run c: holds a run with evaluate\.num_students=5 \(not 2\)"):
+        choose(override(config, {"evaluate.num_students": 2}), [50])
     with pytest.raises(ConfigError, match=r"--run c: holds a run with recover\.lr=0\.1 \(not 7\)"):
         choose(config, [1], {"sre2l": {"recover.lr": 7}})
-    sized = with_protocol(override(recipe("digits"), {"barycenter.ipc": 10}), "rded")
+    sized = with_protocol(override(recipe("digits"), {"ipc": 10}), "rded")
     assert default_run(sized, "compare") == default_run(config, "compare") == "runs/digits-protocol-rded-compare"
 
 
@@ -259,8 +257,8 @@ def test_options_of_a_command_change_default_folders():
     plain, other = (default_run(recipe("digits"), "compare", more) for more in ({}, {"cda": {"recover.lr": "1"}}))
     assert plain == "runs/digits-compare"
     assert other.startswith("runs/digits-compare-")
-    assert default_run(changed(evaluate__seeds=2), "tune") == "runs/digits-seeds2-tune"
-    assert default_run(changed(barycenter__ipc=2), "rank", {"weight": 0.7}).startswith("runs/digits-ipc2-rank-")
+    assert default_run(changed(evaluate__num_students=2), "tune") == "runs/digits-students2-tune"
+    assert default_run(changed(ipc=2), "rank", {"weight": 0.7}).startswith("runs/digits-ipc2-rank-")
 
 
 def test_ranking_with_another_weight_is_left_alone():
@@ -269,8 +267,8 @@ def test_ranking_with_another_weight_is_left_alone():
     for options, told in (({}, "rates=0.1,0.01"), ({"rates": (0.1, 0.01)}, "weight=0.7")):
         with pytest.raises(ConfigError, match=f"run=.*/r: holds a ranking with {told}, and is left alone"):
             rank(recipe("digits"), run="r", executor="local", **options)
-    with pytest.raises(ConfigError, match=r"holds a run with barycenter\.ipc=1 \(not 2\)"):
-        rank(changed(barycenter__ipc=2), run="r", executor="local", weight=0.7, rates=(0.1, 0.01))
+    with pytest.raises(ConfigError, match=r"holds a run with ipc=1 \(not 2\)"):
+        rank(changed(ipc=2), run="r", executor="local", weight=0.7, rates=(0.1, 0.01))
 
 
 def test_one_process_at_a_time_is_at_work_in_a_folder(monkeypatch):
@@ -329,20 +327,20 @@ def test_make_puts_the_checkout_on_the_path(uv):
 
 
 def test_written_configuration_is_the_same_everywhere(place):
-    config = changed(data__path="set", pretrain__weights="t.pth", ray__address="auto")
+    config = changed(data__path="set", pretrain__checkpoint="t.pth", ray__address="auto")
     written = from_yaml(portable_yaml(located(config)))
     assert written.data.path == f"{place}/set"
-    assert written.pretrain.weights == f"{place}/t.pth"
+    assert written.pretrain.checkpoint == f"{place}/t.pth"
     assert written.ray.address is None
     for path in ("builtin:digits", "torchvision:CIFAR10", "s3://b/set", None):
         assert located(changed(data__path=path)).data.path == path
-    assert located(changed(pretrain__weights="IMAGENET1K_V1")).pretrain.weights == "IMAGENET1K_V1"
+    assert located(changed(pretrain__checkpoint="IMAGENET1K_V1")).pretrain.checkpoint == "IMAGENET1K_V1"
 
 
 def test_subject_names_the_set_and_the_images():
     assert subject(recipe("digits")) == "digits, 1 image per class"
     assert subject(override(recipe("cifar10"), {"data.path": "/d/CIFAR10"})) == "cifar10, 10 images per class"
-    pets = override(recipe("cifar10-quick"), {"data.path": "/d/pets", "barycenter.ipc": 5})
+    pets = override(recipe("cifar10-quick"), {"data.path": "/d/pets", "ipc": 5})
     assert subject(with_method(pets, "cda")) == "pets (recipe cifar10-quick), 5 images per class"
     assert set_name(recipe("cifar10")) == ""
     assert subject(recipe("cifar10")) == "cifar10, 10 images per class"

@@ -27,7 +27,7 @@ FEW = {
     "recover.iterations": 2,
     "relabel.epochs": 1,
     "evaluate.students": ("convnet1_w4",),  # another network: its own on all data is a second teacher
-    "evaluate.seeds": 1,
+    "evaluate.num_students": 1,
     "evaluate.val_every": 1,
     "runtime.train_threads": 1,
 }

@@ -73,7 +73,7 @@ def zipped(*names):
 )  # fmt: skip
 def test_file_of_another_kind_is_named(tmp_path, name, data, told):
     path = written(tmp_path, data(), name)
-    with pytest.raises(ConfigError, match=rf"^pretrain\.weights={path}: {told}"):
+    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={path}: {told}"):
         load_weights(small(), path, SMALL)
 
 
@@ -97,7 +97,7 @@ def test_file_of_another_kind_is_named(tmp_path, name, data, told):
 )  # fmt: skip
 def test_file_that_torch_cannot_read_is_named(tmp_path, name, data, told):
     path = written(tmp_path, data, name)
-    with pytest.raises(ConfigError, match=rf"^pretrain\.weights={path}: {told}"):
+    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={path}: {told}"):
         load_weights(small(), path, SMALL)
 
 
@@ -120,7 +120,7 @@ def test_file_that_torch_cannot_read_is_named(tmp_path, name, data, told):
 def test_folder_of_weights_is_named(tmp_path, names, told):
     for name in names:
         (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(ConfigError, match=rf"^pretrain\.weights={tmp_path}: {told.format(tmp_path)}"):
+    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={tmp_path}: {told.format(tmp_path)}"):
         load_weights(small(), str(tmp_path), SMALL)
 
 

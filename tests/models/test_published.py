@@ -64,7 +64,7 @@ def test_published_weights_of_few_classes_are_refused():
     check_published("resnet18", "default", 1000, "imagenet")
     check_published("timm/resnet18", "default", 1000, "imagenet")
     for name in ("resnet18", "timm/resnet18"):
-        with pytest.raises(ConfigError, match=r"pretrain\.weights=default: knows 1000 classes, and the data has 10"):
+        with pytest.raises(ConfigError, match=r"pretrain\.checkpoint=default: knows 1000 classes, and the data has 10"):
             check_published(name, "default", 10, "imagenet")
 
 

@@ -140,7 +140,7 @@ def test_weights_are_refused_before_a_set_is_indexed(tmp_path, monkeypatch, kind
     if kind == "cannot be fetched":
         monkeypatch.setattr("wmdd.data.load_index.all_class_names", lambda url, listing: range(1000))
     monkeypatch.setattr("wmdd.data.load_index.build_index", lambda *args, **options: pytest.fail("the set was indexed"))
-    changes = {"pretrain.weights": weights, "pretrain.model": model, "data.path": path, "data.image_size": 16}
+    changes = {"pretrain.checkpoint": weights, "pretrain.model": model, "data.path": path, "data.image_size": 16}
     config = override(
         recipe("cifar10-quick"), changes | {"data.normalization": "imagenet", "pretrain.stem": "standard"}
     )

@@ -132,7 +132,7 @@ def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, empty, name, da
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(ConfigError, match=rf"pretrain\.weights={path}: "):
+    with pytest.raises(ConfigError, match=rf"pretrain\.checkpoint={path}: "):
         load_weights(empty, str(path), "convnet3_w16")
 
 
@@ -214,7 +214,7 @@ def test_teacher_of_another_class_order_is_refused(tmp_path):
     [(32, "half", r"data\.image_size=16, not 32"), (16, "cifar10", r"data\.normalization=half, not cifar10")],
 )
 def test_teacher_of_another_input_is_refused(tmp_path, size, normalization, told):
-    with pytest.raises(ConfigError, match=f"was trained with {told}; set it so"):
+    with pytest.raises(ConfigError, match=f"was trained with {told}; set it"):
         check_card(card(tmp_path, ("cat", "dog")), ("cat", "dog"), size, normalization)
 
 

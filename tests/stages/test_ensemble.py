@@ -56,7 +56,7 @@ def labels(teacher, others, bn):
         "others": others,
         "classes": [DistilledClass(i, pixels[i], torch.full((2,), 0.5), class_name="abc"[i]) for i in range(3)],
     }
-    section = RelabelConfig(epochs=2, batch_size=4, bn=bn, teachers=tuple(other.model for other in others))
+    section = RelabelConfig(epochs=2, batch_size=4, bn_mode=bn, teachers=tuple(other.model for other in others))
     unit = Unit("block", Params("distilled", 0, 2), given.__getitem__)
     (block,) = [news.value for news in RELABEL.run(section, [unit], SeedTree(5), CPU) if isinstance(news, Output)]
     read = SoftLabels([block])

@@ -144,5 +144,5 @@ def other_second(given):
 
 
 def test_class_that_does_not_fit_alone_is_an_error(inputs):
-    with pytest.raises(torch.OutOfMemoryError, match=r"one class do not fit .*; lower barycenter\.ipc"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"one class do not fit .*; lower ipc"):
         recover(inputs, range(CLASSES), 1)

@@ -41,7 +41,7 @@ CONFIG = override(
         "pretrain.batch_size": 4,
         "pretrain.warmup_epochs": 1.0,
         "statistics.batch_size": 5,
-        "barycenter.ipc": IPC,
+        "ipc": IPC,
         "recover.iterations": 3,
         "recover.roll_px": 2,
         "relabel.epochs": 2,
@@ -109,7 +109,7 @@ def output(stage, root):
         case "statistics":
             return run(stage, own, index=index(root), teacher=teacher())
         case "barycenter":
-            return run(stage, own, statistics=statistics(1, WIDTH))
+            return run(stage, own | {"ipc": IPC}, statistics=statistics(1, WIDTH))
         case "recover":
             measured = run("statistics", own, index=index(root), teacher=teacher())[0]
             width = measured.features.shape[1]

@@ -109,16 +109,16 @@ def test_teacher_at_chance_stops_the_run(tmp_path):
         unit = Unit(planned.ref.unit, planned.params, lambda name: index)
         return [*PRETRAIN.run(config.pretrain, [unit], SeedTree(0), runtime)][-1].value
 
-    learnt, path = run({}), str(tmp_path / "bare.pth")
-    assert learnt.top1 > 0.9
-    torch.save(learnt.weights, path)
-    assert run({"pretrain.weights": path}).top1 == learnt.top1
-    torch.save({key: value.roll(1, 0) if "head" in key else value for key, value in learnt.weights.items()}, path)
+    learned, path = run({}), str(tmp_path / "bare.pth")
+    assert learned.top1 > 0.9
+    torch.save(learned.weights, path)
+    assert run({"pretrain.checkpoint": path}).top1 == learned.top1
+    torch.save({key: value.roll(1, 0) if "head" in key else value for key, value in learned.weights.items()}, path)
     with pytest.raises(ConfigError, match=r"4 of 4 classes stand at another place .* images of 0 1 and those of 1 2"):
-        run({"pretrain.weights": path})
-    torch.save({key: value * ("head" not in key) for key, value in learnt.weights.items()}, path)
+        run({"pretrain.checkpoint": path})
+    torch.save({key: value * ("head" not in key) for key, value in learned.weights.items()}, path)
     with pytest.raises(ConfigError, match=r"names \d+\.\d% of the validation images right, and chance 25\.0%"):
-        run({"pretrain.weights": path})
+        run({"pretrain.checkpoint": path})
 
 
 @each_of(("classes", "least"), [(2, 5 / 9), (3, 1 / 3 + 2 / 27), (10, 0.2), (1000, 0.002)])

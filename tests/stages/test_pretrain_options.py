@@ -16,7 +16,8 @@ from wmdd.storage.store import ArtifactStore
 CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 OPTIONS = {
     "views": {
-        "pretrain.augment": "trivialaugment", "pretrain.mix": "cutmix", "pretrain.erase": 0.5, "pretrain.repeats": 2,
+        "pretrain.augment": "trivialaugment", "pretrain.mix": "cutmix", "pretrain.erase": 0.5,
+        "pretrain.repeated_augmentation": 2,
         "pretrain.clip_norm": 1.0, "pretrain.ema": 0.9, "pretrain.label_smoothing": 0.1, "pretrain.keep": "best",
     },
     "steps": {

@@ -12,7 +12,7 @@ from wmdd.config.recipes import recipe
 
 pytestmark = pytest.mark.slow
 PLACE = ("--run", "runs/digits-compare")
-WORDS = ("compare", "digits", *UNSEEDED, *PLACE, "--executor", "local", "--seeds", "1", "--ipc", "1,2")
+WORDS = ("compare", "digits", *UNSEEDED, *PLACE, "--executor", "local", "--num-students", "1", "--ipc", "1,2")
 
 
 def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
@@ -58,7 +58,7 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
 def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
     ended = run(tmp_path, *WORDS, "--methods", "random", "--ipc", "1,5000")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "barycenter.ipc=5000: larger than class" in ended.stderr
+    assert "ipc=5000: larger than class" in ended.stderr
     assert {json.loads(commit)["stage"] for commit in commits(tmp_path / "runs/store").values()} <= {"index"}
 
 
@@ -85,9 +85,12 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
         (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
         (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
         (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),
-        (("--ipc", "1", "--barycenter.ipc", "2"), "--ipc, --barycenter.ipc: are the same option"),
-        (("--seeds", "2", "--evaluate.seeds", "3"), "--seeds 2, --evaluate.seeds 3: are the same option"),
-        (("--seeds", "0"), "--seeds 0: input should be greater than or equal to 1"),
+        (("--ipc", "1", "--ipc", "2"), "--ipc, --ipc: are the same option"),
+        (
+            ("--num-students", "2", "--evaluate.num_students", "3"),
+            "--num-students 2, --evaluate.num_students 3: are the same option",
+        ),
+        (("--num-students", "0"), "--num-students 0: input should be greater than or equal to 1"),
         (("--evaluate.students", "convnet2,convnet2"), "names convnet2 twice"),
     ],
 )

@@ -42,7 +42,16 @@ def finished(tmp_path_factory):
         (folder / "set" / split / f"c{c}").mkdir(parents=True, exist_ok=True)
         (folder / "set" / split / f"c{c}" / f"{number}.png").write_bytes(png(number, (32, 32)))
     words = ("--ipc", 1, "--pretrain.epochs", 1, "--recover.iterations", 1, "--relabel.epochs", 1)
-    words += ("--evaluate.seeds", 1, "--evaluate.random_real", "false", "--executor", "local", "--run", "runs/cifar10")
+    words += (
+        "--evaluate.num_students",
+        1,
+        "--evaluate.random_real",
+        "false",
+        "--executor",
+        "local",
+        "--run",
+        "runs/cifar10",
+    )
     done = run(folder, "distill", "cifar10", "--data.path", "set", *words)
     assert done.returncode == 0, done.stderr
     return folder

@@ -13,7 +13,7 @@ from wmdd.cli.main import main
 from wmdd.distilled import load_distilled
 
 NAMES = ("ant", "bee", "cow")
-SMALL = ("--data.image_size", "16", "--pretrain.batch_size", "8", "--evaluate.seeds", "1")
+SMALL = ("--data.image_size", "16", "--pretrain.batch_size", "8", "--evaluate.num_students", "1")
 
 
 @pytest.fixture(scope="module")

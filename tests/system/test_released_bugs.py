@@ -76,7 +76,7 @@ def test_b05_gradient_of_a_class_does_not_depend_on_how_many_share_its_batch(cla
 
 @pytest.mark.parametrize("ipc", [6, 11, 16, 33, 101])
 def test_b06_any_number_of_images_is_planned_in_groups_that_cover_every_class_once(plan, ipc):
-    made = plan(**{"barycenter.ipc": ipc, "recover.classes_per_batch": 0})
+    made = plan(**{"ipc": ipc, "recover.classes_per_batch": 0})
     groups = [[unit.params.class_id for unit in task.units] for task in made.tasks["recover"]]
     assert [class_id for group in groups for class_id in group] == list(range(10))
     assert max(map(len, groups)) * ipc <= max(100, ipc)

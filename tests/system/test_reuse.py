@@ -36,7 +36,7 @@ def without_keys(found):
 
 
 def test_another_seed_gives_other_images(tiny_run, tmp_path):
-    result = distill(tmp_path, "--seed", 1, "--evaluate.seeds", 1)
+    result = distill(tmp_path, "--seed", 1, "--evaluate.num_students", 1)
     assert result.returncode == 0, result.stderr
     ours, theirs = without_keys(contents(tiny_run.store)), without_keys(contents(tmp_path / "runs/store"))
     assert ours["recover", "class-00003"] != theirs["recover", "class-00003"]

@@ -170,7 +170,7 @@ def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(tiny_run.run / "teacher.safetensors", teacher)
     committee = ("--relabel.teachers", "convnet1_w8")
-    words = ("digits", *TINY, *committee, "--executor", "local", "--pretrain.weights")
+    words = ("digits", *TINY, *committee, "--executor", "local", "--pretrain.checkpoint")
     made = run(tmp_path, "distill", *words, teacher, "--run", "made/loaded")
     assert made.returncode == 0, made.stderr
     assert "teacher convnet2_w16, loaded" in made.stdout
@@ -266,10 +266,10 @@ def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
 CHANGES = {
     "nothing": ((), {}),
     "bn_weight": (("--recover.bn_weight", "3"), {"recover": 10, "relabel": 2, "evaluate": 2}),
-    "one seed more": (("--evaluate.seeds", "3"), {"select": 10, "relabel": 2, "evaluate": 2}),
+    "one seed more": (("--evaluate.num_students", "3"), {"select": 10, "relabel": 2, "evaluate": 2}),
     "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 4}),
     "temperature": (("--evaluate.temperature", "4"), {"evaluate": 4}),
-    "barycenter weights": (("--barycenter.weights", "learnt"), {"barycenter": 10, "recover": 10, "relabel": 2}),
+    "barycenter weights": (("--barycenter.mass", "learned"), {"barycenter": 10, "recover": 10, "relabel": 2}),
     "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES if stage != "select"}),
     "root seed": (("--seed", "1"), {stage: None for stage in STAGES}),
     "workers": (("--ray.actors", "7", "--runtime.threads", "3", "--statistics.batch_size", "100"), {}),

@@ -14,7 +14,7 @@ from wmdd.engine.run import LocalExecutor, run_plan
 from wmdd.storage.store import ArtifactStore
 
 SMALL = {
-    "barycenter.ipc": 2,
+    "ipc": 2,
     "pretrain.model": "convnet2_w16",
     "pretrain.epochs": 4,
     "runtime.train_threads": 1,

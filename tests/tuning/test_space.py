@@ -37,7 +37,7 @@ WRONG_SPACES = {
     "recover.nosuch=uniform:0:1": "no such field",
     "nosuch.bn_weight=uniform:0:1": "no such field",
     "pretrain.lr=uniform:0:1": "trials share what pretrain decides",
-    "barycenter.ipc=randint:1:2": "trials share what barycenter decides",
+    "barycenter.mass=choice:uniform,learned": "trials share what barycenter decides",
     "seed=randint:1:2": "trials share what seed decides",
     "recover.bn_weight_scale=choice:relative,odd": "'odd'",
     "recover.bn_weight=uniform:-1:1": "recover.bn_weight",
@@ -58,7 +58,7 @@ def test_field_twice_is_refused():
 
 WRONG_OPTIONS = [
     ({"samples": 0}, "tune.samples=0: "),
-    ({"student_seeds": 1}, "tune.student_seeds=1: "),
+    ({"num_students": 1}, "tune.num_students=1: "),
     ({"holdout": 1.0}, "tune.holdout=1.0: "),
     ({"levels": (("1", "0.5", "1"),)}, "tune.levels=('1', '0.5', '1'): the last level must be 1:1:1"),
     ({"levels": "1:0.5:1"}, "tune.levels='1:0.5:1': the last level must be 1:1:1"),
@@ -116,9 +116,9 @@ def test_command_refuses_before_work_with_status_2(capsys, tmp_path, monkeypatch
 
 
 def test_choices_become_the_fields_own_values():
-    space = parse_space(["recover.ce_weight=choice:0,0.5,1", "relabel.bn=choice:running,batch"])
+    space = parse_space(["recover.ce_weight=choice:0,0.5,1", "relabel.bn_mode=choice:running,batch"])
     assert space["recover.ce_weight"].values == (0, 0.5, 1)
-    assert space["relabel.bn"].values == ("running", "batch")
+    assert space["relabel.bn_mode"].values == ("running", "batch")
     assert str(space["recover.ce_weight"]) == "choice:0,0.5,1"
     assert parse_space(["relabel.mix=choice:cutmix,none"])["relabel.mix"].values == ("cutmix", "none")
     assert parse_space(["recover.lr=choice:1e3,none,true"])["recover.lr"].values == (1000.0, None, True)
@@ -130,9 +130,9 @@ def test_values_of_several_kinds_share_a_column():
 
 
 def test_trials_share_a_set_without_the_search_split():
-    config = search_config(recipe("cifar10"), TuneConfig(holdout=0.2, student_seeds=3))
+    config = search_config(recipe("cifar10"), TuneConfig(holdout=0.2, num_students=3))
     assert config.data.holdout == 0.2
-    assert (config.evaluate.seeds, config.evaluate.random_real, config.evaluate.full_data) == (3, False, False)
+    assert (config.evaluate.num_students, config.evaluate.random_real, config.evaluate.full_data) == (3, False, False)
     assert config.evaluate.val_every == config.relabel.epochs
 
 

@@ -22,7 +22,7 @@ from wmdd.process.terminal import Terminal
 @click.command(cls=ConfigCommand)
 @functools.partial(
     common,
-    ipc=click.option("--ipc", metavar="INT,...", help="Distilled images per class (short for --barycenter.ipc)."),
+    ipc=click.option("--ipc", metavar="INT,...", help="Distilled images per class."),
     method=click.option("--method", hidden=True),
 )
 @click.option(
@@ -52,8 +52,8 @@ def compare(
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
     ipcs = numbers(params.pop("ipc"))
-    if ipcs and params["barycenter.ipc"] is not None:
-        raise ConfigError("--ipc, --barycenter.ipc: are the same option; give one")
+    if ipcs and params["ipc"] is not None:
+        raise ConfigError("--ipc, --ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
@@ -63,7 +63,7 @@ def compare(
     from wmdd.report.comparison import columns
 
     console = Terminal()
-    sizes = ipcs or [config.barycenter.ipc]
+    sizes = ipcs or [config.ipc]
     with shown_on(console) as reports:
         result = run(config, chosen, sizes, changes=changes, run=run_url, store=store, executor=executor, **reports)
     console.print(columns(result.facts))

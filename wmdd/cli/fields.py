@@ -18,9 +18,9 @@ from wmdd.config.recipes import recipe, recipes
 COMMON = frozenset(
     {
         *("data.path", "data.classes", "data.subset", "data.image_size"),
-        *("pretrain.model", "pretrain.weights", "pretrain.epochs"),
+        *("pretrain.model", "pretrain.checkpoint", "pretrain.epochs"),
         *("recover.iterations", "recover.lr", "recover.bn_weight", "recover.ce_weight"),
-        *("relabel.epochs", "evaluate.students", "evaluate.seeds", "evaluate.lr", "evaluate.full_data"),
+        *("relabel.epochs", "evaluate.students", "evaluate.num_students", "evaluate.lr", "evaluate.full_data"),
         *("runtime.device", "runtime.precision", "runtime.memory_gib", "ray.actors", "ray.gpus_per_actor"),
     }
 )

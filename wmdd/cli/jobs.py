@@ -157,7 +157,7 @@ def _check_words(
         config = configure(params | {"ipc": sizes[0] if sizes else None} if name == "compare" else params)
         if here and places["--run"] is None:
             places["--run"] = _default(name, config, params)
-        places |= {"--data.path": config.data.path, "--pretrain.weights": _file(config.pretrain.weights)}
+        places |= {"--data.path": config.data.path, "--pretrain.checkpoint": _file(config.pretrain.checkpoint)}
         places |= {"--config": params["file"]} if here else {}
         if not here and params["file"] is not None:
             check_travels(params["file"])

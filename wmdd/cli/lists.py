@@ -17,7 +17,7 @@ def list_recipes() -> None:
     table = Table("recipe", "what", "teacher", "px", "ipc")
     for name, about in recipes().items():
         config = recipe(name)
-        table.add_row(name, about, config.pretrain.model, str(config.data.image_size), str(config.barycenter.ipc))
+        table.add_row(name, about, config.pretrain.model, str(config.data.image_size), str(config.ipc))
     Terminal().print(table)
 
 

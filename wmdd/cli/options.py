@@ -20,7 +20,7 @@ from wmdd.process.terminal import full_path
 
 _URL: dict[str, Any] = {"type": full_path, "metavar": "URL"}
 IPC = click.option(
-    "--ipc", type=WholeFrom(1), metavar="INT", help="Distilled images per class (short for --barycenter.ipc)."
+    "--ipc", type=WholeFrom(1), metavar="INT", help="Distilled images per class [default: the recipe's]."
 )
 METHOD = click.option("--method", type=OneOf(methods()), help="What makes the images [default: wmdd].")
 _SHARED = (
@@ -42,7 +42,7 @@ _SHARED = (
     click.option("--store", **_URL, help="Where artifacts are kept [default: store, next to the run folder]."),
 )
 SEEDS = click.option(
-    "--seeds", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.seeds)."
+    "--num-students", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.num_students)."
 )
 EXECUTOR = click.option(
     "--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
@@ -70,7 +70,7 @@ def common(
     return command
 
 
-_SHORT = {"seed": "seed", "barycenter.ipc": "ipc", "evaluate.seeds": "seeds", "ray.address": "address"}
+_SHORT = {"seed": "seed", "ipc": "ipc", "evaluate.num_students": "num_students", "ray.address": "address"}
 
 
 def configure(params: Mapping[str, Any]) -> DistillConfig:
@@ -89,7 +89,9 @@ def configure(params: Mapping[str, Any]) -> DistillConfig:
         if params.get(name) is None:
             continue
         if label in given and given[label] != str(params[name]):
-            raise ConfigError(f"--{name} {params[name]}, --{label} {given[label]}: are the same option; give one")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {params[name]}, --{label} {given[label]}: are the same option; give one"
+            )
         options[label] = params[name]
     recipe, file = params["recipe_name"], file_of(params)
     if recipe and recipe not in recipes() and os.path.isfile(os.path.join(recipe, "config.yaml")):

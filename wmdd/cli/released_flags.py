@@ -6,6 +6,7 @@ import difflib
 
 import click
 
+from wmdd.config.base import FORMER
 from wmdd.text import one_line
 
 RUN_SH = {
@@ -38,7 +39,7 @@ SCRIPTS = {
     "--iteration": "--recover.iterations",
     "--jitter": "--recover.roll_px",
     "--wb": "--recover.feature_weight",
-    "--weight-wb": "--barycenter.weights",
+    "--weight-wb": "--barycenter.mass",
     "--per-class-bn": "--recover.bn_target",
     "--r-bn": "--recover.bn_weight",
     "--r-wb": "--recover.ce_weight",
@@ -48,7 +49,7 @@ SCRIPTS = {
     "--cda": "--recover.curriculum",
     "--easy2hard-mode": "--recover.curriculum",
     "--milestone": "--recover.curriculum_share",
-    "--ckpt-path": "--pretrain.weights",
+    "--ckpt-path": "--pretrain.checkpoint",
     "--mix-type": "--relabel.mix",
     "--min-scale-crops": "--relabel.crop_scale",
     "--max-scale-crops": "--relabel.crop_scale",
@@ -62,7 +63,7 @@ SCRIPTS = {
     "--label-smoothing": "--pretrain.label_smoothing",
     "--auto-augment": "--pretrain.augment",
     "--random-erase": "--pretrain.erase",
-    "--ra-reps": "--pretrain.repeats",
+    "--ra-reps": "--pretrain.repeated_augmentation",
     "--model-ema": "--pretrain.ema",
     "--clip-grad-norm": "--pretrain.clip_norm",
     "--sync-bn": "--pretrain.sync_bn",
@@ -73,6 +74,7 @@ SEARCH = dict.fromkeys(("--trials", "--n-trials", "--num-trials", "--num-samples
 SEARCH |= dict.fromkeys(("--n-jobs", "--max-concurrent"), "--tune.concurrent")
 SEARCH |= dict.fromkeys(("--sampler", "--search-alg"), "--tune.searcher")
 SEARCH |= dict.fromkeys(("--param", "--search-space"), "FIELD=DOMAIN, without an option")
+_FORMER = FORMER | {"seeds": "is --num-students now"}
 
 
 def answer(error: click.ClickException) -> str | None:
@@ -82,6 +84,8 @@ def answer(error: click.ClickException) -> str | None:
     option = error.option_name
     if error.ctx is not None and error.ctx.info_name == "tune" and option in SEARCH:
         return f"No such option '{option}'. Write {SEARCH[option]}."
+    if former := _FORMER.get(option.removeprefix("--")):
+        return f"No such option '{option}'. It {former}."
     here = RUN_SH.get(option) or SCRIPTS.get(option)
     where = "run.sh" if option in RUN_SH else "the released code"
     if here:

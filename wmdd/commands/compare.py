@@ -73,7 +73,7 @@ def cases(
     if strange:
         raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")
     for name, options in changes.items():
-        shared = [field for field in options if field.partition(".")[0] not in _OWN or field == "barycenter.ipc"]
+        shared = [field for field in options if field.partition(".")[0] not in _OWN or field == "ipc"]
         if shared:
             raise ConfigError(
                 f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give it for all, --{shared[0]}"
@@ -84,7 +84,7 @@ def cases(
     made, changed = {}, _changed(config)
     for ipc, name in itertools.product(ipcs, methods):
         # Random images are a method of their own here, and a teacher's score is enough for "all data".
-        same = {**changed, "barycenter.ipc": ipc, "evaluate.random_real": False}
+        same = {**changed, "ipc": ipc, "evaluate.random_real": False}
         made[name, ipc] = resolve(config, name, config.evaluate.protocol, options=same | changes.get(name, {}))
     if not made:
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")

@@ -57,7 +57,17 @@ _WORDS = {  # for texts, which pydantic says that it cannot parse
     "tuple_type": "a list of values",
 }
 _SHOWN = 60  # characters at both ends of a long value
-_REMOVED = {"ray.speculate": "no longer exists, since no task gets a second copy; leave it out"}
+# Options of earlier versions, and what became of them.
+FORMER = {
+    "barycenter.ipc": "is ipc now, an option of the run",
+    "barycenter.weights": "is barycenter.mass now (uniform or learned)",
+    "evaluate.seeds": "is evaluate.num_students now",
+    "pretrain.repeats": "is pretrain.repeated_augmentation now",
+    "pretrain.weights": "is pretrain.checkpoint now",
+    "ray.speculate": "no longer exists, since no task gets a second copy; leave it out",
+    "relabel.bn": "is relabel.bn_mode now",
+    "tune.student_seeds": "is tune.num_students now",
+}
 
 
 def option(
@@ -267,7 +277,7 @@ def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
     path = root.option(".".join(str(part) for part in error["loc"]))
     if error["type"] == "extra_forbidden":
         unknown = f"no such option; {_known(root, error['loc'][:-1])}{root.near(path)}"
-        return path, "", _REMOVED.get(path, unknown)
+        return path, "", FORMER.get(path, unknown)
     if error["type"] == "string_unicode":
         return path, str(error["input"]), "is no UTF-8 text; write it again"
     value = error["input"]

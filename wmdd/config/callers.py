@@ -22,7 +22,7 @@ R = TypeVar("R")
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 # A flag, and a blank if its value follows.
 _FLAG = re.compile(r"(?<![\w./=-])--([a-z]\w*(?:\.\w+)?)(?![\w.-]*-)( (?=\(\)|[^\s,;:()&]))?")
-_ARGUMENTS = {"address": "ray.address", "ipc": "barycenter.ipc", "seeds": "evaluate.seeds"}
+_ARGUMENTS = {"address": "ray.address", "num_students": "evaluate.num_students"}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from wmdd.config.base import check_changes
+from wmdd.config.base import Count, check_changes
 from wmdd.config.sections import (
     BarycenterConfig,
     DataConfig,
@@ -39,6 +39,7 @@ class DistillConfig(Section):
     recipe: str = Field("custom", description="name that the run folder and the report carry")
     method: Method = Field("wmdd", description="what makes the images; see `wmdd.config.methods`")
     seed: int = Field(0, description="root of every random stream")
+    ipc: Count = Field(10, description="distilled images per class")
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
     statistics: StatisticsConfig = StatisticsConfig()
@@ -120,7 +121,7 @@ def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 def section_names() -> list[str]:
     """List the sections, in the order of the pipeline."""
-    return [name for name in DistillConfig.model_fields if name not in ("recipe", "method", "seed")]
+    return [name for name in DistillConfig.model_fields if name not in ("recipe", "method", "seed", "ipc")]
 
 
 def to_yaml(config: DistillConfig) -> str:

@@ -24,8 +24,7 @@ class StatisticsConfig(Section):
 class BarycenterConfig(Section):
     """The Wasserstein barycenter of each class's features."""
 
-    ipc: Count = Field(10, description="distilled images per class")
-    weights: Literal["uniform", "learnt"] = Field("uniform", description="mass of the atoms")
+    mass: Literal["uniform", "learned"] = Field("uniform", description="mass of the atoms")
     init: Literal["kmeans++", "random"] = Field("kmeans++", description="first atoms, from the class's own features")
     max_iterations: Count = Field(100, description="alternations of plan and positions at most")
     tolerance: NonNegative = Field(1e-7, description="relative fall of the objective that ends the search")

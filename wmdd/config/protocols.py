@@ -24,7 +24,7 @@ _COMMON: dict[str, Any] = {
     "relabel.flip": True,
     "relabel.mix": "cutmix",
     "relabel.mix_alpha": 1.0,
-    "relabel.bn": "running",
+    "relabel.bn_mode": "running",
     "relabel.micro_batch": 0,
     "relabel.augment": "none",
     "evaluate.labels": "soft",
@@ -81,7 +81,7 @@ def _by_student(config: DistillConfig, of: Callable[[str], tuple[float, float]])
 
 def _rded(config: DistillConfig) -> dict[str, Any]:
     name = _set_of(config)
-    batch = 100 if name == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.barycenter.ipc)
+    batch = 100 if name == "tiny-imagenet" else _nearest({1: 10, 10: 50, 50: 100}, config.ipc)
     return {
         "relabel.batch_size": batch * 2 if name in ("cifar100", "imagenet-1k") else batch,
         "relabel.crop_scale": (1.0, 1.0) if config.data.image_size < SMALL_BELOW_PX else (0.5, 1.0),
@@ -137,12 +137,12 @@ def _by_batch(config: DistillConfig, table: Mapping[str, tuple[str, ...]], batch
 
     def rate(student: str) -> tuple[float, float]:
         by_ipc = dict(zip((1, 10, 50), by_student.get(student, by_student["resnet18"]).split(), strict=True))
-        lr, _, stretch = _nearest(by_ipc, config.barycenter.ipc).partition("x")
+        lr, _, stretch = _nearest(by_ipc, config.ipc).partition("x")
         return float(lr), float(stretch)
 
     return {
         "relabel.batch_size": batch,
-        "relabel.bn": "batch",
+        "relabel.bn_mode": "batch",
         "relabel.micro_batch": batch // 2,
         "evaluate.accumulate": 2,
         **_by_student(config, rate),
@@ -155,13 +155,13 @@ def _cvdd(config: DistillConfig) -> dict[str, Any]:
 
 def _fadrm(config: DistillConfig) -> dict[str, Any]:
     name = _set_of(config)
-    ipc = _nearest({1: 1, 10: 10, 50: 50}, config.barycenter.ipc)
+    ipc = _nearest({1: 1, 10: 10, 50: 50}, config.ipc)
     table = _FADRM | {"cifar10": _FADRM["cifar100"]}  # CIFAR-10 is not in the code
     settings = _by_batch(config, table, 16 if name in _CLASSES else 10)
     if name.startswith("cifar") or (name, ipc) == ("tiny-imagenet", 1):
         settings["relabel.epochs"] = 1000
     if (name, ipc) == ("tiny-imagenet", 50):
-        settings |= {"relabel.bn": "running", "relabel.micro_batch": 0}
+        settings |= {"relabel.bn_mode": "running", "relabel.micro_batch": 0}
     return settings
 
 

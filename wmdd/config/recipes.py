@@ -22,7 +22,7 @@ _DIGITS: dict[str, Any] = {
     "pretrain.lr": 0.05,
     "pretrain.pad_px": 1,
     "pretrain.flip": False,
-    "barycenter.ipc": 1,
+    "ipc": 1,
     "recover.init": "nearest",
     "recover.iterations": 500,
     "recover.lr": 0.1,
@@ -34,7 +34,7 @@ _DIGITS: dict[str, Any] = {
     "relabel.epochs": 200,
     "relabel.flip": False,
     "evaluate.students": ("convnet3_w64",),
-    "evaluate.seeds": 5,
+    "evaluate.num_students": 5,
     "evaluate.lr": 5e-3,
     "evaluate.val_every": 50,
 }
@@ -51,7 +51,7 @@ _CIFAR10: dict[str, Any] = {
     "pretrain.weight_decay": 5e-4,
     "pretrain.warmup_epochs": 2.0,
     "pretrain.pad_px": 4,
-    "barycenter.ipc": 10,
+    "ipc": 10,
     "recover.init": "nearest",
     "recover.lr": 0.05,
     **_RELATIVE,
@@ -71,7 +71,7 @@ _QUICK: dict[str, Any] = {
     "recover.iterations": 300,
     "recover.classes_per_batch": 5,
     "relabel.epochs": 200,
-    "relabel.bn": "batch",
+    "relabel.bn_mode": "batch",
     "evaluate.students": ("convnet3_w64",),
     "evaluate.val_every": 50,
 }
@@ -102,7 +102,7 @@ _TINY_224: dict[str, Any] = {
 }
 
 _IMAGENET: dict[str, Any] = {
-    "pretrain.weights": "default",
+    "pretrain.checkpoint": "default",
     "recover.bn_weight": 100.0,
     "relabel.epochs_per_block": 5,
     "evaluate.full_data": False,
@@ -111,12 +111,12 @@ _IMAGENET: dict[str, Any] = {
 # Over any recipe, to see that all of it runs.
 DEBUG: dict[str, Any] = {
     "data.per_class": 50,
-    "barycenter.ipc": 2,
+    "ipc": 2,
     "pretrain.epochs": 2,
     "recover.iterations": 2,
     "relabel.epochs": 2,
     "relabel.epochs_per_block": 1,
-    "evaluate.seeds": 2,
+    "evaluate.num_students": 2,
     "evaluate.val_every": 1,
 }
 

@@ -92,7 +92,7 @@ def under_protocol(config: DistillConfig, name: str, target: DistillConfig) -> D
         target: the configuration with all layers, of which any may say what the protocol's settings depend on.
     """
     students = config.evaluate.model_copy(update={"students": target.evaluate.students})
-    parts = {"recipe": target.recipe, "data": target.data, "barycenter": target.barycenter, "evaluate": students}
+    parts = {"recipe": target.recipe, "data": target.data, "ipc": target.ipc, "evaluate": students}
     named = with_protocol(config.model_copy(update=parts), name)
     return config.model_copy(update={"relabel": named.relabel, "evaluate": named.evaluate})
 

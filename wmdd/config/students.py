@@ -32,10 +32,12 @@ class RelabelConfig(Section):
         "cutmix", description="mix the images of a batch: one permutation, and one box or one share"
     )
     mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area or share")
-    bn: Literal["running", "batch"] = Field("running", description="teacher's batch-norm: running, or the view batch's")
+    bn_mode: Literal["running", "batch"] = Field(
+        "running", description="teacher's batch-norm: running, or of the batch"
+    )
     epochs_per_block: Count = option(50, keyed=False, protocol=False, description="epochs in one unit of work")
     micro_batch: Annotated[int, Field(ge=0)] = Field(
-        0, description="images that share the teacher's batch-norm statistics with bn=batch (0: the whole batch)"
+        0, description="images that share the teacher's batch-norm statistics with bn_mode=batch (0: the whole batch)"
     )
     augment: Augment = Field("none", description="further random changes of each image before its stored view")
     teachers: tuple[str, ...] = Field(
@@ -50,8 +52,8 @@ class RelabelConfig(Section):
     @field_validator("micro_batch")
     @classmethod
     def _is_used(cls, micro_batch: int, info: ValidationInfo) -> int:
-        if micro_batch and info.data.get("bn", "batch") == "running":
-            raise ValueError("the running statistics (relabel.bn) know no parts of a batch; set it to 0")
+        if micro_batch and info.data.get("bn_mode", "batch") == "running":
+            raise ValueError("the running statistics (relabel.bn_mode) know no parts of a batch; set it to 0")
         if micro_batch > info.data.get("batch_size", micro_batch):
             raise ValueError(f"is larger than relabel.batch_size={info.data['batch_size']}; lower it")
         return micro_batch
@@ -84,7 +86,7 @@ class EvaluateConfig(Section):
         ("resnet18",), keyed=False, protocol=False, min_length=1, description="networks to train, with any norm"
     )
     stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
-    seeds: Count = option(3, keyed=False, protocol=False, description="students of each network")
+    num_students: Count = option(3, keyed=False, protocol=False, description="students of each network")
     lr: Positive = Field(1e-3, description="peak learning rate")
     weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
     temperature: Positive = option(20.0, only_with=_SOFT, description="of teacher's and student's softmax")

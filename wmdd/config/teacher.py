@@ -81,7 +81,7 @@ class PretrainConfig(Section):
         "resnet18", keyed=False, description="convnetD, or a torchvision or timm classifier, with batch-norm"
     )
     stem: Stem = option("auto", keyed=False, description="first layers: auto takes small below 100 px, else standard")
-    weights: str | None = option(
+    checkpoint: str | None = option(
         None,
         keyed=False,
         description="load instead of training: a .safetensors or .pth file, or published ones: default, IMAGENET1K_V1",
@@ -118,7 +118,7 @@ class PretrainConfig(Section):
     )
     mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixture")
     erase: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.0, description="chance that a part of a view is erased")
-    repeats: Count = Field(1, description="views of an image in one epoch, of as many fewer images")
+    repeated_augmentation: Count = Field(1, description="views of an image in one epoch, of as many fewer images")
     clip_norm: NonNegative = Field(0.0, description="longest gradient (0: any)")
     ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         0.0, description="the teacher is a running average of its weights, with this decay for each step (0: none)"
@@ -132,7 +132,7 @@ class PretrainConfig(Section):
     )
     sync_bn: bool = Field(False, description="workers that train together share their batch-norm statistics; on GPUs")
 
-    @field_validator("weights")
+    @field_validator("checkpoint")
     @classmethod
     def _is_in_full(cls, weights: str | None) -> str | None:
         return in_full(weights)

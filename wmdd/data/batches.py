@@ -87,7 +87,7 @@ def training_batches(
     if _fits(index, geometry, runtime):
         yield from _from_memory(index, geometry, section, rng, runtime, ranks)
         return
-    order = _repeated(window_shuffle(index, "train", rng), section.repeats)
+    order = _repeated(window_shuffle(index, "train", rng), section.repeated_augmentation)
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
     options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
     options["worker_init_fn"] = accept
@@ -128,7 +128,7 @@ def _from_memory(
     ranks: Ranks,
 ) -> Iterator[Batch]:
     images = _decoded_training(_Same(index, index.digest("train")), runtime)
-    order = _repeated(rng.permutation(len(images)), section.repeats)
+    order = _repeated(rng.permutation(len(images)), section.repeated_augmentation)
     # The whole epoch at once, so that no step waits for a copy.
     views = _draw(rng, section, index.train, order).to(runtime)
     labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))

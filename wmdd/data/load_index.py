@@ -67,7 +67,7 @@ def load_index(
             store.withdraw(outdated_ref)
     if ref not in store:
         store.check_writable()
-        if config.pretrain.weights is not None:
+        if config.pretrain.checkpoint is not None:
             before(len(classes or all_class_names(url, listing)) or None)
         index = build_index(
             url,

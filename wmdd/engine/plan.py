@@ -54,7 +54,7 @@ def plan_from(
         weights: digest of the teacher's file, if it is known already: the file may be gone.
     """
     config = level.apply(config)
-    source = config.pretrain.weights
+    source = config.pretrain.checkpoint
     digest = weights or (_file_digest(source) if source and is_file(source) else None)
     planner = Planner(config, index, ref, level, digest)
     tasks = {}

@@ -20,18 +20,18 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
     num_classes, size = len(index.class_names), config.data.image_size
     if num_classes < 2:
         raise DataError(f"data.path={config.data.path}: has one class, {index.class_names[0]}; distillation needs two")
-    ipc = config.barycenter.ipc
+    ipc = config.ipc
     for class_id, name in enumerate(index.class_names):
         count = len(index.train.of_class(class_id))
         if ipc > count:
             if config.data.per_class and config.data.per_class < ipc:
                 raise ConfigError(
-                    f"barycenter.ipc={ipc}: is more than the images that data.per_class={config.data.per_class} keeps "
+                    f"ipc={ipc}: is more than the images that data.per_class={config.data.per_class} keeps "
                     "of each class; lower it, or raise data.per_class"
                 )
             raise ConfigError(
-                f"barycenter.ipc={ipc}: larger than class {name} "
-                f"({counted(count, 'training image', 'training images')}); lower barycenter.ipc"
+                f"ipc={ipc}: larger than class {name} "
+                f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     if min(config.relabel.batch_size, num_classes * ipc) < 2:
         raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")
@@ -44,8 +44,8 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
             "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
         )
-    if teacher.weights and is_file(teacher.weights):
-        check_card(teacher.weights, index.class_names, size, config.data.normalization)
+    if teacher.checkpoint and is_file(teacher.checkpoint):
+        check_card(teacher.checkpoint, index.class_names, size, config.data.normalization)
     if config.relabel.teachers and config.evaluate.labels == "hard":
         names = ",".join(config.relabel.teachers)
         raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
@@ -66,22 +66,22 @@ def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool
         ConfigError: one line with the remedy.
     """
     teacher, data = config.pretrain, config.data
-    if teacher.weights is None:
+    if teacher.checkpoint is None:
         return
-    if is_file(teacher.weights):
+    if is_file(teacher.checkpoint):
         if num_classes is None:
-            read_weights(teacher.weights)
+            read_weights(teacher.checkpoint)
         else:
             network = build_model(
                 teacher.model, num_classes, data.image_size, stem=teacher.stem, option="pretrain.model"
             )
-            load_weights(network, teacher.weights, teacher.model)
+            load_weights(network, teacher.checkpoint, teacher.model)
         return
-    check_published(teacher.model, teacher.weights, num_classes, data.normalization)
+    check_published(teacher.model, teacher.checkpoint, num_classes, data.normalization)
     others = config.relabel.teachers if config.evaluate.labels == "soft" else ()
     for name in others:
         _check_published_ensemble(config, name, num_classes)
-    for name, source in ((teacher.model, teacher.weights), *((name, "default") for name in others)) if fetch else ():
+    for name, source in ((teacher.model, teacher.checkpoint), *((name, "default") for name in others)) if fetch else ():
         _fit_published(name, source, teacher.stem, data.image_size)
 
 

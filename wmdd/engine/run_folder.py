@@ -18,7 +18,7 @@ from wmdd.keys import content_key
 from wmdd.storage.folder import Folder
 
 WAIT_S = 10.0  # for a run that is about to end
-SIZES = frozenset({"barycenter.ipc"})  # a comparison has several
+SIZES = frozenset({"ipc"})  # a comparison has several
 _RESULTS = ("manifest.json", "compare.json", "ranking.json")
 
 

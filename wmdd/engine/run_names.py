@@ -19,7 +19,7 @@ from wmdd.storage.folder import absolute_url
 
 # What changes nothing that a report shows.
 _NOT_COMPARED = frozenset({"data.download", "evaluate.val_batch_size", "evaluate.protocol"})
-_SHORT = {"barycenter.ipc": "ipc", "seed": "seed", "evaluate.seeds": "seeds"}
+_SHORT = {"ipc": "ipc", "seed": "seed", "evaluate.num_students": "students"}
 _SPELLED = 2  # more options than these, or long ones, become a digest
 _PLAIN = re.compile(r"[A-Za-z0-9._+-]{1,24}")
 _SUFFIXES = (".parquet", ".tar.gz", ".tgz", ".tar", ".zip")
@@ -29,11 +29,11 @@ _DEBUG_SUFFIX = "-debug"
 def located(config: DistillConfig) -> DistillConfig:
     """Return the configuration with absolute paths, which mean the same in every folder; keys do not depend on it."""
     changes: dict[str, Any] = {}
-    path, weights = config.data.path, config.pretrain.weights
+    path, weights = config.data.path, config.pretrain.checkpoint
     if path is not None and not path.startswith("torchvision:"):
         changes["data"] = config.data.model_copy(update={"path": absolute_url(path)})
     if weights is not None and is_file(weights):
-        changes["pretrain"] = config.pretrain.model_copy(update={"weights": absolute_url(weights)})
+        changes["pretrain"] = config.pretrain.model_copy(update={"checkpoint": absolute_url(weights)})
     return config.model_copy(update=changes)
 
 
@@ -65,7 +65,7 @@ def _safe(name: str) -> str:
 
 def subject(config: DistillConfig) -> str:
     """Return what a report is about: the set, with the recipe if its name differs, and the images per class."""
-    ipc = config.barycenter.ipc
+    ipc = config.ipc
     return f"{set_title(config)}, {ipc} image{'' if ipc == 1 else 's'} per class"
 
 
@@ -148,7 +148,7 @@ def _named(config: DistillConfig) -> dict[str, str]:
 
 def _options(config: DistillConfig) -> dict[str, Any]:
     """Return every option that defines a run, by its dotted name."""
-    options: dict[str, Any] = _named(config) | {"seed": config.seed}
+    options: dict[str, Any] = _named(config) | {"seed": config.seed, "ipc": config.ipc}
     for section in section_names():
         values = getattr(config, section).model_dump(mode="json")
         options |= {f"{section}.{name}": value for name, value in values.items() if _is_compared(section, name)}

@@ -11,13 +11,13 @@ atoms, each step solves for the best plan at these atoms, and then moves each at
     b_j <- (1 / m_j) sum_i T_ji f_i,
 
 so the objective never rises. With one input measure, as here, the problem is a k-means: of clusters of equal mass with
-uniform masses, where POT's network simplex solves for the plan; and the usual one with learnt masses, where the best
+uniform masses, where POT's network simplex solves for the plan; and the usual one with learned masses, where the best
 plan assigns each feature to its nearest atom and m_j is the fraction of features assigned to atom j.
 
 Source: Liu et al., "Dataset Distillation via the Wasserstein Metric" (ICCV 2025, arXiv 2311.18531), section 3; the
 alternation is that of Cuturi and Doucet, "Fast Computation of Wasserstein Barycenters" (ICML 2014). Differences: the
 first atoms are chosen by k-means++ among the features, not drawn from a normal distribution; a step count is a limit,
-not the rule to stop; learnt masses are exact at every step, where the paper takes subgradient steps on the dual.
+not the rule to stop; learned masses are exact at every step, where the paper takes subgradient steps on the dual.
 
 Cost: a step holds at most two (k, n) float64 arrays and takes O(k n d), and the plan if masses are uniform. Measured at
 n = 1300, d = 512: 6 to 11 steps, and 0.04, 0.07, 0.10 s of one core at k = 10, 50, 100.
@@ -38,7 +38,7 @@ from sklearn.exceptions import ConvergenceWarning
 from wmdd.errors import ConfigError
 from wmdd.text import counted
 
-MassMode = Literal["uniform", "learnt"]
+MassMode = Literal["uniform", "learned"]
 PIVOTS = 5_000_000
 
 
@@ -76,7 +76,7 @@ def free_support_barycenter(
     Args:
         features: (n, d), any float type, finite.
         k: number of atoms, 1 to n.
-        mass: ``uniform``, 1/k each, or ``learnt``.
+        mass: ``uniform``, 1/k each, or ``learned``.
         rng: draws the first atoms.
         init: first atoms: ``kmeans++``, ``random`` rows of the features, or a (k, d) array.
         max_iterations: most steps.
@@ -89,14 +89,14 @@ def free_support_barycenter(
     points = np.asarray(features, dtype=np.float64)
     if k > len(points):
         held = counted(len(points), "image", "images")
-        raise ConfigError(f"barycenter.ipc={k}: larger than the class ({held}); lower barycenter.ipc")
+        raise ConfigError(f"ipc={k}: larger than the class ({held}); lower ipc")
     if not np.isfinite(points).all():
         raise ValueError("features must be finite")
     # Centring changes no distance and keeps the expanded squares exact for features far from the origin.
     centre = points.mean(axis=0)
     points = points - centre
     atoms = _start(points, k, rng, init, centre)
-    step = _uniform_step if mass == "uniform" else _learnt_step
+    step = _uniform_step if mass == "uniform" else _learned_step
     objective: list[float] = []
     converged = False
     for _ in range(max_iterations + 1):
@@ -139,7 +139,7 @@ def _uniform_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndar
     return float((plan * costs).sum()), masses, (plan @ points) / masses[:, None]
 
 
-def _learnt_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def _learned_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Return W2^2 at these atoms with their best masses, these masses, and the atoms after a step of k-means."""
     costs = ot.dist(atoms, points)
     assigned = costs.argmin(axis=0)

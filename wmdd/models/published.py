@@ -32,14 +32,14 @@ def check_published(name: str, source: str, num_classes: int | None, normalizati
     known, mean, std = _card(name, source)
     if None not in (known, num_classes) and known != num_classes:
         raise ConfigError(
-            f"pretrain.weights={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
-            "(--pretrain.weights none), or give a file of one for these classes"
+            f"pretrain.checkpoint={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
+            "(--pretrain.checkpoint none), or give a file of one for these classes"
         )
     if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
         fitting = next((item.name for item in NORMALIZATIONS.values() if _near(item, mean, std)), None)
         remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
         raise ConfigError(
-            f"pretrain.weights={source}: saw pixels of mean {_shown(mean)} and std {_shown(std)}, which "
+            f"pretrain.checkpoint={source}: saw pixels of mean {_shown(mean)} and std {_shown(std)}, which "
             f"data.normalization={normalization} does not make; {remedy}"
         )
 
@@ -70,12 +70,12 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
     except Exception as exc:  # of sockets, disks, archives and torch
         if os.path.exists(file):
             raise ConfigError(
-                f"pretrain.weights={source}: {file} does not load ({one_line(exc, 160)}); remove it, and it is fetched "
-                "again"
+                f"pretrain.checkpoint={source}: {file} does not load ({one_line(exc, 160)}); remove it, and it is "
+                "fetched again"
             ) from exc
         raise ConfigError(
-            f"pretrain.weights={source}: cannot be fetched ({one_line(exc, 160)}); put {weights.url} into "
-            f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.weights FILE"
+            f"pretrain.checkpoint={source}: cannot be fetched ({one_line(exc, 160)}); put {weights.url} into "
+            f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.checkpoint FILE"
         ) from exc
     for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
         if getattr(network, head, None) is not None:
@@ -98,8 +98,9 @@ def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
             return network
     except Exception as exc:  # of sockets, the hub's client, archives and torch
         raise ConfigError(
-            f"pretrain.weights={source}: timm cannot load its {name} ({one_line(exc, 160)}); fetch it where there is a "
-            "network (timm keeps it below HF_HOME or TORCH_HOME), or give its file: --pretrain.weights FILE"
+            f"pretrain.checkpoint={source}: timm cannot load its {name} ({one_line(exc, 160)}); fetch it where "
+            "there is a network (timm keeps it below HF_HOME or TORCH_HOME), or give its file: "
+            "--pretrain.checkpoint FILE"
         ) from exc
 
 
@@ -173,7 +174,7 @@ def published(name: str, source: str) -> Any:
         version = "DEFAULT" if source == "default" else version
         if version not in versions.__members__ or enum not in ("", versions.__name__):
             raise ConfigError(
-                f"pretrain.weights={source}: no published weights of {name}; choose from "
+                f"pretrain.checkpoint={source}: no published weights of {name}; choose from "
                 f"{', '.join(['default', *versions.__members__])}, or give a file{_here(source)}"
             )
         return versions[version]
@@ -181,12 +182,12 @@ def published(name: str, source: str) -> Any:
 
     if not timm.is_model_pretrained(name.removeprefix("timm/")):
         raise ConfigError(
-            f"pretrain.weights={source}: {name} has no published weights; leave it out to train one, or give a file"
+            f"pretrain.checkpoint={source}: {name} has no published weights; leave it out to train one, or give a file"
             f"{_here(source)}"
         )
     if source != "default":
         raise ConfigError(
-            f"pretrain.weights={source}: no such file; {name} has its weights by default, or in a file{_here(source)}"
+            f"pretrain.checkpoint={source}: no such file; {name} has its weights by default or in a file{_here(source)}"
         )
     return None
 

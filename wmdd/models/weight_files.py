@@ -66,24 +66,24 @@ def read_bytes(source: str) -> bytes:
     try:
         fs, path = open_fs(source)
     except ConfigError as exc:
-        raise ConfigError(f"pretrain.weights={exc}") from exc
+        raise ConfigError(f"pretrain.checkpoint={exc}") from exc
     if is_local(fs) and (fault := broken_link(path)):
-        raise ConfigError(f"pretrain.weights={source}: {fault[0]}; {fault[1]}")
+        raise ConfigError(f"pretrain.checkpoint={source}: {fault[0]}; {fault[1]}")
     if is_local(fs) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise ConfigError(f"pretrain.weights={source}: is a pipe or a device; give a file")  # it is read many times
+        raise ConfigError(f"pretrain.checkpoint={source}: is a pipe or a device; give a file")  # it is read many times
     try:
         return read(fs, path)
     except IsADirectoryError as exc:
-        raise ConfigError(f"pretrain.weights={source}: {folder(fs, path, source)}") from exc
+        raise ConfigError(f"pretrain.checkpoint={source}: {folder(fs, path, source)}") from exc
     except FileNotFoundError as exc:
         raise ConfigError(
-            f"pretrain.weights={source}: there is no such file; give a .safetensors or .pth file"
+            f"pretrain.checkpoint={source}: there is no such file; give a .safetensors or .pth file"
         ) from exc
     except OSError as exc:
-        raise ConfigError(f"pretrain.weights={source}: cannot be read {explain(exc)}") from exc
+        raise ConfigError(f"pretrain.checkpoint={source}: cannot be read {explain(exc)}") from exc
     except ValueError as exc:
         raise ConfigError(
-            f"pretrain.weights={source}: cannot be read ({exc}); give a .safetensors or .pth file"
+            f"pretrain.checkpoint={source}: cannot be read ({exc}); give a .safetensors or .pth file"
         ) from exc
 
 
@@ -102,7 +102,7 @@ def read_weights(source: str) -> Loaded:
     """
     data = read_bytes(source)
     if fault := foreign(data):
-        raise ConfigError(f"pretrain.weights={source}: {fault}")
+        raise ConfigError(f"pretrain.checkpoint={source}: {fault}")
     try:
         if is_safetensors(data) or (source.endswith(".safetensors") and data[:1] not in (b"P", b"\x80")):
             metadata = _metadata(data)
@@ -113,14 +113,14 @@ def read_weights(source: str) -> Loaded:
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
         reason = one_line(exc).partition(". ")[0][:100] if data else "it is empty"
-        raise ConfigError(f"pretrain.weights={source}: is cut short or damaged ({reason}); fetch it again") from exc
+        raise ConfigError(f"pretrain.checkpoint={source}: is cut short or damaged ({reason}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         if what := unread(data, source):
-            raise ConfigError(f"pretrain.weights={source}: {what}") from exc
+            raise ConfigError(f"pretrain.checkpoint={source}: {what}") from exc
         name = re.search(r"GLOBAL ([\w.]+)", str(exc))
         held = f" (it holds a {name[1]})" if name else ""
         raise ConfigError(
-            f"pretrain.weights={source}: not a file of plain tensors{held}; save the state dict alone: "
+            f"pretrain.checkpoint={source}: not a file of plain tensors{held}; save the state dict alone: "
             "torch.save(model.state_dict(), FILE)"
         ) from exc
     return _state_of(loaded, source)
@@ -135,16 +135,16 @@ def _state_of(loaded: Any, source: str) -> Loaded:
     wanted = plain or list(states)
     if not wanted:
         raise ConfigError(
-            f"pretrain.weights={source}: holds no state dict; save one: torch.save(model.state_dict(), FILE)"
+            f"pretrain.checkpoint={source}: holds no state dict; save one: torch.save(model.state_dict(), FILE)"
         )
     known = [name for wrapper in _WRAPPERS for name in wanted if name.split(".")[0] == wrapper]
     if len(wanted) > 1 and not known:
         raise ConfigError(
-            f"pretrain.weights={source}: holds several networks ({', '.join(wanted[:5])}); save the state dict of one"
+            f"pretrain.checkpoint={source}: holds several networks ({', '.join(wanted[:5])}); save that of one"
         )
     taken = (known or wanted)[0]
     left = [name for name in states if name != taken]
-    notes = [f"pretrain.weights={source}: took {taken}, and not {', '.join(left)}, which the file also holds"]
+    notes = [f"pretrain.checkpoint={source}: took {taken}, and not {', '.join(left)}, which the file also holds"]
     return Loaded(dict(states[taken]), notes=tuple(notes if left else ()))
 
 

@@ -79,7 +79,7 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
         remedy += "" if origin else " the number of classes"
         remedy = f"by its name it is {which}: {MERGE}" if (which := part(source)) else remedy
         raise ConfigError(
-            f"pretrain.weights={source}: does not fit {name} with these classes and stem ({keys}: it {misfits}); "
+            f"pretrain.checkpoint={source}: does not fit {name} with these classes and stem ({keys}: it {misfits}); "
             f"{remedy}"
         )
     for key, value in own.items():
@@ -87,13 +87,13 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
             continue
         if state[key].is_quantized or not state[key].is_floating_point():
             raise ConfigError(
-                f"pretrain.weights={source}: holds {key} as {str(state[key].dtype).removeprefix('torch.')}; save the "
-                "weights before they are quantised"
+                f"pretrain.checkpoint={source}: holds {key} as {str(state[key].dtype).removeprefix('torch.')}; save "
+                "the weights before they are quantised"
             )
         if not torch.isfinite(state[key]).all():
             raise ConfigError(
-                f"pretrain.weights={source}: holds NaN or infinite values (first in {key}); its training diverged, so "
-                "take an earlier checkpoint"
+                f"pretrain.checkpoint={source}: holds NaN or infinite values (first in {key}); its training diverged, "
+                "so take an earlier checkpoint"
             )
 
 
@@ -116,7 +116,7 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
         ("data.normalization", card.get("normalization"), normalization),
     ):
         if seen is not None and seen != wanted:
-            raise ConfigError(f"pretrain.weights={source}: was trained with {option}={seen}, not {wanted}; set it so")
+            raise ConfigError(f"pretrain.checkpoint={source}: was trained with {option}={seen}, not {wanted}; set it")
     own = tuple(card.get("class_names", ()))
     if own and own != class_names:
         place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
@@ -125,7 +125,7 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
         else:
             difference = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
         raise ConfigError(
-            f"pretrain.weights={source}: was trained on other classes, or in another order ({difference}); set "
+            f"pretrain.checkpoint={source}: was trained on other classes, or in another order ({difference}); set "
             "data.classes to the teacher's, in its order"
         )
 

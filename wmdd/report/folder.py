@@ -49,7 +49,7 @@ def _write_images(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
     if not refs:
         folder.remove("images.png")
         return _drop_others(folder, "images", set())
-    per_shard = max(1, IMAGES_PER_SHARD // plan.config.barycenter.ipc)
+    per_shard = max(1, IMAGES_PER_SHARD // plan.config.ipc)
     starts = range(0, len(refs), per_shard)
     files = [f"train-{number:05d}-of-{len(starts):05d}.parquet" for number in range(len(starts))]
     for file, start in zip(files, starts, strict=True):

@@ -80,7 +80,7 @@ def _ranking(config: DistillConfig, results: Results, weight: float) -> dict[str
     return {
         "schema": 2,
         **{name: first[name] for name in (*SHARED, "method", "ipc")},
-        "seeds": config.evaluate.seeds,
+        "num_students": config.evaluate.num_students,
         "weight": weight,
         "rows": [
             _row(student, scores["full_data"], config, results, weight) for student, scores in first["students"].items()
@@ -148,7 +148,7 @@ def _caption(ranking: dict[str, Any], name: str) -> str:
     ipc = ranking["ipc"]
     return (
         f"{name}, {ranking['method']}, {ipc} image{'' if ipc == 1 else 's'} per class: top-1 in % on "
-        f"{scored_on(ranking)}, last epoch, {of_students(ranking['seeds'])}; {teachers_of(ranking)}; "
+        f"{scored_on(ranking)}, last epoch, {of_students(ranking['num_students'])}; {teachers_of(ranking)}; "
         f"the first part of each score weighs {ranking['weight']:g}"
     )
 

@@ -50,12 +50,12 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "subject": subject(plan.config),
         "method": plan.config.method,
         "seed": plan.config.seed,
-        "ipc": plan.config.barycenter.ipc,
+        "ipc": plan.config.ipc,
         "classes": len(plan.index.class_names),
         "train_images": len(plan.index.train),
         "validation_images": len(plan.index.val),
         "validation_digest": validation_digest(plan.index),
-        "teacher": {"top1": teacher.top1, "model": teacher.model, "loaded": plan.config.pretrain.weights},
+        "teacher": {"top1": teacher.top1, "model": teacher.model, "loaded": plan.config.pretrain.checkpoint},
         "labelled_with": _other_teachers(plan, store),
         **by_student[next(iter(students))],
         "students": by_student,
@@ -145,7 +145,7 @@ def _student(
 
 def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) -> dict[str, Any] | None:
     if name == teacher.model:
-        return {"top1": teacher.top1, "from": "loaded teacher" if plan.config.pretrain.weights else "teacher"}
+        return {"top1": teacher.top1, "from": "loaded teacher" if plan.config.pretrain.checkpoint else "teacher"}
     for unit in plan.units("pretrain"):
         if unit.ref.unit == f"full-{name}":
             return {"top1": load_value(unit.ref, store).top1, "from": "trained as the teacher was"}

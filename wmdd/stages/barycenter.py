@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -12,7 +13,19 @@ from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Groups, Stage, Unit, Yielded
-from wmdd.stages.planning import ClassParams, Planner
+from wmdd.stages.planning import Planner
+
+
+@dataclass(frozen=True)
+class Params:
+    """Of a class.
+
+    Args:
+        ipc: atoms to find.
+    """
+
+    class_id: int
+    ipc: int
 
 
 def plan(planner: Planner) -> Groups:
@@ -20,13 +33,17 @@ def plan(planner: Planner) -> Groups:
     if planner.config.method in ("random", "herding"):
         return []
     return [
-        [planner.class_unit(BARYCENTER, class_id, ClassParams(class_id), {"statistics": unit.ref}, images=False)]
+        [
+            planner.class_unit(
+                BARYCENTER, class_id, Params(class_id, planner.config.ipc), {"statistics": unit.ref}, images=False
+            )
+        ]
         for class_id, unit in enumerate(planner.units("statistics"))
     ]
 
 
 def barycenter(
-    section: BarycenterConfig, units: list[Unit[ClassParams]], seeds: SeedTree, _runtime: Runtime
+    section: BarycenterConfig, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime
 ) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
     from wmdd.method.barycenter import free_support_barycenter  # POT and scikit-learn take seconds to import
@@ -35,8 +52,8 @@ def barycenter(
         statistics: ClassStatistics = unit.load("statistics")
         result = free_support_barycenter(
             statistics.features.numpy(),
-            section.ipc,
-            mass=section.weights,
+            unit.params.ipc,
+            mass=section.mass,
             rng=seeds.child("barycenter", statistics.class_id).numpy(),
             init=section.init,
             max_iterations=section.max_iterations,
@@ -56,4 +73,4 @@ def barycenter(
         yield Output(unit.name, value)
 
 
-BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, ClassParams, plan, barycenter, gpu=False)
+BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, Params, plan, barycenter, gpu=False)

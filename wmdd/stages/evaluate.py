@@ -108,7 +108,7 @@ def plan(planner: Planner) -> Groups:
         inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
         if not hard:
             inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
-        seeds = range(config.evaluate.seeds) if images == "distilled" else [int(images.rpartition("-")[2])]
+        seeds = range(config.evaluate.num_students) if images == "distilled" else [int(images.rpartition("-")[2])]
         for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
             params = Params(
                 student=student,
@@ -131,8 +131,8 @@ def evaluate(
     """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``."""
     for unit in units:
         params = unit.params
-        student_seeds = seeds.child("student", params.student, params.seed)
-        trainer = _trainer(section.of(params.student), unit, student_seeds, runtime)
+        num_students = seeds.child("student", params.student, params.seed)
+        trainer = _trainer(section.of(params.student), unit, num_students, runtime)
         if unit.resume:
             trainer.resume(unit.resume)
             yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")

@@ -114,9 +114,9 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
         first, second = np.flatnonzero(leave)[:2]
         swaps = " and ".join(f"those of {class_names[i]} {class_names[best[i]]}" for i in (first, second))
         raise ConfigError(
-            f"pretrain.weights={weights}: {leave.sum()} of {len(class_names)} classes stand at another place in this "
-            f"teacher than in the data (it calls the images {swaps.removeprefix('those ')}); set data.classes to the "
-            "teacher's order"
+            f"pretrain.checkpoint={weights}: {leave.sum()} of {len(class_names)} classes stand at another place in "
+            f"this teacher than in the data (it calls the images {swaps.removeprefix('those ')}); set data.classes "
+            "to the teacher's order"
         )
 
 
@@ -129,7 +129,7 @@ def _check_score(weights: str, teacher: Teacher) -> None:
     chance = 1 / teacher.num_classes
     if teacher.top1 < hardly(teacher.num_classes):
         raise ConfigError(
-            f"pretrain.weights={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
+            f"pretrain.checkpoint={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
             f"chance {chance:.1%}; its classes may be in another order than the data's ({teacher.class_names[0]}, "
             f"{teacher.class_names[1]}, ...; see data.classes), or data.normalization and data.image_size not its own"
         )

@@ -66,7 +66,7 @@ class Planner:
     def groups(self) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of the level."""
         # Images that are to match the statistics of all classes together need many classes in a batch.
-        images = 1 if self.config.recover.bn_target == "global" else self.config.barycenter.ipc
+        images = 1 if self.config.recover.bn_target == "global" else self.config.ipc
         size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images)
         count = len(self.index.class_names)
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]

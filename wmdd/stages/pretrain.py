@@ -50,7 +50,7 @@ class Params:
 def plan(planner: Planner) -> Groups:
     """Plan the teacher, the networks that label together with it, and the students that are trained on all data."""
     config = planner.config
-    units = [_unit(planner, TEACHER, config.pretrain.model, config.pretrain.weights)]
+    units = [_unit(planner, TEACHER, config.pretrain.model, config.pretrain.checkpoint)]
     if config.evaluate.labels == "soft":
         units += [_ensemble_unit(planner, name) for name in config.relabel.teachers]
     if config.evaluate.full_data:
@@ -75,7 +75,7 @@ def _unit(planner: Planner, name: str, model: str, weights: str | None) -> Plann
 
 def _ensemble_unit(planner: Planner, name: str) -> PlannedUnit:
     """Return a network that labels together with the teacher: published if the teacher is, else trained as it is."""
-    weights = planner.config.pretrain.weights
+    weights = planner.config.pretrain.checkpoint
     published = "default" if weights and not is_file(weights) else None
     # Trained on all data in the same way, a student may be this network.
     shared = published is None and planner.config.pretrain.stem == planner.config.evaluate.stem

@@ -22,7 +22,7 @@ from wmdd.stages.base import Groups, Stage, Unit, Yielded
 from wmdd.stages.planning import IMAGES_PER_BATCH, Planner
 from wmdd.stages.recovery_snapshot import Parts, RecoverySnapshot
 
-NO_ROOM = "the images of one class do not fit into the device's memory; lower barycenter.ipc or data.image_size"
+NO_ROOM = "the images of one class do not fit into the device's memory; lower ipc or data.image_size"
 
 
 @dataclass(frozen=True)

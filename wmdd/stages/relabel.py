@@ -89,7 +89,7 @@ def _labelled(
 ) -> list[LabelBatch]:
     placed = [runtime.place(network) for network in networks]
     for network in placed:
-        _norm_by_batch(network, section.bn == "batch")
+        _norm_by_batch(network, section.bn_mode == "batch")
     labelled = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1

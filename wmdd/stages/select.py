@@ -42,11 +42,11 @@ class Params:
 def plan(planner: Planner) -> Groups:
     """Plan the images that herding chooses, if it is the method, and one random draw for each student's seed."""
     config, class_ids, groups = planner.config, planner.class_ids, []
-    ipc, geometry = config.barycenter.ipc, planner.geometry
+    ipc, geometry = config.ipc, planner.geometry
     if config.method == "herding":
         statistics = planner.units("statistics")
         groups.append([_unit(planner, Params(c, ipc, geometry), {"statistics": statistics[c].ref}) for c in class_ids])
-    draws = config.evaluate.seeds if config.evaluate.random_real or config.method == "random" else 0
+    draws = config.evaluate.num_students if config.evaluate.random_real or config.method == "random" else 0
     for draw in range(draws):
         groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in class_ids])
     return groups
