@@ -5,14 +5,22 @@ STAMP := .venv/.installed
 # Many containers set it, and each command and each worker of a Ray would compile all of torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint gpu lock clean
+.PHONY: demo test test-all test-slow lint gpu lock clean
 
 demo: $(STAMP)
 	.venv/bin/wmdd distill digits
 	@echo 'source .venv/bin/activate puts the command wmdd on the path of this shell.'
 
+# What needs a minute and a half on two cores: units, numerics, one run through Ray.
 test: $(STAMP)
+	.venv/bin/python -m pytest -q -m 'not slow and not gpu'
+
+test-all: $(STAMP)
 	.venv/bin/python -m pytest -q
+
+# What `make test` leaves out.
+test-slow: $(STAMP)
+	.venv/bin/python -m pytest -q -m 'slow or gpu'
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -14,6 +14,33 @@ from filelock import FileLock
 
 pytest_plugins = ["ray_cluster"]
 
+# Of whole processes, clusters, servers and large networks; `make test` leaves them out, `make test-all` does not.
+SLOW = (
+    "benchmarks/",
+    "cluster/test_trial_cluster.py",
+    "commands/test_rank.py",
+    "engine/test_plans_together.py",
+    "models/test_published.py",
+    "ray_jobs/test_devices.py",
+    "ray_jobs/test_faults.py",
+    "ray_jobs/test_hangs.py",
+    "ray_jobs/test_stopping.py",
+    "ray_jobs/test_train.py",
+    "storage/test_failing_storage.py",
+    "storage/test_servers.py",
+    "system/",
+    "training/test_distributed.py",
+    "tuning/test_search.py",
+    "tuning/test_search_faults.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker("slow")
+
+
 # Two training threads on a busy machine take ten times as long as one, and give a teacher of other rounding.
 TINY = (
     *("--ipc", "2", "--pretrain.model", "convnet2_w16", "--pretrain.epochs", "4", "--runtime.train_threads", "1"),

@@ -161,12 +161,12 @@ def test_error_after_a_signal_is_the_interruption(begin):
 
 
 def test_program_that_calls_wmdd_keeps_its_handlers():
-    from ray_jobs.connect import _own_sigterm
+    from ray_jobs.connect import _kept_sigterm
 
     for own in (lambda *_: None, signal.SIG_DFL, signal.SIG_IGN):
         before = signal.signal(signal.SIGTERM, own)
         try:
-            with _own_sigterm():
+            with _kept_sigterm():
                 signal.signal(signal.SIGTERM, lambda *_: os._exit(15))
             assert signal.getsignal(signal.SIGTERM) == own
         finally:

@@ -15,7 +15,7 @@ from conftest import TINY, contents, environment, news, start
 from striking import LOOPBACK, listens
 
 pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 
 
 SITE = str(Path(__file__).parents[1] / "storage/site")

@@ -111,7 +111,7 @@ def test_export_that_cannot_be_made_is_one_line(tiny_run, tmp_path):
     for words, message in (
         (("runs/nosuch", "--to", tmp_path), "RUN runs/nosuch: holds no run"),
         (("runs/digits", "--to", "runs/digits"), "runs/digits: is not empty"),
-        (("runs/digits", "--format", "ddranking", "--to", tmp_path), "--dataset: recipe digits says not which set"),
+        (("runs/digits", "--format", "ddranking", "--to", tmp_path), "--dataset: recipe digits does not say which set"),
         (("runs/digits", "--dataset", "CIFAR10", "--to", tmp_path), "--dataset CIFAR10: is for --format ddranking"),
         (
             ("runs/digits", "--format", "ddranking", "--dataset", "cifar-10", "--to", tmp_path),
