@@ -18,8 +18,8 @@ from wmdd.config.base import (
     Stem,
     Subset,
 )
-from wmdd.config.images import BarycenterConfig, RecoverConfig, StatisticsConfig
 from wmdd.config.machines import RayConfig, RuntimeConfig
+from wmdd.config.recovery import BarycenterConfig, RecoverConfig, StatisticsConfig
 from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.config.teacher import DataConfig, PretrainConfig
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from wmdd.config.methods import SELECTING
 from wmdd.config.sections import BarycenterConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.outputs import Output
@@ -30,7 +31,7 @@ class Params:
 
 def plan(planner: Planner) -> Groups:
     """Plan a unit for each class whose images are optimised."""
-    if planner.config.method in ("random", "herding"):
+    if planner.config.method in SELECTING:
         return []
     return [
         [

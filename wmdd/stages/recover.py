@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from wmdd.config.methods import SELECTING
 from wmdd.config.sections import RecoverConfig
 from wmdd.data.batches import Geometry, class_images, forget_decoded
 from wmdd.errors import WmddError
@@ -42,7 +43,7 @@ class Params:
 def plan(planner: Planner) -> Groups:
     """Plan the classes whose images are optimised, in groups that share a tensor batch."""
     config = planner.config
-    if config.method in ("random", "herding"):
+    if config.method in SELECTING:
         return []
     statistics, barycenters = planner.units("statistics"), planner.units("barycenter")
     steps = planner.level.steps(config)
