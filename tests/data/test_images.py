@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import encoded
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
 from PIL import Image, features
@@ -211,13 +212,6 @@ def test_identity_view_changes_no_pixel(tmp_path):
     assert load_uint8(index, "train", positions, size=8, crop_ratio=1.0).equal(native)
     assert load_uint8(index, "train", positions[:0], size=8, crop_ratio=1.0).shape == (0, 3, 8, 8)
     assert load_uint8(index, "train", positions, size=4, crop_ratio=0.5).equal(native[:, :, 2:6, 2:6])
-
-
-def encoded(seed, size=(8, 8), mode="RGB", kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, kind)
-    return out.getvalue()
 
 
 def write_parquet(path, data, labels, names=None, rows=2):

@@ -1,9 +1,8 @@
 """The index as a value: round trip, digests, parts of it, and bits."""
 
-import io
-
 import numpy as np
 import pytest
+from builders import encoded, small_set
 from image_files import TWO_CLASSES, deep_png, folder, refusal, saved
 from PIL import Image
 from tables import each_of
@@ -19,27 +18,6 @@ from wmdd.data.set_notes import pixel_notes
 from wmdd.engine.plan import make_plan
 from wmdd.errors import ConfigError, DataError
 from wmdd.storage.store import ArtifactStore
-
-
-def encoded(seed, size=(8, 8), mode="RGB", kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, kind)
-    return out.getvalue()
-
-
-def write_folder(root, images):
-    """Write {split/class/name: bytes}."""
-    for path, data in images.items():
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return str(root)
-
-
-def small_set(root, classes=("ant", "bee"), per_class=3, splits=("train", "val")):
-    names = [(s, c, i) for s in splits for c in classes for i in range(per_class)]
-    return write_folder(root, {f"{s}/{c}/{i}.png": encoded(hash((s, c, i)) % 2**32) for s, c, i in names})
 
 
 def test_index_survives_the_round_trip(tmp_path):

@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import torchvision.transforms.v2.functional as F
+from builders import encoded, write_folder
 from PIL import Image
 from tables import each_of
 
@@ -12,22 +13,6 @@ from wmdd.data.decoding.decoder import decode
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.images import load_uint8
 from wmdd.data.scan import build_index
-
-
-def encoded(seed, size=(8, 8), mode="RGB", kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, kind)
-    return out.getvalue()
-
-
-def write_folder(root, images):
-    """Write {split/class/name: bytes}."""
-    for path, data in images.items():
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return str(root)
 
 
 @each_of(("mode", "kind"), [("L", "PNG"), ("1", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("CMYK", "JPEG"), ("LA", "PNG")])

@@ -1,6 +1,5 @@
 """How an index is made: the same images give the same index; what is wrong is named in one line."""
 
-import io
 import json
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from builders import encoded, small_set, write_folder
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, png, refusal
 from PIL import Image
@@ -22,27 +22,6 @@ from wmdd.data.scan import build_index
 from wmdd.errors import DataError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
-
-
-def encoded(seed, size=(8, 8), mode="RGB", kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(out, kind)
-    return out.getvalue()
-
-
-def write_folder(root, images):
-    """Write {split/class/name: bytes}."""
-    for path, data in images.items():
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return str(root)
-
-
-def small_set(root, classes=("ant", "bee"), per_class=3, splits=("train", "val")):
-    names = [(s, c, i) for s in splits for c in classes for i in range(per_class)]
-    return write_folder(root, {f"{s}/{c}/{i}.png": encoded(hash((s, c, i)) % 2**32) for s, c, i in names})
 
 
 def write_parquet(path, data, labels, names=None, rows=2):

@@ -3,15 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import normal
 
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, soft_label_loss
 from wmdd.seeding import SeedTree
 
 CLASSES, IPC, DIM = 4, 3, 7
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=SeedTree(seed).torch())
 
 
 def masses(classes=CLASSES, ipc=IPC):

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from builders import CPU
 
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.sections import RecoverConfig
 from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
@@ -20,11 +21,9 @@ from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 SIZE, CLASSES, IPC = 16, 4, 2
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
 
 

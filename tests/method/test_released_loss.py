@@ -4,18 +4,17 @@ import copy
 
 import pytest
 import torch
+from builders import CPU
 
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.sections import RecoverConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.method.objective import Objective
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 SIZE, IMAGES, BN_WEIGHT, CE_WEIGHT = 16, 100, 3.0, 0.7
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 
 
 def normal(*shape, seed):

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
+from builders import CPU
 from torch.utils.data import DataLoader
 
-from wmdd.config.sections import RelabelConfig, RuntimeConfig
+from wmdd.config.sections import RelabelConfig
 from wmdd.data.views import apply_mix, apply_views, view_matrices
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
@@ -24,10 +25,8 @@ from wmdd.method.soft_labels import (
     mean_pixels,
 )
 from wmdd.normalization import NORMALIZATIONS
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 SIZE, IMAGES, CLASSES = 12, 10, 5
 SEEDS = SeedTree(0).child("relabel", "distilled")
 EXTREMES = [0.0, -0.0, 65504.0, -65504.0, 2**-24]

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from builders import CPU
 
 from wmdd.commands.rank import trials
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RelabelConfig, RuntimeConfig
+from wmdd.config.sections import RelabelConfig
 from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
 from wmdd.engine.preflight import check, check_weights
@@ -16,13 +17,11 @@ from wmdd.method.soft_labels import SoftLabels
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
 from wmdd.stages.relabel import RELABEL, Params
 from wmdd.storage.store import ArtifactRef
 
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 NAMES = ("convnet1_w8", "convnet2_w8", "convnet1_w16")
 
 

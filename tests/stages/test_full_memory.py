@@ -5,22 +5,21 @@ import weakref
 
 import pytest
 import torch
+from builders import CPU
 
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.sections import RecoverConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Progress
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages import recover as stage
 from wmdd.stages.recover import Params
 
 SIZE, CLASSES, IPC = 16, 5, 2
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders import CPU
 from image_files import folder
 
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import RuntimeConfig
 from wmdd.data.batches import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
@@ -24,13 +24,11 @@ from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.evaluate import StudentResult
 
 GOLDEN = Path(__file__).with_name("golden.json")
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 CLOSE = {"rtol": 2e-3, "atol": 2e-4}
 MODEL, SIZE, IPC, WIDTH = "convnet2_w16", 16, 3, 6
 GEOMETRY = Geometry(SIZE, 1.0, "half")

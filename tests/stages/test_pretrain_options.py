@@ -1,19 +1,17 @@
 """Options of the teacher's training through the whole stage."""
 
 import pytest
+from builders import CPU
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RuntimeConfig
 from wmdd.data.load_index import load_index
 from wmdd.engine.plan import plan_from
 from wmdd.outputs import Output, Snapshot
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.storage.store import ArtifactStore
 
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 OPTIONS = {
     "views": {
         "pretrain.augment": "trivialaugment", "pretrain.mix": "cutmix", "pretrain.erase": 0.5,

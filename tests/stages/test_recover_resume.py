@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 import torch
+from builders import CPU
 
 from wmdd import outputs as events
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.sections import RecoverConfig
 from wmdd.engine.run import run_stage
 from wmdd.engine.snapshots import ResumeNote
 from wmdd.engine.task import PlannedUnit, StageTask
@@ -16,14 +17,12 @@ from wmdd.method.moments import Moments
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.recover import Params
 from wmdd.storage.artifact import pack
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 SIZE, CLASSES, IPC, STEPS = 8, 4, 3, 6
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 SECTION = RecoverConfig(iterations=STEPS, roll_px=1, lr=0.1)
 TEACHER = ArtifactRef("pretrain", "teacher", "t")
 

@@ -5,25 +5,20 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import CPU, normal
 
-from wmdd.config.sections import EvaluateConfig, RelabelConfig, RuntimeConfig
+from wmdd.config.sections import EvaluateConfig, RelabelConfig
 from wmdd.data.batches import Geometry
 from wmdd.method.artifacts import DistilledClass, ImageSet
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock, draw_epoch
 from wmdd.normalization import NORMALIZATIONS
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
 from wmdd.stages.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 PIXELS = NORMALIZATIONS["half"]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=SeedTree(seed).torch())
 
 
 def image_set():

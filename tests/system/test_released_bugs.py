@@ -10,7 +10,7 @@ from PIL import Image
 
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RecoverConfig, RelabelConfig, RuntimeConfig
+from wmdd.config.sections import RecoverConfig, RelabelConfig
 from wmdd.data.decoding.pixels import png, to_image, to_tensor
 from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
@@ -19,12 +19,9 @@ from wmdd.method.moments import Moments
 from wmdd.method.soft_labels import LabelBlock, SoftLabels, draw_epoch
 from wmdd.models.registry import build_model
 from wmdd.report.scores import _summary
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactRef
-
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off"))
 
 
 @pytest.fixture(scope="module")

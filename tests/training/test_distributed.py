@@ -6,18 +6,17 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import CPU
 from gloo_ranks import on_ranks
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RuntimeConfig
 from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
 from wmdd.data.load_index import load_index
 from wmdd.distributed import Ranks
 from wmdd.engine.plan import plan_from
 from wmdd.errors import ConfigError
 from wmdd.outputs import Output, Snapshot
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
 from wmdd.stages.pretrain import PRETRAIN
@@ -25,7 +24,6 @@ from wmdd.storage.store import ArtifactStore
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.trainer import Trainer
 
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
 SIZES = (7, 7, 5)
 DIGITS = {
     "pretrain.model": "convnet2_w16",

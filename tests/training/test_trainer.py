@@ -3,18 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import CPU, normal
 
-from wmdd.config.sections import RuntimeConfig
 from wmdd.models.registry import build_model
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Cost, Epoch, Steps, Trainer, split_batch
-
-CPU = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", train_threads=1))
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=SeedTree(seed).torch())
 
 
 def trainer(accumulate=1, *, norm=False, **options):
