@@ -71,5 +71,5 @@ def _version() -> str:
 
 
 def __dir__() -> list[str]:
-    """List the public names, which are imported on first use, beside what every module has."""
+    """List the public names, which are imported on first use, and the names that every module has."""
     return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

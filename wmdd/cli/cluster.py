@@ -20,8 +20,8 @@ NO_PSUTIL = "Ray with its dashboard is not installed; pip install 'wmdd[ray]'"
 def cluster() -> None:
     """A trial cluster: several Ray nodes on this machine, to try things out.
 
-    Each node is a set of processes of its own, so that one can be killed like a machine. All listen on loopback only
-    and ask for a token. One cluster runs at a time; WMDD_STATE=FOLDER keeps another one beside it.
+    Each node is a separate set of processes, so that one can be killed like a machine. All listen on loopback only
+    and ask for a token. One cluster runs at a time; WMDD_STATE=FOLDER keeps a second one.
 
     \b
     wmdd cluster up --nodes 3 --cpus-per-node 1
@@ -37,7 +37,7 @@ def cluster() -> None:
     type=WholeFrom(min=1),
     default=2,
     show_default=True,
-    help="Nodes that work, beside a head without CPUs, which holds the dashboard and the job server.",
+    help="Nodes that work; a head without CPUs holds the dashboard and the job server.",
 )
 @click.option(
     "--cpus-per-node",

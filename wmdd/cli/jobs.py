@@ -114,7 +114,7 @@ def submit(
 
 
 def _is_trial(address: str | None) -> bool:
-    """Tell whether jobs go to the trial cluster, whose nodes see this machine's files."""
+    """Whether jobs go to the trial cluster, whose nodes see this machine's files."""
     try:
         from cluster.state import adopt
     except ImportError:  # without psutil, which comes with Ray's dashboard

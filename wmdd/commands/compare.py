@@ -48,7 +48,7 @@ class Comparison:
 def cases(
     config: DistillConfig, methods: Sequence[str], ipcs: Sequence[int], changes: Changes
 ) -> dict[tuple[str, int], DistillConfig]:
-    """Give the configuration of every method at every number of images per class.
+    """Return the configuration of every method at every number of images per class.
 
     Args:
         changes: dotted options of single methods, laid over what the method sets.
@@ -92,7 +92,7 @@ def cases(
 
 
 def _changed(config: DistillConfig) -> dict[str, Any]:
-    """Give what differs from the named protocol, whose batches and rates may follow the number of images."""
+    """Return what differs from the named protocol, whose batches and rates may follow the number of images."""
     named = with_protocol(config, config.evaluate.protocol)
     return {
         f"{section}.{field}": getattr(getattr(config, section), field)

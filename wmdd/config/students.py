@@ -105,7 +105,7 @@ class EvaluateConfig(Section):
         "kl", only_with=_SOFT, description="from soft labels: divergence at temperature, or of logits"
     )
     ce_weight: NonNegative = option(
-        0.0, only_with=_SOFT, description="of a cross-entropy with the class beside the soft labels"
+        0.0, only_with=_SOFT, description="of a cross-entropy with the class, added to the loss of soft labels"
     )
     augment: Augment = Field(
         "none", description="further random changes of each view with hard labels (soft: relabel.augment)"

@@ -66,7 +66,7 @@ class DataConfig(Section):
         0.0, description="share of each class's training images that are scored on, in place of the validation images"
     )
     per_class: Annotated[int, Field(ge=0)] = Field(
-        0, description="keep at most so many images of each class, for training and for validation (0: all)"
+        0, description="keep at most this number of images of each class, for training and for validation (0: all)"
     )
 
     def geometry(self) -> dict[str, Any]:

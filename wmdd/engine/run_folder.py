@@ -65,7 +65,7 @@ def choose_run(
 
 
 def _other(url: str, config: DistillConfig, cases: Mapping[str, DistillConfig] | None) -> str:
-    """Return in words how the run in a folder differs in its configuration; empty if it does not, or there is none."""
+    """Return in words how the run in a folder differs in its configuration; empty if it does not, or holds no run."""
     skip = SIZES if cases is not None else ()
     differences = [_other(f"{url}/{name}", case, None) for name, case in (cases or {}).items()]
     try:

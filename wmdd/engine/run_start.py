@@ -64,7 +64,7 @@ def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> 
 
 
 def noted_config(folder: Folder) -> DistillConfig | None:
-    """Return the configuration that a run folder was started with; None if there is none, or it is damaged."""
+    """Return the configuration that a run folder was started with; None if it has none, or a damaged one."""
     with contextlib.suppress(ValueError, ConfigError):  # the next run writes a damaged one again
         return from_yaml((folder.read("config.yaml") or b"").decode())
     return None

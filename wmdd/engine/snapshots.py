@@ -36,7 +36,7 @@ class ResumeNote:
         return time.perf_counter() - self._begun
 
     def read(self) -> bytes | None:
-        """Return the last snapshot, or None if there is none.
+        """Return the last snapshot, or None if none was left.
 
         Raises:
             ValueError: if it is damaged.

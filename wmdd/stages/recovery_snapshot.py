@@ -61,7 +61,7 @@ class RecoverySnapshot:
                 ]
                 for number, steps in enumerate(meta["steps"])
             ]
-        except Exception as exc:  # each library below raises errors of its own for bytes that are none of its files
+        except Exception as exc:  # each library below raises other errors for bytes that are none of its files
             raise ValueError(f"it cannot be read ({type(exc).__name__})") from exc
         if [name for batch in layout for name in batch] != list(names):
             raise ValueError("it is of other classes")
