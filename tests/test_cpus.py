@@ -69,7 +69,7 @@ GROUPS = {
 
 @pytest.mark.parametrize(("files", "usable"), GROUPS.values(), ids=list(GROUPS))
 @pytest.mark.usefixtures("eight")
-def test_quota_of_control_groups_bounds_the_usable_cpus(tmp_path, files, usable):
+def test_quota_of_control_groups_limits_usable_cpus(tmp_path, files, usable):
     assert usable_cpus(system(tmp_path, files)) == usable
 
 
@@ -82,7 +82,7 @@ def test_affinity_bounds_the_usable_cpus():
 
 @pytest.mark.usefixtures("eight")
 @pytest.mark.parametrize(("value", "count"), [("3", 3), ("99", None), ("2,1", 2), ("", None), ("0", None), ("x", None)])
-def test_openmp_setting_bounds_computing_but_not_reading(monkeypatch, value, count):
+def test_openmp_setting_limits_computing_not_reading(monkeypatch, value, count):
     usable = usable_cpus()
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert compute_cpus() == min(usable, count or usable)
@@ -134,7 +134,7 @@ def test_system_that_counts_no_ticks_is_taken_for_idle(tmp_path):
     assert free_cpus(8, tmp_path) == 8
 
 
-def test_openmp_waits_passively_unless_the_user_says_otherwise():
+def test_openmp_waits_passively_by_default():
     code = "import os, ray_jobs; assert os.environ['OMP_WAIT_POLICY'] == {!r}"
     bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     subprocess.run([sys.executable, "-c", code.format("passive")], env=bare, check=True)

@@ -81,7 +81,7 @@ def test_printable_leaves_what_can_be_shown(name):
         ("a\u2028b\u2066c", r"a\u2028b\u2066c"),
     ],
 )
-def test_printable_escapes_what_a_terminal_would_obey_or_cannot_encode(name, shown):
+def test_printable_escapes_control_codes(name, shown):
     assert printable(name) == shown
     assert printable(name).encode().decode() == shown
 
@@ -122,7 +122,7 @@ def test_events_are_shown_as_they_are_on_any_console(make):
     assert out.getvalue() == "class :smile: [red]x[/red] \\x1b[2J\\nof 10 images\n"
 
 
-def test_dumb_terminal_gets_lines_while_the_run_goes_on(monkeypatch):
+def test_dumb_terminal_gets_lines_during_the_run(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     out = io.StringIO()
     with ConsoleListener(Terminal(file=out, force_terminal=True, width=60)) as listener:
@@ -133,7 +133,7 @@ def test_dumb_terminal_gets_lines_while_the_run_goes_on(monkeypatch):
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "x", "-5"])
-def test_table_is_there_whatever_the_width_is_said_to_be(monkeypatch, columns):
+def test_table_is_shown_at_any_width(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     out = io.StringIO()
     Terminal(file=out).print(Table("recipe", title="digits"))
@@ -154,7 +154,7 @@ def test_words_of_a_job_know_the_home_of_who_submits(monkeypatch, word, full):
     assert _expanded(word) == full
 
 
-def test_names_that_ray_cannot_pass_on_are_refused_before_it_starts(monkeypatch):
+def test_names_that_ray_cannot_pass_are_refused_early(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["wmdd", "distill", "digits", "--run", "r\udce9"])
     with pytest.raises(ConfigError, match=r"--executor ray: r\\xe9 is not UTF-8.*--executor local"):
         find_address(None)

@@ -88,7 +88,7 @@ def breaks(text, where):
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_module_imports_from_lower_floors_and_keeps_the_bans(path):
+def test_module_imports_downwards_and_keeps_the_bans(path):
     module = name_of(path)
     assert room_of(module) in FLOOR_OF, f"{module} has no floor"
     if module != "wmdd":  # the package's front door names everything, lazily
@@ -96,7 +96,7 @@ def test_module_imports_from_lower_floors_and_keeps_the_bans(path):
     assert breaks(path.read_text(), str(path.relative_to(ROOT))) == []
 
 
-def test_house_has_at_most_twelve_floors_and_twelve_files_at_its_front_door():
+def test_twelve_floors_and_twelve_files_at_most():
     assert len(FLOORS) <= 12
     assert len(list((ROOT / "wmdd").glob("*.py"))) <= 12
 
@@ -148,7 +148,7 @@ def test_mistyped_option_does_not_wait_for_torch(tmp_path):
     assert done.stdout == "distill []\nplan []\ncompare []\nrank []\ntune []\n", done.stderr
 
 
-def test_planning_waits_for_no_library_that_it_does_not_need(tmp_path):
+def test_planning_imports_no_library_it_does_not_need(tmp_path):
     """Each of these takes a command, and every worker of a cluster, a second or more."""
     slow = ("sklearn", "scipy.optimize", "torchvision", "torch._dynamo", "sympy", "ot", "matplotlib", "ray", "triton")
     code = (

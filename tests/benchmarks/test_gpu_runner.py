@@ -58,7 +58,7 @@ def test_steps_run_one_by_one_and_leave_a_line_each(tmp_path, capsys):
     assert (tmp_path / "gpu-toy.log").read_text().count("not shown") == 2
 
 
-def test_lines_carry_the_card_of_the_first_and_are_named_after_it(tmp_path):
+def test_lines_carry_the_card_and_its_name(tmp_path):
     _, (first, second) = session(tmp_path, step("describes", memory_gib=80), step("works"), toy=False)
     assert first["machine"] == second["machine"]
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -68,7 +68,7 @@ def test_lines_carry_the_card_of_the_first_and_are_named_after_it(tmp_path):
 
 
 @pytest.mark.parametrize(("memory_gib", "together"), [(80, True), (8, False)])
-def test_a_step_runs_beside_another_where_the_card_holds_both(tmp_path, memory_gib, together):
+def test_steps_share_a_card_that_holds_both(tmp_path, memory_gib, together):
     aside = step("notes_time", beside="works", seconds=2)
     _, found = session(tmp_path, step("describes", memory_gib=memory_gib), aside, step("works"), toy=False)
     ended = [line["step"] for line in found]
@@ -79,7 +79,7 @@ def test_a_step_runs_beside_another_where_the_card_holds_both(tmp_path, memory_g
 
 
 @pytest.mark.parametrize(("name", "measured"), [("fails", 3), ("dies", 4)])
-def test_a_failing_step_keeps_its_figures_and_the_next_one_runs(tmp_path, name, measured):
+def test_failing_step_keeps_its_figures(tmp_path, name, measured):
     status, (failed, worked) = session(tmp_path, step(name), step("works"))
     assert status == 1
     assert (failed["ended"], failed["measured"], worked["ended"]) == ("failed", measured, "done")
@@ -87,14 +87,14 @@ def test_a_failing_step_keeps_its_figures_and_the_next_one_runs(tmp_path, name, 
         assert failed["log"][-1] == "ValueError: no such kernel"
 
 
-def test_a_step_that_takes_too_long_is_ended_with_all_that_it_started(tmp_path):
+def test_slow_step_is_ended_with_its_children(tmp_path):
     status, (cut, worked) = session(tmp_path, step("lasts", limit_s=6, mark=str(tmp_path / "mark")), step("works"))
     assert (cut["ended"], cut["limit_s"], cut["result"], worked["ended"]) == ("cut", 6, "begun", "done")
     assert gone(cut["child"])
     assert status == 1  # of a rehearsal; on a GPU the next call goes on
 
 
-def test_without_time_or_data_steps_are_skipped_and_say_so(tmp_path):
+def test_steps_without_time_or_data_are_skipped(tmp_path):
     _, (line,) = session(tmp_path, step("works"), seconds=1)
     assert (line["ended"], line["result"]) == ("skipped", "no time is left")
     on_gpu = Setting(False, None, None, "", "")
@@ -103,7 +103,7 @@ def test_without_time_or_data_steps_are_skipped_and_say_so(tmp_path):
     assert STEPS["tests"].skip(on_gpu) == ""
 
 
-def test_a_refused_machine_is_one_line_and_nothing_is_written(tmp_path, capsys):
+def test_refused_machine_is_one_line_writing_nothing(tmp_path, capsys):
     status, _ = session(tmp_path, step("refuses"), step("works"))
     assert (status, list(tmp_path.iterdir())) == (2, [])
     assert capsys.readouterr().err == "no GPU: torch sees none\n"
@@ -133,7 +133,7 @@ def test_a_stopped_run_leaves_its_line_and_no_process(tmp_path, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_first_step_has_started_ends_this_run_alone(tmp_path, number):
+def test_early_signal_ends_this_run_alone(tmp_path, number):
     """The process that steps are forked from imports for seconds, in which no step has a process yet."""
     (tmp_path / "slow_import.py").write_text("import time; time.sleep(5)")
     code = (
@@ -159,14 +159,14 @@ def test_a_signal_before_the_first_step_has_started_ends_this_run_alone(tmp_path
     assert process.communicate(timeout=60)[0].splitlines()[-1] == f"ended {128 + number}"
 
 
-def test_a_folder_without_images_is_refused_before_any_step(tmp_path, monkeypatch):
+def test_folder_without_images_is_refused_first(tmp_path, monkeypatch):
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
     refusal = machine._refusal(Setting(False, str(tmp_path), None, "", ""))
     assert refusal.startswith(f"--data {tmp_path}: holds no images; expected")
     assert machine._refusal(Setting(False, "torchvision:CIFAR10", None, "", "")) == ""
 
 
-def test_recovery_is_measured_where_nothing_can_be_compiled(monkeypatch):
+def test_recovery_is_measured_without_a_compiler(monkeypatch):
     monkeypatch.setattr(wmdd.runtime, "_compiler_failures", {"cpu": ""})
     monkeypatch.setattr(recovery, "compiler_failure", lambda device: "no C compiler")
     told = {}
@@ -203,7 +203,7 @@ def test_wrong_options_are_one_line(words, line):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_make_passes_options_and_takes_no_clusters_variables_for_them():
+def test_make_passes_options_and_no_other_variables():
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of make test
     environment = outside | {"WORK": "/scratch/me", "DATA": "/data", "OUT": "results"}
     asked = ["make", "-n", "gpu", "TOY=1", "DATA=my images", "STEPS=tests,tiny"]

@@ -32,6 +32,6 @@ def test_statistics_are_shared_by_several_workers():
     assert override(recipe("digits"), {"pretrain.sync_bn": True, "pretrain.workers": 2}).pretrain.sync_bn
 
 
-def test_none_of_these_is_part_of_a_key_until_it_is_used():
+def test_options_enter_keys_only_when_they_are_used():
     assert PretrainConfig().for_key() == {}
     assert PretrainConfig(schedule="exponential").for_key() == {"schedule": "exponential"}

@@ -57,7 +57,7 @@ def failure(plan, store):
     return caught.value, [NAMES[place] for place, unit in enumerate(task.units) if unit.ref in store]
 
 
-def test_case17_class_with_the_broken_image_is_named_and_the_others_are_saved(plan, store):
+def test_case17_broken_class_is_named_others_are_saved(plan, store):
     cut(plan, "train/dog/1.png")
     error, saved = failure(plan, store)
     assert error.unit == "random-0-class-00002"
@@ -67,7 +67,7 @@ def test_case17_class_with_the_broken_image_is_named_and_the_others_are_saved(pl
 
 
 @pytest.mark.parametrize("name", ["ant", "eel"])
-def test_error_that_nobody_expected_is_that_of_the_unit_at_work(plan, store, monkeypatch, name):
+def test_unexpected_error_names_the_unit_at_work(plan, store, monkeypatch, name):
     def read(index, class_id, geometry, rows):
         if NAMES[class_id] == name:
             raise RuntimeError("the card is broken")
@@ -82,7 +82,7 @@ def test_error_that_nobody_expected_is_that_of_the_unit_at_work(plan, store, mon
     assert saved == [other for other in NAMES if other != name]
 
 
-def test_several_broken_classes_are_named_with_their_causes(plan, store):
+def test_broken_classes_are_named_with_their_causes(plan, store):
     cut(plan, "train/ant/0.png", "train/eel/2.png")
     error, saved = failure(plan, store)
     assert error.unit == "random-0-class-00000, random-0-class-00003"
@@ -101,7 +101,7 @@ def test_many_failures_make_one_line_that_can_be_read():
     assert StageError.of(failures[:1]) is failures[0]
 
 
-def test_store_that_is_full_ends_the_task_and_all_that_is_missing_is_named(plan, store, monkeypatch):
+def test_full_store_ends_the_task_and_names_missing(plan, store, monkeypatch):
     save, tried = ArtifactStore.save, []
 
     def full(self, ref, value, facts=None):
@@ -118,7 +118,7 @@ def test_store_that_is_full_ends_the_task_and_all_that_is_missing_is_named(plan,
     assert (saved, len(tried)) == (["ant"], 2)
 
 
-def test_case17_line_of_the_run_names_the_class_and_what_it_holds_up(plan, store):
+def test_case17_line_names_class_and_what_it_blocks(plan, store):
     cut(plan, "train/dog/1.png")
     with pytest.raises(StageError) as caught:
         run_plan(plan, store, LocalExecutor(plan.config.runtime), lambda event: None)
@@ -140,7 +140,7 @@ def test_what_is_finished_is_said_where_there_is_some(plan, store, monkeypatch):
 
 
 @pytest.mark.parametrize("cuts", [{}, {"data.per_class": 3}], ids=["whole", "cut"])
-def test_next_run_indexes_a_changed_image_anew_though_its_size_and_time_are_the_same(plan, store, cuts):
+def test_changed_image_is_indexed_again(plan, store, cuts):
     config = override(plan.config, cuts)
     plan = make_plan(config, store)
     path = Path(config.data.path) / "train/dog/1.png"

@@ -25,7 +25,7 @@ LEVELS = (Fidelity(0.5, 0.3, 0.5), Fidelity(1.0, 0.6, 0.5), WHOLE)
 
 
 @given(st.integers(1, 60), st.lists(st.floats(0.01, 1), min_size=2, max_size=2))
-def test_groups_of_a_smaller_share_are_among_those_of_a_larger(count, shares):
+def test_groups_of_a_smaller_share_are_in_a_larger(count, shares):
     few, many = (Fidelity(classes=share).groups(count) for share in sorted(shares))
     assert set(few) <= set(many) <= set(range(count))
     assert len(many) >= count * max(shares) - 1e-9
@@ -39,7 +39,7 @@ def test_impossible_share_is_refused(share):
 
 
 @pytest.mark.slow
-def test_images_reached_in_parts_are_those_of_the_whole_optimisation(tiny_run, tmp_path):
+def test_images_reached_by_levels_are_undisturbed(tiny_run, tmp_path):
     config = read_config(str(tiny_run.run / "config.yaml"))
     store = ArtifactStore(str(tmp_path / "store"))
     index, ref = load_index(config, store, lambda done, total: None)
@@ -74,7 +74,7 @@ def test_students_of_some_classes_are_scored_on_these(tiny_run, tmp_path):
         assert right == pytest.approx(round(right))  # a share of the class's own validation images
 
 
-def test_held_out_images_are_training_images_of_every_class_and_train_no_more():
+def test_held_out_images_are_not_trained_on():
     index = build_index("builtin:digits")
     part = hold_out(index, 0.1)
     assert part.val_held_out

@@ -142,7 +142,7 @@ def defaults():
     return json.loads(json.dumps(table))
 
 
-def test_defaults_that_keys_leave_out_are_those_of_the_table():
+def test_defaults_left_out_of_keys_are_in_the_table():
     kept = json.loads(DEFAULTS.read_text())
     assert defaults() == kept, f"raise the version of the stages that read it, and write {DEFAULTS.name} again"
 

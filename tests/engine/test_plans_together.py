@@ -42,7 +42,7 @@ def run(plans, store):
     return told
 
 
-def test_what_plans_share_runs_once_and_every_unit_is_told_with_its_plan(plans, store):
+def test_shared_units_run_once_under_each_plan(plans, store):
     told = run(plans, store)
     refs = {ref for plan in plans.values() for stage in plan.tasks for ref in plan.refs(stage)}
     assert not store.absent(refs)
@@ -58,7 +58,7 @@ def test_what_plans_share_runs_once_and_every_unit_is_told_with_its_plan(plans, 
     assert {event.stage for event in again["end"]} == {stage for stage, total in totals.items() if total}
 
 
-def test_students_of_all_data_are_trained_when_nobody_waits_for_anything_else(store):
+def test_students_of_all_data_are_trained_last(store):
     config = override(recipe("digits"), TINY | {"evaluate.students": ["convnet2_w16", "convnet2_w8"]})
     told = run({"random": make_plan(config, store)}, store)
     done = [(event.stage, event.unit) for event in told["done"]]
@@ -77,7 +77,7 @@ def test_failure_of_one_plan_leaves_the_other_alone(plans, store, monkeypatch):
     assert not store.absent(ref for stage in tasks for ref in plans["random"].refs(stage))
 
 
-def test_stage_ends_once_however_late_the_last_workers_tell(plans, store):
+def test_stage_ends_once_with_late_workers(plans, store):
     class Late(LocalExecutor):
         """Tells that tasks are done after all of their units were told, as workers side by side do."""
 

@@ -68,7 +68,7 @@ def test_every_cut_has_all_that_it_needs_and_no_more(method):
     ("method", "ends"),
     [("wmdd", ["recover"]), ("herding", ["pretrain", "relabel"]), ("random", ["pretrain", "select"])],
 )
-def test_run_ends_after_any_stage_reports_it_and_goes_on_in_its_folder(tmp_path, method, ends):
+def test_run_ends_after_any_stage_and_goes_on(tmp_path, method, ends):
     run, config = str(tmp_path / "run"), override(with_method(recipe("digits"), method), FEW)
     stages = [stage for stage in STAGE_NAMES if plan(method).tasks[stage]]
     keys = {}
@@ -101,7 +101,7 @@ def test_run_ends_after_any_stage_reports_it_and_goes_on_in_its_folder(tmp_path,
     assert distill(config, run=run, executor="local", until=ends[0]).metrics == made.metrics
 
 
-def test_stage_that_is_none_is_one_line_before_any_work(tmp_path):
+def test_unknown_stage_is_one_line_before_any_work(tmp_path):
     line = "until=recovr: there is no such stage; choose from pretrain, statistics, barycenter, recover, select"
     with pytest.raises(ConfigError, match=line):
         distill("digits", run=str(tmp_path / "run"), until="recovr")

@@ -68,7 +68,7 @@ def room_for_half(units):
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def test_a_group_that_does_not_fit_is_run_in_halves_which_do(units, room_for_half):
+def test_group_that_does_not_fit_is_run_in_halves(units, room_for_half):
     values = recover(units)
     assert [value.class_id for value in values] == list(range(CLASSES))
     assert [value.notes for value in values] == [{"tensor_batch_classes": CLASSES // 2}] * CLASSES

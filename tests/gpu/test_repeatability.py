@@ -37,7 +37,7 @@ def test_two_recoveries_give_equal_images(name, way):
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
+def test_resumed_recovery_gives_undisturbed_images(way):
     runtime = open_runtime(**WAYS[way])
     whole, (paused, half) = recovered("convnet", runtime), recovery("convnet", runtime, until=2)[-2:]
     rest = recovered("convnet", runtime, paused=paused)
@@ -47,7 +47,7 @@ def test_resumed_recovery_gives_the_images_of_an_undisturbed_one(way):
 
 
 @pytest.mark.parametrize("way", ALL_WAYS)
-def test_recovery_goes_on_from_each_snapshot_as_if_undisturbed(way, monkeypatch):
+def test_recovery_goes_on_from_each_snapshot(way, monkeypatch):
     runtime = open_runtime(**WAYS[way])
     whole = recovered("convnet", runtime)
     monkeypatch.setattr("wmdd.outputs.SnapshotClock.is_due", lambda clock: True)
@@ -61,7 +61,7 @@ def test_recovery_goes_on_from_each_snapshot_as_if_undisturbed(way, monkeypatch)
 
 @pytest.mark.parametrize("name", SLOWLY)
 @pytest.mark.parametrize("way", ["fp32", "bf16"])
-def test_resumed_teacher_is_that_of_an_undisturbed_training(name, way, tmp_path):
+def test_resumed_teacher_equals_an_undisturbed_one(name, way, tmp_path):
     runtime = open_runtime(**WAYS[way])
     events = pretrain(tmp_path, runtime, name)
     resumed = pretrain(tmp_path, runtime, name, resume=snapshots(events)[1])
@@ -71,7 +71,7 @@ def test_resumed_teacher_is_that_of_an_undisturbed_training(name, way, tmp_path)
         assert torch.equal(value(resumed).weights[layer], weights), layer
 
 
-def test_resumed_student_is_that_of_an_undisturbed_training(tmp_path):
+def test_resumed_student_equals_an_undisturbed_one(tmp_path):
     runtime, changes = open_runtime(precision="bf16"), {"evaluate.ema": 0.9}
     events = evaluate(tmp_path, runtime, changes=changes)
     resumed = evaluate(tmp_path, runtime, changes=changes, resume=snapshots(events)[0])
@@ -79,7 +79,7 @@ def test_resumed_student_is_that_of_an_undisturbed_training(tmp_path):
     assert value(resumed) == value(events)
 
 
-def test_student_that_is_seldom_validated_leaves_snapshots_by_time(tmp_path, monkeypatch):
+def test_rarely_validated_student_leaves_snapshots(tmp_path, monkeypatch):
     runtime, changes = open_runtime(), {"evaluate.val_every": 3}
     whole = evaluate(tmp_path, runtime, changes=changes)
     assert snapshots(whole) == []
@@ -99,7 +99,7 @@ def test_statistics_and_labels_are_equal_each_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_several_processes_on_one_card_give_the_images_of_one():
+def test_processes_on_one_card_give_equal_images():
     alone = recovered("convnet", open_runtime(**TOGETHER)).images.numpy().tobytes()
     context = multiprocessing.get_context("spawn")
     ends = [context.Pipe(duplex=False) for _ in range(2)]
@@ -119,7 +119,7 @@ def send_images(end):
 
 
 @pytest.mark.slow
-def test_compiled_images_do_not_depend_on_the_groups_before():
+def test_compiled_images_do_not_depend_on_history():
     """A group that a resumed run begins with is compiled as it was in the middle of the undisturbed one."""
     runtime = open_runtime(precision="bf16", compile="on")
     torch._dynamo.reset()

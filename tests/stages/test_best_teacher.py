@@ -44,7 +44,7 @@ def teacher(news):
     return value
 
 
-def test_best_is_the_highest_of_the_validated_epochs_and_last_is_the_last(train):
+def test_best_and_last_are_of_the_validated_epochs(train):
     best, last = teacher(train("best")), teacher(train("last"))
     curve = [epoch["top1"] for epoch in best.curve]
     assert max(curve) > curve[-1], "the case tells nothing"

@@ -63,7 +63,7 @@ def labels(teacher, others, bn):
 
 
 @pytest.mark.parametrize("bn", ["running", "batch"])
-def test_labels_are_the_mean_of_all_logits_on_the_same_views(bn):
+def test_labels_are_the_mean_logits_on_the_same_views(bn):
     members = [network(name, seed) for seed, name in enumerate(NAMES)]
     together = labels(members[0], members[1:], bn)
     alone = [labels(member, [], bn) for member in members]
@@ -85,7 +85,7 @@ def test_networks_that_label_are_left_as_they_were():
         assert not member.network.training
 
 
-def test_images_stay_and_a_network_that_is_a_student_too_is_trained_once(planned):
+def test_ensemble_student_is_trained_once(planned):
     plain, committee = planned(), planned(**{"relabel.teachers": ("convnet2_w8", "convnet1_w8")})
     for stage in ("statistics", "barycenter", "recover", "select"):
         assert plain.refs(stage) == committee.refs(stage)
@@ -98,7 +98,7 @@ def test_images_stay_and_a_network_that_is_a_student_too_is_trained_once(planned
     assert all("others" not in unit.inputs for unit in plain.units("relabel"))
 
 
-def test_published_teachers_label_beside_published_ones_alone(planned):
+def test_published_teachers_label_with_published_ones(planned):
     index = build_index("builtin:digits")
     config = override(recipe("imagenet-1k"), {"data.path": "x", "relabel.teachers": ("mobilenet_v2",)})
     made = plan_from(config, index, ArtifactRef("index", "index", "i"))
@@ -107,7 +107,7 @@ def test_published_teachers_label_beside_published_ones_alone(planned):
     ]  # fmt: skip
 
 
-def test_published_network_that_saw_other_pixels_cannot_label(planned):
+def test_published_network_of_other_pixels_is_refused(planned):
     config = override(recipe("imagenet-1k"), {"data.path": "x", "relabel.teachers": ("timm/resnetv2_50x1_bit",)})
     with pytest.raises(ConfigError, match=r"teachers=timm/resnetv2_50x1_bit: its published weights do not fit"):
         check_weights(config, 1000, fetch=False)

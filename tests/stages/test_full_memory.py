@@ -73,7 +73,7 @@ def test_group_that_fits_says_nothing(inputs):
 @pytest.mark.parametrize(
     ("holds", "parts"), [(6, [[0, 1], [2, 3, 4]]), (4, [[0, 1], [2], [3, 4]]), (2, [[c] for c in range(5)])]
 )
-def test_group_that_does_not_fit_is_run_in_parts_which_fit(inputs, holds, parts):
+def test_group_that_does_not_fit_is_run_in_parts(inputs, holds, parts):
     values = recover(inputs, range(CLASSES), holds)
     assert [value.class_id for value in values] == list(range(CLASSES))
     told = [{"tensor_batch_classes": len(part)} for part in parts for _ in part]
@@ -89,7 +89,7 @@ def test_a_full_device_is_known_in_whatever_words(inputs, error):
     assert [value.notes["tensor_batch_classes"] for value in values] == [2, 2, 3, 3, 3]
 
 
-def test_memory_is_freed_when_nothing_holds_the_tensors_of_the_step_that_failed(inputs, monkeypatch):
+def test_memory_of_the_failed_step_is_freed(inputs, monkeypatch):
     """An error holds the frames that it came through, and so all their tensors, until its handler ends."""
     network, seen, freed = inputs[0]["teacher"].network, [], []
 
@@ -114,7 +114,7 @@ def test_other_errors_are_not_taken_for_a_full_device(inputs):
         recover(inputs, range(CLASSES), 6, RuntimeError("CUDA error: an illegal memory access was encountered"))
 
 
-def test_images_of_a_class_in_parts_do_not_know_of_each_other(inputs):
+def test_parts_of_a_class_are_independent(inputs):
     """For methods whose images match statistics of all classes: an image or some of each class at once."""
     section = FEW.model_copy(update={"bn_target": "global"})
 

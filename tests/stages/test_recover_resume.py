@@ -131,7 +131,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_group_that_is_killed_after_each_snapshot_ends_like_an_undisturbed_one(way, inputs, store, tmp_path):
+def test_group_killed_at_each_snapshot_ends_alike(way, inputs, store, tmp_path):
     params, holds = WAYS[way]
     task, undisturbed = group(**params), filled(tmp_path / "other", inputs)
     _, expected_steps = run(task, undisturbed, holds=holds)
@@ -151,7 +151,7 @@ def test_group_that_is_killed_after_each_snapshot_ends_like_an_undisturbed_one(w
 
 
 @pytest.mark.parametrize("way", ["whole", "halves", "parts"])
-def test_more_steps_go_on_from_fewer_and_give_the_images_of_all(way, inputs, store, tmp_path):
+def test_more_steps_go_on_from_fewer(way, inputs, store, tmp_path):
     """A search cuts recovery short, and goes on for the settings that do well."""
     params, holds = WAYS[way]
     task, undisturbed = group(**params), filled(tmp_path / "other", inputs)
@@ -162,7 +162,7 @@ def test_more_steps_go_on_from_fewer_and_give_the_images_of_all(way, inputs, sto
     assert notes(store) == []
 
 
-def test_snapshot_of_fewer_steps_that_is_lost_costs_time_alone(inputs, store, tmp_path):
+def test_lost_snapshot_of_fewer_steps_costs_only_time(inputs, store, tmp_path):
     undisturbed = filled(tmp_path / "other", inputs)
     run(group(), undisturbed)
     run(group(steps=2), store)
@@ -172,7 +172,7 @@ def test_snapshot_of_fewer_steps_that_is_lost_costs_time_alone(inputs, store, tm
     assert images(group(), store) == images(group(), undisturbed)
 
 
-def test_snapshot_of_more_steps_is_ignored_by_fewer_with_one_note(inputs, store, tmp_path):
+def test_snapshot_of_more_steps_is_ignored_by_fewer(inputs, store, tmp_path):
     undisturbed = filled(tmp_path / "other", inputs)
     run(group(steps=2), undisturbed)
     run(group(), store, kill_after=3)
@@ -195,7 +195,7 @@ def test_seconds_of_fewer_steps_are_not_those_of_more(store, monkeypatch):
     assert later.seconds == 0
 
 
-def test_group_of_a_later_level_is_killed_as_one_of_the_first(inputs, store, tmp_path):
+def test_killed_group_of_a_later_level_goes_on(inputs, store, tmp_path):
     undisturbed = filled(tmp_path / "other", inputs)
     run(group(), undisturbed)
     run(group(steps=2), store)
@@ -219,7 +219,7 @@ def test_resumed_group_says_where_it_goes_on(store):
     assert {event.begun for event in told} == {STEPS + 2}
 
 
-def test_group_with_saved_units_computes_all_from_the_snapshot_on(inputs, store, tmp_path):
+def test_group_with_saved_units_goes_on_from_snapshot(inputs, store, tmp_path):
     task, undisturbed = group(), filled(tmp_path / "other", inputs)
     run(task, undisturbed)
     store.save(task.units[1].ref, undisturbed.load(task.units[1].ref, DistilledClass))
@@ -277,7 +277,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_snapshot_of_something_else_is_ignored_with_one_note(kind, inputs, store, tmp_path):
+def test_foreign_snapshot_is_ignored_with_one_note(kind, inputs, store, tmp_path):
     task, refs = group(), [unit.ref for unit in group().units]
     ResumeNote(store, refs, refs).write(events.Snapshot(FOREIGN[kind](inputs, tmp_path / "foreign")))
     told, steps = run(task, store)
@@ -286,13 +286,13 @@ def test_snapshot_of_something_else_is_ignored_with_one_note(kind, inputs, store
     assert notes(store) == []
 
 
-def test_other_configuration_does_not_find_the_snapshot(inputs, store):
+def test_other_configuration_finds_no_snapshot(inputs, store):
     run(group(), store, kill_after=3)
     _, steps = run(group(SECTION.model_copy(update={"lr": 0.2}), key="other"), store)
     assert steps == STEPS
 
 
-def test_snapshots_of_a_unit_and_of_groups_have_names_of_their_own(store):
+def test_snapshots_of_units_and_groups_differ_in_name(store):
     one, two = (ArtifactRef("recover", f"class-{c}", f"r{c}") for c in range(2))
     for number, refs in enumerate(([one], [two], [one, two], [two, one])):
         note = ResumeNote(store, refs, refs)
@@ -314,7 +314,7 @@ def test_two_copies_of_a_task_give_the_images_of_one(inputs, store, tmp_path):
     assert notes(store) == []
 
 
-def test_snapshots_that_cannot_be_written_cost_one_note_and_no_image(inputs, store, tmp_path, monkeypatch):
+def test_unwritable_snapshots_cost_one_note(inputs, store, tmp_path, monkeypatch):
     def full(self, name, data):
         raise StorageError(f"{name} cannot be written (No space left on device); make room there")
 
@@ -340,7 +340,7 @@ def test_seconds_before_the_interruption_count(store, monkeypatch):
     assert later.seconds == pytest.approx(40.0)
 
 
-def test_divergence_before_the_interruption_is_told_after_it(inputs, tmp_path):
+def test_divergence_before_an_interruption_is_reported(inputs, tmp_path):
     teacher, made = inputs
     measured, atoms = made[1]
     far = dataclasses.replace(atoms, support=torch.full_like(atoms.support, 1e30))
@@ -357,7 +357,7 @@ def test_divergence_before_the_interruption_is_told_after_it(inputs, tmp_path):
     ("size", "cost", "expected"),
     [(0, 0.1, [5, 36, 67, 98]), (0, 9.0, [5, 914, 1823, 2732]), (200_000_000, 0.5, [100, 151, 202, 253])],
 )
-def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch, size, cost, expected):
+def test_snapshots_are_as_rare_as_their_cost_asks(monkeypatch, size, cost, expected):
     monkeypatch.undo()
     now = [0.0]
     monkeypatch.setattr("wmdd.outputs.time.monotonic", lambda: now[0])
@@ -372,7 +372,7 @@ def test_clock_leaves_snapshots_seldom_enough_for_their_cost(monkeypatch, size, 
     assert due[:4] == expected
 
 
-def test_group_of_which_one_class_cannot_be_read_is_named_with_that_class(inputs, store):
+def test_unreadable_class_of_a_group_is_named(inputs, store):
     ref = ArtifactRef("statistics", "class-2", "s2")
     path = store.folder.path(ref.folder, store.commit_of(ref)["attempt"], "statistics.safetensors")
     store.folder.write(path, flip(store.folder.read(path)))

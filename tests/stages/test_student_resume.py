@@ -17,7 +17,7 @@ from wmdd.storage.store import ArtifactStore
 pytestmark = pytest.mark.slow
 
 
-def test_interrupted_student_ends_like_an_undisturbed_one(tiny_run):
+def test_interrupted_student_ends_like_undisturbed(tiny_run):
     config, store = read_config(str(tiny_run.run / "config.yaml")), ArtifactStore(str(tiny_run.store))
     planned = plan_from(config, *load_index(config, store, lambda done, total: None)).units("evaluate")[0]
 

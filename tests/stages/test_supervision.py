@@ -37,7 +37,7 @@ def lessons(kind, section, **views):
     return kind(section, unit, image_set(), SeedTree(7), CPU)
 
 
-def test_soft_labels_weigh_images_and_may_add_the_class():
+def test_soft_labels_weigh_images_and_add_the_class():
     made = lessons(SoftLessons, EvaluateConfig(ce_weight=0.5))
     ((_, teacher, masses, class_ids),) = made.batches(0)
     assert masses.mean() == pytest.approx(1.0)

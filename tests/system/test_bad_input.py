@@ -34,7 +34,7 @@ REFUSED = {
     "executor": (("--executor", "spark"), ("--executor", "spark", "local")),
     "seed": (("--seed", "x"), ("--seed x: ", "whole number")),
     "no images": (("--ipc", "0"), ("--ipc 0: ", "greater than or equal to 1")),
-    "two numbers": (("--ipc", "3"), ("--ipc 2", "--ipc 3", "give one")),
+    "two addresses": (("--address", "a:1", "--ray.address", "b:1"), ("--address a:1", "--ray.address b:1", "give one")),
     "no value": (("--recover.lr",), ("--recover.lr", "argument")),
     "nan": (("--recover.lr", "nan"), ("--recover.lr", "nan", "finite")),
     "reversed range": (("--recover.crop_scale", "1,0.5"), ("--recover.crop_scale", "try 0.5,1.0")),

@@ -15,7 +15,7 @@ PLACE = ("--run", "runs/digits-compare")
 WORDS = ("compare", "digits", *UNSEEDED, *PLACE, "--executor", "local", "--num-students", "1", "--ipc", "1,2")
 
 
-def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run, tmp_path):
+def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(tiny_run.store, store)  # others compare their stores with the shared one
     first = run(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", store)
@@ -55,14 +55,14 @@ def test_comparison_shares_what_it_can_and_widens_without_running_again(tiny_run
         assert told in refused.stderr
 
 
-def test_case_that_cannot_work_is_refused_before_any_other_runs(tmp_path):
+def test_impossible_case_is_refused_before_others_run(tmp_path):
     ended = run(tmp_path, *WORDS, "--methods", "random", "--ipc", "1,5000")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "ipc=5000: larger than class" in ended.stderr
     assert {json.loads(commit)["stage"] for commit in commits(tmp_path / "runs/store").values()} <= {"index"}
 
 
-def test_options_of_a_method_are_read_together_over_what_the_method_sets():
+def test_options_of_a_method_are_read_together():
     base = recipe("digits")
     assert read_changes(("cda:recover.curriculum_share=0.5",), base) == {"cda": {"recover.curriculum_share": "0.5"}}
     pair = ("wmdd:recover.curriculum=step", "wmdd:recover.curriculum_share=0.5")
@@ -85,7 +85,7 @@ def test_options_of_a_method_are_read_together_over_what_the_method_sets():
         (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
         (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
         (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),
-        (("--ipc", "1", "--ipc", "2"), "--ipc, --ipc: are the same option"),
+        (("--barycenter.ipc", "2"), "No such option '--barycenter.ipc'. It is ipc now"),
         (
             ("--num-students", "2", "--evaluate.num_students", "3"),
             "--num-students 2, --evaluate.num_students 3: are the same option",

@@ -26,7 +26,7 @@ def interrupt(folder, stage, *, after=1, how=signal.SIGKILL):
     return process.returncode, stderr
 
 
-def test_b11_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tmp_path):
+def test_b11_killed_run_ends_like_an_undisturbed_one(tiny_run, tmp_path):
     store, run = tmp_path / "runs/store", tmp_path / "runs/digits"
     made = {}
     for stage in STAGES:
@@ -54,7 +54,7 @@ def test_b11_run_killed_in_every_stage_ends_like_an_undisturbed_one(tiny_run, tm
 @pytest.mark.parametrize(
     ("how", "stage", "code"), [(signal.SIGINT, "statistics", 130), (signal.SIGTERM, "recover", 143)]
 )
-def test_interruption_is_one_line_and_128_plus_the_signal(tmp_path, how, stage, code):
+def test_interruption_is_one_line_and_its_status(tmp_path, how, stage, code):
     status, stderr = interrupt(tmp_path, stage, how=how)
     assert status == code
     assert stderr == "wmdd: interrupted. What was finished is kept: the same command goes on from there\n"

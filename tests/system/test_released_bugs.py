@@ -30,7 +30,7 @@ def plan():
     return lambda **changes: plan_from(override(recipe("digits"), changes), index, ArtifactRef("index", "index", "i"))
 
 
-def test_b02_checkpoint_with_its_command_line_beside_the_weights_loads(tmp_path):
+def test_b02_checkpoint_with_its_command_line_loads(tmp_path):
     from wmdd.models.weights import load_weights
 
     with SeedTree(0).scoped():
@@ -50,16 +50,16 @@ def test_b02_checkpoint_with_its_command_line_beside_the_weights_loads(tmp_path)
         {"pretrain.epochs": 3},
     ],
 )
-def test_b03_barycenter_of_another_teacher_or_seed_is_never_taken_for_this_one(plan, change):
+def test_b03_barycenter_of_another_teacher_is_unused(plan, change):
     assert not set(plan().refs("barycenter")) & set(plan(**change).refs("barycenter"))
 
 
-def test_b03_barycenter_is_shared_by_all_that_cannot_change_it(plan):
+def test_b03_barycenter_is_shared_if_nothing_differs(plan):
     assert plan().refs("barycenter") == plan(**{"recover.bn_weight": 7.0, "relabel.epochs": 9}).refs("barycenter")
 
 
 @pytest.mark.parametrize("classes", [1, 3, 10])
-def test_b05_gradient_of_a_class_does_not_depend_on_how_many_share_its_batch(classes):
+def test_b05_gradient_is_independent_of_other_classes(classes):
     features = torch.randn(10, 4, 8, generator=SeedTree(0).torch())
     support, weights = torch.zeros(10, 4, 8), torch.full((10, 4), 0.25)
 
@@ -72,14 +72,14 @@ def test_b05_gradient_of_a_class_does_not_depend_on_how_many_share_its_batch(cla
 
 
 @pytest.mark.parametrize("ipc", [6, 11, 16, 33, 101])
-def test_b06_any_number_of_images_is_planned_in_groups_that_cover_every_class_once(plan, ipc):
+def test_b06_groups_cover_every_class_once(plan, ipc):
     made = plan(**{"ipc": ipc, "recover.classes_per_batch": 0})
     groups = [[unit.params.class_id for unit in task.units] for task in made.tasks["recover"]]
     assert [class_id for group in groups for class_id in group] == list(range(10))
     assert max(map(len, groups)) * ipc <= max(100, ipc)
 
 
-def test_b07_every_random_number_comes_from_the_one_seed():
+def test_b07_all_random_numbers_come_from_the_seed():
     with SeedTree(1).scoped():
         first = [batch.views.box for batch in draw_epoch(RelabelConfig(), 0, 200, 32, SeedTree(5))]
     with SeedTree(2).scoped():
@@ -99,7 +99,7 @@ def test_b12_curriculum_is_on_when_it_is_asked_for():
     assert low[0, 0] == 1.0 > low[-1, 0]
 
 
-def test_b14_file_that_leaves_a_layer_random_is_refused(tmp_path):
+def test_b14_file_that_lacks_a_layer_is_refused(tmp_path):
     from wmdd.errors import ConfigError
     from wmdd.models.weights import load_weights
 
@@ -111,7 +111,7 @@ def test_b14_file_that_leaves_a_layer_random_is_refused(tmp_path):
         load_weights(network, str(tmp_path / "model.pth"), "resnet18")
 
 
-def test_variances_do_not_depend_on_the_batch_size_as_the_released_statistics_did():
+def test_variances_are_independent_of_batch_size():
     values = torch.randn(60, 4, 2, 2, generator=SeedTree(0).torch()) + torch.arange(60.0)[:, None, None, None]
     for size in (1, 7, 60):
         first, *rest = [Moments.of(part) for part in values.split(size)]
@@ -130,7 +130,7 @@ def labels():
     return SoftLabels([LabelBlock.write(made, meta)])
 
 
-def test_b21_labels_are_read_by_any_dataloader_in_any_order_with_workers(labels):
+def test_b21_labels_are_read_in_any_order_with_workers(labels):
     places = [(3, 1), (0, 0), (2, 1), (0, 1)]
     loader = torch.utils.data.DataLoader(
         labels, sampler=places, batch_size=None, num_workers=2, multiprocessing_context="spawn"
@@ -139,13 +139,13 @@ def test_b21_labels_are_read_by_any_dataloader_in_any_order_with_workers(labels)
     assert read == [(epoch, batch, 10.0 * epoch + batch) for epoch, batch in places]
 
 
-def test_b22_an_epoch_that_was_left_early_changes_no_other(labels):
+def test_b22_epoch_left_early_changes_no_other(labels):
     next(iter(labels.epoch(0)))
     assert [batch.epoch for batch in labels.epoch(2)] == [2, 2]
 
 
 @pytest.mark.parametrize("block", [1, 3, 50])
-def test_b24_b32_label_epochs_are_made_once_each_in_few_files(plan, block):
+def test_b24_b32_label_epochs_are_made_once(plan, block):
     made = plan(**{"relabel.epochs": 100, "relabel.epochs_per_block": block, "evaluate.random_real": False})
     epochs = [
         epoch
@@ -156,7 +156,7 @@ def test_b24_b32_label_epochs_are_made_once_each_in_few_files(plan, block):
     assert len(set(made.refs("relabel"))) == -(-100 // block)
 
 
-def test_b27_last_and_best_epoch_are_told_apart_and_neither_is_lost():
+def test_b27_last_and_best_epoch_are_both_kept():
     curves = {0: (0.2, 0.6, 0.4), 1: (0.1, 0.3, 0.5)}
     results = [
         StudentResult("net", "distilled", seed, curve[-1], max(curve), (), "wmdd", "hash")
@@ -167,7 +167,7 @@ def test_b27_last_and_best_epoch_are_told_apart_and_neither_is_lost():
     assert [(run["top1_last"], run["top1_best"]) for run in found["runs"]] == [(0.4, 0.6), (0.5, 0.5)]
 
 
-def test_b26_validation_batches_are_an_option_of_their_own(plan):
+def test_b26_validation_batch_size_is_an_option(plan):
     assert DistillConfig().evaluate.val_batch_size == 250
     scores = plan(**{"relabel.batch_size": 2}).refs("evaluate")
     assert scores == plan(**{"relabel.batch_size": 2, "evaluate.val_batch_size": 1}).refs("evaluate")

@@ -14,7 +14,7 @@ def test_configuration_of_a_run_leaves_nothing_to_run(tiny_run):
     assert set(to_run(tiny_run.folder, "--config", "runs/digits/config.yaml").values()) == {0}
 
 
-def test_images_load_with_datasets_and_as_a_torch_dataset(tiny_run, tmp_path, monkeypatch):
+def test_images_load_with_datasets_and_with_torch(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import datasets
 

@@ -51,7 +51,7 @@ def test_run_folder_is_whole(tiny_run):
     assert all((tiny_run.run / name).stat().st_size > 0 for name in names)
 
 
-def test_metrics_are_fractions_that_follow_from_the_runs(tiny_run, plan):
+def test_metrics_are_fractions_that_follow_from_runs(tiny_run, plan):
     metrics = json.loads((tiny_run.run / "metrics.json").read_text())
     assert metrics["schema"] == 1
     assert metrics["protocol"] == {"name": "wmdd (changed)", "hash": protocol_hash(plan.config, metrics["student"])}
@@ -94,13 +94,13 @@ def test_artifacts_of_a_class_name_it(tiny_run, plan, stage):
         assert ref.unit.endswith(f"class-{value.class_id:05d}")
 
 
-def test_soft_labels_name_the_classes_in_the_order_of_their_logits(tiny_run, plan):
+def test_soft_labels_name_classes_in_order_of_logits(tiny_run, plan):
     store = ArtifactStore(str(tiny_run.store))
     for ref in plan.refs("relabel"):
         assert tuple(store.load(ref, LabelBlock).meta["class_names"]) == plan.index.class_names
 
 
-def test_images_are_lossless_png_of_what_recover_stored(tiny_run, plan):
+def test_images_are_lossless_png_of_recovered_ones(tiny_run, plan):
     (path,) = (tiny_run.run / "images").glob("*.parquet")
     rows = pq.read_table(path).to_pylist()
     store = ArtifactStore(str(tiny_run.store))
@@ -147,7 +147,7 @@ def test_report_written_again_is_the_same_page(tiny_run):
     assert commits(tiny_run.store) == made
 
 
-def test_run_that_was_moved_finds_its_store_beside_it_or_where_it_is_told(tiny_run, tmp_path):
+def test_moved_run_finds_its_store(tiny_run, tmp_path):
     metrics = json.loads((tiny_run.run / "metrics.json").read_text())
     made, moved = tmp_path / "made", tmp_path / "moved"
     shutil.copytree(tiny_run.folder / "runs", made)
@@ -166,7 +166,7 @@ def test_run_that_was_moved_finds_its_store_beside_it_or_where_it_is_told(tiny_r
         rewrite(str(moved / "digits"), "/nowhere")
 
 
-def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_path):
+def test_run_is_written_again_without_its_teacher_file(tiny_run, tmp_path):
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(tiny_run.run / "teacher.safetensors", teacher)
     committee = ("--relabel.teachers", "convnet1_w8")
@@ -184,7 +184,7 @@ def test_run_whose_teacher_was_a_file_is_written_again_without_it(tiny_run, tmp_
     assert rewrite(str(tmp_path / "moved/loaded")).metrics == metrics
 
 
-def test_report_of_an_unfinished_run_says_how_it_goes_on(tiny_run, tmp_path):
+def test_report_of_an_unfinished_run_says_how_to_go_on(tiny_run, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(tiny_run.run, tmp_path / "digits")
     shutil.copytree(tiny_run.store, store)
@@ -193,7 +193,7 @@ def test_report_of_an_unfinished_run_says_how_it_goes_on(tiny_run, tmp_path):
         rewrite(str(tmp_path / "digits"), str(store))
 
 
-def test_store_that_fails_where_it_was_is_looked_for_elsewhere_unless_it_was_named(tiny_run, tmp_path, monkeypatch):
+def test_failing_store_is_looked_for_elsewhere(tiny_run, tmp_path, monkeypatch):
     run_url, asked, contains = str(tmp_path / "digits"), [], ArtifactStore.__contains__
 
     def fails(self, ref):
@@ -230,7 +230,7 @@ def test_damaged_run_is_told_by_its_file(tmp_path, file, text, message):
         rewrite(str(tmp_path))
 
 
-def test_b23_files_of_an_earlier_and_larger_run_are_not_left_in_the_folder(tiny_run):
+def test_b23_files_of_a_larger_run_are_removed(tiny_run):
     strays = [tiny_run.run / "images/train-00001-of-00002.parquet", tiny_run.run / "labels/part-00099.parquet"]
     for stray in strays:
         stray.write_bytes((tiny_run.run / "images/train-00000-of-00001.parquet").read_bytes())
@@ -239,7 +239,7 @@ def test_b23_files_of_an_earlier_and_larger_run_are_not_left_in_the_folder(tiny_
     assert len(load_distilled(str(tiny_run.run))) == 20
 
 
-def test_images_that_were_cut_short_are_told_in_one_line_and_written_again(tiny_run, tmp_path):
+def test_truncated_images_are_written_again(tiny_run, tmp_path):
     images = tiny_run.run / "images/train-00000-of-00001.parquet"
     whole = images.read_bytes()
     images.write_bytes(whole[: len(whole) // 2])
@@ -297,7 +297,7 @@ def test_second_run_tells_of_no_unit(tiny_run):
     assert commits(tiny_run.store) == before
 
 
-def test_python_shows_progress_if_asked_and_the_command_shows_it_once(tiny_run, capsys):
+def test_python_shows_progress_if_asked(tiny_run, capsys):
     assert tiny_run.result.stdout.count("pretrain   1/1 done in") == 1
     config = from_yaml((tiny_run.run / "config.yaml").read_text())
     for options, lines in (({}, 0), ({"progress": True}, len(STAGES)), ({"progress": False}, 0)):
@@ -323,7 +323,7 @@ def help_texts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("label", FIELDS)
-def test_help_gives_every_option_its_meaning_and_default(help_texts, label):
+def test_help_describes_every_option_and_default(help_texts, label):
     section, name = label.split(".")
     for words, text in help_texts.items():
         values = getattr(recipe(words[1]) if len(words) > 1 else DistillConfig(), section)

@@ -52,8 +52,6 @@ def compare(
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
     ipcs = numbers(params.pop("ipc"))
-    if ipcs and params["ipc"] is not None:
-        raise ConfigError("--ipc, --ipc: are the same option; give one")
     config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
