@@ -3,7 +3,6 @@
 import copy
 import io
 import itertools
-import json
 import re
 import warnings
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from builders import encoded
+from builders import encoded, write_parquet
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, parquet, png, refusal, saved, structs, table
 from PIL import Image, features
@@ -212,18 +211,6 @@ def test_identity_view_changes_no_pixel(tmp_path):
     assert load_uint8(index, "train", positions, size=8, crop_ratio=1.0).equal(native)
     assert load_uint8(index, "train", positions[:0], size=8, crop_ratio=1.0).shape == (0, 3, 8, 8)
     assert load_uint8(index, "train", positions, size=4, crop_ratio=0.5).equal(native[:, :, 2:6, 2:6])
-
-
-def write_parquet(path, data, labels, names=None, rows=2):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = pa.array(
-        [{"bytes": b, "path": None} for b in data], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    )
-    table = pa.table({"image": images, "label": pa.array(labels)})
-    if names:
-        facts = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
-    pq.write_table(table, path, row_group_size=rows)
 
 
 def test_order_and_doubles_are_kept(tmp_path):

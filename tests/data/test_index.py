@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from builders import encoded, small_set
+from builders import encoded, image_set, small_set
 from image_files import TWO_CLASSES, deep_png, folder, refusal, saved
 from PIL import Image
 from tables import each_of
@@ -89,16 +89,6 @@ def grey(top, dtype):
 def first_row(data, **options):
     read_header(data, "x", **options)
     return np.asarray(decode(data, "x", **options))[0, :, 0].astype(int)
-
-
-def image_set(root, *images):
-    """Write images in turn into two classes of both splits; return the set's URL."""
-    for split in ("train", "val"):
-        for place in range(4):
-            path = root / split / "ab"[place % 2] / f"{place}.img"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images[place % len(images)])
-    return str(root)
 
 
 def noise(top, dtype, offset=0):

@@ -1,6 +1,5 @@
 """How an index is made: the same images give the same index; what is wrong is named in one line."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import encoded, small_set, write_folder
+from builders import encoded, small_set, write_folder, write_parquet
 from hypothesis import HealthCheck, given, settings
 from image_files import TWO_CLASSES, folder, png, refusal
 from PIL import Image
@@ -22,18 +21,6 @@ from wmdd.data.scan import build_index
 from wmdd.errors import DataError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
-
-
-def write_parquet(path, data, labels, names=None, rows=2):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = pa.array(
-        [{"bytes": b, "path": None} for b in data], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    )
-    table = pa.table({"image": images, "label": pa.array(labels)})
-    if names:
-        facts = {"info": {"features": {"label": {"names": list(names), "_type": "ClassLabel"}}}}
-        table = table.replace_schema_metadata({"huggingface": json.dumps(facts)})
-    pq.write_table(table, path, row_group_size=rows)
 
 
 def pixels_by_class(index, split="train"):

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pyarrow.parquet as pq
+from builders import image_set
 from image_files import deep_png, fits, folder, images, saved
 from PIL import Image
 from tables import each_of
@@ -76,16 +77,6 @@ RAMP = np.linspace(0, 1, 80)[None].repeat(70, 0)  # too large to be decoded for 
 
 
 COLOURS = np.stack([RAMP, RAMP / 2, 0 * RAMP], -1)
-
-
-def image_set(root, *images):
-    """Write images in turn into two classes of both splits; return the set's URL."""
-    for split in ("train", "val"):
-        for place in range(4):
-            path = root / split / "ab"[place % 2] / f"{place}.img"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(images[place % len(images)])
-    return str(root)
 
 
 def noise(top, dtype, offset=0):

@@ -1,4 +1,4 @@
-"""What a person sees: the table on a terminal, lines elsewhere, and the numbers behind both."""
+"""Progress of a run: a table on a terminal, lines elsewhere, and the numbers that both show."""
 
 import functools
 import io
