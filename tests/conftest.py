@@ -1,5 +1,7 @@
 """What command and Ray tests share: tiny runs through real processes, and one finished run to look at."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,9 +10,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from filelock import FileLock
+
+from wmdd.cli.main import main
 
 pytest_plugins = ["ray_cluster"]
 
@@ -78,6 +83,18 @@ def run(folder, *words, **options):
     return subprocess.CompletedProcess(words, process.returncode, stdout, stderr)
 
 
+def call(folder, *words):
+    """Like `run`, inside this process: for commands whose own process is not what is tested."""
+    out, err = io.StringIO(), io.StringIO()
+    streams = contextlib.ExitStack()
+    streams.enter_context(contextlib.redirect_stdout(out))
+    streams.enter_context(contextlib.redirect_stderr(err))
+    columns = mock.patch.dict(os.environ, COLUMNS="120")
+    with streams, columns, contextlib.chdir(folder), pytest.raises(SystemExit) as ended:
+        main([*map(str, words)])
+    return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
+
+
 def distill(folder, *words, recipe="digits", executor="local"):
     place = ("--run", f"runs/{recipe}")  # the default folder's name would say what TINY changes
     return run(folder, "distill", recipe, *TINY, *place, "--executor", executor, *words)
@@ -108,7 +125,7 @@ def contents(store):
 
 def to_run(folder, *words):
     """What `wmdd plan` says is to run, by stage."""
-    result = run(folder, "plan", *words)
+    result = call(folder, "plan", *words)
     assert result.returncode == 0, result.stderr
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
     return {row[0]: int(row[3]) for row in rows if row[0] in STAGES}

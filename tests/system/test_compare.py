@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import TINY, UNSEEDED, commits, run
+from conftest import TINY, UNSEEDED, call, commits, run
 
 from wmdd.cli.compare import read_changes
 from wmdd.config.recipes import recipe
@@ -42,7 +42,7 @@ def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
     }  # fmt: skip
     assert "herding" in wider.stdout
     # What would mix with it, or take its table away, is told.
-    narrower = run(tmp_path, *WORDS[:-1], "1", "--methods", "wmdd,random", "--store", store)
+    narrower = call(tmp_path, *WORDS[:-1], "1", "--methods", "wmdd,random", "--store", store)
     assert narrower.returncode == 0, narrower.stderr
     assert "herding at 1, wmdd at 2, random at 2, herding at 2 more: its table is replaced" in narrower.stdout
     for words, told in (
@@ -50,7 +50,7 @@ def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
         (("compare", "digits", "--run", folder / "wmdd-ipc-1"), "holds a run of wmdd distill"),
         (("report", folder), f"holds a comparison; give a case of it, such as {folder}/wmdd-ipc-1"),
     ):
-        refused = run(tmp_path, *words, *(() if words[0] == "report" else ("--executor", "local")))
+        refused = call(tmp_path, *words, *(() if words[0] == "report" else ("--executor", "local")))
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
         assert told in refused.stderr
 
@@ -95,7 +95,7 @@ def test_options_of_a_method_are_read_together():
     ],
 )
 def test_bad_input_is_one_line(tmp_path, words, message):
-    ended = run(tmp_path, "compare", "digits", "--executor", "local", *words)
+    ended = call(tmp_path, "compare", "digits", "--executor", "local", *words)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert message in ended.stderr
     assert ended.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run
+from conftest import call, run
 from image_files import png
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_ddranking_scores_an_export(python, finished, tmp_path):
-    told = run(finished, "export", "runs/cifar10", "--format", "ddranking", "--to", tmp_path / "out")
+    told = call(finished, "export", "runs/cifar10", "--format", "ddranking", "--to", tmp_path / "out")
     assert told.returncode == 0, told.stderr
     assert str(tmp_path) not in (tmp_path / "out/ddranking.yaml").read_text() + (tmp_path / "out/score.py").read_text()
     (tmp_path / "out").rename(tmp_path / "moved")
@@ -77,7 +77,7 @@ def test_export_as_folders_holds_the_images_by_class(finished, tmp_path):
 
     from wmdd.distilled import load_distilled
 
-    told = run(finished, "export", "runs/cifar10", "--to", tmp_path / "out")
+    told = call(finished, "export", "runs/cifar10", "--to", tmp_path / "out")
     assert told.returncode == 0, told.stderr
     assert "10 images" in told.stdout
     read, ours = ImageFolder(str(tmp_path / "out")), load_distilled(str(finished / "runs/cifar10"))
@@ -126,7 +126,7 @@ def test_export_that_cannot_be_made_is_one_line(tiny_run, tmp_path):
             "pretrain.model=convnet2_w16: ddranking builds no such network",
         ),
     ):
-        told = run(tiny_run.folder, "export", *words)
+        told = call(tiny_run.folder, "export", *words)
         assert told.returncode in (1, 2)
         assert message in told.stderr
         assert told.stderr.count("\n") == 1

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import STAGES, TINY, commits, news, run, to_run
+from conftest import STAGES, TINY, call, commits, news, run, to_run
 from PIL import Image
 
 from wmdd.cli.fields import default_text
@@ -141,7 +141,7 @@ def test_report_written_again_is_the_same_page(tiny_run):
     page = tiny_run.run / "report.html"
     before, made = page.read_text(), commits(tiny_run.store)
     page.unlink()
-    result = run(tiny_run.folder, "report", "runs/digits")
+    result = call(tiny_run.folder, "report", "runs/digits")
     assert result.returncode == 0, result.stderr
     assert strip_ids(page.read_text()) == strip_ids(before)
     assert commits(tiny_run.store) == made
@@ -156,11 +156,11 @@ def test_moved_run_finds_its_store(tiny_run, tmp_path):
     assert rewrite(str(moved / "digits")).metrics == metrics
     assert json.loads((moved / "digits/run.json").read_text())["store"] == str(moved / "store")
     (moved / "store").rename(tmp_path / "shelf")
-    told = run(moved, "report", "digits")
+    told = call(moved, "report", "digits")
     assert (told.returncode, told.stderr.count("\n")) == (2, 1)
     assert f"its store is not at {moved}/store;" in told.stderr
     assert "--store URL" in told.stderr
-    found = run(moved, "report", "digits", "--store", tmp_path / "shelf")
+    found = call(moved, "report", "digits", "--store", tmp_path / "shelf")
     assert found.returncode == 0, found.stderr
     with pytest.raises(ConfigError, match="its store is not at /nowhere; give its place"):
         rewrite(str(moved / "digits"), "/nowhere")
@@ -234,7 +234,7 @@ def test_b23_files_of_a_larger_run_are_removed(tiny_run):
     strays = [tiny_run.run / "images/train-00001-of-00002.parquet", tiny_run.run / "labels/part-00099.parquet"]
     for stray in strays:
         stray.write_bytes((tiny_run.run / "images/train-00000-of-00001.parquet").read_bytes())
-    assert run(tiny_run.folder, "report", "runs/digits").returncode == 0
+    assert call(tiny_run.folder, "report", "runs/digits").returncode == 0
     assert [stray.exists() for stray in strays] == [False, False]
     assert len(load_distilled(str(tiny_run.run))) == 20
 
@@ -243,10 +243,10 @@ def test_truncated_images_are_written_again(tiny_run, tmp_path):
     images = tiny_run.run / "images/train-00000-of-00001.parquet"
     whole = images.read_bytes()
     images.write_bytes(whole[: len(whole) // 2])
-    told = run(tiny_run.folder, "export", "runs/digits", "--to", tmp_path / "out")
+    told = call(tiny_run.folder, "export", "runs/digits", "--to", tmp_path / "out")
     assert (told.returncode, told.stderr.count("\n")) == (1, 1)
     assert "train-00000-of-00001.parquet: is no whole Parquet file; wmdd report" in told.stderr
-    assert run(tiny_run.folder, "report", "runs/digits").returncode == 0
+    assert call(tiny_run.folder, "report", "runs/digits").returncode == 0
     assert images.read_bytes() == whole
 
 
@@ -289,7 +289,7 @@ def test_plan_reruns_what_a_change_touches_and_no_more(tiny_run, change):
 def test_second_run_tells_of_no_unit(tiny_run):
     before, told = commits(tiny_run.store), len(news(tiny_run.run))
     words = ("--config", "runs/digits/config.yaml", "--run", "runs/digits", "--executor", "local")
-    result = run(tiny_run.folder, "distill", *words)
+    result = call(tiny_run.folder, "distill", *words)
     assert result.returncode == 0, result.stderr
     fresh = news(tiny_run.run)[told:]
     assert [item["stage"] for item in fresh if item["kind"] == "end"] == list(STAGES)
@@ -316,7 +316,7 @@ def help_texts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("help")
     texts = {}
     for words in (("distill",), ("plan",), ("distill", "digits")):
-        result = run(folder, *words, "--help-all")
+        result = call(folder, *words, "--help-all")
         assert (result.returncode, result.stderr) == (0, "")
         texts[words] = "".join(result.stdout.split())  # lines are folded, at hyphens too
     return texts
@@ -333,8 +333,8 @@ def test_help_describes_every_option_and_default(help_texts, label):
 
 
 def test_help_of_the_other_commands_and_the_recipes(tmp_path):
-    overview = run(tmp_path, "--help").stdout
+    overview = call(tmp_path, "--help").stdout
     assert all(f"  {name} " in overview for name in ("distill", "plan", "recipes", "report"))
-    assert "RUN" in run(tmp_path, "report", "--help").stdout
-    listed = run(tmp_path, "recipes").stdout
+    assert "RUN" in call(tmp_path, "report", "--help").stdout
+    listed = call(tmp_path, "recipes").stdout
     assert all(name in listed for name in recipes())
