@@ -6,14 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import contents, distill, news
+from conftest import TINY, call, contents, news
 from PIL import Image
 
-from wmdd.cli.main import main
 from wmdd.distilled import load_distilled
 
 NAMES = ("ant", "bee", "cow")
 SMALL = ("--data.image_size", "16", "--pretrain.batch_size", "8", "--evaluate.num_students", "1")
+
+
+def distill(folder, path):
+    """Distil the images at `path` in this process."""
+    words = ("cifar10", *TINY, *SMALL, "--data.path", path, "--run", "runs/cifar10", "--executor", "local")
+    return call(folder, "distill", *words)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +39,7 @@ def zoo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder_run(zoo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
-    result = distill(folder, "--data.path", zoo, *SMALL, recipe="cifar10")
+    result = distill(folder, zoo)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -63,7 +68,7 @@ def test_folder_of_mixed_images_is_distilled(folder_run):
 
 
 def test_the_same_images_as_parquet_give_the_same_run(zoo, folder_run, tmp_path):
-    result = distill(tmp_path, "--data.path", as_parquet(zoo, tmp_path / "set"), *SMALL, recipe="cifar10")
+    result = distill(tmp_path, as_parquet(zoo, tmp_path / "set"))
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "runs/store") == contents(folder_run / "runs/store")
     assert load_distilled(str(tmp_path / "runs/cifar10")).class_names == NAMES
@@ -80,7 +85,7 @@ def test_image_damaged_inside_is_named_in_training(zoo, tmp_path):
     data = broken.read_bytes()
     codes = data.index(b"\xff\xc4") + 5
     broken.write_bytes(data[:codes] + b"\xff" * 16 + data[codes + 16 :])  # header and end are there for the index
-    result = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10")
+    result = distill(tmp_path, copy)
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert line.startswith("wmdd: pretrain of teacher failed: ")
@@ -88,11 +93,11 @@ def test_image_damaged_inside_is_named_in_training(zoo, tmp_path):
     # What needs no teacher is finished all the same.
     assert {item["stage"] for item in news(tmp_path / "runs/cifar10") if item["kind"] == "unit"} == {"select"}
     broken.write_bytes(whole)
-    again = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10")
+    again = distill(tmp_path, copy)
     assert again.returncode == 0, again.stderr
 
 
-def test_plan_shows_the_classes_and_what_is_odd(tmp_path, monkeypatch, capsys):
+def test_plan_shows_the_classes_and_what_is_odd(tmp_path):
     for split, count in (("Training", 3), ("Testing", 2)):
         for name in ("glioma[1]", "healthy"):
             (tmp_path / "mri" / split / name).mkdir(parents=True)
@@ -102,10 +107,9 @@ def test_plan_shows_the_classes_and_what_is_odd(tmp_path, monkeypatch, capsys):
     for i in range(2):
         copy = (tmp_path / f"mri/Training/healthy/{i}.png").read_bytes()
         (tmp_path / f"mri/Testing/healthy/{i}.png").write_bytes(copy)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match="0"):
-        main(["plan", "cifar10-quick", "--ipc", "1", "--data.path", "mri"])
-    lines = capsys.readouterr().out.splitlines()
+    planned = call(tmp_path, "plan", "cifar10-quick", "--ipc", "1", "--data.path", "mri")
+    assert planned.returncode == 0, planned.stderr
+    lines = planned.stdout.splitlines()
     assert "2 classes, 6 training and 4 validation images" in lines
     assert "classes (training, validation images): glioma[1] (3, 2), healthy (3, 2)" in lines
     assert "Training is read as the training split, Testing as the validation split" in lines
