@@ -95,9 +95,9 @@ def call(folder, *words):
     return subprocess.CompletedProcess(words, ended.value.code, out.getvalue(), err.getvalue())
 
 
-def distill(folder, *words, recipe="digits", executor="local"):
+def distill(folder, *words, recipe="digits", executor="local", begin=run):
     place = ("--run", f"runs/{recipe}")  # the default folder's name would say what TINY changes
-    return run(folder, "distill", recipe, *TINY, *place, "--executor", executor, *words)
+    return begin(folder, "distill", recipe, *TINY, *place, "--executor", executor, *words)
 
 
 def news(folder):

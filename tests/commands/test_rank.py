@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import UNSEEDED, news, run
+from conftest import UNSEEDED, call, news
 
 from wmdd.commands.rank import rank, trials
 from wmdd.config.distill import override
@@ -51,7 +51,7 @@ def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     shutil.copytree(tiny_run.store, tmp_path / "store")  # others compare their stores with the shared one
     words = ("rank", "digits", *UNSEEDED, "--num-students", 1, "--executor", "local", "--rates", "0.001,0.01")
     words += ("--store", "store", "--run", "runs/digits-rank")
-    done = run(tmp_path, *words)
+    done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "runs/digits-rank/ranking.json").read_text())
     (row,) = facts["rows"]

@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from conftest import TINY, UNSEEDED, call, commits, run
+from conftest import TINY, UNSEEDED, call, commits
 
 from wmdd.cli.compare import read_changes
 from wmdd.config.recipes import recipe
@@ -18,7 +18,7 @@ WORDS = ("compare", "digits", *UNSEEDED, *PLACE, "--executor", "local", "--num-s
 def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(tiny_run.store, store)  # others compare their stores with the shared one
-    first = run(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", store)
+    first = call(tmp_path, *WORDS, "--methods", "wmdd,random", "--store", store)
     assert first.returncode == 0, first.stderr
     folder = tmp_path / "runs/digits-compare"
     facts = json.loads((folder / "compare.json").read_text())
@@ -33,7 +33,7 @@ def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
     for kind in ("md", "tex", "png"):
         assert (folder / f"compare.{kind}").stat().st_size > 100
     before = commits(store)
-    wider = run(tmp_path, *WORDS, "--methods", "wmdd,random,herding", "--store", store)
+    wider = call(tmp_path, *WORDS, "--methods", "wmdd,random,herding", "--store", store)
     assert wider.returncode == 0, wider.stderr
     after = commits(store)
     assert {name: after[name] for name in before} == before
@@ -56,7 +56,7 @@ def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
 
 
 def test_impossible_case_is_refused_before_others_run(tmp_path):
-    ended = run(tmp_path, *WORDS, "--methods", "random", "--ipc", "1,5000")
+    ended = call(tmp_path, *WORDS, "--methods", "random", "--ipc", "1,5000")
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert "ipc=5000: larger than class" in ended.stderr
     assert {json.loads(commit)["stage"] for commit in commits(tmp_path / "runs/store").values()} <= {"index"}

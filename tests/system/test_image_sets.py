@@ -6,19 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import TINY, call, contents, news
+from conftest import call, contents, distill, news
 from PIL import Image
 
 from wmdd.distilled import load_distilled
 
 NAMES = ("ant", "bee", "cow")
 SMALL = ("--data.image_size", "16", "--pretrain.batch_size", "8", "--evaluate.num_students", "1")
-
-
-def distill(folder, path):
-    """Distil the images at `path` in this process."""
-    words = ("cifar10", *TINY, *SMALL, "--data.path", path, "--run", "runs/cifar10", "--executor", "local")
-    return call(folder, "distill", *words)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +33,7 @@ def zoo(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder_run(zoo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("folder")
-    result = distill(folder, zoo)
+    result = distill(folder, "--data.path", zoo, *SMALL, recipe="cifar10", begin=call)
     assert result.returncode == 0, result.stderr
     return folder
 
@@ -68,7 +62,7 @@ def test_folder_of_mixed_images_is_distilled(folder_run):
 
 
 def test_the_same_images_as_parquet_give_the_same_run(zoo, folder_run, tmp_path):
-    result = distill(tmp_path, as_parquet(zoo, tmp_path / "set"))
+    result = distill(tmp_path, "--data.path", as_parquet(zoo, tmp_path / "set"), *SMALL, recipe="cifar10", begin=call)
     assert result.returncode == 0, result.stderr
     assert contents(tmp_path / "runs/store") == contents(folder_run / "runs/store")
     assert load_distilled(str(tmp_path / "runs/cifar10")).class_names == NAMES
@@ -85,7 +79,7 @@ def test_image_damaged_inside_is_named_in_training(zoo, tmp_path):
     data = broken.read_bytes()
     codes = data.index(b"\xff\xc4") + 5
     broken.write_bytes(data[:codes] + b"\xff" * 16 + data[codes + 16 :])  # header and end are there for the index
-    result = distill(tmp_path, copy)
+    result = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10", begin=call)
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert line.startswith("wmdd: pretrain of teacher failed: ")
@@ -93,7 +87,7 @@ def test_image_damaged_inside_is_named_in_training(zoo, tmp_path):
     # What needs no teacher is finished all the same.
     assert {item["stage"] for item in news(tmp_path / "runs/cifar10") if item["kind"] == "unit"} == {"select"}
     broken.write_bytes(whole)
-    again = distill(tmp_path, copy)
+    again = distill(tmp_path, "--data.path", copy, *SMALL, recipe="cifar10", begin=call)
     assert again.returncode == 0, again.stderr
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conftest import TINY, commits, contents, distill, start, to_run
+from conftest import TINY, call, commits, contents, distill, start, to_run
 
 from wmdd.distilled import load_distilled
 
@@ -36,7 +36,7 @@ def without_keys(found):
 
 
 def test_another_seed_gives_other_images(tiny_run, tmp_path):
-    result = distill(tmp_path, "--seed", 1, "--evaluate.num_students", 1)
+    result = distill(tmp_path, "--seed", 1, "--evaluate.num_students", 1, begin=call)
     assert result.returncode == 0, result.stderr
     ours, theirs = without_keys(contents(tiny_run.store)), without_keys(contents(tmp_path / "runs/store"))
     assert ours["recover", "class-00003"] != theirs["recover", "class-00003"]
@@ -60,9 +60,9 @@ def test_damaged_artifact_is_withdrawn_and_made_anew(tiny_run, tmp_path):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    first = distill(tmp_path)
+    first = distill(tmp_path, begin=call)
     assert first.returncode == 1
     assert "is damaged" in first.stderr
-    again = distill(tmp_path)
+    again = distill(tmp_path, begin=call)
     assert again.returncode == 0, again.stderr
     assert contents(store) == contents(tiny_run.store)
