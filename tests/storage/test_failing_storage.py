@@ -7,13 +7,12 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from pathlib import Path
 
 import faulty
 import numpy as np
 import pytest
 import tenacity
-from conftest import TINY, commits, contents, environment, news, run
+from conftest import TINY, call, commits, contents, environment, news
 from image_files import TWO_CLASSES, folder
 from PIL import Image
 
@@ -24,7 +23,6 @@ from wmdd.storage.filesystem import again, open_fs
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 REF = ArtifactRef("evaluate", "student", "0" * 32)
-SITE = str(Path(faulty.__file__).parent / "site")
 
 
 class Text:
@@ -48,9 +46,11 @@ def flaky(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_run_on_flaky_storage_is_the_same_run(tiny_run, tmp_path):
+def test_run_on_flaky_storage_is_the_same_run(tiny_run, tmp_path, monkeypatch):
     words = ("distill", "digits", *TINY, "--executor", "local", "--run", f"flaky://{tmp_path}/runs/digits")
-    result = run(tmp_path, *words, env=environment(PYTHONPATH=SITE, FAULTY_EVERY="13", FAULTY_COUNT="count"))
+    monkeypatch.setenv("FAULTY_EVERY", "13")
+    monkeypatch.setenv("FAULTY_COUNT", str(tmp_path / "count"))
+    result = call(tmp_path, *words)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "count").stat().st_size > 20  # failures there were
     assert contents(tmp_path / "runs/store") == contents(tiny_run.store)
@@ -61,11 +61,12 @@ def test_run_on_flaky_storage_is_the_same_run(tiny_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_run_goes_on_after_a_full_disk(tiny_run, tmp_path):
+def test_run_goes_on_after_a_full_disk(tiny_run, tmp_path, monkeypatch):
     words = ("distill", "digits", *TINY, "--executor", "local", "--store", f"full://{tmp_path}/store")
     room = tmp_path / "room"
     room.write_text("150000")
-    result = run(tmp_path, *words, env=environment(PYTHONPATH=SITE, FAULTY_ROOM=str(room)))
+    monkeypatch.setenv("FAULTY_ROOM", str(room))
+    result = call(tmp_path, *words)
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert line.startswith("wmdd: ")
@@ -75,7 +76,7 @@ def test_run_goes_on_after_a_full_disk(tiny_run, tmp_path):
     made = commits(tmp_path / "store")
     assert 0 < len(made) < len(commits(tiny_run.store))
     room.write_text("1000000000")
-    result = run(tmp_path, *words, env=environment(PYTHONPATH=SITE, FAULTY_ROOM=str(room)))
+    result = call(tmp_path, *words)
     assert result.returncode == 0, result.stderr
     assert made.items() <= commits(tmp_path / "store").items()
     assert contents(tmp_path / "store") == contents(tiny_run.store)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY, contents, environment, run, start
+from conftest import TINY, call, contents, environment, run, start
 from PIL import Image
 
 from wmdd import load_distilled
@@ -206,9 +206,9 @@ def test_run_continued_on_s3_is_the_local_run(s3, tiny_run, tmp_path):
     assert (folder / "metrics.jsonl").read_text().count('"kind": "unit"') >= 20
     names = {path.name for path in folder.iterdir()}
     assert names == {path.name for path in tiny_run.run.iterdir()}
-    report = run(tmp_path, "report", "s3://bucket/runs/tiny", env=environment(**s3))
+    report = call(tmp_path, "report", "s3://bucket/runs/tiny")
     assert report.returncode == 0, report.stderr
-    left = run(tmp_path, "plan", "digits", *TINY, "--store", "s3://bucket/runs/store", env=environment(**s3))
+    left = call(tmp_path, "plan", "digits", *TINY, "--store", "s3://bucket/runs/store")
     assert left.returncode == 0, left.stderr
     assert "class-" not in left.stdout
     assert len(load_distilled("s3://bucket/runs/tiny")) == 20
@@ -220,7 +220,7 @@ def test_run_continued_on_s3_is_the_local_run(s3, tiny_run, tmp_path):
 def test_run_over_sftp_is_the_local_run(sftp, tiny_run, tmp_path):
     url, home = sftp
     words = ("distill", "digits", *TINY, "--executor", "local", "--run", f"{url}/runs/tiny")
-    result = run(tmp_path, *words, env=environment(HOME=str(home)))
+    result = call(tmp_path, *words)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     assert contents(home / "data/runs/store") == contents(tiny_run.store)
     assert not list((home / "data").rglob("*.part"))
