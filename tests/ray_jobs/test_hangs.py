@@ -33,10 +33,10 @@ def test_hanging_worker_is_replaced(cluster, config, tiny_run, tmp_path):
             os.kill(process_of(event), signal.SIGSTOP)
 
     store_without(tiny_run, tmp_path, "barycenter")
-    changes = {"ray.silence_s": 20.0, "ray.attempts": 8, "ray.cpus_per_actor": 0.5}
+    changes = {"ray.silence_s": 10.0, "ray.attempts": 8, "ray.cpus_per_actor": 0.5}
     result = ray_run(override(config, changes), tmp_path, freeze)
     retried = {event.unit: event.text for event in events if event.kind == "retry"}
-    assert "sent no message for 20 s" in retried[frozen[0][0]]
+    assert "sent no message for 10 s" in retried[frozen[0][0]]
     wait(lambda: not psutil.pid_exists(frozen[0][1]))
     assert contents(tmp_path / "store") == contents(tiny_run.store)
     assert (tmp_path / "run/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
@@ -70,17 +70,8 @@ def test_frozen_node_is_replaced(cluster, config, tiny_run, tmp_path):
 
 
 def test_killed_driver_leaves_no_worker_and_resumes(cluster, tiny_run, tmp_path):
-    command = (
-        "distill",
-        "digits",
-        *TINY,
-        "--run",
-        "runs/digits",
-        "--ray.address",
-        cluster.address,
-        "--ray.actors",
-        "1",
-    )
+    command = ("distill", "digits", *TINY, "--run", "runs/digits")
+    command += ("--ray.address", cluster.address, "--ray.actors", "1")
     options = {"env": environment(RAY_AUTH_MODE="disabled", RAY_TMPDIR=os.environ["RAY_TMPDIR"])}
     options["env"]["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     store_without(tiny_run, tmp_path / "runs", "barycenter")
