@@ -182,6 +182,7 @@ def test_file_that_is_no_parquet_is_named(tmp_path):
         build_index(str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CIFAR.exists(), reason="../shared/data is absent")
 def test_cifar10_parquet_is_indexed_whole():
     index = build_index(str(CIFAR))
