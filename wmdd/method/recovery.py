@@ -29,8 +29,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,17 +46,16 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 RECORDS = 50
+_AVERAGES = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 def optimise(
-    section: RecoverConfig,
     objective: Objective,
     images: Tensor,
+    optimizer: torch.optim.Adam,
     views: Views,
     bounds: tuple[Tensor, Tensor],
-    optimizer: torch.optim.Adam,
     steps: range,
-    runtime: Runtime,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
 
@@ -66,9 +63,9 @@ def optimise(
         images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
         views: one of each class in every step, (iterations, classes).
         bounds: least and largest value of each channel of a valid image.
-        steps: of the `section.iterations` in all.
+        steps: of the `recover.iterations` in all.
     """
-    loss_terms, (low, high) = runtime.maybe_compile(objective), bounds
+    section, loss_terms = objective.section, objective.runtime.maybe_compile(objective)
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
         terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
@@ -76,7 +73,7 @@ def optimise(
         (terms * objective.term_weights).sum().backward()
         optimizer.step()
         with torch.no_grad():
-            torch.clamp(images, low, high, out=images)
+            torch.clamp(images, *bounds, out=images)
         yield step, terms.detach()
 
 
@@ -165,58 +162,80 @@ def recover_images(
     Raises:
         DivergedError: if the loss of every class became non-finite; names the step.
     """
-    whole, size = section.iterations, teacher.image_size
-    span = range(begun.step if begun else 0, whole if steps is None else steps)
+    span = range(begun.step if begun else 0, section.iterations if steps is None else steps)
     starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
-    images = torch.cat(starts).to(runtime.device).requires_grad_(True)
-    by_class = images.detach().unflatten(0, (len(targets), -1))  # the same memory
-    views, bounds = _draw_views(section, targets, size).to(runtime), teacher.pixels.bounds(by_class)
-    optimizer = torch.optim.Adam([images], lr=section.lr, betas=section.betas)
-    if begun:
-        optimizer.load_state_dict(_adam_state(optimizer, begun))
-    every, names = record_every(whole), tuple(term_weights(section))
-    record = torch.zeros(len(range(0, span.stop, every)), len(targets), len(names), device=runtime.device)
-    if begun:
-        record[: begun.losses.shape[1]] = begun.losses.transpose(0, 1).to(runtime.device)
-    diverged = dict(begun.diverged) if begun else {}
-    pulse, snapshots = Pulse(), SnapshotClock(3 * images.nbytes)
-
-    def paused(step: int) -> Paused:
-        losses = record[: len(range(0, step, every))].cpu().transpose(0, 1).clone()
-        return Paused(step, losses, dict(diverged), _state(images, optimizer, len(targets)))
-
+    state = _State(section, starts, begun, span.stop, runtime.device)
+    views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
+    pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
     with Probe(runtime.place(teacher.network), teacher.num_classes) as probe:
         statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
-        objective = Objective(section, statistics, barycenters, probe, size, runtime)
-        for step, terms in optimise(section, objective, images, views, bounds, optimizer, span, runtime):
-            if step % every == 0:
-                record[step // every] = terms
-            if step % (every * 5) == 0 or pulse.is_due():
-                yield _progress(record[step // every], names, step, whole, diverged)
+        objective = Objective(section, statistics, barycenters, probe, teacher.image_size, runtime)
+        for step, terms in optimise(objective, state.images, state.optimizer, views, bounds, span):
+            if step % state.every == 0:
+                state.losses[step // state.every] = terms
+            if step % (state.every * 5) == 0 or pulse.is_due():
+                yield state.progress(step, section.iterations)
             if step + 1 < span.stop and snapshots.is_due():
                 # Waits for the steps that are queued on a device, which is no cost of the snapshot.
-                _check(by_class, "the images are", f"after step {step}", diverged)
+                state.check(state.by_class, "the images are", f"after step {step}")
                 snapshots.begin()
-                yield paused(step + 1)
+                yield state.paused(step + 1)
                 snapshots.end()
-    _check(by_class, "the images are", "after the last step", diverged)
-    pixels = teacher.pixels.denormalize(images.detach().nan_to_num()).cpu().unflatten(0, (len(targets), -1))
-    if 0 < span.stop < whole:
-        yield paused(span.stop)
-    yield Recovered(pixels, record.cpu().transpose(0, 1), diverged)
+    state.check(state.by_class, "the images are", "after the last step")
+    if 0 < span.stop < section.iterations:
+        yield state.paused(span.stop)
+    pixels = teacher.pixels.denormalize(state.by_class.nan_to_num()).cpu()
+    yield Recovered(pixels, state.losses.cpu().transpose(0, 1), state.diverged)
 
 
-def _state(images: Tensor, optimizer: torch.optim.Adam, classes: int) -> dict[str, Tensor]:
-    adam = optimizer.state[images]
-    whole = {"images": images.detach(), "exp_avg": adam["exp_avg"], "exp_avg_sq": adam["exp_avg_sq"]}
-    return {
-        name: tensor.to("cpu", copy=True).unflatten(0, (classes, -1)).contiguous() for name, tensor in whole.items()
-    }
+class _State:
+    """The images of several classes while they are optimised, Adam's averages, and the records of the losses.
 
+    Attributes:
+        images: (classes * ipc, 3, h, w) float32 normalised; `by_class` is the same memory, (classes, ipc, 3, h, w).
+        losses: (records, classes, terms) float32, one record every `every` steps.
+    """
 
-def _adam_state(optimizer: torch.optim.Adam, begun: Paused) -> dict[str, Any]:
-    averages = {name: torch.cat([*begun.state[name]]) for name in ("exp_avg", "exp_avg_sq")}
-    return optimizer.state_dict() | {"state": {0: {"step": torch.tensor(float(begun.step)), **averages}}}
+    def __init__(
+        self, section: RecoverConfig, starts: list[Tensor], begun: Paused | None, steps: int, device: torch.device
+    ) -> None:
+        self.images = torch.cat(starts).to(device).requires_grad_(True)
+        self.by_class = self.images.detach().unflatten(0, (len(starts), -1))
+        self.optimizer = torch.optim.Adam([self.images], lr=section.lr, betas=section.betas)
+        self.terms, self.every = tuple(term_weights(section)), record_every(section.iterations)
+        self.losses = torch.zeros(len(range(0, steps, self.every)), len(starts), len(self.terms), device=device)
+        self.diverged = dict(begun.diverged) if begun else {}
+        if begun:
+            averages = {name: torch.cat([*begun.state[name]]) for name in _AVERAGES}
+            adam = {"state": {0: {"step": torch.tensor(float(begun.step)), **averages}}}
+            self.optimizer.load_state_dict(self.optimizer.state_dict() | adam)
+            self.losses[: begun.losses.shape[1]] = begun.losses.transpose(0, 1).to(device)
+
+    def paused(self, step: int) -> Paused:
+        """Return the state after this number of steps, in the CPU's memory."""
+        adam = self.optimizer.state[self.images]
+        tensors = {"images": self.by_class} | {name: adam[name].view_as(self.by_class) for name in _AVERAGES}
+        losses = self.losses[: len(range(0, step, self.every))].cpu().transpose(0, 1).clone()
+        return Paused(step, losses, dict(self.diverged), {name: x.to("cpu", copy=True) for name, x in tensors.items()})
+
+    def progress(self, step: int, total: int) -> Progress:
+        """Return the last record as progress: the mean of each loss term over the classes that have not diverged."""
+        terms = self.losses[step // self.every]
+        self.check(terms, "the loss is", f"at step {step} of {total}")
+        finite = [row for row in range(len(terms)) if row not in self.diverged]
+        means = terms[finite].mean(dim=0).tolist()
+        return Progress(step, total, " ".join(f"{n} {value:.3g}" for n, value in zip(self.terms, means, strict=True)))
+
+    def check(self, values: Tensor, what: str, when: str) -> None:
+        """Add to `diverged` the classes, along the first axis, whose values are not finite.
+
+        Raises:
+            DivergedError: if it is all of them.
+        """
+        for row in (~torch.isfinite(values.flatten(1)).all(dim=1)).nonzero().flatten().tolist():
+            self.diverged.setdefault(row, f"{what} not finite {when}; lower recover.lr or recover.bn_weight")
+        if len(self.diverged) == len(values):
+            raise DivergedError(self.diverged[0])
 
 
 def _start(target: Target, teacher: Teacher) -> Tensor:
@@ -238,26 +257,7 @@ def _scales(section: RecoverConfig) -> tuple[float | np.ndarray, float]:
 
 def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
     """Draw one view for each step and target, (iterations, targets)."""
-    draw = partial(draw_resized_crops, n=section.iterations, size=(size, size), scale=_scales(section))
+    n, scale = section.iterations, _scales(section)
     rngs = [target.seeds.child("views").numpy() for target in targets]
-    return Views.stack([draw(rng, flip=section.flip, roll_px=section.roll_px) for rng in rngs])
-
-
-def _progress(terms: Tensor, names: tuple[str, ...], step: int, total: int, diverged: dict[int, str]) -> Progress:
-    _check(terms, "the loss is", f"at step {step} of {total}", diverged)
-    finite = [row for row in range(len(terms)) if row not in diverged]
-    means = terms[finite].mean(dim=0).tolist()
-    note = " ".join(f"{name} {value:.3g}" for name, value in zip(names, means, strict=True))
-    return Progress(step, total, note)
-
-
-def _check(values: Tensor, what: str, when: str, diverged: dict[int, str]) -> None:
-    """Add the classes, along the first axis, whose values are not finite.
-
-    Raises:
-        DivergedError: if it is all of them.
-    """
-    for row in (~torch.isfinite(values.flatten(1)).all(dim=1)).nonzero().flatten().tolist():
-        diverged.setdefault(row, f"{what} not finite {when}; lower recover.lr or recover.bn_weight")
-    if len(diverged) == len(values):
-        raise DivergedError(diverged[0])
+    drawn = [draw_resized_crops(r, n, (size, size), scale, flip=section.flip, roll_px=section.roll_px) for r in rngs]
+    return Views.stack(drawn)
