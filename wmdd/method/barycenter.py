@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import ot
@@ -38,7 +38,6 @@ from sklearn.exceptions import ConvergenceWarning
 from wmdd.errors import ConfigError
 from wmdd.text import counted
 
-MassMode = Literal["uniform", "learned"]
 PIVOTS = 5_000_000
 
 
@@ -65,7 +64,7 @@ def free_support_barycenter(
     features: np.ndarray,
     k: int,
     *,
-    mass: MassMode,
+    mass: Literal["uniform", "learned"],
     rng: np.random.Generator,
     init: Literal["kmeans++", "random"] | np.ndarray = "kmeans++",
     max_iterations: int = 100,
@@ -88,43 +87,32 @@ def free_support_barycenter(
     """
     points = np.asarray(features, dtype=np.float64)
     if k > len(points):
-        held = counted(len(points), "image", "images")
-        raise ConfigError(f"ipc={k}: larger than the class ({held}); lower ipc")
+        raise ConfigError(f"ipc={k}: larger than the class ({counted(len(points), 'image', 'images')}); lower ipc")
     if not np.isfinite(points).all():
         raise ValueError("features must be finite")
     # Centring changes no distance and keeps the expanded squares exact for features far from the origin.
     centre = points.mean(axis=0)
     points = points - centre
-    atoms = _start(points, k, rng, init, centre)
+    atoms = init - centre if isinstance(init, np.ndarray) else _first_atoms(points, k, rng, init)
     step = _uniform_step if mass == "uniform" else _learned_step
-    objective: list[float] = []
-    converged = False
-    for _ in range(max_iterations + 1):
+    value, masses, moved = step(points, atoms)
+    objective, converged = [value], False
+    while not converged and len(objective) <= max_iterations:
+        atoms = moved
         value, masses, moved = step(points, atoms)
+        converged = objective[-1] - value <= tolerance * max(objective[-1], 1e-300)
         objective.append(value)
-        if len(objective) > 1 and objective[-2] - value <= tolerance * max(objective[-2], 1e-300):
-            converged = True
-            break
-        if len(objective) <= max_iterations:
-            atoms = moved
     nearest = linear_sum_assignment(ot.dist(atoms, points))[1]
     support = (atoms + centre).astype(np.float32)
     return TransportResult(support, masses, tuple(objective), converged, nearest.astype(np.int64))
 
 
-def _start(
-    points: np.ndarray, k: int, rng: np.random.Generator, init: str | np.ndarray, centre: np.ndarray
-) -> np.ndarray:
-    if isinstance(init, np.ndarray):
-        start: np.ndarray = np.asarray(init, dtype=np.float64) - centre
-        return start
+def _first_atoms(points: np.ndarray, k: int, rng: np.random.Generator, init: str) -> Any:
     if k == len(points):
-        return points.copy()
+        return points.copy()  # POT computes otherwise for one array given twice
     if init == "random":
-        chosen: np.ndarray = points[rng.permutation(len(points))[:k]].copy()
-        return chosen
-    atoms: np.ndarray = kmeans_plusplus(points, k, random_state=int(rng.integers(2**31)))[0].copy()
-    return atoms
+        return points[rng.permutation(len(points))[:k]]
+    return kmeans_plusplus(points, k, random_state=int(rng.integers(2**31)))[0]
 
 
 def _uniform_step(points: np.ndarray, atoms: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
