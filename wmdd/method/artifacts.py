@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -56,7 +56,27 @@ class ClassStatistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Barycenter:
+class _OneFile:
+    """An artifact that is one safetensors file: its tensors, and its other fields as metadata."""
+
+    FILE: ClassVar[str]
+
+    def to_files(self) -> dict[str, bytes]:
+        """Return the file."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return {self.FILE: pack(tensors, {name: value for name, value in values.items() if name not in tensors})}
+
+    @classmethod
+    def from_files(cls, files: Files) -> Self:
+        """Read the file."""
+        tensors, meta = unpack(files.read(cls.FILE))
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in meta.items()}
+        return cls(**tensors, **values)
+
+
+@dataclass(frozen=True, eq=False)
+class Barycenter(_OneFile):
     """The atoms of a class in feature space.
 
     Args:
@@ -69,6 +89,7 @@ class Barycenter:
         class_name: as for `ClassStatistics`.
     """
 
+    FILE = "barycenter.safetensors"
     class_id: int
     support: Tensor
     mass: Tensor
@@ -82,23 +103,9 @@ class Barycenter:
         if abs(float(self.mass.sum()) - 1) > 1e-4 or not torch.isfinite(self.support).all():
             raise ValueError(f"barycenter of class {self.class_id}: masses must sum to 1 and atoms be finite")
 
-    def to_files(self) -> dict[str, bytes]:
-        """Return one safetensors file."""
-        tensors = {"support": self.support, "mass": self.mass, "nearest": self.nearest}
-        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "objective", "converged", "norms")}
-        return {"barycenter.safetensors": pack(tensors, meta)}
-
-    @classmethod
-    def from_files(cls, files: Files) -> Self:
-        """Read the file."""
-        tensors, meta = unpack(files.read("barycenter.safetensors"))
-        meta["objective"], meta["norms"] = tuple(meta["objective"]), tuple(meta["norms"])
-        values: dict[str, Any] = {**tensors, **meta}
-        return cls(**values)
-
 
 @dataclass(frozen=True, eq=False)
-class DistilledClass:
+class DistilledClass(_OneFile):
     """The images of a class: distilled, or real ones as a baseline.
 
     Args:
@@ -111,6 +118,7 @@ class DistilledClass:
         class_name: as for `ClassStatistics`.
     """
 
+    FILE = "images.safetensors"
     class_id: int
     images: Tensor
     mass: Tensor
@@ -123,20 +131,6 @@ class DistilledClass:
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.mass):
             raise ValueError(f"class {self.class_id}: {tuple(self.images.shape)} {self.images.dtype} images")
-
-    def to_files(self) -> dict[str, bytes]:
-        """Return one safetensors file."""
-        tensors = {"images": self.images, "mass": self.mass, "losses": self.losses}
-        meta = {name: getattr(self, name) for name in ("class_id", "class_name", "terms", "sources", "notes")}
-        return {"images.safetensors": pack(tensors, meta)}
-
-    @classmethod
-    def from_files(cls, files: Files) -> Self:
-        """Read the file."""
-        tensors, meta = unpack(files.read("images.safetensors"))
-        meta["terms"], meta["sources"] = tuple(meta["terms"]), tuple(meta["sources"])
-        values: dict[str, Any] = {**tensors, **meta}
-        return cls(**values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,7 @@ class Teacher:
 
     def to_files(self) -> dict[str, bytes]:
         """Return ``teacher.safetensors`` with the card as metadata."""
-        card = {name: getattr(self, name) for name in _CARD}
+        card = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "weights"}
         return {"teacher.safetensors": pack(self.weights, card)}
 
     @classmethod
@@ -73,6 +73,3 @@ class Teacher:
         weights, card = unpack(files.read("teacher.safetensors"))
         card["class_names"], card["curve"] = tuple(card["class_names"]), tuple(card["curve"])
         return cls(weights=weights, **card)
-
-
-_CARD = tuple(item.name for item in fields(Teacher) if item.name != "weights")
