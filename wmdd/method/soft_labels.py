@@ -108,21 +108,17 @@ def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
 def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
     """Draw the batches of an epoch, without logits, of `num_images` images of `size` px."""
     rng = seeds.child("epoch", epoch).numpy()
-    order = rng.permutation(num_images)
-    start = 0
-    for batch, count in enumerate(batch_sizes(section, num_images)):
-        images = order[start : start + count]
-        start += count
+    ends = np.cumsum(batch_sizes(section, num_images))
+    for batch, images in enumerate(np.split(rng.permutation(num_images), ends[:-1])):
+        count = len(images)
         views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
         partner = rng.permutation(count)
         box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
         share = float(np.float32(rng.beta(section.mix_alpha, section.mix_alpha))) if section.mix == "mixup" else 1.0
         empty = torch.zeros(count, 0, dtype=torch.float16)
+        seed = 0 if section.augment == "none" else int(rng.integers(2**63))
         rows = torch.from_numpy(images), views, torch.from_numpy(partner)
-        drawn = LabelBatch(epoch, batch, *rows, box, empty, share)
-        if section.augment != "none":
-            drawn = replace(drawn, augment=section.augment, augment_seed=int(rng.integers(2**63)))
-        yield drawn
+        yield LabelBatch(epoch, batch, *rows, box, empty, share, section.augment, seed)
 
 
 def mean_pixels(images: Tensor) -> Tensor:
