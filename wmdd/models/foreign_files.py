@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import zipfile
@@ -79,7 +80,8 @@ def unread(data: bytes, source: str) -> str:
     for pattern, what in _NAMES:
         if re.search(f"({pattern})$", name):
             return f"is a file of {what}; {_CONVERT}"
-    if _is_onnx(data):
+    # The version of a model of ONNX, then the name of the program that wrote it.
+    if re.match(rb"\x08[\x03-\x1f]\x12.[0-9A-Za-z]{4}", data, re.DOTALL):
         return f"is a file of ONNX; {_CONVERT}"
     if re.match(rb"[\x81-\x8f][\xa1-\xbf]|\xde..[\xa1-\xbf]", data, re.DOTALL):
         return f"is a file of msgpack, as of Flax; {_CONVERT}"
@@ -89,10 +91,8 @@ def unread(data: bytes, source: str) -> str:
         return f"begins with zeros, as a download that was cut short; {_FETCH}"
     if line := _text(data[:512]):
         return f'is text (it begins with "{line}"), not weights; give the file of weights, or {_FETCH}'
-    return (
-        f"is no file of safetensors or torch.save (it begins with {data[:16]!r}); save a state dict: "
-        "torch.save(model.state_dict(), FILE)"
-    )
+    what = f"is no file of safetensors or torch.save (it begins with {data[:16]!r})"
+    return f"{what}; save a state dict: torch.save(model.state_dict(), FILE)"
 
 
 def part(source: str) -> str:
@@ -114,9 +114,8 @@ def folder(fs: Any, path: str, source: str) -> str:
         return f"is a folder with weights in {len(parts)} parts ({parts[0]}); {MERGE}"
     for pattern in _WEIGHTS:
         if found := [name for name in names if re.fullmatch(pattern, name)]:
-            return f"is a folder; give {'one of its files, such as' if found[1:] else 'the file in it,'} " + (
-                f"{source.rstrip('/')}/{found[0]}"
-            )
+            which = "one of its files, such as" if found[1:] else "the file in it,"
+            return f"is a folder; give {which} {source.rstrip('/')}/{found[0]}"
     for pattern, what in _NAMES:
         if found := [name for name in names if re.search(f"({pattern})$", name.lower())]:
             return f"is a folder of {what} ({found[0]}); {_CONVERT}"
@@ -140,16 +139,13 @@ def _foreign_zip(data: bytes) -> str:
         return ""
     ends = {name.rpartition("/")[2] for name in names}
     if "constants.pkl" in ends:
-        return (
-            "is a TorchScript archive; save its state_dict: "
-            'torch.save(torch.jit.load(FILE).state_dict(), "weights.pth")'
-        )
+        command = 'torch.save(torch.jit.load(FILE).state_dict(), "weights.pth")'
+        return f"is a TorchScript archive; save its state_dict: {command}"
     if "data.pkl" in ends:
         return ""
     if ends & {"archive_format", "serialized_exported_program.json", "exported_program.json"}:
-        return (
-            'is a program of torch.export; save its state_dict: torch.save(torch.export.load(FILE).state_dict, "a.pth")'
-        )
+        command = 'torch.save(torch.export.load(FILE).state_dict, "a.pth")'
+        return f"is a program of torch.export; save its state_dict: {command}"
     if any(name.endswith(".npy") for name in ends):
         return "is an archive of NumPy's arrays (.npz); save a state dict of torch"
     if "model.weights.h5" in ends:
@@ -159,19 +155,12 @@ def _foreign_zip(data: bytes) -> str:
     return "is a zip archive; unpack it, and give the file of weights in it"
 
 
-def _is_onnx(data: bytes) -> bool:
-    """Whether a file begins as a model of ONNX: its version, then the name of the program that wrote it."""
-    return data[:1] == b"\x08" and 2 < data[1:2][0] < 32 and data[2:3] == b"\x12" and data[4:8].isalnum()
-
-
 def _text(head: bytes) -> str:
     """Return the first line of what begins as text; "" for other files."""
     try:
-        words = head.decode().lstrip("\ufeff")
-    except UnicodeDecodeError as exc:
-        if exc.start < len(head) - 3:  # else the cut is within a letter
-            return ""
-        words = head[: exc.start].decode()
+        words = codecs.getincrementaldecoder("utf-8-sig")().decode(head)  # the cut may be within a letter
+    except UnicodeDecodeError:
+        return ""
     if not all(letter.isprintable() or letter in "\t\r\n\f" for letter in words):
         return ""
     return next(iter(words.strip().splitlines()), "")[:40]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from wmdd.errors import ConfigError
-from wmdd.models.weight_files import read_bytes
+from wmdd.models.registry import create_timm
+from wmdd.models.weight_files import read_bytes, refused
 from wmdd.normalization import NORMALIZATIONS, Normalization
 from wmdd.text import one_line
 
@@ -31,17 +31,13 @@ def check_published(name: str, source: str, num_classes: int | None, normalizati
     """
     known, mean, std = _card(name, source)
     if None not in (known, num_classes) and known != num_classes:
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: knows {known} classes, and the data has {num_classes}; train a teacher "
-            "(--pretrain.checkpoint none), or give a file of one for these classes"
-        )
+        remedy = "train a teacher (--pretrain.checkpoint none), or give a file of one for these classes"
+        raise refused(source, f"knows {known} classes, and the data has {num_classes}; {remedy}")
     if len(mean) == 3 and not _near(NORMALIZATIONS[normalization], mean, std):
         fitting = next((item.name for item in NORMALIZATIONS.values() if _near(item, mean, std)), None)
         remedy = f"set it to {fitting}" if fitting else "no value of it does, so choose another network"
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: saw pixels of mean {_shown(mean)} and std {_shown(std)}, which "
-            f"data.normalization={normalization} does not make; {remedy}"
-        )
+        pixels = f"saw pixels of mean {_shown(mean)} and std {_shown(std)}"
+        raise refused(source, f"{pixels}, which data.normalization={normalization} does not make; {remedy}")
 
 
 def known_classes(name: str, source: str) -> int | None:
@@ -68,15 +64,12 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
         with _fetching():
             network: nn.Module = zoo.get_model(name, weights=weights, progress=False)
     except Exception as exc:  # of sockets, disks, archives and torch
+        cause = one_line(exc, 160)
         if os.path.exists(file):
-            raise ConfigError(
-                f"pretrain.checkpoint={source}: {file} does not load ({one_line(exc, 160)}); remove it, and it is "
-                "fetched again"
-            ) from exc
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: cannot be fetched ({one_line(exc, 160)}); put {weights.url} into "
-            f"{os.path.dirname(file)} (TORCH_HOME names it), or give that file: --pretrain.checkpoint FILE"
-        ) from exc
+            raise refused(source, f"{file} does not load ({cause}); remove it, and it is fetched again") from exc
+        where = f"put {weights.url} into {os.path.dirname(file)} (TORCH_HOME names it)"
+        remedy = f"{where}, or give that file: --pretrain.checkpoint FILE"
+        raise refused(source, f"cannot be fetched ({cause}); {remedy}") from exc
     for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
         if getattr(network, head, None) is not None:
             setattr(network, head, None)
@@ -89,19 +82,11 @@ def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
     try:
         with _fetching():
             overlay = _cached(timm.get_pretrained_cfg(name))
-            options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": overlay}
-            if image_size is not None:
-                with contextlib.suppress(TypeError):  # convolutional networks take no img_size
-                    network: nn.Module = timm.create_model(name, img_size=image_size, **options)
-                    return network
-            network = timm.create_model(name, **options)
-            return network
+            return create_timm(name, image_size, pretrained=True, pretrained_cfg_overlay=overlay)
     except Exception as exc:  # of sockets, the hub's client, archives and torch
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: timm cannot load its {name} ({one_line(exc, 160)}); fetch it where "
-            "there is a network (timm keeps it below HF_HOME or TORCH_HOME), or give its file: "
-            "--pretrain.checkpoint FILE"
-        ) from exc
+        where = "fetch it where there is a network (timm keeps it below HF_HOME or TORCH_HOME)"
+        remedy = f"{where}, or give its file: --pretrain.checkpoint FILE"
+        raise refused(source, f"timm cannot load its {name} ({one_line(exc, 160)}); {remedy}") from exc
 
 
 def _cached(config: Any) -> dict[str, str]:
@@ -173,22 +158,17 @@ def published(name: str, source: str) -> Any:
         enum, _, version = source.rpartition(".")
         version = "DEFAULT" if source == "default" else version
         if version not in versions.__members__ or enum not in ("", versions.__name__):
-            raise ConfigError(
-                f"pretrain.checkpoint={source}: no published weights of {name}; choose from "
-                f"{', '.join(['default', *versions.__members__])}, or give a file{_here(source)}"
-            )
+            choice = ", ".join(["default", *versions.__members__])
+            remedy = f"choose from {choice}, or give a file{_here(source)}"
+            raise refused(source, f"no published weights of {name}; {remedy}")
         return versions[version]
     import timm
 
     if not timm.is_model_pretrained(name.removeprefix("timm/")):
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: {name} has no published weights; leave it out to train one, or give a file"
-            f"{_here(source)}"
-        )
+        remedy = f"leave it out to train one, or give a file{_here(source)}"
+        raise refused(source, f"{name} has no published weights; {remedy}")
     if source != "default":
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: no such file; {name} has its weights by default or in a file{_here(source)}"
-        )
+        raise refused(source, f"no such file; {name} has its weights by default or in a file{_here(source)}")
     return None
 
 

@@ -111,10 +111,17 @@ def _timm(given: str, num_classes: int, image_size: int, option: str) -> nn.Modu
     name = given.removeprefix("timm/")
     if not timm.is_model(name):
         raise ConfigError(f"{option}={given}: neither a ConvNet-D nor in torchvision or timm; {_names_for(given)}")
+    return create_timm(name, image_size, num_classes=num_classes)
+
+
+def create_timm(name: str, image_size: int | None, **options: Any) -> nn.Module:
+    """Return a network of timm; `image_size`, px, is for those that are built for one size, None for their own."""
+    import timm
+
     try:
-        model: nn.Module = timm.create_model(name, num_classes=num_classes, img_size=image_size)
+        model: nn.Module = timm.create_model(name, img_size=image_size, **options)
     except TypeError:  # convolutional networks take no img_size
-        model = timm.create_model(name, num_classes=num_classes)
+        model = timm.create_model(name, **options)
     return model
 
 

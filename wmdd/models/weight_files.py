@@ -57,6 +57,11 @@ def is_file(source: str) -> bool:
     return ("/" in source or "." in source) and not re.fullmatch(r"\w+_Weights\.\w+", source)
 
 
+def refused(source: str, reason: str) -> ConfigError:
+    """Return the error for weights that cannot be used."""
+    return ConfigError(f"pretrain.checkpoint={source}: {reason}")
+
+
 def read_bytes(source: str) -> bytes:
     """Return the content of a file of weights.
 
@@ -68,23 +73,19 @@ def read_bytes(source: str) -> bytes:
     except ConfigError as exc:
         raise ConfigError(f"pretrain.checkpoint={exc}") from exc
     if is_local(fs) and (fault := broken_link(path)):
-        raise ConfigError(f"pretrain.checkpoint={source}: {fault[0]}; {fault[1]}")
+        raise refused(source, f"{fault[0]}; {fault[1]}")
     if is_local(fs) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise ConfigError(f"pretrain.checkpoint={source}: is a pipe or a device; give a file")  # it is read many times
+        raise refused(source, "is a pipe or a device; give a file")  # it is read many times
     try:
         return read(fs, path)
     except IsADirectoryError as exc:
-        raise ConfigError(f"pretrain.checkpoint={source}: {folder(fs, path, source)}") from exc
+        raise refused(source, folder(fs, path, source)) from exc
     except FileNotFoundError as exc:
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: there is no such file; give a .safetensors or .pth file"
-        ) from exc
+        raise refused(source, "there is no such file; give a .safetensors or .pth file") from exc
     except OSError as exc:
-        raise ConfigError(f"pretrain.checkpoint={source}: cannot be read {explain(exc)}") from exc
+        raise refused(source, f"cannot be read {explain(exc)}") from exc
     except ValueError as exc:
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: cannot be read ({exc}); give a .safetensors or .pth file"
-        ) from exc
+        raise refused(source, f"cannot be read ({exc}); give a .safetensors or .pth file") from exc
 
 
 def card_in(source: str) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def read_weights(source: str) -> Loaded:
     """
     data = read_bytes(source)
     if fault := foreign(data):
-        raise ConfigError(f"pretrain.checkpoint={source}: {fault}")
+        raise refused(source, fault)
     try:
         if is_safetensors(data) or (source.endswith(".safetensors") and data[:1] not in (b"P", b"\x80")):
             metadata = _metadata(data)
@@ -113,16 +114,14 @@ def read_weights(source: str) -> Loaded:
             loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (ValueError, RuntimeError, EOFError, safetensors.SafetensorError) as exc:
         reason = one_line(exc).partition(". ")[0][:100] if data else "it is empty"
-        raise ConfigError(f"pretrain.checkpoint={source}: is cut short or damaged ({reason}); fetch it again") from exc
+        raise refused(source, f"is cut short or damaged ({reason}); fetch it again") from exc
     except Exception as exc:  # the safe unpickler's refusals share no type
         if what := unread(data, source):
-            raise ConfigError(f"pretrain.checkpoint={source}: {what}") from exc
+            raise refused(source, what) from exc
         name = re.search(r"GLOBAL ([\w.]+)", str(exc))
         held = f" (it holds a {name[1]})" if name else ""
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: not a file of plain tensors{held}; save the state dict alone: "
-            "torch.save(model.state_dict(), FILE)"
-        ) from exc
+        remedy = "save the state dict alone: torch.save(model.state_dict(), FILE)"
+        raise refused(source, f"not a file of plain tensors{held}; {remedy}") from exc
     return _state_of(loaded, source)
 
 
@@ -134,14 +133,10 @@ def _state_of(loaded: Any, source: str) -> Loaded:
     plain = [name for name in states if not _AVERAGED.search(name)]
     wanted = plain or list(states)
     if not wanted:
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: holds no state dict; save one: torch.save(model.state_dict(), FILE)"
-        )
+        raise refused(source, "holds no state dict; save one: torch.save(model.state_dict(), FILE)")
     known = [name for wrapper in _WRAPPERS for name in wanted if name.split(".")[0] == wrapper]
     if len(wanted) > 1 and not known:
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: holds several networks ({', '.join(wanted[:5])}); save that of one"
-        )
+        raise refused(source, f"holds several networks ({', '.join(wanted[:5])}); save that of one")
     taken = (known or wanted)[0]
     left = [name for name in states if name != taken]
     notes = [f"pretrain.checkpoint={source}: took {taken}, and not {', '.join(left)}, which the file also holds"]
@@ -149,11 +144,8 @@ def _state_of(loaded: Any, source: str) -> Loaded:
 
 
 def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
-    )
+    items = value.items() if isinstance(value, dict) else ()
+    return bool(items) and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in items)
 
 
 def _states(loaded: dict[Any, Any], above: str = "", depth: int = 3) -> dict[str, State]:

@@ -7,11 +7,11 @@ import re
 import torch
 from torch import Tensor, nn
 
-from wmdd.errors import ConfigError
 from wmdd.models.foreign_files import MERGE, part
 from wmdd.models.published import build_published, is_published_file
 from wmdd.models.registry import load_state
-from wmdd.models.weight_files import State, card_in, is_file, read_weights
+from wmdd.models.weight_files import State, card_in, is_file, read_weights, refused
+from wmdd.text import counted
 
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training only, which our networks leave out
 WITH_AUXILIARY = ("googlenet", "inception_v3")
@@ -55,8 +55,8 @@ def load_weights(network: nn.Module, source: str, name: str, image_size: int | N
 def _completed(state: State, own: State, name: str) -> State:
     """Return a state dict as torch completes those of older versions, without what only training needs."""
     heads = AUXILIARY if name.removeprefix("timm/") in WITH_AUXILIARY else ()
-    extra = {"n_averaged"}  # torch's count of the updates of an average
-    state = {key: value for key, value in state.items() if key in own or not (key in extra or key.startswith(heads))}
+    unused = {key for key in state if key.startswith(heads) or key == "n_averaged"}  # torch's count of its updates
+    state = {key: value for key, value in state.items() if key in own or key not in unused}
     for key, value in own.items():
         if key not in state and key.rpartition(".")[2] == "num_batches_tracked":
             state[key] = torch.zeros_like(value)
@@ -66,35 +66,24 @@ def _completed(state: State, own: State, name: str) -> State:
 
 
 def _check_fit(own: State, state: State, source: str, name: str, origin: str) -> None:
-    found = _misfits(own, state)
-    if found:
-        count = sum(map(len, found.values()))
+    if misfits := _misfits(own, state):
+        keys = counted(sum(map(len, misfits.values())), "key", "keys")
         # Of shapes, the first shows the stem, and the last the number of classes.
-        shown = (
-            ", ".join(dict.fromkeys((keys[0], keys[-1] if what == "has" else keys[0]))) for what, keys in found.items()
-        )
-        misfits = ", ".join(f"{what} {keys}" for what, keys in zip(found, shown, strict=True))
-        keys = "1 key" if count == 1 else f"{count} keys"
-        remedy = f"it is of {origin}: convert it to torch" if origin else "check pretrain.model, pretrain.stem and"
-        remedy += "" if origin else " the number of classes"
-        remedy = f"by its name it is {which}: {MERGE}" if (which := part(source)) else remedy
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: does not fit {name} with these classes and stem ({keys}: it {misfits}); "
-            f"{remedy}"
-        )
-    for key, value in own.items():
-        if not value.is_floating_point():
-            continue
+        ends = {what: (keys[0], keys[-1]) if what == "has" else keys[:1] for what, keys in misfits.items()}
+        shown = ", ".join(f"{what} {', '.join(dict.fromkeys(keys))}" for what, keys in ends.items())
+        remedy = "check pretrain.model, pretrain.stem and the number of classes"
+        if which := part(source):
+            remedy = f"by its name it is {which}: {MERGE}"
+        elif origin:
+            remedy = f"it is of {origin}: convert it to torch"
+        raise refused(source, f"does not fit {name} with these classes and stem ({keys}: it {shown}); {remedy}")
+    for key in (key for key, value in own.items() if value.is_floating_point()):
         if state[key].is_quantized or not state[key].is_floating_point():
-            raise ConfigError(
-                f"pretrain.checkpoint={source}: holds {key} as {str(state[key].dtype).removeprefix('torch.')}; save "
-                "the weights before they are quantised"
-            )
+            held = f"holds {key} as {str(state[key].dtype).removeprefix('torch.')}"
+            raise refused(source, f"{held}; save the weights before they are quantised")
         if not torch.isfinite(state[key]).all():
-            raise ConfigError(
-                f"pretrain.checkpoint={source}: holds NaN or infinite values (first in {key}); its training diverged, "
-                "so take an earlier checkpoint"
-            )
+            held = f"holds NaN or infinite values (first in {key})"
+            raise refused(source, f"{held}; its training diverged, so take an earlier checkpoint")
 
 
 def _misfits(own: State, state: State) -> dict[str, list[str]]:
@@ -116,7 +105,7 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
         ("data.normalization", card.get("normalization"), normalization),
     ):
         if seen is not None and seen != wanted:
-            raise ConfigError(f"pretrain.checkpoint={source}: was trained with {option}={seen}, not {wanted}; set it")
+            raise refused(source, f"was trained with {option}={seen}, not {wanted}; set it")
     own = tuple(card.get("class_names", ()))
     if own and own != class_names:
         place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
@@ -124,10 +113,8 @@ def check_card(source: str, class_names: tuple[str, ...], image_size: int, norma
             difference = f"it has {len(own)} classes, the data {len(class_names)}"
         else:
             difference = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
-        raise ConfigError(
-            f"pretrain.checkpoint={source}: was trained on other classes, or in another order ({difference}); set "
-            "data.classes to the teacher's, in its order"
-        )
+        remedy = "set data.classes to the teacher's, in its order"
+        raise refused(source, f"was trained on other classes, or in another order ({difference}); {remedy}")
 
 
 def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
