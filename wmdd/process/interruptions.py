@@ -52,7 +52,7 @@ class _Watch:
         signal.signal(signal.SIGINT, self._interrupt)
         self._dropped, sys.unraisablehook = sys.unraisablehook, self._drop
         for number in self._stops:  # multiprocessing unblocks SIGTERM; then this wakes the thread
-            signal.signal(number, _ignore)
+            signal.signal(number, lambda *_: None)
         threading.Thread(target=self._wait, daemon=True, name="stop-signals").start()
         threading.Thread(target=self._handle, daemon=True, name="interruptions").start()
 
@@ -230,10 +230,6 @@ def at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if missed:
         raise KeyboardInterrupt
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    pass
 
 
 def accept(*_: Any) -> None:

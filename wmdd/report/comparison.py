@@ -13,7 +13,7 @@ from wmdd.config.distill import DistillConfig
 from wmdd.engine.run_names import portable_yaml
 from wmdd.report.fonts import label, with_escapes
 from wmdd.report.pictures import as_percent, figure
-from wmdd.report.scores import SHARED, scored_on, teachers_of
+from wmdd.report.scores import SHARED, protocol_line, scored_on, teachers_of
 from wmdd.report.tables import console_table, latex_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown
@@ -108,14 +108,9 @@ def changed(comparison: dict[str, Any]) -> str:
 
 
 def protocols_of(comparison: dict[str, Any]) -> str:
-    """Return the protocol of all scores, or each with the cases that have it: only equal hashes compare."""
-    cases: dict[str, list[tuple[str, int, str]]] = {}
-    for row in comparison["rows"]:
-        name = f"{row['protocol']['name']} {row['protocol']['hash']}"
-        cases.setdefault(name, []).append((row["student"], row["ipc"], row["method"]))
-    if len(cases) == 1:
-        return f"protocol {next(iter(cases))}"
-    return "protocols " + "; ".join(f"{name} ({_shortest(of, comparison)})" for name, of in cases.items())
+    """Return the protocol of all scores, or each with the cases that have it."""
+    protocols = {(row["student"], row["ipc"], row["method"]): row["protocol"] for row in comparison["rows"]}
+    return protocol_line(protocols, lambda cases: _shortest(cases, comparison))
 
 
 def _shortest(cases: list[tuple[str, int, str]], comparison: dict[str, Any]) -> str:

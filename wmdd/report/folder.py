@@ -31,7 +31,6 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         url: of the folder; files of an earlier run in it are replaced.
     """
     folder = Folder(url)
-
     metrics = collect_metrics(plan, store)
     manifest = _manifest(plan, store, metrics)
     folder.write("config.yaml", portable_yaml(plan.config).encode())

@@ -41,10 +41,10 @@ def grid_png(rows: Sequence[tuple[str, Tensor]]) -> bytes:
     return png(sheet)
 
 
-def strip_uri(images: Tensor, cell: int = 48) -> str:
+def strip_uri(images: Tensor) -> str:
     """Draw images (n, 3, h, w) side by side as a data URI."""
     images = images[:MAX_COLUMNS]
-    cell = max(cell, min(96, images.shape[-1]))
+    cell = max(48, min(96, images.shape[-1]))
     sheet = Image.new("RGB", (len(images) * (cell + 2), cell), "white")
     for c, image in enumerate(images):
         sheet.paste(_enlarged(image, cell), (c * (cell + 2), 0))
@@ -57,13 +57,11 @@ def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, 
 
     A user's matplotlibrc does not change it, and it does not change the settings of a user's plots.
     """
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
-        default = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-        style = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-        matplotlib.rcParams.update({**default, **style})
+    ours: Any = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    with style.context(ours, after_reset=True):
         drawing = Figure(figsize=(width, height), layout="constrained")
         axes = drawing.subplots(1, panels, squeeze=False, sharey=True)
         for panel in axes[0]:

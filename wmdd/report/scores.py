@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +97,18 @@ def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
     return {"name": name if is_exact(config) else f"{name} (changed)", "hash": protocol_hash(config, student)}
 
 
-def protocol_line(protocols: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the protocols of students; each with its students if they differ, as only equal hashes compare."""
-    students: dict[str, list[str]] = {}
-    for student, protocol in protocols.items():
-        students.setdefault(f"{protocol['name']} {protocol['hash']}", []).append(student)
-    if len(students) == 1:
-        return f"protocol {next(iter(students))}"
-    return "protocols " + "; ".join(f"{name} ({', '.join(of)})" for name, of in students.items())
+def protocol_line(protocols: Mapping[Any, Mapping[str, str]], listed: Callable[[list[Any]], str] = ", ".join) -> str:
+    """Return the protocols of students or cases, each with those that have it if they differ: only equal ones compare.
+
+    Args:
+        listed: from the keys of one protocol to their text.
+    """
+    keys: dict[str, list[Any]] = {}
+    for key, protocol in protocols.items():
+        keys.setdefault(f"{protocol['name']} {protocol['hash']}", []).append(key)
+    if len(keys) == 1:
+        return f"protocol {next(iter(keys))}"
+    return "protocols " + "; ".join(f"{name} ({listed(of)})" for name, of in keys.items())
 
 
 def left_out(metrics: Mapping[str, Any]) -> str:
@@ -175,9 +179,8 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     count = str(metrics["classes"] * metrics["ipc"])
     every = str(metrics["train_images"])
     name = f"teacher {teacher['model']}" + (", loaded" if teacher["loaded"] else "")
-    rows = [_network_row(name, "" if teacher["loaded"] else every, teacher)]
-    for other in metrics["labelled_with"]:
-        rows.append(_network_row(f"labels too: {other['model']}", "" if other["loaded"] else every, other))
+    networks = [(name, teacher), *((f"labels too: {other['model']}", other) for other in metrics["labelled_with"])]
+    rows = [_network_row(name, "" if scores["loaded"] else every, scores) for name, scores in networks]
     method = metrics.get("method", "wmdd")
     distilled = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
     for name, scores in metrics["students"].items():
