@@ -9,21 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from tables import each_of
-
-from wmdd.errors import ConfigError
-from wmdd.models.registry import build_model
-from wmdd.models.weights import load_weights
-
-SMALL = "convnet2_w16"
-
-
-def small():
-    return build_model(SMALL, 5, 16)
-
-
-def written(tmp_path, data, name="w.pth"):
-    (tmp_path / name).write_bytes(data)
-    return str(tmp_path / name)
+from users_files import check_refused, small, written
 
 
 def scripted():
@@ -73,8 +59,7 @@ def zipped(*names):
 )  # fmt: skip
 def test_file_of_another_kind_is_named(tmp_path, name, data, told):
     path = written(tmp_path, data(), name)
-    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={path}: {told}"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, rf"^pretrain\.checkpoint={path}: {told}")
 
 
 @pytest.mark.filterwarnings("error")
@@ -97,8 +82,7 @@ def test_file_of_another_kind_is_named(tmp_path, name, data, told):
 )  # fmt: skip
 def test_file_that_torch_cannot_read_is_named(tmp_path, name, data, told):
     path = written(tmp_path, data, name)
-    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={path}: {told}"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, rf"^pretrain\.checkpoint={path}: {told}")
 
 
 @each_of(
@@ -120,8 +104,7 @@ def test_file_that_torch_cannot_read_is_named(tmp_path, name, data, told):
 def test_folder_of_weights_is_named(tmp_path, names, told):
     for name in names:
         (tmp_path / name).write_bytes(b"{}")
-    with pytest.raises(ConfigError, match=rf"^pretrain\.checkpoint={tmp_path}: {told.format(tmp_path)}"):
-        load_weights(small(), str(tmp_path), SMALL)
+    check_refused(tmp_path, rf"^pretrain\.checkpoint={tmp_path}: {told.format(tmp_path)}")
 
 
 @each_of(
@@ -134,25 +117,21 @@ def test_folder_of_weights_is_named(tmp_path, names, told):
 )
 def test_link_to_weights_that_are_not_there_is_named(tmp_path, target, told):
     (tmp_path / "w.pth").symlink_to(target)
-    with pytest.raises(ConfigError, match=told):
-        load_weights(small(), str(tmp_path / "w.pth"), SMALL)
+    check_refused(tmp_path / "w.pth", told)
 
 
 def test_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "w.pth")
-    with pytest.raises(ConfigError, match="is a pipe or a device; give a file"):
-        load_weights(small(), str(tmp_path / "w.pth"), SMALL)
+    check_refused(tmp_path / "w.pth", "is a pipe or a device; give a file")
 
 
 def test_one_part_of_weights_is_named(tmp_path):
     path = str(tmp_path / "model-00001-of-00002.safetensors")
     safetensors.torch.save_file(dict(list(small().state_dict().items())[:3]), path)
-    with pytest.raises(ConfigError, match="by its name it is part 1 of 2: give the weights in one file"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, "by its name it is part 1 of 2: give the weights in one file")
 
 
 def test_safetensors_of_another_framework_is_named(tmp_path):
     path = str(tmp_path / "w.safetensors")
     safetensors.torch.save_file({"params.conv.kernel": torch.zeros(3)}, path, metadata={"format": "flax"})
-    with pytest.raises(ConfigError, match=r"adds params\.conv.kernel.*it is of Flax: convert it to torch"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, r"adds params\.conv.kernel.*it is of Flax: convert it to torch")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision.models as zoo
 from tables import each_of
+from users_files import check_refused, cut_network, network, written
 
 from wmdd.errors import ConfigError
 from wmdd.models import published
@@ -17,22 +18,11 @@ from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.models.weight_files import Loaded
 from wmdd.models.weights import load_weights, translated
-from wmdd.seeding import SeedTree
-
-
-def network(seed, name="resnet18", classes=5):
-    with SeedTree(seed).scoped():
-        return build_model(name, classes, 32)
-
-
-@pytest.fixture(scope="module")
-def theirs():
-    return network(1)
 
 
 def test_unknown_published_weights_are_refused():
-    with pytest.raises(ConfigError, match="no published weights of resnet18; choose from default, IMAGENET1K_V1"):
-        load_weights(network(0), "IMAGENET1K_V9", "resnet18")
+    refusal = "no published weights of resnet18; choose from default, IMAGENET1K_V1"
+    check_refused("IMAGENET1K_V9", refusal, network(0), "resnet18")
     with pytest.raises(ConfigError, match=r"ResNet50_Weights\.DEFAULT: no published weights of resnet18"):
         check_published("resnet18", "ResNet50_Weights.DEFAULT", 1000, "imagenet")
     with pytest.raises(ConfigError, match="no such file; resnet10t has its weights by default"):
@@ -43,8 +33,6 @@ def test_unknown_published_weights_are_refused():
 
 
 def test_published_weights_are_found_by_their_name(monkeypatch):
-    import torchvision.models as zoo
-
     theirs, asked = build_model("resnet50", 1000, 224), []
 
     def given(self, **options):
@@ -94,11 +82,6 @@ def test_published_weights_of_odd_pixels_are_refused(monkeypatch):
 
 
 FETCH = "torchvision.models._api.load_state_dict_from_url"
-
-
-def written(tmp_path, data, name="w.pth"):
-    (tmp_path / name).write_bytes(data)
-    return str(tmp_path / name)
 
 
 @pytest.fixture
@@ -216,35 +199,23 @@ def test_mnasnet_of_another_version_is_a_teacher():
     assert made.network.training is False
 
 
-@pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    """No server answers, and torch's folder is empty."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    asked = []
-
-    def refuse(*args, **options):
-        asked.append(args)
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    return asked
-
-
-def test_weights_that_cannot_be_fetched_are_refused(no_network, tmp_path):
+def test_weights_that_cannot_be_fetched_are_refused(monkeypatch, tmp_path):
+    cut_network(monkeypatch, tmp_path)
     with pytest.raises(ConfigError, match=rf"cannot be fetched \(.*unreachable\); put http.*pth into {tmp_path}/hub/"):
         build_published("resnet18", "default")
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_timms_weights_are_asked_for_once(no_network, monkeypatch):
+def test_timms_weights_are_asked_for_once(monkeypatch, tmp_path):
+    requests = cut_network(monkeypatch, tmp_path)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: None)
     with pytest.raises(ConfigError, match=r"timm cannot load its resnet10t \(Network is unreachable\); fetch it where"):
         build_published("timm/resnet10t", "default")
-    assert len(no_network) == 1
+    assert len(requests) == 1
 
 
-def test_damaged_file_in_torchs_folder_is_named(no_network, tmp_path):
+def test_damaged_file_in_torchs_folder_is_named(monkeypatch, tmp_path):
+    cut_network(monkeypatch, tmp_path)
     file = tmp_path / "hub/checkpoints" / os.path.basename(zoo.ResNet18_Weights.DEFAULT.url)
     file.parent.mkdir(parents=True)
     file.write_bytes(b"PK\x03\x04 cut short")

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from builders import small_set
 from tables import each_of
+from users_files import SMALL, check_refused, cut_network, saved, small, written
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -15,36 +17,18 @@ from wmdd.models.registry import build_model
 from wmdd.models.weights import load_weights
 from wmdd.storage.store import ArtifactStore
 
-SMALL = "convnet2_w16"
-
-
-def small():
-    return build_model(SMALL, 5, 16)
-
-
-def saved(tmp_path, value, name="w.pth"):
-    torch.save(value, tmp_path / name)
-    return str(tmp_path / name)
-
-
-def written(tmp_path, data, name="w.pth"):
-    (tmp_path / name).write_bytes(data)
-    return str(tmp_path / name)
-
 
 def test_whole_network_is_refused_with_its_class(tmp_path):
     path = saved(tmp_path, small())
-    with pytest.raises(ConfigError, match=r"it holds a wmdd\.models\.convnet\.ConvNet\); save the state dict alone"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, r"it holds a wmdd\.models\.convnet\.ConvNet\); save the state dict alone")
 
 
 def test_what_the_file_holds_counts_and_not_its_name(tmp_path):
     theirs = small()
-    (tmp_path / "w.pth").write_bytes(safetensors.torch.save(theirs.state_dict()))
-    torch.save(theirs.state_dict(), tmp_path / "w.safetensors")
-    for name in ("w.pth", "w.safetensors"):
+    renamed = written(tmp_path, safetensors.torch.save(theirs.state_dict()), "w.pth")
+    for path in (renamed, saved(tmp_path, theirs.state_dict(), "w.safetensors")):
         ours = small()
-        load_weights(ours, str(tmp_path / name), SMALL)
+        load_weights(ours, path, SMALL)
         assert torch.equal(ours.head.weight, theirs.head.weight)
 
 
@@ -74,8 +58,7 @@ def test_checkpoints_of_trainers_load_with_notes(tmp_path, wrap, notes):
 
 def test_several_networks_in_a_file_are_refused(tmp_path):
     path = saved(tmp_path, {"generator": dict(small().state_dict()), "critic": dict(small().state_dict())})
-    with pytest.raises(ConfigError, match=r"holds several networks \(generator, critic\)"):
-        load_weights(small(), path, SMALL)
+    check_refused(path, r"holds several networks \(generator, critic\)")
 
 
 @each_of(
@@ -88,8 +71,7 @@ def test_several_networks_in_a_file_are_refused(tmp_path):
 )
 def test_numbers_that_no_network_has_are_refused(tmp_path, value, told):
     path = saved(tmp_path, small().state_dict() | {"head.bias": value})
-    with pytest.raises(ConfigError, match=told):
-        load_weights(small(), path, SMALL)
+    check_refused(path, told)
 
 
 def test_half_precision_and_old_counts_load(tmp_path):
@@ -100,37 +82,13 @@ def test_half_precision_and_old_counts_load(tmp_path):
     load_weights(build_model("resnet18", 5, 32), saved(tmp_path, state), "resnet18")
 
 
-@pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    """No server answers, and torch's folder is empty."""
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    asked = []
-
-    def refuse(*args, **options):
-        asked.append(args)
-        raise OSError("Network is unreachable")
-
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("torch.hub.urlopen", refuse)
-    return asked
-
-
-def folder_set(tmp_path, classes):
-    from PIL import Image
-
-    for split in ("train", "val"):
-        for name in classes:
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("RGB", (8, 8)).save(tmp_path / split / name / "0.png")
-    return str(tmp_path)
-
-
 @pytest.mark.parametrize(
     "kind", ["does not fit", "damaged", "knows 1000 classes, and the data has 2", "cannot be fetched"]
 )
-def test_weights_are_refused_before_a_set_is_indexed(tmp_path, monkeypatch, kind, no_network):
+def test_weights_are_refused_before_a_set_is_indexed(tmp_path, monkeypatch, kind):
+    cut_network(monkeypatch, tmp_path)
     checks._fit_published.cache_clear()
-    path = folder_set(tmp_path / "set", "ab")
+    path = small_set(tmp_path / "set", per_class=1)
     if kind == "damaged":
         weights, model, told = written(tmp_path, b"version https://git-lfs"), SMALL, "run git lfs pull"
     elif kind == "does not fit":

@@ -7,25 +7,24 @@ import pytest
 import safetensors.torch
 import torch
 from tables import each_of
+from users_files import check_refused, network, saved, written
 
 from wmdd.errors import ConfigError
-from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.models.weight_files import card_in, is_file
 from wmdd.models.weights import check_card, load_weights, translated
-from wmdd.seeding import SeedTree
+
+NAME = "convnet3_w16"
 
 
 @pytest.fixture
 def source():
-    with SeedTree(1).scoped():
-        return build_model("convnet3_w16", 5, 16)
+    return network(1, NAME, size=16)
 
 
 @pytest.fixture
 def empty():
-    with SeedTree(2).scoped():
-        return build_model("convnet3_w16", 5, 16)
+    return network(2, NAME, size=16)
 
 
 def equal_states(a, b):
@@ -33,9 +32,8 @@ def equal_states(a, b):
 
 
 def test_safetensors_load(tmp_path, source, empty):
-    path = str(tmp_path / "w.safetensors")
-    safetensors.torch.save_file(source.state_dict(), path)
-    load_weights(empty, path, "convnet3_w16")
+    path = written(tmp_path, safetensors.torch.save(source.state_dict()), "w.safetensors")
+    load_weights(empty, path, NAME)
     assert equal_states(source, empty)
 
 
@@ -44,9 +42,8 @@ def test_checkpoint_of_plain_tensors_loads(tmp_path, source, empty, wrap):
     state = dict(source.state_dict())
     if wrap == "data parallel":
         state = {f"module.{key}": value for key, value in state.items()}
-    path = str(tmp_path / "w.pth")
-    torch.save({wrap: state, "epoch": 3} if wrap in ("model", "state_dict") else state, path)
-    load_weights(empty, path, "convnet3_w16")
+    path = saved(tmp_path, {wrap: state, "epoch": 3} if wrap in ("model", "state_dict") else state)
+    load_weights(empty, path, NAME)
     assert equal_states(source, empty)
 
 
@@ -74,10 +71,8 @@ def test_weights_that_do_not_fit_change_nothing(tmp_path, source, empty, change,
     before = {key: value.clone() for key, value in empty.state_dict().items()}
     state = dict(source.state_dict())
     change(state)
-    path = str(tmp_path / "w.pth")
-    torch.save(state, path)
-    with pytest.raises(ConfigError, match=rf"does not fit convnet3_w16 .*\(1 key: it {message}\)"):
-        load_weights(empty, path, "convnet3_w16")
+    refusal = rf"does not fit convnet3_w16 .*\(1 key: it {message}\)"
+    check_refused(saved(tmp_path, state), refusal, empty, NAME)
     assert all(torch.equal(value, before[key]) for key, value in empty.state_dict().items())
 
 
@@ -113,17 +108,13 @@ def bare_call(value, path):
 def test_b01_checkpoint_with_code_does_not_run(tmp_path, empty, save, told):
     planted, path = tmp_path / "planted", str(tmp_path / "w.pth")
     save({"head.bias": Payload(str(planted))}, path)
-    with pytest.raises(ConfigError, match=told):
-        load_weights(empty, path, "convnet3_w16")
+    check_refused(path, told, empty, NAME)
     assert not planted.exists()
 
 
 @each_of("value", [[1, 2], {"model": 3}, {"epoch": 3}])
 def test_checkpoint_without_a_state_dict_is_refused(tmp_path, empty, value):
-    path = str(tmp_path / "w.pth")
-    torch.save(value, path)
-    with pytest.raises(ConfigError, match="holds no state dict"):
-        load_weights(empty, path, "convnet3_w16")
+    check_refused(saved(tmp_path, value), "holds no state dict", empty, NAME)
 
 
 @each_of("name", ["w.pth", "w.safetensors"])
@@ -132,13 +123,7 @@ def test_file_that_is_no_checkpoint_is_refused_by_name(tmp_path, empty, name, da
     path = tmp_path / name
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(ConfigError, match=rf"pretrain\.checkpoint={path}: "):
-        load_weights(empty, str(path), "convnet3_w16")
-
-
-def network(seed, name="resnet18", classes=5):
-    with SeedTree(seed).scoped():
-        return build_model(name, classes, 32)
+    check_refused(path, rf"pretrain\.checkpoint={path}: ", empty, NAME)
 
 
 def released(key):
@@ -172,9 +157,8 @@ def test_other_names_of_the_same_layers_load_strictly(tmp_path):
 def test_b14_missing_layer_is_not_left_random(tmp_path):
     """The released code loads the same file with strict=False."""
     state = {released(key): value for key, value in network(1).state_dict().items() if "downsample.0" not in key}
-    torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(ConfigError, match=r"3 keys: it lacks layer2\.0\.downsample\.0\.weight"):
-        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
+    path = saved(tmp_path, state)
+    check_refused(path, r"3 keys: it lacks layer2\.0\.downsample\.0\.weight", network(2), "resnet18")
 
 
 def test_names_that_fit_are_never_changed():
@@ -195,9 +179,7 @@ def test_files_are_told_from_published_names(source, file):
 def card(tmp_path, names):
     weights = network(1, "convnet2_w16", len(names)).state_dict()
     made = Teacher("convnet2_w16", "auto", weights, names, 0.9, 16, 1.0, "half")
-    path = tmp_path / "teacher.safetensors"
-    path.write_bytes(made.to_files()["teacher.safetensors"])
-    return str(path)
+    return written(tmp_path, made.to_files()["teacher.safetensors"], "teacher.safetensors")
 
 
 def test_teacher_of_another_class_order_is_refused(tmp_path):
@@ -220,11 +202,9 @@ def test_teacher_of_another_input_is_refused(tmp_path, size, normalization, told
 
 
 def test_what_does_not_fit_is_told_with_both_shapes(tmp_path):
-    with SeedTree(1).scoped():
-        theirs = build_model("resnet18", 7, 224)
-    torch.save(theirs.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(ConfigError, match=r"it has conv1.*7, 7.*here.*3, 3.*fc.bias of shape.*7.*here.*5.*classes"):
-        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
+    path = saved(tmp_path, network(1, classes=7, size=224).state_dict())
+    refusal = r"it has conv1.*7, 7.*here.*3, 3.*fc.bias of shape.*7.*here.*5.*classes"
+    check_refused(path, refusal, network(2), "resnet18")
 
 
 @each_of("kind", ["pth", "safetensors"])
@@ -233,11 +213,9 @@ def test_file_that_was_cut_short_is_named(tmp_path, empty, kind, kept):
     path, state = tmp_path / f"model.{kind}", empty.state_dict()
     torch.save(state, path) if kind == "pth" else safetensors.torch.save_file(state, path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(ConfigError, match=r"is cut short or damaged .*; fetch it again"):
-        load_weights(empty, str(path), "convnet3_w16")
+    check_refused(path, r"is cut short or damaged .*; fetch it again", empty, "convnet3_w16")
 
 
 def test_file_of_other_objects_is_no_damaged_one(tmp_path):
-    (tmp_path / "model.pth").write_bytes(b"no weights at all")
-    with pytest.raises(ConfigError, match=r'is text .it begins with "no weights at all".'):
-        load_weights(network(2), str(tmp_path / "model.pth"), "resnet18")
+    path = written(tmp_path, b"no weights at all")
+    check_refused(path, r'is text .it begins with "no weights at all".', network(2), "resnet18")
