@@ -50,12 +50,21 @@ def begin(tmp_path):
         process.communicate()
 
 
+def ended(process, number=signal.SIGTERM):
+    """Send a signal to a program, which ends with its line and the signal's status; return what else it wrote."""
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (err, process.returncode) == ("wmdd: kept\n", STATUS[number])
+    return out
+
+
+def has_ended(child):
+    return not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
 @pytest.mark.parametrize("number", list(STATUS))
 def test_signal_ends_the_command_with_its_status(begin, number):
-    process, _ = begin("wait()")
-    process.send_signal(number)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == STATUS[number]
+    ended(begin("wait()")[0], number)
 
 
 def test_handlers_of_libraries_do_not_count(begin):
@@ -66,9 +75,7 @@ def test_handlers_of_libraries_do_not_count(begin):
         "faulthandler.register(signal.SIGTERM, chain=True)\n"
         "wait()"
     )
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == 143
+    ended(process)
 
 
 @pytest.mark.parametrize("number", list(STATUS))
@@ -89,7 +96,7 @@ def test_second_signal_ends_all_processes_at_once(begin, number):
         process.send_signal(number)
     assert process.stderr.read() == "wmdd: kept\n"
     assert process.returncode == 143
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(child)
 
 
 def test_main_thread_that_does_not_end_is_ended(begin):
@@ -104,19 +111,14 @@ def test_main_thread_that_does_not_end_is_ended(begin):
         "        pass"
     )
     child = psutil.Process(int(said[0]))
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == 143
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    ended(process)
+    assert has_ended(child)
 
 
 def test_signal_while_ray_starts_ends_at_once(begin):
     body = "with interruptions.at_once():\n    try:\n        wait()\n    finally:\n        print('unwound', flush=True)"
     for number in (signal.SIGTERM, signal.SIGINT):
-        process, _ = begin(body)
-        process.send_signal(number)
-        assert process.communicate(timeout=30) == ("", "wmdd: kept\n")
-        assert process.returncode == STATUS[number]
+        assert ended(begin(body)[0], number) == ""
 
 
 @pytest.mark.parametrize("number", list(STATUS))
@@ -124,10 +126,7 @@ def test_signal_that_was_ignored_at_the_start_stays_so(begin, number):
     """SIGHUP under nohup, and Ctrl-C in the background of a shell."""
     process, _ = begin("wait()", ignored=number)
     process.send_signal(number)
-    other = signal.SIGHUP if number == signal.SIGTERM else signal.SIGTERM
-    process.send_signal(other)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == STATUS[other]
+    ended(process, signal.SIGHUP if number == signal.SIGTERM else signal.SIGTERM)
 
 
 def test_children_can_be_ended_with_sigterm(begin):
@@ -143,8 +142,7 @@ def test_children_can_be_ended_with_sigterm(begin):
     child = psutil.Process(int(said[0]))
     while child.status() != psutil.STATUS_ZOMBIE:
         pass
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
+    ended(process)
 
 
 def test_error_after_a_signal_is_the_interruption(begin):
@@ -155,9 +153,7 @@ def test_error_after_a_signal_is_the_interruption(begin):
         "    except KeyboardInterrupt:\n"
         "        raise RuntimeError('a worker has gone')"
     )
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == 143
+    ended(process)
 
 
 def test_program_that_calls_wmdd_keeps_its_handlers():
@@ -204,9 +200,7 @@ def test_interruption_in_a_finalizer_is_not_dropped(begin):
         "with interruptions.before_errors():\n"
         "    time.sleep(60)"
     )
-    process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=30)[1] == "wmdd: kept\n"
-    assert process.returncode == 143
+    ended(process)
 
 
 STEPS = """
@@ -225,10 +219,7 @@ for step in range(10**6):
 @pytest.mark.parametrize(("size", "said"), [(1000, "saved\n"), (2**40, "")], ids=["small", "takes long"])
 @pytest.mark.parametrize("number", list(STATUS))
 def test_work_leaves_a_last_snapshot_if_that_is_quick(begin, size, said, number):
-    process, _ = begin(STEPS.format(size=size))
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert (out, err, process.returncode) == (said, "wmdd: kept\n", STATUS[number])
+    assert ended(begin(STEPS.format(size=size))[0], number) == said
 
 
 def test_worker_of_ray_leaves_a_last_snapshot():
