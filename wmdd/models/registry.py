@@ -138,27 +138,14 @@ def _names_for(given: str) -> str:
 
 def _replace_stem(model: nn.Module, stem: Stem) -> None:
     """Swap the first convolution (and pooling) of common families; others keep theirs."""
+    layers = dict(model.named_modules())
+    path, first = next(((path, layer) for path, layer in layers.items() if isinstance(layer, nn.Conv2d)), ("", None))
+    # Larger strides are those of patch embeddings, in transformers and ConvNeXt, which are no stems.
+    if type(first) is not nn.Conv2d or first.in_channels != 3 or first.stride[0] != 2:
+        return
     stride, padding = (2, 3) if stem == "stride2" else (1, 1)
-    owner, name = _first_convolution(model)
-    if owner is None or getattr(owner, name).stride[0] == 1:
-        return
-    old = getattr(owner, name)
-    if old.stride[0] > 2:  # patch embeddings of transformers and ConvNeXt are no stems
-        return
-    fresh = nn.Conv2d(
-        old.in_channels, old.out_channels, 3, stride, padding, bias=old.bias is not None, device=old.weight.device
-    )
-    setattr(owner, name, fresh)
-    for holder, pool in ((model, "maxpool"), (getattr(model, "features", None), "pool0")):
-        if isinstance(holder, nn.Module) and isinstance(getattr(holder, pool, None), (nn.MaxPool2d, nn.Sequential)):
-            setattr(holder, pool, nn.Identity())
-
-
-def _first_convolution(model: nn.Module) -> tuple[nn.Module | None, str]:
-    for path, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            if type(module) is not nn.Conv2d or module.in_channels != 3:
-                return None, ""
-            parent, _, name = path.rpartition(".")
-            return model.get_submodule(parent), name
-    return None, ""
+    bias, device = first.bias is not None, first.weight.device
+    model.set_submodule(path, nn.Conv2d(3, first.out_channels, 3, stride, padding, bias=bias, device=device))
+    for pool in ("maxpool", "features.pool0"):
+        if isinstance(layers.get(pool), (nn.MaxPool2d, nn.Sequential)):
+            model.set_submodule(pool, nn.Identity())

@@ -212,10 +212,9 @@ class Trainer:
         if self.averaged is not None:
             load_state(self.averaged, _below("ema.", tensors))
         packed = self.optimizer.state_dict()
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, entry = name.split(".", 2)
-                packed["state"].setdefault(int(index), {})[entry] = value
+        for name, value in _below("optimizer.", tensors).items():
+            index, _, entry = name.partition(".")
+            packed["state"].setdefault(int(index), {})[entry] = value
         self.optimizer.load_state_dict(packed)
         _lay_out_as_weights(self.optimizer)
         self.epoch, self.step, self.curve = position["epoch"], position["step"], position["curve"]
