@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wmdd.models.registry import create_timm
+from wmdd.models.registry import SHIFTING, create_timm
 from wmdd.models.weight_files import read_bytes, refused
 from wmdd.normalization import NORMALIZATIONS, Normalization
 from wmdd.text import one_line
@@ -63,6 +63,7 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
     try:
         with _fetching():
             network: nn.Module = zoo.get_model(name, weights=weights, progress=False)
+            return network
     except Exception as exc:  # of sockets, disks, archives and torch
         cause = one_line(exc, 160)
         if os.path.exists(file):
@@ -70,10 +71,6 @@ def build_published(name: str, source: str, image_size: int | None = None) -> nn
         where = f"put {weights.url} into {os.path.dirname(file)} (TORCH_HOME names it)"
         remedy = f"{where}, or give that file: --pretrain.checkpoint FILE"
         raise refused(source, f"cannot be fetched ({cause}); {remedy}") from exc
-    for head in ("AuxLogits", "aux1", "aux2"):  # of training alone
-        if getattr(network, head, None) is not None:
-            setattr(network, head, None)
-    return network
 
 
 def _from_timm(name: str, source: str, image_size: int | None) -> nn.Module:
@@ -181,7 +178,7 @@ def is_published_file(name: str, source: str) -> bool:
 
     The state dict does not show it, but the name of the published file ends with the first digits of its SHA-256.
     """
-    if name not in ("googlenet", "inception_v3"):
+    if name not in SHIFTING:
         return False
     digits = os.path.basename(published(name, "default").url).removesuffix(".pth").rpartition("-")[2]
     return hashlib.sha256(read_bytes(source)).hexdigest().startswith(digits)

@@ -15,6 +15,7 @@ from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
 from wmdd.text import one_line, suggestion
 
+SHIFTING = ("googlenet", "inception_v3")  # torchvision's, with auxiliary heads, and a shift of the input if published
 COMMON = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "convnet3")
 
 
@@ -98,20 +99,15 @@ def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.
 
     if not name.startswith("timm/") and name in zoo.list_models(module=zoo):
         kwargs: dict[str, Any] = {"image_size": image_size} if name.startswith("vit_") else {}
-        if name in ("googlenet", "inception_v3"):
+        if name in SHIFTING:
             kwargs = {"aux_logits": False, "init_weights": True}
         model: nn.Module = zoo.get_model(name, weights=None, num_classes=num_classes, **kwargs)
         return model
-    return _timm(name, num_classes, image_size, option)
-
-
-def _timm(given: str, num_classes: int, image_size: int, option: str) -> nn.Module:
     import timm
 
-    name = given.removeprefix("timm/")
-    if not timm.is_model(name):
-        raise ConfigError(f"{option}={given}: neither a ConvNet-D nor in torchvision or timm; {_names_for(given)}")
-    return create_timm(name, image_size, num_classes=num_classes)
+    if not timm.is_model(name.removeprefix("timm/")):
+        raise ConfigError(f"{option}={name}: neither a ConvNet-D nor in torchvision or timm; {_names_for(name)}")
+    return create_timm(name.removeprefix("timm/"), image_size, num_classes=num_classes)
 
 
 def create_timm(name: str, image_size: int | None, **options: Any) -> nn.Module:

@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from wmdd.models.foreign_files import MERGE, part
 from wmdd.models.published import build_published, is_published_file
-from wmdd.models.registry import load_state
+from wmdd.models.registry import SHIFTING, load_state
 from wmdd.models.weight_files import State, card_in, is_file, read_weights, refused
 from wmdd.text import counted
 
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training only, which our networks leave out
-WITH_AUXILIARY = ("googlenet", "inception_v3")
 
 
 def load_weights(network: nn.Module, source: str, name: str, image_size: int | None = None) -> tuple[str, ...]:
@@ -54,7 +53,7 @@ def load_weights(network: nn.Module, source: str, name: str, image_size: int | N
 
 def _completed(state: State, own: State, name: str) -> State:
     """Return a state dict as torch completes those of older versions, without what only training needs."""
-    heads = AUXILIARY if name.removeprefix("timm/") in WITH_AUXILIARY else ()
+    heads = AUXILIARY if name.removeprefix("timm/") in SHIFTING else ()
     unused = {key for key in state if key.startswith(heads) or key == "n_averaged"}  # torch's count of its updates
     state = {key: value for key, value in state.items() if key in own or key not in unused}
     for key, value in own.items():
