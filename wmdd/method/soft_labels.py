@@ -239,20 +239,12 @@ def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
 
 def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
     n = len(batch.images)
-    columns: dict[str, Any] = {
-        "epoch": np.full(n, batch.epoch),
-        "batch": np.full(n, batch.batch),
-        "image": batch.images.numpy(),
-        "partner": batch.partner.numpy(),
-        "flip": batch.views.flip.numpy(),
-    }
-    columns |= {name: batch.views.box[:, i].numpy() for i, name in enumerate(_PIXELS[:4])}
-    columns |= {name: np.full(n, batch.box[i]) for i, name in enumerate(_PIXELS[4:])}
-    columns["mix_share"] = np.full(n, batch.share, np.float32)
-    columns |= {"augment_seed": np.full(n, batch.augment_seed), "brightness": batch.brightness.numpy()}
+    columns = {"epoch": batch.epoch, "batch": batch.batch, "image": batch.images, "partner": batch.partner}
+    columns |= {"flip": batch.views.flip, **dict(zip(_PIXELS, (*batch.views.box.T, *batch.box), strict=True))}
+    columns |= {"mix_share": batch.share, "augment_seed": batch.augment_seed, "brightness": batch.brightness}
     width = schema.field("logits").type
     logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
-    arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
+    arrays = [pa.array(np.full(n, columns[name])).cast(schema.field(name).type) for name in schema.names[:-1]]
     return pa.Table.from_arrays([*arrays, logits], schema=schema)
 
 
