@@ -63,8 +63,8 @@ def foreign(data: bytes) -> str:
         return "is a compressed file or an archive; unpack it, and give the file of weights in it"
     if data.startswith(b"\x93NUMPY"):
         return "is an array of NumPy; save a state dict of torch"
-    for place, beginning, what in _BEGINNINGS:
-        if data[place:].startswith(beginning):
+    for offset, beginning, what in _BEGINNINGS:
+        if data[offset:].startswith(beginning):
             return f"is a file of {what}; {_CONVERT}"
     return _foreign_zip(data) if data.startswith(b"PK") else ""
 
@@ -97,8 +97,8 @@ def unread(data: bytes, source: str) -> str:
 
 def part(source: str) -> str:
     """Return which part of several a file is by its name, as ``part 1 of 2``; "" for others."""
-    found = _PART.search(source)
-    return f"part {found[1]} of {found[2]}" if found and int(found[2]) > 1 else ""
+    numbers = _PART.search(source)
+    return f"part {numbers[1]} of {numbers[2]}" if numbers and int(numbers[2]) > 1 else ""
 
 
 def folder(fs: Any, path: str, source: str) -> str:
@@ -113,12 +113,12 @@ def folder(fs: Any, path: str, source: str) -> str:
     if parts := [name for name in names if part(name) and not name.endswith(".json")]:
         return f"is a folder with weights in {len(parts)} parts ({parts[0]}); {MERGE}"
     for pattern in _WEIGHTS:
-        if found := [name for name in names if re.fullmatch(pattern, name)]:
-            which = "one of its files, such as" if found[1:] else "the file in it,"
-            return f"is a folder; give {which} {source.rstrip('/')}/{found[0]}"
+        if files := [name for name in names if re.fullmatch(pattern, name)]:
+            which = "one of its files, such as" if files[1:] else "the file in it,"
+            return f"is a folder; give {which} {source.rstrip('/')}/{files[0]}"
     for pattern, what in _NAMES:
-        if found := [name for name in names if re.search(f"({pattern})$", name.lower())]:
-            return f"is a folder of {what} ({found[0]}); {_CONVERT}"
+        if files := [name for name in names if re.search(f"({pattern})$", name.lower())]:
+            return f"is a folder of {what} ({files[0]}); {_CONVERT}"
     held = f"holds {', '.join(names[:3])}{', ...' if names[3:] else ''}" if names else "is empty"
     return f"is a folder without weights (it {held}); give a .safetensors or .pth file"
 

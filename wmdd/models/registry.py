@@ -80,7 +80,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, transform_inp
     A plain dict carries no versions, which some networks (MNASNet) ask for and refuse to load without.
 
     Args:
-        transform_input: let torchvision's Inception or GoogLeNet shift the channels of its input, as the published
+        transform_input: make torchvision's Inception or GoogLeNet shift the channels of its input, as the published
             weights want it.
     """
     whole = OrderedDict(state)

@@ -44,19 +44,19 @@ def load_weights(network: nn.Module, source: str, name: str, image_size: int | N
     else:
         theirs = build_published(name, source, image_size)
         state, shifts = dict(theirs.state_dict()), bool(getattr(theirs, "transform_input", False))
-    own = network.state_dict()
-    state = _completed(translated(state, set(own)), own, name)
-    _check_fit(own, state, source, name, origin)
+    ours = network.state_dict()
+    state = _completed(translated(state, set(ours)), ours, name)
+    _check_fit(ours, state, source, name, origin)
     load_state(network, state, transform_input=shifts)
     return notes
 
 
-def _completed(state: State, own: State, name: str) -> State:
+def _completed(state: State, ours: State, name: str) -> State:
     """Return a state dict as torch completes those of older versions, without what only training needs."""
     heads = AUXILIARY if name.removeprefix("timm/") in SHIFTING else ()
     unused = {key for key in state if key.startswith(heads) or key == "n_averaged"}  # torch's count of its updates
-    state = {key: value for key, value in state.items() if key in own or key not in unused}
-    for key, value in own.items():
+    state = {key: value for key, value in state.items() if key in ours or key not in unused}
+    for key, value in ours.items():
         if key not in state and key.rpartition(".")[2] == "num_batches_tracked":
             state[key] = torch.zeros_like(value)
         elif key in state and value.ndim == 0 and tuple(state[key].shape) == (1,):
@@ -64,8 +64,8 @@ def _completed(state: State, own: State, name: str) -> State:
     return state
 
 
-def _check_fit(own: State, state: State, source: str, name: str, origin: str) -> None:
-    if misfits := _misfits(own, state):
+def _check_fit(ours: State, state: State, source: str, name: str, origin: str) -> None:
+    if misfits := _misfits(ours, state):
         keys = counted(sum(map(len, misfits.values())), "key", "keys")
         # Of shapes, the first shows the stem, and the last the number of classes.
         ends = {what: (keys[0], keys[-1]) if what == "has" else keys[:1] for what, keys in misfits.items()}
@@ -76,7 +76,7 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
         elif origin:
             remedy = f"it is of {origin}: convert it to torch"
         raise refused(source, f"does not fit {name} with these classes and stem ({keys}: it {shown}); {remedy}")
-    for key in (key for key, value in own.items() if value.is_floating_point()):
+    for key in (key for key, value in ours.items() if value.is_floating_point()):
         if state[key].is_quantized or not state[key].is_floating_point():
             held = f"holds {key} as {str(state[key].dtype).removeprefix('torch.')}"
             raise refused(source, f"{held}; save the weights before they are quantised")
@@ -85,33 +85,31 @@ def _check_fit(own: State, state: State, source: str, name: str, origin: str) ->
             raise refused(source, f"{held}; its training diverged, so take an earlier checkpoint")
 
 
-def _misfits(own: State, state: State) -> dict[str, list[str]]:
+def _misfits(ours: State, state: State) -> dict[str, list[str]]:
     """Return the keys that a file lacks, adds, or has in another shape, in the order of the layers."""
-    shapes = [(key, tuple(state[key].shape), tuple(own[key].shape)) for key in own if key in state]
-    found = {
-        "lacks": [key for key in own if key not in state],
-        "adds": [key for key in state if key not in own],
-        "has": [f"{key} of shape {theirs}, here {ours}" for key, theirs, ours in shapes if theirs != ours],
+    shapes = [(key, tuple(state[key].shape), tuple(ours[key].shape)) for key in ours if key in state]
+    misfits = {
+        "lacks": [key for key in ours if key not in state],
+        "adds": [key for key in state if key not in ours],
+        "has": [f"{key} of shape {theirs}, here {here}" for key, theirs, here in shapes if theirs != here],
     }
-    return {what: keys for what, keys in found.items() if keys}
+    return {what: keys for what, keys in misfits.items() if keys}
 
 
 def check_card(source: str, class_names: tuple[str, ...], image_size: int, normalization: str) -> None:
     """Raise ConfigError for a teacher of other classes, of another order of classes, or of another input."""
     card = card_in(source)
-    for option, seen, wanted in (
-        ("data.image_size", card.get("image_size"), image_size),
-        ("data.normalization", card.get("normalization"), normalization),
-    ):
-        if seen is not None and seen != wanted:
-            raise refused(source, f"was trained with {option}={seen}, not {wanted}; set it")
-    own = tuple(card.get("class_names", ()))
-    if own and own != class_names:
-        place = next((i for i, pair in enumerate(zip(own, class_names, strict=False)) if pair[0] != pair[1]), None)
-        if place is None:
-            difference = f"it has {len(own)} classes, the data {len(class_names)}"
+    for field, wanted in (("image_size", image_size), ("normalization", normalization)):
+        if card.get(field) not in (None, wanted):
+            raise refused(source, f"was trained with data.{field}={card[field]}, not {wanted}; set it")
+    names = tuple(card.get("class_names", ()))
+    if names and names != class_names:
+        position = next((i for i, pair in enumerate(zip(names, class_names, strict=False)) if pair[0] != pair[1]), None)
+        if position is None:
+            difference = f"it has {len(names)} classes, the data {len(class_names)}"
         else:
-            difference = f"its output {place} is {own[place]}, the data's class {place} is {class_names[place]}"
+            theirs, ours = names[position], class_names[position]
+            difference = f"its output {position} is {theirs}, the data's class {position} is {ours}"
         remedy = "set data.classes to the teacher's, in its order"
         raise refused(source, f"was trained on other classes, or in another order ({difference}); {remedy}")
 
@@ -122,15 +120,15 @@ def translated(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
     A name is changed only when the network has the new one and not the old one, so nothing that fits is touched.
     """
     shared = _shared_prefix(state, wanted)
-    found = {}
+    renamed = {}
     for key, value in state.items():
         name = key.removeprefix(shared)
         for pattern, replacement in _NAMES:
             if name in wanted:
                 break
             name = re.sub(pattern, replacement, name)
-        found[name if name in wanted else key.removeprefix("module.")] = value
-    return found
+        renamed[name if name in wanted else key.removeprefix("module.")] = value
+    return renamed
 
 
 def _shared_prefix(state: dict[str, Tensor], wanted: set[str]) -> str:

@@ -246,10 +246,10 @@ def _family() -> list[Any]:
         multiprocessing = sys.modules.get("multiprocessing")
         return multiprocessing.active_children() if multiprocessing else []
     tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
-    found = []
+    children = []
     with contextlib.suppress(psutil.Error):
-        found = psutil.Process().children(recursive=True)
-    return [process for process in found if process.pid != getattr(tracker, "_pid", None)]
+        children = psutil.Process().children(recursive=True)
+    return [process for process in children if process.pid != getattr(tracker, "_pid", None)]
 
 
 def _kill(processes: list[Any]) -> None:

@@ -38,10 +38,10 @@ def ray_folder(below: int = 0) -> str:
     fault = _unusable(given, below)
     if not fault:
         return given
-    if own := _own_folder(below):
+    if short := _short_folder(below):
         level = logging.INFO if "too long" in fault else logging.WARNING
-        logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, fault, own)
-        return own
+        logger.log(level, "TMPDIR %s: %s; Ray keeps its files in %s", given, fault, short)
+        return short
     raise ConfigError(
         f"TMPDIR {given}: {fault}; set RAY_TMPDIR to a short folder with room on this machine, or use --executor local"
     )
@@ -57,18 +57,18 @@ def shorten_tmpdir() -> None:
     given = tempfile.gettempdir()
     if len(os.fsencode(given)) <= SOCKET_BYTES - PYTHON_BYTES:
         return
-    own = _own_folder(0)
-    if own is None:
+    short = _short_folder(0)
+    if short is None:
         raise ConfigError(f"TMPDIR {given}: is too long for sockets; set TMPDIR to a short folder on this machine")
-    os.environ["TMPDIR"] = tempfile.tempdir = own
+    os.environ["TMPDIR"] = tempfile.tempdir = short
 
 
-def _own_folder(below: int) -> str | None:
+def _short_folder(below: int) -> str | None:
     """Return a short folder of this user, created if necessary; None if none can be used."""
-    for place in SHORT:
-        own = f"{place}/wmdd-{os.getuid()}"
-        if not _unusable(place, below + len(own) - len(place)) and _is_private(own):
-            return own
+    for parent in SHORT:
+        short = f"{parent}/wmdd-{os.getuid()}"
+        if not _unusable(parent, below + len(short) - len(parent)) and _is_private(short):
+            return short
     return None
 
 

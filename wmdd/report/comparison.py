@@ -208,7 +208,7 @@ def _bars(axes: Any, comparison: dict[str, Any], rows: list[dict[str, Any]]) -> 
     by_method = {row["method"]: row for row in rows}
     methods = comparison["methods"]
     heights, errors = _scores([by_method[method] for method in methods])
-    colours = [f"C{place}" for place in range(len(methods))]
+    colours = [f"C{number}" for number in range(len(methods))]
     bars = axes.bar(range(len(methods)), heights, 0.6, yerr=errors, color=colours, capsize=3)
     axes.bar_label(bars, [percent(height, None) for height in heights], padding=2, fontsize=8)
     turned = {"rotation": 20, "ha": "right"} if len(methods) > 3 else {}

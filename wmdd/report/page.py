@@ -63,9 +63,9 @@ def _gallery(plan: Plan, classes: list[DistilledClass], barycenters: list[Baryce
     data = plan.config.data
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
     gallery = []
-    for place, item in enumerate(classes):
+    for position, item in enumerate(classes):
         try:
-            rows = np.asarray(barycenters[place].nearest) if barycenters else np.zeros(0, int)
+            rows = np.asarray(barycenters[position].nearest) if barycenters else np.zeros(0, int)
             nearest = strip_uri(class_images(plan.index, item.class_id, geometry, rows)) if len(rows) else ""
         except DataError:  # the real images may have moved since; the distilled ones are here
             nearest = ""
@@ -91,7 +91,7 @@ def _curves(
     if classes and classes[0].terms and len(losses := torch.stack([item.losses for item in classes]).mean(dim=0)):
         steps = torch.linspace(0, plan.config.recover.iterations, len(losses) + 1)[:-1].tolist()
         terms: list[Series] = [
-            (name.replace("_", " "), steps, losses[:, place].tolist()) for place, name in enumerate(classes[0].terms)
+            (name.replace("_", " "), steps, losses[:, column].tolist()) for column, name in enumerate(classes[0].terms)
         ]
         pictures.append(curves_svg("Recovery, mean loss terms", "iteration", terms, log=True))
     if students := _student_curves(plan, store):

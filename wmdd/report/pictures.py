@@ -96,9 +96,9 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
     fitting = max(1, LEGEND_WIDTH // (longest + 9))  # names, each with its line and the space to the next
     lines = math.ceil(len(names) / fitting)
     with figure(4.6, 2.9 + 0.17 * lines) as (drawing, (axes,)):
-        for place, (_, x, y) in enumerate(series):
+        for position, (_, x, y) in enumerate(series):
             # matplotlib hides names that begin with _, and takes $ for mathematics: the names are set last, as text.
-            axes.plot(x, y, label=str(place), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
+            axes.plot(x, y, label=str(position), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
         axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
         if log:

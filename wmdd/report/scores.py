@@ -136,13 +136,13 @@ def _other_teachers(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
 def _student(
     name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
 ) -> dict[str, Any]:
-    made = [result for result in results if result.student == name and result.images == "distilled"]
+    distilled = [result for result in results if result.student == name and result.images == "distilled"]
     random = [result for result in results if result.student == name and result.images != "distilled"]
     return {
         "student": name,
         "protocol": protocol_of(plan.config, name),
         "full_data": _full_data(name, plan, store, teacher),
-        "distilled": _summary(made) if made else None,
+        "distilled": _summary(distilled) if distilled else None,
         "random_real": _summary(random) if random else None,
     }
 

@@ -49,7 +49,7 @@ def console_table(head: Sequence[str], rows: Rows, *, names: int, title: str, pa
     Args:
         names: number of columns from the left that are never wrapped.
     """
-    columns = [Column(text, no_wrap=place < names) for place, text in enumerate(head)]
+    columns = [Column(text, no_wrap=position < names) for position, text in enumerate(head)]
     table = Table(*columns, title=title, pad_edge=pad_edge)
     for row in rows:
         table.add_row(*row)
