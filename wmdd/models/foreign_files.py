@@ -58,7 +58,11 @@ def foreign(data: bytes) -> str:
     if re.match(rb"<(\?xml|error>)", head):
         return f"is XML, as of a failed download; {_FETCH}, with its credentials if it needs some"
     if re.match(rb"[{\[]\s*[\"{\[\]}]", head) and not is_safetensors(data):
-        return _foreign_json(data[:4096])
+        if re.search(rb'"weight_map"|\.safetensors|\.bin', data[:4096]):
+            return f"is a list of the parts of weights, which are not read from parts; {MERGE}"
+        if b'"error"' in data[:4096]:
+            return f"is an error in JSON, as of a failed download; {_FETCH}, with its credentials if it needs some"
+        return "is text in JSON, such as the settings of a network; give the file of weights next to it"
     if data.startswith(_COMPRESSED) or data[257:262] == b"ustar":
         return "is a compressed file or an archive; unpack it, and give the file of weights in it"
     if data.startswith(b"\x93NUMPY"):
@@ -121,14 +125,6 @@ def folder(fs: Any, path: str, source: str) -> str:
             return f"is a folder of {what} ({files[0]}); {_CONVERT}"
     held = f"holds {', '.join(names[:3])}{', ...' if names[3:] else ''}" if names else "is empty"
     return f"is a folder without weights (it {held}); give a .safetensors or .pth file"
-
-
-def _foreign_json(head: bytes) -> str:
-    if b'"weight_map"' in head or b".safetensors" in head or b".bin" in head:
-        return f"is a list of the parts of weights, which are not read from parts; {MERGE}"
-    if b'"error"' in head:
-        return f"is an error in JSON, as of a failed download; {_FETCH}, with its credentials if it needs some"
-    return "is text in JSON, such as the settings of a network; give the file of weights next to it"
 
 
 def _foreign_zip(data: bytes) -> str:

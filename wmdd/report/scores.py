@@ -42,6 +42,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     teacher: Teacher = load_value(plan.units("pretrain")[0].ref, store)
     results = [load_value(ref, store) for ref in plan.refs("evaluate")]
     students = dict.fromkeys(plan.config.evaluate.students)
+    parts = {"images": plan.made[1], "labels": plan.refs("relabel"), "students": plan.refs("evaluate")}
     by_student = {name: _student(name, plan, store, teacher, results) for name in students}
     return {
         "schema": 1,
@@ -61,13 +62,8 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "students": by_student,
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
         "until": plan.until,
-        "missing": _missing(plan),
+        "missing": [name for name, refs in parts.items() if plan.until and not refs],
     }
-
-
-def _missing(plan: Plan) -> list[str]:
-    parts = {"images": plan.made[1], "labels": plan.refs("relabel"), "students": plan.refs("evaluate")}
-    return [name for name, refs in parts.items() if plan.until and not refs]
 
 
 def validation_digest(index: DatasetIndex) -> str:
