@@ -4,6 +4,7 @@ import io
 import json
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from wmdd.errors import DataError
+from wmdd.storage.parquet import read_table
 
 CLASSES = ("cat", "dog")
 HF = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -48,6 +50,13 @@ def folder(root, *paths):
 def images(*roots, classes=CLASSES, count=2):
     """The paths of images of classes below each root."""
     return [f"{root}/{name}/{i}.png".lstrip("/") for root in roots for name in classes for i in range(count)]
+
+
+def stored_again(index, change=lambda table: table):
+    """Return an index as it is read back from the store, its table changed before."""
+    out = io.BytesIO()
+    pq.write_table(change(read_table(index.to_files()["index.parquet"])), out)
+    return type(index).from_files(SimpleNamespace(read={"index.parquet": out.getvalue()}.__getitem__))
 
 
 def counts(index):

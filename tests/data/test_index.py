@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from builders import encoded, image_set, small_set
-from image_files import TWO_CLASSES, deep_png, folder, refusal, saved
+from image_files import TWO_CLASSES, deep_png, folder, refusal, saved, stored_again
 from PIL import Image
 from tables import each_of
 
@@ -11,7 +11,7 @@ from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.images import StreamedImages, load_uint8
-from wmdd.data.index import DatasetIndex, limit
+from wmdd.data.index import limit
 from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.data.set_notes import pixel_notes
@@ -22,7 +22,7 @@ from wmdd.storage.store import ArtifactStore
 
 def test_index_survives_the_round_trip(tmp_path):
     index = build_index(small_set(tmp_path))
-    again = DatasetIndex.from_bytes(index.to_bytes())
+    again = stored_again(index)
     assert (again.url, again.kind, again.class_names, again.val_held_out) == (
         index.url,
         "folder",
@@ -97,7 +97,7 @@ def noise(top, dtype, offset=0):
 
 def test_bits_decide_white_for_all_readers(tmp_path):
     url = image_set(tmp_path, noise(4095, np.uint16), noise(4095, np.int32))
-    index = DatasetIndex.from_bytes(build_index(url, bits=12).to_bytes())
+    index = stored_again(build_index(url, bits=12))
     assert (index.bits, pixel_notes(index)) == (12, ())
     (note,) = pixel_notes(build_index(folder(tmp_path / "8", "a/0.png", "a/1.png", "b/0.png", "b/1.png"), bits=12))
     assert note == "data.bits=12 changes no image, as none is grey with more than 8 bits; leave it out"

@@ -1,14 +1,13 @@
 """EXIF orientation: ignored or applied by all readers alike."""
 
 import io
-import json
 import warnings
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from image_files import TWO_CLASSES, folder, saved, structs, table
+from image_files import TWO_CLASSES, folder, saved, stored_again, structs, table
 from PIL import Image, ImageOps
 from tables import each_of
 
@@ -17,12 +16,11 @@ from wmdd.config.recipes import recipe
 from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8
-from wmdd.data.index import DatasetIndex, hold_out, limit
+from wmdd.data.index import hold_out, limit
 from wmdd.data.scan import build_index
 from wmdd.engine.board import Board
 from wmdd.engine.plan import make_plan
 from wmdd.engine.run import run_plans
-from wmdd.storage.parquet import read_table
 from wmdd.storage.store import ArtifactStore
 
 PHOTO = Image.fromarray(np.random.default_rng(5).integers(0, 256, (60, 90, 3), dtype=np.uint8))
@@ -102,7 +100,7 @@ def test_upright_images_of_one_size_load_natively(tmp_path):
 def test_index_and_digests_hold_the_orientation(tmp_path):
     url = photos(tmp_path, "folder", photo(6), photo(1))
     ignored, applied = build_index(url), build_index(url, upright=True)
-    again = DatasetIndex.from_bytes(applied.to_bytes())
+    again = stored_again(applied)
     assert again.upright
     assert again.train.orientation.tolist() == [6, 1, 1, 1]
     assert again.train.height.tolist() == applied.train.height.tolist()
@@ -110,19 +108,6 @@ def test_index_and_digests_hold_the_orientation(tmp_path):
         assert digest(again) == digest(applied) != digest(ignored)
     assert limit(applied, 1).upright
     assert hold_out(applied, 0.5).train.orientation.shape == (2,)
-
-
-def test_index_of_an_earlier_version_reads_as_upright(tmp_path):
-    index = build_index(photos(tmp_path, "folder", photo(6), photo(1)))
-    whole = read_table(index.to_bytes())
-    facts = {name: value for name, value in json.loads(whole.schema.metadata[b"wmdd"]).items() if name != "upright"}
-    out = io.BytesIO()
-    old = whole.drop_columns(["orientation"]).replace_schema_metadata({"wmdd": json.dumps(facts)})
-    pq.write_table(old, out)
-    again = DatasetIndex.from_bytes(out.getvalue())
-    assert not again.upright
-    assert again.train.orientation.tolist() == [1, 1, 1, 1]
-    assert again.digest("train") == index.digest("train")
 
 
 @pytest.fixture

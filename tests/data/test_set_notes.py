@@ -1,22 +1,18 @@
 """Notes about an indexed set: classes, images that occur twice, grey levels, frames and alpha."""
 
-import io
 import re
 
 import numpy as np
-import pyarrow.parquet as pq
 from builders import image_set
-from image_files import deep_png, fits, folder, images, saved
+from image_files import deep_png, fits, folder, images, saved, stored_again
 from PIL import Image
 from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.data.set_notes import class_notes, describe_classes, double_notes, pixel_notes
-from wmdd.storage.parquet import read_table
 from wmdd.storage.store import ArtifactStore
 
 
@@ -113,7 +109,7 @@ FAINT = {
 def test_set_of_few_grey_levels_is_noted(tmp_path, kind):
     data, expected = FAINT[kind]
     index = build_index(image_set(tmp_path, data))
-    (note,) = pixel_notes(DatasetIndex.from_bytes(index.to_bytes()))
+    (note,) = pixel_notes(stored_again(index))
     assert re.search(expected, note), note
 
 
@@ -141,8 +137,6 @@ def test_frames_and_alpha_are_counted(tmp_path):
 
 
 def test_earlier_index_has_no_notes_on_pixels(tmp_path):
-    out = io.BytesIO()
-    table = read_table(build_index(image_set(tmp_path, noise(255, np.uint16))).to_bytes())
-    pq.write_table(table.drop_columns(["low", "high", "white", "several", "alpha"]), out)
-    again = DatasetIndex.from_bytes(out.getvalue())
+    index = build_index(image_set(tmp_path, noise(255, np.uint16)))
+    again = stored_again(index, lambda table: table.drop_columns(["low", "high", "white", "several", "alpha"]))
     assert (pixel_notes(again), len(again.train), again.bits) == ((), 4, None)

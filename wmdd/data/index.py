@@ -7,7 +7,7 @@ import io
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -17,21 +17,8 @@ from wmdd.errors import DataError
 from wmdd.storage.artifact import Files
 from wmdd.storage.parquet import column, read_table
 
+_FILE = "index.parquet"
 LEVELS = ("low", "high", "white", "several", "alpha")
-COLUMNS: dict[str, type[np.generic]] = {
-    "file": np.int32,
-    "row": np.int64,
-    "label": np.int32,
-    "height": np.int32,
-    "width": np.int32,
-    "digest": np.uint64,
-    "orientation": np.int8,
-    "low": np.float32,
-    "high": np.float32,
-    "white": np.int64,
-    "several": np.int8,
-    "alpha": np.int8,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,31 +27,31 @@ class Split:
 
     Args:
         files: paths relative to the set's root.
-        file: (n,) int32, which file holds the image.
-        row: (n,) int64, row inside a Parquet file, -1 for an image file.
-        label: (n,) int32 class ids.
-        height, width: (n,) int32 px, as the image is decoded.
-        digest: (n,) uint64 of the encoded bytes.
-        orientation: (n,) int8, as EXIF numbers them; 1 is upright.
-        low, high: (n,) float32, the least and the greatest value in the file.
-        white: (n,) int64, the value that is decoded to 255; 0 if the image was not decoded for the index.
-        several: (n,) int8, 1 if the file holds further frames or pages.
-        alpha: (n,) int8, 1 if the image has transparency.
+        file: (n,) which file holds the image.
+        row: (n,) row inside a Parquet file, -1 for an image file.
+        label: (n,) class ids.
+        height, width: (n,) px, as the image is decoded.
+        digest: (n,) of the encoded bytes.
+        orientation: (n,) as EXIF numbers them; 1 is upright.
+        low, high: (n,) the least and the greatest value in the file.
+        white: (n,) the value that is decoded to 255; 0 if the image was not decoded for the index.
+        several: (n,) 1 if the file holds further frames or pages.
+        alpha: (n,) 1 if the image has transparency.
     """
 
     files: tuple[str, ...]
-    file: np.ndarray
-    row: np.ndarray
-    label: np.ndarray
-    height: np.ndarray
-    width: np.ndarray
-    digest: np.ndarray
-    orientation: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    white: np.ndarray
-    several: np.ndarray
-    alpha: np.ndarray
+    file: Annotated[np.ndarray, np.int32]
+    row: Annotated[np.ndarray, np.int64]
+    label: Annotated[np.ndarray, np.int32]
+    height: Annotated[np.ndarray, np.int32]
+    width: Annotated[np.ndarray, np.int32]
+    digest: Annotated[np.ndarray, np.uint64]
+    orientation: Annotated[np.ndarray, np.int8]
+    low: Annotated[np.ndarray, np.float32]
+    high: Annotated[np.ndarray, np.float32]
+    white: Annotated[np.ndarray, np.int64]
+    several: Annotated[np.ndarray, np.int8]
+    alpha: Annotated[np.ndarray, np.int8]
 
     def __len__(self) -> int:
         return len(self.label)
@@ -88,6 +75,11 @@ class Split:
         is_quarter = self.orientation >= 5
         height, width = np.where(is_quarter, (self.width, self.height), (self.height, self.width))
         return replace(self, height=height, width=width)
+
+
+COLUMNS: dict[str, type[np.generic]] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(Split, include_extras=True).items() if name != "files"
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +122,7 @@ class DatasetIndex:
         return upright if self.bits is None else (*upright, f"bits {self.bits}".encode())
 
     def to_files(self) -> dict[str, bytes]:
-        """Return one Parquet file."""
-        return {"index.parquet": self.to_bytes()}
-
-    @classmethod
-    def from_files(cls, files: Files) -> Self:
-        """Read what `to_files` returned."""
-        return cls.from_bytes(files.read("index.parquet"))
-
-    def to_bytes(self) -> bytes:
-        """Return a Parquet table of both splits."""
+        """Return one Parquet table of both splits."""
         columns = {name: np.concatenate([getattr(self.train, name), getattr(self.val, name)]) for name in COLUMNS}
         card = {name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright", "bits")}
         card |= {"notes": self.notes} if self.notes else {}
@@ -147,21 +130,19 @@ class DatasetIndex:
         table = pa.table(columns).replace_schema_metadata({"wmdd": json.dumps(card)})
         out = io.BytesIO()
         pq.write_table(table, out, compression="zstd")
-        return out.getvalue()
+        return {_FILE: out.getvalue()}
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Self:
-        """Read what `to_bytes` returned."""
-        table = read_table(data)
+    def from_files(cls, files: Files) -> Self:
+        """Read what `to_files` returned."""
+        table = read_table(files.read(_FILE))
         card = json.loads(table.schema.metadata[b"wmdd"])
-        if "orientation" not in table.column_names:  # of an earlier version, which ignored it
-            table = table.append_column("orientation", pa.array(np.ones(len(table), np.int8)))
-        for name in LEVELS if "white" not in table.column_names else ():
+        for name in LEVELS if "white" not in table.column_names else ():  # of an earlier version
             table = table.append_column(name, pa.array(np.zeros(len(table), np.int8)))
         columns = [column(table, name).astype(dtype) for name, dtype in COLUMNS.items()]
         train = Split(tuple(card["train_files"]), *(values[: card["train"]] for values in columns))
         val = Split(tuple(card["val_files"]), *(values[card["train"] :] for values in columns))
-        names, upright, bits = tuple(card["class_names"]), card.get("upright", False), card.get("bits")
+        names, upright, bits = tuple(card["class_names"]), card["upright"], card.get("bits")
         notes = tuple(card.get("notes", ()))
         return cls(card["url"], card["kind"], names, train, val, card["val_held_out"], upright, bits, notes)
 
@@ -172,42 +153,30 @@ def hold_out(index: DatasetIndex, share: float) -> DatasetIndex:
     Raises:
         DataError: if a class has one training image.
     """
-    train, held = held_out(index.url, index.class_names, index.train, share)
-    return replace(index, train=train, val=held, val_held_out=True)
-
-
-def held_out(url: str, names: tuple[str, ...], train: Split, share: float) -> tuple[Split, Split]:
-    """Return what is left of a training split, and a share of each class of it, chosen by content.
-
-    Raises:
-        DataError: if a class has one training image.
-    """
-    is_held = np.zeros(len(train), dtype=bool)
-    for class_id, name in enumerate(names):
-        positions = train.of_class(class_id)
-        if len(positions) < 2:
-            raise DataError(f"data.path={url}: class {name} has one training image, none can be held out; add more")
-        count = min(math.ceil(len(positions) * share), len(positions) - 1)
-        is_held[_first_by_content(train, positions, count)] = True
-    return train.take(np.flatnonzero(~is_held)), train.take(np.flatnonzero(is_held))
+    train = index.train
+    counts = np.bincount(train.label, minlength=len(index.class_names))
+    if (counts < 2).any():
+        name = index.class_names[int((counts < 2).argmax())]
+        raise DataError(f"data.path={index.url}: class {name} has one training image, none can be held out; add more")
+    is_held = _first_by_content(train, [min(math.ceil(count * share), count - 1) for count in counts.tolist()])
+    train, val = train.take(np.flatnonzero(~is_held)), train.take(np.flatnonzero(is_held))
+    return replace(index, train=train, val=val, val_held_out=True)
 
 
 def limit(index: DatasetIndex, count: int) -> DatasetIndex:
     """Return at most `count` images of each class and split, chosen by their content, in the order of the set."""
-
-    def kept(split: Split) -> Split:
-        chosen = np.zeros(len(split), dtype=bool)
-        for class_id in range(len(index.class_names)):
-            positions = split.of_class(class_id)
-            chosen[_first_by_content(split, positions, count)] = True
-        return split.take(np.flatnonzero(chosen))
-
-    return replace(index, train=kept(index.train), val=kept(index.val))
+    counts = [count] * len(index.class_names)
+    train, val = (split.take(np.flatnonzero(_first_by_content(split, counts))) for split in (index.train, index.val))
+    return replace(index, train=train, val=val)
 
 
-def _first_by_content(split: Split, positions: np.ndarray, count: int) -> np.ndarray:
-    """Return the first of some positions in the order of digests; among equal images, position decides."""
-    return positions[np.argsort(split.digest[positions], kind="stable")[:count]]
+def _first_by_content(split: Split, counts: list[int]) -> np.ndarray:
+    """Return (n,) bool, whether an image is one of the first of its class in the order of digests, then positions."""
+    is_first = np.zeros(len(split), dtype=bool)
+    for class_id, count in enumerate(counts):
+        positions = split.of_class(class_id)
+        is_first[positions[np.argsort(split.digest[positions], kind="stable")[:count]]] = True
+    return is_first
 
 
 def content_digest(data: bytes) -> int:

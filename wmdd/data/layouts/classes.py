@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import posixpath
 import re
 from typing import Any
@@ -15,7 +16,7 @@ from wmdd.data.layouts.split_names import same_form
 from wmdd.errors import SHOWN, DataError
 from wmdd.storage.filesystem import entries, explain, tree
 from wmdd.storage.marks import own_folders
-from wmdd.text import and_more, suggestion
+from wmdd.text import and_more, printable, suggestion
 
 
 def class_folders(url: str, listing: Listing) -> set[str]:
@@ -57,6 +58,7 @@ def all_class_names(url: str, listing: Listing) -> tuple[str, ...]:
 
 def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) -> tuple[tuple[str, ...], list[int]]:
     """Return the kept class names, and the class id of every name of the set, -1 for one that is left out."""
+    _refuse_undecoded(url, names)
     if classes is None:
         return names, list(range(len(names)))
     classes = tuple(name if name in names else _spelled(name, names) for name in classes)
@@ -67,6 +69,23 @@ def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) ->
             where = "data.classes" if classes.count(name) > 1 else url
             raise DataError(f"data.classes={name}: occurs twice in {where}; remove or rename one")
     return classes, [classes.index(name) if name in classes else -1 for name in names]
+
+
+def _refuse_undecoded(url: str, names: tuple[str, ...]) -> None:
+    """Raise DataError for class names that are no text: nothing could be written about them."""
+    wrong = next((name for name in names if re.search("[\ud800-\udfff]", name)), None)
+    if wrong is None:
+        return
+    try:
+        data = os.fsencode(wrong)
+        remedy = f"the name is not UTF-8; rename it, for instance to {data.decode('latin-1')}"
+        data.decode()
+        remedy = "this locale is not UTF-8, as the name is; set LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    except UnicodeDecodeError:
+        pass
+    except UnicodeEncodeError:  # half of a character, as JSON may hold it
+        remedy = "the name is no text; rename it"
+    raise DataError(f"data.path={url}: class {printable(wrong)}: {remedy}")
 
 
 def _names_for(name: str, names: tuple[str, ...]) -> str:
