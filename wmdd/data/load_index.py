@@ -11,16 +11,18 @@ from wmdd.config.distill import DistillConfig
 from wmdd.data.imagenet_subsets import refuse_whole, subset_classes
 from wmdd.data.index import DatasetIndex, hold_out, limit
 from wmdd.data.layouts.classes import all_class_names
+from wmdd.data.layouts.listing import Listing
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.scan import build_index
-from wmdd.data.set_notes import class_notes, double_notes, pixel_notes
+from wmdd.data.set_notes import index_notes
 from wmdd.data.torchvision_sets import TORCHVISION, from_torchvision
 from wmdd.errors import ConfigError, StorageError
 from wmdd.keys import content_key
 from wmdd.storage.folder import absolute_url
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
-Cut = tuple[dict[str, Any], Callable[[DatasetIndex], DatasetIndex]]
+# Options by which a whole index is reduced, in this order, each an artifact for itself.
+_CUTS: dict[str, Callable[[DatasetIndex, Any], DatasetIndex]] = {"per_class": limit, "holdout": hold_out}
 
 
 def load_index(
@@ -35,58 +37,67 @@ def load_index(
         before: called before the images are read with the number of classes (None if it is not known yet), to raise
             errors that need not wait for the index.
     """
-    if config.data.path is None:
+    data = config.data
+    if data.path is None:
         raise ConfigError(
             f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
         )
-    path, upright = config.data.path, config.data.exif_orientation == "apply"
-    url = absolute_url(path)
-    if path.startswith(TORCHVISION):
-        url = from_torchvision(path, store.folder, config.data.download, on_progress, upright=upright)
+    upright, url = data.exif_orientation == "apply", absolute_url(data.path)
+    if data.path.startswith(TORCHVISION):
+        url = from_torchvision(data.path, store.folder, data.download, on_progress, upright=upright)
     listing = list_files(url)
-    subset, classes = config.data.subset, config.data.classes
-    if subset is None and classes is None:
-        listing.refuse_doubt(url)
-        refuse_whole(config.recipe.removesuffix("-debug"), url, listing)
-    classes = classes if subset is None else subset_classes(subset, url, listing)
-    parts = {
-        "listing": listing.signature,
-        "classes": classes,
-        "val": config.data.val_fraction,
-        "version": 2,
-    } | ({"exif_orientation": "apply"} if upright else {})
-    parts |= {} if config.data.bits is None else {"bits": config.data.bits}
-    ref = ArtifactRef("index", "index", content_key(parts))
-    cuts = _cuts(config)
-    refs = [ref]
-    for how, _ in cuts:
-        refs.append(ArtifactRef("index", f"index-{next(iter(how))}", content_key({"of": refs[-1].key, **how})))
+    classes = _classes(config, url, listing)
+    cuts = {name: value for name in _CUTS if (value := getattr(data, name))}
+    refs = _refs(config, listing, classes, cuts)
     outdated = _outdated(refs[-1])
     if is_outdated := store.read_note(outdated) is not None:
-        for outdated_ref in refs:
-            store.withdraw(outdated_ref)
-    if ref not in store:
+        for ref in refs:
+            store.withdraw(ref)
+    if refs[0] not in store:
         store.check_writable()
         if config.pretrain.checkpoint is not None:
             before(len(classes or all_class_names(url, listing)) or None)
         index = build_index(
             url,
             classes=classes,
-            val_fraction=config.data.val_fraction,
+            val_fraction=data.val_fraction,
             upright=upright,
-            bits=config.data.bits,
+            bits=data.bits,
             listing=listing,
             on_progress=on_progress,
         )
-        store.save(ref, index)
-    for (_, cut), whole, part in zip(cuts, refs, refs[1:], strict=False):
+        store.save(refs[0], index)
+    for name, whole, part in zip(cuts, refs, refs[1:], strict=False):
         if part not in store:
-            store.save(part, cut(store.load(whole, DatasetIndex)))
+            store.save(part, _CUTS[name](store.load(whole, DatasetIndex), cuts[name]))
     if is_outdated:
         store.drop_note(outdated)
     index = store.load(refs[-1], DatasetIndex, keep=True)
-    notes = (*class_notes(index), *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
-    return replace(index, notes=(*listing.notes, *index.notes, *notes)), refs[-1]
+    return replace(index, notes=(*listing.notes, *index.notes, *index_notes(index))), refs[-1]
+
+
+def _classes(config: DistillConfig, url: str, listing: Listing) -> tuple[str, ...] | None:
+    """Return the classes that a run names; None for all of a set whose folders are surely classes."""
+    if config.data.subset is not None:
+        return subset_classes(config.data.subset, url, listing)
+    if config.data.classes is None:
+        listing.refuse_doubt(url)
+        refuse_whole(config.recipe.removesuffix("-debug"), url, listing)
+    return config.data.classes
+
+
+def _refs(
+    config: DistillConfig, listing: Listing, classes: tuple[str, ...] | None, cuts: dict[str, Any]
+) -> list[ArtifactRef]:
+    """Return the references of the whole index and of what each cut leaves."""
+    data = config.data
+    parts = {"listing": listing.signature, "classes": classes, "val": data.val_fraction, "version": 2}
+    parts |= {"exif_orientation": "apply"} if data.exif_orientation == "apply" else {}
+    parts |= {} if data.bits is None else {"bits": data.bits}
+    refs = [ArtifactRef("index", "index", content_key(parts))]
+    for name, value in cuts.items():
+        refs.append(ArtifactRef("index", f"index-{name}", content_key({"of": refs[-1].key, name: value})))
+    return refs
 
 
 def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:
@@ -98,26 +109,3 @@ def mark_outdated(store: ArtifactStore, refs: Iterable[Any]) -> None:
 
 def _outdated(ref: ArtifactRef) -> str:
     return f"outdated-{ref.key}"
-
-
-def _cuts(config: DistillConfig) -> list[Cut]:
-    """Return how the whole index is reduced: the values that enter the key, and the function, of each step."""
-    share, count, cuts = config.data.holdout, config.data.per_class, list[Cut]()
-    if count:
-        cuts.append(({"per_class": count}, lambda index: limit(index, count)))
-    if share:
-        cuts.append(({"holdout": share}, lambda index: hold_out(index, share)))
-    return cuts
-
-
-def _orientation_notes(index: DatasetIndex) -> list[str]:
-    """Return a line about images that are read as they are stored, and not as their EXIF orientation asks for."""
-    turned = sum(int((split.orientation != 1).sum()) for split in (index.train, index.val))
-    if index.upright or not turned:
-        return []
-    total = len(index.train) + len(index.val)
-    what = "carries" if turned == 1 else "carry"
-    return [
-        f"{turned} of {total} images {what} an EXIF orientation, which is ignored, as torchvision does; "
-        "--data.exif_orientation apply turns them upright"
-    ]

@@ -13,6 +13,11 @@ _NOTED_ALPHA = 0.01  # of photographs, a few are PNG with alpha
 _FAINT, _FAINT_8_BITS = 1 / 4, 1 / 16  # of the grey levels: 14 of 16 bits, and 4 of 8
 
 
+def index_notes(index: DatasetIndex) -> tuple[str, ...]:
+    """Return all lines about an index."""
+    return (*class_notes(index), *double_notes(index), *_orientation_notes(index), *pixel_notes(index))
+
+
 def double_notes(index: DatasetIndex) -> tuple[str, ...]:
     """Return lines about images that are in both splits, or in the training split twice, by their bytes."""
     notes = []
@@ -29,6 +34,17 @@ def double_notes(index: DatasetIndex) -> tuple[str, ...]:
         what = "is a copy" if repeats.sum() == 1 else "are copies"
         notes.append(f"{repeats.sum():,} of {len(train):,} training images {what} of another one{other}")
     return tuple(notes)
+
+
+def _orientation_notes(index: DatasetIndex) -> tuple[str, ...]:
+    """Return a line about images that are read as they are stored, and not as their EXIF orientation asks for."""
+    turned = sum(int((split.orientation != 1).sum()) for split in (index.train, index.val))
+    if index.upright or not turned:
+        return ()
+    return (
+        f"{turned} of {len(index.train) + len(index.val)} images {'carries' if turned == 1 else 'carry'} an EXIF "
+        "orientation, which is ignored, as torchvision does; --data.exif_orientation apply turns them upright",
+    )
 
 
 def pixel_notes(index: DatasetIndex) -> tuple[str, ...]:
