@@ -192,7 +192,7 @@ def test_streamed_images_work_in_spawned_workers(tmp_path, kind):
     index = build_index(folder(tmp_path, *TWO_CLASSES) if kind == "folder" else parquet(tmp_path, count=10))
     dataset = StreamedImages(index, "train", np.asarray)
     here = [dataset[i] for i in range(len(dataset))]
-    assert not copy.copy(dataset)._groups
+    assert not copy.copy(dataset)._group.cache_info().currsize
     if kind == "folder":
         return
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")

@@ -15,7 +15,7 @@ from image_files import TWO_CLASSES, folder, png, refusal
 from PIL import Image
 from tables import each_of
 
-from wmdd.data.images import image_name, load_native_uint8, load_uint8
+from wmdd.data.images import load_native_uint8, load_uint8
 from wmdd.data.layouts.sources import list_files
 from wmdd.data.scan import build_index
 from wmdd.errors import DataError
@@ -38,7 +38,7 @@ def test_folder_finds_classes_and_the_validation_split(tmp_path, val):
     assert index.class_names == ("ant", "bee")
     assert (len(index.train), len(index.val), index.val_held_out) == (6, 6, False)
     assert index.train.uniform_size() == (8, 8)
-    assert image_name(index, "train", 0) == "train/ant/0.png"
+    assert index.train.image_name(0) == "train/ant/0.png"
 
 
 def test_validation_of_classes_alone_is_held_out(tmp_path):
@@ -90,7 +90,7 @@ def test_classes_are_kept_in_the_given_order(tmp_path):
     index = build_index(url, classes=("cow", "ant"))
     assert index.class_names == ("cow", "ant")
     assert len(index.train) == 6
-    assert image_name(index, "train", int(index.train.of_class(0)[0])).startswith("train/cow/")
+    assert index.train.image_name(int(index.train.of_class(0)[0])).startswith("train/cow/")
 
 
 def test_memory_url_reads_like_a_folder():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections import OrderedDict
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,14 +26,7 @@ from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.storage.filesystem import explain, read
 
 _THREADS = min(8, usable_cpus())
-_FILES_AT_ONCE = 64
-
-
-def image_name(index: DatasetIndex, split: str, position: int) -> str:
-    """Return the name of an image for messages: its file, and its row in a Parquet file."""
-    part = _part(index, split)
-    file, row = part.files[part.file[position]], int(part.row[position])
-    return file if row < 0 else f"{file} row {row}"
+_FILES_AT_ONCE, _DECODED_AT_ONCE = 64, 256
 
 
 def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -43,25 +35,25 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
     Raises:
         DataError: if a file has gone or changed (ChangedError) since it was indexed.
     """
-    part = _part(index, split)
+    part = index.split(split)
     if index.kind == "builtin":
         images = builtin_images(index.url)[0]
         yield from ((int(position), images[part.row[position]]) for position in positions)
         return
     if index.kind == "folder":
-        fs, root = open_file_system(index.url)
-        read = functools.partial(_read_file, fs, root, index, split)
+        read_file = functools.partial(_read_file, *open_file_system(index.url), part)
         with ThreadPoolExecutor(_THREADS) as pool:
             for start in range(0, len(positions), _FILES_AT_ONCE):
-                yield from pool.map(read, positions[start : start + _FILES_AT_ONCE].tolist())
+                chunk = positions[start : start + _FILES_AT_ONCE].tolist()
+                yield from zip(chunk, pool.map(read_file, chunk), strict=True)
         return
     for number in np.unique(part.file[positions]):
         members = positions[part.file[positions] == number]
         with open_parquet(index.url, part.files[number]) as parquet:
-            for group, start, where in _by_row_group(parquet, index, split, members):
+            for group, start, where in _by_row_group(parquet, part, members):
                 encoded, _ = read_row_group(parquet, group, part.files[number])
                 for position in where.tolist():
-                    yield position, _unchanged(encoded[part.row[position] - start], index, split, position)
+                    yield position, _unchanged(encoded[part.row[position] - start], part, position)
 
 
 def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: int, crop_ratio: float) -> Tensor:
@@ -76,7 +68,7 @@ def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: 
 
 def load_native_uint8(index: DatasetIndex, split: str, positions: np.ndarray) -> Tensor:
     """Return images of one common size as they are stored, (n, 3, h, w) uint8."""
-    size = _part(index, split).uniform_size()
+    size = index.split(split).uniform_size()
     assert size is not None, "images differ in size"
     return _load(index, split, positions, lambda image: image, size)
 
@@ -94,28 +86,18 @@ def _load(
 
     def fill(item: tuple[int, bytes]) -> None:
         position, data = item
-        image = transform(_decoded(data, index, split, position))
-        out[place[position]] = to_tensor(image)
+        out[place[position]] = to_tensor(transform(_decoded(data, index, index.split(split), position)))
 
+    encoded = read_encoded(index, split, unique)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for chunk in _chunks(read_encoded(index, split, unique), 256):
+        while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
             list(pool.map(fill, chunk))
     return out[torch.from_numpy(where.reshape(-1))]
 
 
-def _decoded(data: bytes, index: DatasetIndex, split: str, position: int) -> Image.Image:
-    orientation = int(_part(index, split).orientation[position]) if index.upright else 1
-    return decode(data, image_name(index, split, position), orientation, index.bits)
-
-
-def _chunks(items: Iterator[tuple[int, bytes]], length: int) -> Iterator[list[tuple[int, bytes]]]:
-    chunk: list[tuple[int, bytes]] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == length:
-            yield chunk
-            chunk = []
-    yield chunk
+def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Image.Image:
+    orientation = int(part.orientation[position]) if index.upright else 1
+    return decode(data, part.image_name(position), orientation, index.bits)
 
 
 class StreamedImages(Dataset[tuple[Any, int]]):
@@ -129,49 +111,41 @@ class StreamedImages(Dataset[tuple[Any, int]]):
     def __init__(
         self, index: DatasetIndex, split: str, transform: Callable[[Image.Image], Any], cached_groups: int = 8
     ) -> None:
-        self.index, self.split, self.transform, self.cached_groups = index, split, transform, cached_groups
-        self._groups: OrderedDict[tuple[int, int], list[bytes | None]] = OrderedDict()
-        self._starts: dict[int, np.ndarray] = {}
-        self._files: dict[int, tuple[Any, str]] = {}  # by process id: to open an archive lists its members
+        self._arguments = index, split, transform, cached_groups
+        self.index, self.split, self.part, self.transform = index, split, index.split(split), transform
+        self._file_system = functools.cache(lambda: open_file_system(index.url))  # to open an archive lists its members
+        self._starts = functools.cache(self._read_starts)
+        self._group = functools.lru_cache(cached_groups)(self._read_group)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": OrderedDict(), "_starts": {}, "_files": {}}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StreamedImages, self._arguments  # a loading process opens its own files
 
     def __len__(self) -> int:
-        return len(_part(self.index, self.split))
+        return len(self.part)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        part = _part(self.index, self.split)
-        image = _decoded(self._encoded(part, position), self.index, self.split, position)
-        return self.transform(image), int(part.label[position])
+        image = _decoded(self._encoded(position), self.index, self.part, position)
+        return self.transform(image), int(self.part.label[position])
 
-    def _encoded(self, part: Split, position: int) -> bytes:
+    def _encoded(self, position: int) -> bytes:
         if self.index.kind == "folder":
-            if os.getpid() not in self._files:
-                self._files = {os.getpid(): open_file_system(self.index.url)}
-            return _read_file(*self._files[os.getpid()], self.index, self.split, position)[1]
+            return _read_file(*self._file_system(), self.part, position)
         if self.index.kind == "builtin":
             return next(read_encoded(self.index, self.split, np.array([position])))[1]
-        file, row = int(part.file[position]), int(part.row[position])
-        if file not in self._starts:
-            with open_parquet(self.index.url, part.files[file]) as parquet:
-                self._starts[file] = row_group_starts(parquet)
-        starts = self._starts[file]
+        file, row = self.part.files[self.part.file[position]], int(self.part.row[position])
+        starts = self._starts(file)
         group = int(np.searchsorted(starts, row, side="right") - 1)
         if group == len(starts) - 1:
-            raise _changed(self.index, self.split, position)
-        encoded = self._group(part, file, group)[row - starts[group]]
-        return _unchanged(encoded, self.index, self.split, position)
+            raise _changed(self.part, position)
+        return _unchanged(self._group(file, group)[row - starts[group]], self.part, position)
 
-    def _group(self, part: Split, file: int, group: int) -> list[bytes | None]:
-        key = file, group
-        if key not in self._groups:
-            with open_parquet(self.index.url, part.files[file]) as parquet:
-                self._groups[key] = read_row_group(parquet, group, part.files[file])[0]
-            if len(self._groups) > self.cached_groups:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(key)
-        return self._groups[key]
+    def _read_starts(self, file: str) -> np.ndarray:
+        with open_parquet(self.index.url, file) as parquet:
+            return row_group_starts(parquet)
+
+    def _read_group(self, file: str, group: int) -> list[bytes | None]:
+        with open_parquet(self.index.url, file) as parquet:
+            return read_row_group(parquet, group, file)[0]
 
 
 def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, window_groups: int = 8) -> np.ndarray:
@@ -180,14 +154,13 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
     Row groups are permuted and rows are shuffled within windows, so that a window's groups are read once; image files
     are permuted freely.
     """
-    part = _part(index, split)
+    part = index.split(split)
     if index.kind != "parquet":
         return rng.permutation(len(part))
     groups: list[np.ndarray] = []
     for number in np.unique(part.file):
         with open_parquet(index.url, part.files[number]) as parquet:
-            by_group = _by_row_group(parquet, index, split, np.flatnonzero(part.file == number))
-            groups += [members for _, _, members in by_group]
+            groups += [members for *_, members in _by_row_group(parquet, part, np.flatnonzero(part.file == number))]
     if len(groups) <= window_groups:
         return rng.permutation(len(part))  # one window: the order of a folder with the same images
     order = rng.permutation(len(groups))
@@ -195,13 +168,11 @@ def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, wi
     return np.concatenate([rng.permutation(np.concatenate([groups[group] for group in window])) for window in windows])
 
 
-def _by_row_group(
-    parquet: ParquetFile, index: DatasetIndex, split: str, positions: np.ndarray
-) -> list[tuple[int, int, np.ndarray]]:
+def _by_row_group(parquet: ParquetFile, part: Split, positions: np.ndarray) -> list[tuple[int, int, np.ndarray]]:
     """Return the positions of one file by row group: (group, its first row, positions in their given order)."""
-    rows, starts = _part(index, split).row[positions], row_group_starts(parquet)
+    rows, starts = part.row[positions], row_group_starts(parquet)
     if rows.max() >= starts[-1]:
-        raise _changed(index, split, int(positions[rows.argmax()]))
+        raise _changed(part, int(positions[rows.argmax()]))
     of = np.searchsorted(starts, rows, side="right") - 1
     order = np.argsort(of, kind="stable")
     groups, first = np.unique(of[order], return_index=True)
@@ -209,8 +180,8 @@ def _by_row_group(
     return [(int(group), int(starts[group]), where) for group, where in zip(groups, parts, strict=True)]
 
 
-def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: int) -> tuple[int, bytes]:
-    file = image_name(index, split, position)
+def _read_file(fs: Any, root: str, part: Split, position: int) -> bytes:
+    file = part.image_name(position)
     try:
         data = read(fs, f"{root}/{file}")
     except FileNotFoundError as exc:
@@ -218,20 +189,16 @@ def _read_file(fs: Any, root: str, index: DatasetIndex, split: str, position: in
     except (OSError, EOFError) as exc:
         # The set may be whole: another worker, or a later try, may read it.
         raise StorageError(f"{root}/{file} cannot be read {explain(exc)}") from exc
-    return position, _unchanged(data, index, split, position)
+    return _unchanged(data, part, position)
 
 
-def _unchanged(data: bytes | None, index: DatasetIndex, split: str, position: int) -> bytes:
+def _unchanged(data: bytes | None, part: Split, position: int) -> bytes:
     # Results are filed under the digests of the index: other bytes must not be taken for them.
-    if data is None or content_digest(data) != _part(index, split).digest[position]:
-        raise _changed(index, split, position)
+    if data is None or content_digest(data) != part.digest[position]:
+        raise _changed(part, position)
     return data
 
 
-def _changed(index: DatasetIndex, split: str, position: int) -> ChangedError:
-    name = image_name(index, split, position)
+def _changed(part: Split, position: int) -> ChangedError:
+    name = part.image_name(position)
     return ChangedError(f"{name} has changed since the set was indexed; restore it, or run again to index it")
-
-
-def _part(index: DatasetIndex, split: str) -> Split:
-    return index.train if split == "train" else index.val

@@ -60,6 +60,11 @@ class Split:
         """Return the positions of a class's images, ascending."""
         return np.flatnonzero(self.label == class_id)
 
+    def image_name(self, position: int) -> str:
+        """Return the name of an image for messages: its file, and its row in a Parquet file."""
+        file, row = self.files[self.file[position]], int(self.row[position])
+        return file if row < 0 else f"{file} row {row}"
+
     def uniform_size(self) -> tuple[int, int] | None:
         """Return (height, width) if all images share it."""
         if len(self) and (self.height == self.height[0]).all() and (self.width == self.width[0]).all():
@@ -106,6 +111,10 @@ class DatasetIndex:
     bits: int | None = None
     notes: tuple[str, ...] = ()
 
+    def split(self, name: str) -> Split:
+        """Return the ``train`` or ``val`` split."""
+        return self.train if name == "train" else self.val
+
     def class_digest(self, class_id: int) -> str:
         """Return the hash of one class's name and training images; it does not depend on other classes."""
         part = self.train.take(self.train.of_class(class_id))
@@ -113,7 +122,7 @@ class DatasetIndex:
 
     def digest(self, split: Literal["train", "val"]) -> str:
         """Return the hash of a split: class names, labels and contents, in order."""
-        part = self.train if split == "train" else self.val
+        part = self.split(split)
         return _hash(json.dumps(self.class_names).encode(), part.label.tobytes(), part.digest.tobytes(), *self._decoded)
 
     @property
