@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from posixpath import join
 
-from wmdd.data.layouts.folder_tree import Folders, join, some
+from wmdd.data.layouts.folder_tree import Folders, some
 from wmdd.data.layouts.split_names import Role, is_generic, is_paired, is_segmentation, is_sure
 
 _FEW = 6  # of folders with equal subfolders that may be splits; more of them are classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from posixpath import splitext
 
 from wmdd.data.layouts.set_files import has_image_suffix
 
@@ -49,13 +50,13 @@ def _masks(paths: Sequence[str], places: Mapping[str, tuple[str, str]]) -> dict[
     """Return which image each mask is of: ``x_mask.png`` of ``x.png``, ``masks/x.png`` of ``images/x.png``."""
     near, apart = dict[str, str](), dict[tuple[object, str], str]()
     for path in paths:
-        folder, _, name = _stem(path).rpartition("/")
+        folder, _, name = splitext(path)[0].rpartition("/")
         near[f"{folder}/{name}"] = path
         if not _is_mask(folder):
             apart[places.get(folder), name] = path  # the class, so that a class of masks is none of another class
     masks = {}
     for path in paths:
-        folder, _, name = _stem(path).rpartition("/")
+        folder, _, name = splitext(path)[0].rpartition("/")
         match = _BEHIND.fullmatch(name) or _BEFORE.fullmatch(name)
         names = [match["stem"] + end for end in _IMAGE] if match else []
         of = next((near[f"{folder}/{other}"] for other in names if f"{folder}/{other}" in near), None)
@@ -70,12 +71,7 @@ def _doubles(paths: Sequence[str]) -> dict[str, str]:
     """Return which image each other one shares its name with, but for the ending."""
     first: dict[str, str] = {}
     images = filter(has_image_suffix, paths)  # what follows a point elsewhere may be a number
-    return {path: other for path in images if (other := first.setdefault(_stem(path), path)) != path}
-
-
-def _stem(path: str) -> str:
-    dot = path.rfind(".")
-    return path[:dot] if dot > path.rfind("/") + 1 else path
+    return {path: other for path in images if (other := first.setdefault(splitext(path)[0], path)) != path}
 
 
 def _is_mask(folder: str) -> bool:

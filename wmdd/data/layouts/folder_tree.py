@@ -10,22 +10,16 @@ class Folders:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.images: dict[str, tuple[str, int]] = {}  # a first image, and how many lie directly in the folder
-        self._below: dict[str, dict[str, None]] = {}
+        self._below: dict[str, set[str]] = {}
         for path in paths:
             folder = path.rpartition("/")[0]
             first, count = self.images.get(folder, (path, 0))
             self.images[folder] = first, count + 1
-            if not count:
-                self._add(folder)
-
-    def _add(self, folder: str) -> None:
-        while folder:
-            above, _, name = folder.rpartition("/")
-            names = self._below.setdefault(above, {})
-            if name in names:
-                return
-            names[name] = None
-            folder = above
+        for folder in self.images:
+            while folder:
+                above, _, name = folder.rpartition("/")
+                self._below.setdefault(above, set()).add(name)
+                folder = above
 
     def below(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder, sorted."""
@@ -34,11 +28,6 @@ class Folders:
     def count(self, folder: str) -> int:
         """Return how many images lie directly in a folder."""
         return self.images[folder][1] if folder in self.images else 0
-
-
-def join(*parts: str) -> str:
-    """Join the parts of a relative path; the root is empty."""
-    return "/".join(part for part in parts if part)
 
 
 def some(names: Sequence[str], count: int = 4) -> str:

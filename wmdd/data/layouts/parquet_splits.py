@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from wmdd.data.hf_parquet import open_parquet, parquet_columns
 from wmdd.data.layouts.folder_tree import Folders
-from wmdd.data.layouts.recognise import has_training_folder
+from wmdd.data.layouts.recognise import has_set
 from wmdd.data.layouts.split_names import SPLIT_NAMES, VAL_NAMES, split_role
 from wmdd.errors import DataError
 
@@ -22,7 +22,7 @@ def parquet_decides(url: str, paths: Sequence[str], tree: Folders) -> bool:
     """Whether a set is its Parquet files, and not the images in the folders next to them."""
     if not tree.below(""):
         return True
-    if has_training_folder(tree):
+    if has_set(tree):
         return False
     near = [path for path in paths if _home(path).count("/") == 0]
     for path in sorted(near, key=lambda path: not _of_split(path, "train"))[:1]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from posixpath import join
 
 from wmdd.data.layouts.class_doubts import class_doubts, deep_notes, no_classes
-from wmdd.data.layouts.folder_tree import Folders, join, some
+from wmdd.data.layouts.folder_tree import Folders, some
 from wmdd.data.layouts.split_names import (
     SPLIT_NAMES,
     VAL_NAMES,
@@ -118,7 +119,7 @@ def classes_alone(tree: Folders, base: str, url: str) -> Layout:
     if not names:
         raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
     _refuse_sets(tree, base, url)
-    above = [join(*base.split("/")[:depth]) for depth in range(base.count("/") + 2)] if base else [""]
+    above = ["/".join(base.split("/")[:depth]) for depth in range(base.count("/") + 2)]
     _refuse_loose(tree, above, url)
     roles = _roles(tree, base)
     alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
@@ -219,28 +220,23 @@ def _inner(tree: Folders, base: str) -> str | None:
     names = tree.below(base)
     named = _roles(tree, base)
     if len(names) > 1:
-        sets = [name for name in names if name not in named and _has_set(tree, join(base, name))]
+        sets = [name for name in names if name not in named and has_set(tree, join(base, name))]
         return join(base, sets[0]) if len(sets) == 1 and len(named) == len(names) - 1 else None
     if len(names) == 1 and names[0] not in named:
         inner = join(base, names[0])
-        if not tree.count(inner) and (len(tree.below(inner)) > 1 or _has_set(tree, inner)):
+        if not tree.count(inner) and (len(tree.below(inner)) > 1 or has_set(tree, inner)):
             return inner
         if not tree.count(inner) and (deeper := _inner(tree, inner)):
             return deeper
     return None
 
 
-def has_training_folder(tree: Folders) -> bool:
-    """Whether images lie in ``train/CLASS``, however the training folder is called and wrapped."""
-    return _has_set(tree, "")
-
-
-def _has_set(tree: Folders, folder: str) -> bool:
-    """Whether a folder holds a training split with classes, directly or in a single folder."""
+def has_set(tree: Folders, folder: str = "") -> bool:
+    """Whether a folder holds ``train/CLASS``, directly or in a single folder, however the training folder is called."""
     if _trains(tree, folder):
         return True
     names = tree.below(folder)
-    return len(names) == 1 and not tree.count(folder) and _has_set(tree, join(folder, names[0]))
+    return len(names) == 1 and not tree.count(folder) and has_set(tree, join(folder, names[0]))
 
 
 def _refuse_twins(tree: Folders, base: str, names: list[str], what: str, url: str) -> None:
@@ -282,7 +278,7 @@ def _refuse_sets(tree: Folders, base: str, url: str) -> None:
     for name in tree.below(base):
         place = join(base, name)
         inner = any(inner in SPLIT_NAMES and tree.below(join(place, inner)) for inner in tree.below(place))
-        if inner or all(_has_set(tree, join(base, other)) for other in tree.below(base)):
+        if inner or all(has_set(tree, join(base, other)) for other in tree.below(base)):
             where = f"{url.rstrip('/')}/{place}"
             raise DataError(f"data.path={url}: {name} is a set, and no class; give {where}")
 

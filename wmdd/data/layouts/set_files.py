@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
-import re
 from typing import Any
 
 from wmdd.data.decoding.faults import no_archive
@@ -19,25 +18,11 @@ def _words(text: str) -> frozenset[str]:
 
 
 # Folders of file managers, network drives and archivers; others begin with a dot.
-_JUNK_FOLDERS = frozenset(
-    {
-        "@eadir",
-        "@tmp",
-        "@recycle",
-        "#recycle",
-        "#snapshot",
-        "@__thumb",
-        "@sharebin",
-        "@recently-snapshot",
-        "__macosx",
-        "lost+found",
-    }
-    | {"$recycle.bin", "system volume information", "lost.dir", "found.000", "__pycache__"}
-    | {"recycler", "~snapshot", "node_modules", "site-packages", "_vti_cnf"}
+_JUNK_FOLDERS = {"system volume information"} | _words(
+    "@eadir @tmp @recycle #recycle #snapshot @__thumb @sharebin @recently-snapshot __macosx lost+found $recycle.bin "
+    "lost.dir found.000 __pycache__ recycler ~snapshot node_modules site-packages _vti_cnf"
 )
-_JUNK_FILES = frozenset(
-    {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "_ds_store", "synophoto_thumb_m.jpg"}
-)
+_JUNK_FILES = {"icon\r"} | _words("thumbs.db ehthumbs.db ehthumbs_vista.db desktop.ini _ds_store synophoto_thumb_m.jpg")
 _STREAMS = (":zone.identifier", ":encryptable")
 # Notes about a set are left out silently; files that hold data, with a note.
 _NOTES = _words(
@@ -50,27 +35,23 @@ _DATA = _words(
     "tfrecords rec idx beton zip tar gz tgz bz2 xz 7z rar mp4 avi mov mkv webm mpg mpeg wav mp3 flac onnx "
     "cache m4v wmv flv 3gp mts lrv ogv m4a ogg ovr shp dbf shx gpkg zst lz4 iso ckpt joblib"
 )
+# Data that may be the images of a class.
+PACKED = _words(
+    "npy npz mat tar zip gz tgz bz2 xz zst 7z rar h5 hdf5 mp4 m4v avi mov mkv webm wmv flv mpg mpeg 3gp pkl pt"
+)
 _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "
     "md5sum md5sums sha256sum sha256sums checksums _success"
 )
-# Left out silently too, unless they are images by their first bytes.
-_NOTES_BY_NAME = _words("label labels index metadata dataset-metadata annotations")
 _NO_IMAGES = _NOTES | _DATA
 _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pnm tga jp2 j2k ico psd heic heif avif")
 # Formats of cameras, which Pillow does not read; the image may be there in another format too.
-_CAMERAS = _words("cr2 cr3 crw nef nrw arw srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw heic heif")
+CAMERAS = _words("cr2 cr3 crw nef nrw arw srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw heic heif")
 # Such a file is refused with what to do about it.
-_RARE_IMAGES = _CAMERAS | _words(
+_RARE_IMAGES = CAMERAS | _words(
     "apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw"
 )
-_NAMED_IMAGES = _IMAGES | _RARE_IMAGES
-# Copies that tools keep: 0.jpg_original (exiftool), 0.jpg~ and #0.jpg# (editors), 0.THM (cameras).
-_TOOL_COPY = re.compile(
-    r".*~|#.*#|.+\.(?:bak\d*|bck|bkp|backup|orig|rej|tmp|swp|swo|thm)"
-    r"|.+\.(?:jpe?g|png|tiff?|webp|gif|bmp|heic|dng|cr2|nef|arw)"
-    r"(?:[._](?:original|orig|old|save|sav|temp|backup|bak|exiftool_tmp))"
-)
+NAMED_IMAGES = _IMAGES | _RARE_IMAGES
 _UNFINISHED = _words(
     "crdownload part partial incomplete download opdownload filepart aria2 !qb !ut bc! td xltd"
 )  # of browsers and tools
@@ -98,9 +79,7 @@ def _in_junk(folder: str) -> bool:
 
 def suffix(path: str) -> str:
     """Return what follows the last point of a file's name, in small letters; nothing in a name that begins with it."""
-    name = path[path.rfind("/") + 1 :]
-    dot = name.rfind(".")
-    return name[dot + 1 :].lower() if dot > 0 else ""
+    return posixpath.splitext(path)[1][1:].lower()
 
 
 def is_data(path: str) -> bool:
@@ -114,11 +93,6 @@ def may_be_image(path: str) -> bool:
     return ending not in _NO_IMAGES if ending else path.rpartition("/")[2].lower() not in _NOTE_FILES
 
 
-def is_note_by_name(path: str) -> bool:
-    """Whether a file without an ending is named as a list of images is, and may be an image all the same."""
-    return path.rpartition("/")[2].lower() in _NOTES_BY_NAME
-
-
 def is_unfinished(path: str) -> bool:
     """Whether a file is an image or Parquet whose download has not finished, by its name."""
     name, _, ending = path.rpartition(".")
@@ -128,21 +102,6 @@ def is_unfinished(path: str) -> bool:
 def has_image_suffix(path: str) -> bool:
     """Whether a file is named as an image is."""
     return suffix(path) in _IMAGES
-
-
-def is_unclear(path: str) -> bool:
-    """Whether the name of a file that may be an image is not one of an image format."""
-    return suffix(path) not in _NAMED_IMAGES
-
-
-def is_of_camera(path: str) -> bool:
-    """Whether a file is named as one in a format of cameras or phones that is not read."""
-    return suffix(path) in _CAMERAS
-
-
-def is_tool_copy(path: str) -> bool:
-    """Whether a file that is not named as an image is a copy that a tool makes of one, to keep or to work on."""
-    return _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower()) is not None
 
 
 def open_file_system(url: str) -> tuple[Any, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import distribution
 from typing import Any
@@ -25,14 +24,16 @@ from wmdd.data.layouts.other_formats import refuse_other_format
 from wmdd.data.layouts.parquet_splits import parquet_decides, parquet_splits
 from wmdd.data.layouts.recognise import Layout, recognise
 from wmdd.data.layouts.set_files import (
+    NAMED_IMAGES,
+    PACKED,
     find_files,
     has_image_suffix,
     is_data,
     is_junk,
-    is_unclear,
     is_unfinished,
     may_be_image,
     open_file_system,
+    suffix,
 )
 from wmdd.data.layouts.split_names import VAL_NAMES
 from wmdd.data.layouts.strays import camera_files, lost_splits, no_images, refuse_broken_links, stray_notes, tool_copies
@@ -40,10 +41,6 @@ from wmdd.errors import DataError
 from wmdd.storage.marks import own_folders
 
 BUILTIN = "builtin:"
-_NO_IMAGES = re.compile(
-    r".*\.(npy|npz|mat|tar|zip|gz|tgz|bz2|xz|zst|7z|rar|h5|hdf5|mp4|m4v|avi|mov|mkv|webm|wmv|flv|mpe?g|3gp|pkl|pt)",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 def list_files(url: str) -> Listing:
@@ -135,7 +132,7 @@ def _without_strays(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the images without copies that tools made and files that are no images, and notes about these."""
     fs, root = place
-    unclear = list(filter(is_unclear, images))
+    unclear = [path for path in images if suffix(path) not in NAMED_IMAGES]
     refuse_broken_links(url, fs, root, [path for path in unclear if infos[path].get("islink")])
     copies, cameras = tool_copies(images, unclear), camera_files(images)
     known = copies | cameras
@@ -175,7 +172,7 @@ def _no_classes(files: SetFiles, layout: Layout, tree: Folders) -> tuple[frozens
     classes = {name for split, name in layout.places.values() if split == "train"}
     inner = [path for path in files.paths if path.startswith(root) and "/" in path[len(root) :]]
     others = [(name, path) for path in inner if (name := path[len(root) :].partition("/")[0]) not in classes]
-    data = [item for item in others if item[1] in files.strays or (is_data(item[1]) and _NO_IMAGES.fullmatch(item[1]))]
+    data = [item for item in others if item[1] in files.strays or suffix(item[1]) in PACKED]
     names = frozenset(name for name, _ in others)
     data += lost_splits(files.strays, tree)
     if not data:

@@ -9,16 +9,25 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from posixpath import join, splitext
 from typing import Any
 
 from wmdd.data.decoding.faults import begins_as_image, unread
-from wmdd.data.layouts.folder_tree import Folders, join, some
-from wmdd.data.layouts.set_files import has_image_suffix, is_note_by_name, is_of_camera, is_tool_copy, suffix
+from wmdd.data.layouts.folder_tree import Folders, some
+from wmdd.data.layouts.set_files import CAMERAS, has_image_suffix, suffix
 from wmdd.data.layouts.split_names import is_generic, split_role
 from wmdd.errors import DataError
 from wmdd.storage.archives import read_member
 from wmdd.text import counted
 
+# Without an ending, files of these names are notes, unless they are images by their first bytes.
+_NOTES = frozenset({"label", "labels", "index", "metadata", "dataset-metadata", "annotations"})
+# Copies that tools keep: 0.jpg_original (exiftool), 0.jpg~ and #0.jpg# (editors), 0.THM (cameras).
+_TOOL_COPY = re.compile(
+    r".*~|#.*#|.+\.(?:bak\d*|bck|bkp|backup|orig|rej|tmp|swp|swo|thm)"
+    r"|.+\.(?:jpe?g|png|tiff?|webp|gif|bmp|heic|dng|cr2|nef|arw)"
+    r"(?:[._](?:original|orig|old|save|sav|temp|backup|bak|exiftool_tmp))"
+)
 _THUMBNAILS = re.compile(r"_?(?:thumb|thumbnail)s?_?", re.IGNORECASE)
 # These words have other meanings too: each image in such a folder must have the name of one above it.
 _COPIES = re.compile(r"_?(?:preview|backup|bak|original|resized|trash|cache|temp|tmp)s?_?", re.IGNORECASE)
@@ -41,7 +50,7 @@ def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
         unclear: those whose names do not end as an image's.
     """
     text = "/".join(["", *images]).lower()  # to search one text is many times faster than to test each name
-    made = set(filter(is_tool_copy, unclear))
+    made = {path for path in unclear if _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower())}
     found = made and _with_originals(made, images)
     if "conflict" in text:
         known = set(images)
@@ -66,13 +75,13 @@ def _with_originals(made: Collection[str], images: Iterable[str]) -> set[str]:
 
 def camera_files(images: Sequence[str]) -> set[str]:
     """Return the files in a format of cameras that is not read whose image is there in another one: 0.CR2 of 0.jpg."""
-    found = set(filter(is_of_camera, images))
+    found = {path for path in images if suffix(path) in CAMERAS}
     known = {_stem(path) for path in images if path not in found and has_image_suffix(path)} if found else set()
     return {path for path in found if _stem(path) in known}
 
 
 def _stem(path: str) -> str:
-    return path.lower().removesuffix(f".{suffix(path)}")
+    return splitext(path.lower())[0]
 
 
 def _in_copied_folders(images: Iterable[str]) -> set[str]:
@@ -129,7 +138,7 @@ def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | No
     for path, size in zip(files, sizes, strict=True):
         ending = _ending(path)
         ending = ending if ending in frequent else ""
-        place = path if is_note_by_name(path) else path.rpartition("/")[0]
+        place = path if _is_note(path) else path.rpartition("/")[0]
         groups.setdefault((ending, "" if ending else place), []).append((path, size))
     with warnings.catch_warnings(), ThreadPoolExecutor(_AT_ONCE) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one about a large image
@@ -144,6 +153,10 @@ def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | No
             if not holds_images(group):
                 found.setdefault(ending, []).extend(path for path, _ in group)
         return found
+
+
+def _is_note(path: str) -> bool:
+    return path.rpartition("/")[2].lower() in _NOTES
 
 
 def _ending(path: str) -> str:
@@ -192,7 +205,7 @@ def stray_notes(copies: Iterable[str], cameras: Iterable[str], others: dict[str,
     if raw:
         what = counted(len(raw), "raw or HEIC file of an image that is", "raw or HEIC files of images that are")
         notes.append(f"left out: {what} there in another format too ({some(raw, 2)})")
-    others = {ending: [path for path in group if not is_note_by_name(path)] for ending, group in others.items()}
+    others = {ending: [path for path in group if not _is_note(path)] for ending, group in others.items()}
     paths = sorted(path for group in others.values() for path in group)
     if paths:
         others = {ending: group for ending, group in others.items() if group}
