@@ -23,35 +23,21 @@ LEVELS = ("low", "high", "white", "several", "alpha")
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of a split, in a fixed order.
+    """The images of a split in a fixed order: (n,) columns of one value for each image."""
 
-    Args:
-        files: paths relative to the set's root.
-        file: (n,) which file holds the image.
-        row: (n,) row inside a Parquet file, -1 for an image file.
-        label: (n,) class ids.
-        height, width: (n,) px, as the image is decoded.
-        digest: (n,) of the encoded bytes.
-        orientation: (n,) as EXIF numbers them; 1 is upright.
-        low, high: (n,) the least and the greatest value in the file.
-        white: (n,) the value that is decoded to 255; 0 if the image was not decoded for the index.
-        several: (n,) 1 if the file holds further frames or pages.
-        alpha: (n,) 1 if the image has transparency.
-    """
-
-    files: tuple[str, ...]
-    file: Annotated[np.ndarray, np.int32]
-    row: Annotated[np.ndarray, np.int64]
-    label: Annotated[np.ndarray, np.int32]
-    height: Annotated[np.ndarray, np.int32]
+    files: tuple[str, ...]  # paths relative to the set's root
+    file: Annotated[np.ndarray, np.int32]  # position in `files`
+    row: Annotated[np.ndarray, np.int64]  # inside a Parquet file, -1 for an image file
+    label: Annotated[np.ndarray, np.int32]  # class id
+    height: Annotated[np.ndarray, np.int32]  # px, as the image is decoded
     width: Annotated[np.ndarray, np.int32]
-    digest: Annotated[np.ndarray, np.uint64]
-    orientation: Annotated[np.ndarray, np.int8]
-    low: Annotated[np.ndarray, np.float32]
-    high: Annotated[np.ndarray, np.float32]
-    white: Annotated[np.ndarray, np.int64]
-    several: Annotated[np.ndarray, np.int8]
-    alpha: Annotated[np.ndarray, np.int8]
+    digest: Annotated[np.ndarray, np.uint64]  # of the encoded bytes
+    orientation: Annotated[np.ndarray, np.int8]  # as EXIF numbers them; 1 is upright
+    low: Annotated[np.ndarray, np.float32]  # the least value in the file
+    high: Annotated[np.ndarray, np.float32]  # the greatest value in the file
+    white: Annotated[np.ndarray, np.int64]  # the value that is decoded to 255; 0 if the index decoded none
+    several: Annotated[np.ndarray, np.int8]  # 1 if the file holds further frames or pages
+    alpha: Annotated[np.ndarray, np.int8]  # 1 if the image has transparency
 
     def __len__(self) -> int:
         return len(self.label)
@@ -89,27 +75,17 @@ COLUMNS: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """A real set, ready to be read.
+    """A real set, ready to be read."""
 
-    Args:
-        url: its root.
-        kind: ``folder``, ``parquet`` or ``builtin``.
-        class_names: class ids are positions in it.
-        val_held_out: the validation images were taken from the training split, because there is no other.
-        upright: images are turned as their EXIF orientation asks for, wherever they are decoded.
-        bits: that grey images of more than 8 bits use; None for all that their files have.
-        notes: lines for the user about how the set was read; those about labels, which are read once, are stored.
-    """
-
-    url: str
-    kind: str
-    class_names: tuple[str, ...]
+    url: str  # its root
+    kind: str  # folder, parquet or builtin
+    class_names: tuple[str, ...]  # class ids are positions in it
     train: Split
     val: Split
-    val_held_out: bool
-    upright: bool = False
-    bits: int | None = None
-    notes: tuple[str, ...] = ()
+    val_held_out: bool  # the validation images were taken from the training split, because there is no other
+    upright: bool = False  # images are turned as their EXIF orientation asks for, wherever they are decoded
+    bits: int | None = None  # that grey images of more than 8 bits use; None for all that their files have
+    notes: tuple[str, ...] = ()  # about how the set was read; stored are only those about labels
 
     def split(self, name: str) -> Split:
         """Return the ``train`` or ``val`` split."""

@@ -21,17 +21,11 @@ from wmdd.runtime import Runtime
 
 @dataclass(frozen=True)
 class Views:
-    """Views of n images (or n groups of images).
+    """Views of n images (or n groups of images)."""
 
-    Args:
-        box: (n, 4) int32, top, left, height, width of the crop in source pixels; may reach outside the image.
-        flip: (n,) bool, mirror left to right after the crop.
-        roll: (n, 2) int32, cyclic shift down and right after the flip, in target pixels.
-    """
-
-    box: Tensor
-    flip: Tensor
-    roll: Tensor
+    box: Tensor  # (n, 4) int32, top, left, height, width of the crop in source px; may reach outside the image
+    flip: Tensor  # (n,) bool, mirror left to right after the crop
+    roll: Tensor  # (n, 2) int32, cyclic shift down and right after the flip, in target px
 
     def __getitem__(self, rows: slice | int) -> Views:
         return Views(self.box[rows], self.flip[rows], self.roll[rows])

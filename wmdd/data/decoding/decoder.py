@@ -46,24 +46,15 @@ _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
 class Header(NamedTuple):
-    """What the header of an image file says.
+    """What the header of an image file says."""
 
-    Args:
-        height, width: in px, as stored.
-        orientation: of EXIF (1: upright, or none).
-        scale: mode of the image and the value that is taken for white, if its values alone decide; else None.
-        levels: the least and the greatest value, and the one that is taken for white; None if it was not decoded.
-        several: there are more frames or pages than the first, which is read.
-        alpha: there is a channel of transparency, which is dropped.
-    """
-
-    height: int
+    height: int  # px, as stored
     width: int
-    orientation: int
-    scale: tuple[str, int] | None = None
-    levels: tuple[float, float, int] | None = None
-    several: bool = False
-    alpha: bool = False
+    orientation: int  # of EXIF (1: upright, or none)
+    scale: tuple[str, int] | None = None  # mode and the value taken for white, if the values alone decide it
+    levels: tuple[float, float, int] | None = None  # least and greatest value, and white; None if it was not decoded
+    several: bool = False  # there are more frames or pages than the first, which is read
+    alpha: bool = False  # there is a channel of transparency, which is dropped
 
 
 def read_header(data: bytes, name: str, bits: int | None = None) -> Header:

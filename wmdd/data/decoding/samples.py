@@ -19,17 +19,11 @@ _FORMATS = {1: "{} bits", 2: "{} bits with a sign", 3: "{}-bit floats", 5: "comp
 
 
 class Samples(NamedTuple):
-    """How stored numbers become grey values.
+    """How stored numbers become grey values."""
 
-    Args:
-        signed: they have a sign, which Pillow does not read.
-        inverted: the greatest value is black.
-        factor, offset: of FITS, by which a number becomes a value.
-    """
-
-    signed: bool = False
-    inverted: bool = False
-    factor: float = 1.0
+    signed: bool = False  # they have a sign, which Pillow does not read
+    inverted: bool = False  # the greatest value is black
+    factor: float = 1.0  # of FITS: a value is a number times the factor, plus the offset
     offset: float = 0.0
 
     def applied(self, numbers: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class Folders:
@@ -16,10 +16,8 @@ class Folders:
             first, count = self.images.get(folder, (path, 0))
             self.images[folder] = first, count + 1
         for folder in self.images:
-            while folder:
-                above, _, name = folder.rpartition("/")
+            for above, name in steps(folder):
                 self._below.setdefault(above, set()).add(name)
-                folder = above
 
     def below(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder, sorted."""
@@ -28,6 +26,14 @@ class Folders:
     def count(self, folder: str) -> int:
         """Return how many images lie directly in a folder."""
         return self.images[folder][1] if folder in self.images else 0
+
+
+def steps(folder: str) -> Iterator[tuple[str, str]]:
+    """Yield each folder above a folder, and the name of the next one in it: of a/b, a and b, then the root and a."""
+    while folder:
+        above, _, name = folder.rpartition("/")
+        yield above, name
+        folder = above
 
 
 def some(names: Sequence[str], count: int = 4) -> str:

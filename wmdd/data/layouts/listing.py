@@ -15,27 +15,16 @@ from wmdd.errors import DataError
 
 @dataclass(frozen=True)
 class SetFiles:
-    """The files below the root of a set.
+    """The files below the root of a set."""
 
-    Args:
-        url: of the root.
-        infos: what the storage says of each file, by its path; files of the system are left out.
-        paths: of `infos`, without what wmdd wrote.
-        written: folders that wmdd wrote, each with a slash at its end.
-        images: those of `paths` that may be images, without copies and other strays.
-        strays: those of `paths` that might be images by their names, and are none of the set.
-        notes: lines about the strays.
-        is_single: the root is a file.
-    """
-
-    url: str
-    infos: Mapping[str, Any]
-    paths: Collection[str]
-    written: Collection[str]
-    images: list[str]
-    strays: frozenset[str]
-    notes: tuple[str, ...]
-    is_single: bool
+    url: str  # of the root
+    infos: Mapping[str, Any]  # what the storage says of each file, by its path; files of the system are left out
+    paths: Collection[str]  # of `infos`, without what wmdd wrote
+    written: Collection[str]  # folders that wmdd wrote, each with a slash at its end
+    images: list[str]  # those of `paths` that may be images, without copies and other strays
+    strays: frozenset[str]  # those of `paths` that might be images by their names, and are none of the set
+    notes: tuple[str, ...]  # about the strays
+    is_single: bool  # the root is a file
 
     def signature(self, files: Mapping[str, tuple[str, ...]], extra: Collection[Any] = ()) -> str:
         """Return the hash of the names, sizes and times of files, and of what else decides how they are read."""
@@ -45,27 +34,16 @@ class SetFiles:
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a set, before any is opened.
+    """The files of a set, before any is opened."""
 
-    Args:
-        kind: ``folder``, ``parquet`` or ``builtin``.
-        files: for each split, paths relative to the root, sorted.
-        signature: changes when a file is added, removed, resized or touched.
-        annotated: class names of files that lie in no class folder, by path.
-        layout: the split and class of each folder.
-        left_out: names of folders among the classes that are no classes.
-        notes: lines about what was read in an unusual way, or not read.
-        doubt: why the folders may be no classes.
-    """
-
-    kind: str
-    files: dict[str, tuple[str, ...]]
-    signature: str
-    annotated: Mapping[str, str] = field(default_factory=dict)
+    kind: str  # folder, parquet or builtin
+    files: dict[str, tuple[str, ...]]  # for each split, paths relative to the root, sorted
+    signature: str  # changes when a file is added, removed, resized or touched
+    annotated: Mapping[str, str] = field(default_factory=dict)  # classes of files that lie in no class folder, by path
     layout: Layout = field(default_factory=lambda: Layout({}, ""))
-    left_out: frozenset[str] = frozenset()
-    notes: tuple[str, ...] = ()
-    doubt: str = ""
+    left_out: frozenset[str] = frozenset()  # names of folders among the classes that are no classes
+    notes: tuple[str, ...] = ()  # about what was read in an unusual way, or not read
+    doubt: str = ""  # why the folders may be no classes
 
     def class_of(self, path: str) -> str:
         """Return the class name of an image file."""

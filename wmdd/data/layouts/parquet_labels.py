@@ -22,21 +22,13 @@ _MERGE = "write one label in all of their rows, or name the classes in data.clas
 
 @dataclass(frozen=True)
 class Labels:
-    """What the labels of a set mean.
+    """What the labels of a set mean."""
 
-    Args:
-        values: the class name of each label value of the training split, in the order of class ids.
-        total: rows of all files.
-        spelled: text labels of the validation split in another spelling, with the value of `values` each stands for.
-        doubt: why a class may be none; a set is refused for it unless the user names the classes.
-        missing: a label that is written as a missing one, where no file declares the names of classes.
-    """
-
-    values: dict[Any, str]
-    total: int
-    spelled: Mapping[str, str]
-    doubt: str
-    missing: str = ""
+    values: dict[Any, str]  # the class name of each label of the training split, in the order of class ids
+    total: int  # rows of all files
+    spelled: Mapping[str, str]  # validation labels in another spelling, with the label in `values` that each stands for
+    doubt: str  # why a class may be none: the set is refused for it unless the user names the classes
+    missing: str = ""  # a label that is written as a missing one, where no file declares the names of classes
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from posixpath import join
 
 from wmdd.data.layouts.class_doubts import class_doubts, deep_notes, no_classes
-from wmdd.data.layouts.folder_tree import Folders, some
+from wmdd.data.layouts.folder_tree import Folders, some, steps
 from wmdd.data.layouts.split_names import (
     SPLIT_NAMES,
     VAL_NAMES,
@@ -32,19 +32,12 @@ _CLASS_IN_NAME = re.compile(r"(?!(?i:dsc[fn]?|imag|frame|scan|screenshot)[^a-z])
 
 @dataclass(frozen=True)
 class Layout:
-    """What each folder of images is.
+    """What each folder of images is."""
 
-    Args:
-        places: the split (``train`` or ``val``) and the class of each folder that holds images of the set.
-        root: the folder that holds the training classes; None if each class holds its splits.
-        notes: lines about what was read in an unusual way, or not read.
-        doubt: why the classes may be no classes; a set is refused for it unless the user names the classes.
-    """
-
-    places: Mapping[str, tuple[str, str]]
-    root: str | None
-    notes: tuple[str, ...] = ()
-    doubt: str = ""
+    places: Mapping[str, tuple[str, str]]  # split (train or val) and class of each folder that holds images of the set
+    root: str | None  # the folder that holds the training classes; None if each class holds its splits
+    notes: tuple[str, ...] = ()  # about what was read in an unusual way, or not read
+    doubt: str = ""  # why the classes may be none: the set is refused for it unless the user names the classes
 
 
 def recognise(tree: Folders, url: str) -> Layout:
@@ -74,12 +67,7 @@ def splits_of_classes(tree: Folders, base: str, url: str) -> Layout | None:
     notes = _split_notes(tree, base, trains[0], val, roots)
     _refuse_loose(tree, [train], url)
     _refuse_unsorted(tree, roots.get("val"), url)
-    places = {
-        folder: (split, folder[len(root) + 1 :].partition("/")[0])
-        for split, root in roots.items()
-        for folder in tree.images
-        if folder.startswith(f"{root}/")
-    }
+    places = _places(tree, train, "train") | (_places(tree, roots["val"], "val") if val else {})
     names = sorted({name for split, name in places.values() if split == "train"})
     if len(names) == 1 and is_generic(names[0]):
         _refuse_loose(tree, [join(train, names[0])], url)
@@ -119,22 +107,15 @@ def classes_alone(tree: Folders, base: str, url: str) -> Layout:
     if not names:
         raise DataError(f"data.path={url}: holds no images; expected train/CLASS/*.jpg, CLASS/*.jpg or train-*.parquet")
     _refuse_sets(tree, base, url)
-    above = ["/".join(base.split("/")[:depth]) for depth in range(base.count("/") + 2)]
-    _refuse_loose(tree, above, url)
+    _refuse_loose(tree, [base, *(above for above, _ in steps(base))][::-1], url)
     roles = _roles(tree, base)
     alone = len(names) == 1 and (is_generic(names[0]) if names[0] not in roles else roles[names[0]].rank < 2)
     if alone or (len(roles) == len(names) > 1):
         first = sorted(names, key=lambda name: name not in roles or roles[name].split != "train")
         _refuse_loose(tree, [join(base, name) for name in first], url)
-    root = f"{base}/" if base else ""
-    places = {
-        folder: ("train", folder[len(root) :].partition("/")[0])
-        for folder in tree.images
-        if folder.startswith(root) and folder != base
-    }
     doubt, notes = class_doubts(tree, base, roles)
     notes = ([f"{base} is read as the set"] if base else []) + notes
-    return Layout(places, base, tuple(notes), doubt or twice(names, "merge the folders"))
+    return Layout(_places(tree, base, "train"), base, tuple(notes), doubt or twice(names, "merge the folders"))
 
 
 # Tried in this order: each takes the folders, the one that holds the whole set and the set's URL, and returns None if
@@ -144,6 +125,13 @@ LAYOUTS: tuple[Callable[[Folders, str, str], Layout | None], ...] = (
     classes_of_splits,
     classes_alone,
 )
+
+
+def _places(tree: Folders, root: str, split: str) -> dict[str, tuple[str, str]]:
+    """Return the split and class of each folder of images below the folder that holds the classes."""
+    start = f"{root}/" if root else ""
+    inner = [folder for folder in tree.images if folder.startswith(start) and folder != root]
+    return {folder: (split, folder[len(start) :].partition("/")[0]) for folder in inner}
 
 
 def _roles(tree: Folders, base: str) -> dict[str, Role]:
@@ -222,13 +210,10 @@ def _inner(tree: Folders, base: str) -> str | None:
     if len(names) > 1:
         sets = [name for name in names if name not in named and has_set(tree, join(base, name))]
         return join(base, sets[0]) if len(sets) == 1 and len(named) == len(names) - 1 else None
-    if len(names) == 1 and names[0] not in named:
-        inner = join(base, names[0])
-        if not tree.count(inner) and (len(tree.below(inner)) > 1 or has_set(tree, inner)):
-            return inner
-        if not tree.count(inner) and (deeper := _inner(tree, inner)):
-            return deeper
-    return None
+    inner = join(base, names[0]) if names and names[0] not in named else None
+    if inner is None or tree.count(inner):
+        return None
+    return inner if len(tree.below(inner)) > 1 or has_set(tree, inner) else _inner(tree, inner)
 
 
 def has_set(tree: Folders, folder: str = "") -> bool:

@@ -34,16 +34,11 @@ _SURE_SPLITS = frozenset({"val", "validation", "test", "testing"})
 
 
 class Role(NamedTuple):
-    """What a name says about a split: ``train``, ``val`` or ``test``.
+    """What a name says about a split."""
 
-    Args:
-        rank: 0 for the names that every tool uses, 1 for another spelling, 2 with words of another meaning.
-        others: these words.
-    """
-
-    split: str
-    rank: int
-    others: tuple[str, ...]
+    split: str  # train, val or test
+    rank: int  # 0 for the names that every tool uses, 1 for another spelling, 2 with words of another meaning
+    others: tuple[str, ...]  # these words
 
 
 def split_role(name: str) -> Role | None:
