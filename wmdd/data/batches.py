@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +25,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 Batch = tuple[Tensor, Tensor]
+_decoded: dict[str, tuple[Any, Tensor]] = {}  # the images of each split that were decoded last, with their key
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def validation_batches(
     part = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
     labels = runtime.send(torch.from_numpy(index.val.label[part].astype(np.int64)))
     if len(index.val) * 3 * geometry.image_size**2 <= runtime.memory_bytes:
-        whole = _decoded_validation(_Same(index, index.digest("val")), geometry, ranks, runtime)
+        key = index.url, index.digest("val"), geometry, ranks, runtime
+        whole = _kept("val", key, lambda: runtime.keep(_evaluation_view(index, part, geometry)))
         batches: Iterator[Tensor] = iter(whole.split(batch_size))
     else:
         starts = range(0, len(part), batch_size)
@@ -89,13 +90,13 @@ def training_batches(
         return
     order = _repeated(window_shuffle(index, "train", rng), section.repeated_augmentation)
     dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
-    options: dict[str, Any] = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn"}
-    options["worker_init_fn"] = accept
+    options: dict[str, Any] = {}
     if runtime.loaders:
+        options = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn", "worker_init_fn": accept}
         shorten_tmpdir()
     places = range(len(order))
     parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
-    loader = DataLoader(dataset, batch_sampler=parts, **options if runtime.loaders else {})
+    loader = DataLoader(dataset, batch_sampler=parts, **options)
     for images, labels in runtime.ahead(without_traceback(loader)):
         yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
 
@@ -127,7 +128,9 @@ def _from_memory(
     runtime: Runtime,
     ranks: Ranks,
 ) -> Iterator[Batch]:
-    images = _decoded_training(_Same(index, index.digest("train")), runtime)
+    key = index.url, index.digest("train"), runtime
+    everything = np.arange(len(index.train))
+    images = _kept("train", key, lambda: runtime.keep(load_native_uint8(index, "train", everything)))
     order = _repeated(rng.permutation(len(images)), section.repeated_augmentation)
     # The whole epoch at once, so that no step waits for a copy.
     views = _draw(rng, section, index.train, order).to(runtime)
@@ -161,34 +164,17 @@ def _fits(index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> bool:
     return len(index.train) * 3 * size[0] * size[1] <= runtime.memory_bytes
 
 
-class _Same:
-    """An index as a cache key: equal when the images are."""
-
-    def __init__(self, index: DatasetIndex, digest: str) -> None:
-        self.index, self.digest = index, digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and (other.digest, other.index.url) == (self.digest, self.index.url)
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
-
-@functools.lru_cache(maxsize=1)
-def _decoded_training(same: _Same, runtime: Runtime) -> Tensor:
-    return runtime.keep(load_native_uint8(same.index, "train", np.arange(len(same.index.train))))
-
-
-@functools.lru_cache(maxsize=1)
-def _decoded_validation(same: _Same, geometry: Geometry, ranks: Ranks, runtime: Runtime) -> Tensor:
-    count = len(same.index.val)
-    return runtime.keep(_evaluation_view(same.index, np.arange(count)[ranks.part(range(count))], geometry))
+def _kept(split: str, key: tuple[Any, ...], decode: Callable[[], Tensor]) -> Tensor:
+    """Return what was decoded of a split for the same key, or decode it now."""
+    kept = _decoded.get(split)
+    if kept is None or kept[0] != key:
+        kept = _decoded[split] = key, decode()
+    return kept[1]
 
 
 def forget_decoded() -> None:
     """Free the decoded images in memory, because the device is full."""
-    _decoded_training.cache_clear()
-    _decoded_validation.cache_clear()
+    _decoded.clear()
 
 
 def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:

@@ -98,8 +98,8 @@ def open_parquet(url: str, file: str) -> Iterator[pq.ParquetFile]:
 
 def row_group_starts(parquet: pq.ParquetFile) -> np.ndarray:
     """Return the first row of each row group, and the number of rows at the end."""
-    sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    sizes = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
+    return np.cumsum([0, *sizes])
 
 
 def parquet_columns(schema: pa.Schema, where: str) -> tuple[str, str]:

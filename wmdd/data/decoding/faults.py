@@ -27,13 +27,10 @@ _DOWNLOAD = "download the image again, or remove it"
 _ARRAYS, _FRAMES = "save its images as PNG", "save its frames as images"
 
 # First bytes, what such a file is, and what to do about it.
-_BEGINNINGS = (
-    (b"\xff\x0a", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "is a JPEG XL image, which Pillow cannot read", _CONVERT),
+_BEGINNINGS: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
+    ((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"), "is a JPEG XL image, which Pillow cannot read", _CONVERT),
     (b"FUJIFILMCCD-RAW", "is a camera's raw file (Fujifilm RAF)", _CONVERT),
-    (b"IIRO", "is a camera's raw file (Olympus ORF)", _CONVERT),
-    (b"IIRS", "is a camera's raw file (Olympus ORF)", _CONVERT),
-    (b"MMOR", "is a camera's raw file (Olympus ORF)", _CONVERT),
+    ((b"IIRO", b"IIRS", b"MMOR"), "is a camera's raw file (Olympus ORF)", _CONVERT),
     (b"IIU\0", "is a camera's raw file (Panasonic RW2)", _CONVERT),
     (b"FOVb", "is a camera's raw file (Sigma X3F)", _CONVERT),
     (b"\0MRM", "is a camera's raw file (Minolta MRW)", _CONVERT),
@@ -48,10 +45,11 @@ _BEGINNINGS = (
     (b"ZISRAWFILE", "is a microscope's CZI file, which Pillow cannot read", _SLICES),
     (b"NRRD000", "is a NRRD volume, which Pillow cannot read", _SLICES),
     (b"ObjectType", "is a MetaImage volume, which Pillow cannot read", _SLICES),
-    (b"\x5c\x01\0\0", "is a NIfTI volume, which Pillow cannot read", _SLICES),
-    (b"\0\0\x01\x5c", "is a NIfTI volume, which Pillow cannot read", _SLICES),
+    ((b"\x5c\x01\0\0", b"\0\0\x01\x5c"), "is a NIfTI volume, which Pillow cannot read", _SLICES),
     (b"\x93NUMPY", "is a NumPy array", _ARRAYS),
     (b"\x89HDF\r\n\x1a\n", "is an HDF5 file", _ARRAYS),
+    (b"\x80\4\x95", "is a Python pickle", _ARRAYS),
+    (b"MATLAB 5.0", "is a MATLAB file", _ARRAYS),
     (b"PK\3\4", "is a zip archive", _UNPACK),
     (b"\x1f\x8b", "is a gzip file", _UNPACK),
     (b"Rar!", "is a RAR archive", _UNPACK),
@@ -60,13 +58,7 @@ _BEGINNINGS = (
     (b"\x1aE\xdf\xa3", "is a video", _FRAMES),
     (b"\0\5\x16\7", "is an AppleDouble file of macOS, which holds no pixels", "remove it"),
     (b"L\0\0\0\1\x14\2\0", "is a shortcut of Windows", "copy the image here in its place"),
-    (b"\x80\4\x95", "is a Python pickle", _ARRAYS),
-    (b"MATLAB 5.0", "is a MATLAB file", _ARRAYS),
-    (b"data:image/", "is an image as base64 text", "decode it"),
-    (b"/9j/", "is an image as base64 text", "decode it"),
-    (b"iVBORw0KGgo", "is an image as base64 text", "decode it"),
-    (b"R0lGOD", "is an image as base64 text", "decode it"),
-    (b"UklGR", "is an image as base64 text", "decode it"),
+    ((b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR"), "is an image as base64 text", "decode it"),
 )
 # First bytes of archives that are read, the file system that reads them, and how their names end.
 _ARCHIVES = (
@@ -112,16 +104,17 @@ def unopened(data: bytes, name: str, error: Exception) -> DataError:
     channels = describe_tiff(data) if data[:2] in (b"II", b"MM") else None
     if channels and ("mode" in words or "samples" in words or "planes" in channels[0]):
         return refusal(name, *channels)
+    remedy = REPLACE
     if "MAX_TEXT" in words:
-        return refusal(name, f"cannot be opened ({words})", "save it again without its text")
-    if isinstance(cause, Image.DecompressionBombError):
-        return refusal(name, f"cannot be opened ({words})", "make it smaller, or remove it")
-    if data.startswith(b"8BPS") and data[22:24] != b"\0\x08":
+        remedy = "save it again without its text"
+    elif isinstance(cause, Image.DecompressionBombError):
+        remedy = "make it smaller, or remove it"
+    elif data.startswith(b"8BPS") and data[22:24] != b"\0\x08":
         words = f"a Photoshop file of {int.from_bytes(data[22:24])} bits a channel, which Pillow cannot read"
-        return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
-    if "mode" in words or "-bit layers" in words:
-        return refusal(name, f"cannot be opened ({words})", "convert it to 8 bits, or remove it")
-    return refusal(name, f"cannot be opened ({words})")
+        remedy = "convert it to 8 bits, or remove it"
+    elif "mode" in words or "-bit layers" in words:
+        remedy = "convert it to 8 bits, or remove it"
+    return refusal(name, f"cannot be opened ({words})", remedy)
 
 
 def begins_as_image(data: bytes) -> bool:

@@ -61,7 +61,9 @@ def choose(url: str, classes: tuple[str, ...] | None, names: tuple[str, ...]) ->
     _refuse_undecoded(url, names)
     if classes is None:
         return names, list(range(len(names)))
-    classes = tuple(name if name in names else _spelled(name, names) for name in classes)
+    classes = tuple(  # a keyboard chooses the Unicode form of a name, and a disk may change it
+        name if name in names else next((known for known in names if same_form(name, known)), name) for name in classes
+    )
     for name in classes:
         if name not in names:
             raise DataError(f"data.classes={name or repr(name)}: not in {url}; {_names_for(name, names)}")
@@ -93,11 +95,6 @@ def _names_for(name: str, names: tuple[str, ...]) -> str:
     more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     hint = suggestion(name, names, f"the classes are {', '.join(names[:SHOWN])}{more}")
     return f"{hint}; several are written {','.join(names[:2])}" if re.search(r"[][()'\";|\s]", name) else hint
-
-
-def _spelled(name: str, names: tuple[str, ...]) -> str:
-    """Return the class that differs in nothing but its Unicode form, which a keyboard chooses and a disk changes."""
-    return next((known for known in names if same_form(name, known)), name)
 
 
 def refuse_unknown(url: str, val_names: set[str], names: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from posixpath import join, splitext
 from typing import Any
 
 from wmdd.data.decoding.faults import begins_as_image, unread
-from wmdd.data.layouts.folder_tree import Folders, some
+from wmdd.data.layouts.folder_tree import Folders, some, steps
 from wmdd.data.layouts.set_files import CAMERAS, has_image_suffix, suffix
 from wmdd.data.layouts.split_names import is_generic, split_role
 from wmdd.errors import DataError
@@ -84,16 +84,12 @@ def _stem(path: str) -> str:
     return splitext(path.lower())[0]
 
 
-def _in_copied_folders(images: Iterable[str]) -> set[str]:
+def _in_copied_folders(images: Sequence[str]) -> set[str]:
     """Return the images in a folder of thumbnails or copies next to their originals; elsewhere it may be a class."""
     folders: dict[str, list[str]] = {}
     for path in images:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
-    inner: dict[str, set[str]] = {}
-    for folder in folders:
-        parts = folder.split("/") if folder else []
-        for depth, name in enumerate(parts):
-            inner.setdefault("/".join(parts[:depth]), set()).add(name)
+    tree = Folders(images)
 
     @functools.cache
     def stems(folder: str) -> set[str]:
@@ -110,7 +106,7 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
         place = join(above, name)
         if place in folders and (not above or split_role(above.rpartition("/")[2])):
             return False
-        originals = (other for other in inner[above] if is_generic(other) or other.lower() in _ORIGINALS)
+        originals = (other for other in tree.below(above) if is_generic(other) or other.lower() in _ORIGINALS)
         return any(names_below(place) <= names_below(join(above, other)) for other in originals if other != name)
 
     def is_copied(folder: str, above: str, name: str) -> bool:
@@ -118,12 +114,8 @@ def _in_copied_folders(images: Iterable[str]) -> set[str]:
             return above in folders or has_originals(above, name)
         return bool(_COPIES.fullmatch(name)) and above in folders and stems(folder) <= stems(above)
 
-    found = set[str]()
-    for folder, paths in folders.items():
-        parts = folder.split("/") if folder else []
-        if any(is_copied(folder, "/".join(parts[:depth]), name) for depth, name in enumerate(parts)):
-            found.update(paths)
-    return found
+    copied = [folder for folder in folders if any(is_copied(folder, *step) for step in steps(folder))]
+    return {path for folder in copied for path in folders[folder]}
 
 
 def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | None]) -> dict[str, list[str]]:
@@ -178,12 +170,10 @@ def lost_splits(strays: Collection[str], tree: Folders) -> list[tuple[str, str]]
     inside = {path.rpartition("/")[0]: path for path in sorted(strays, reverse=True)}
     found: dict[str, str] = {}
     for place, path in inside.items():
-        parts = place.split("/") if place else []
-        for depth, name in enumerate(parts):
-            above, folder = "/".join(parts[:depth]), "/".join(parts[: depth + 1])
+        for above, name in steps(place):
             role = split_role(name)
             if role and role.rank < 2 and tree.below(above) and name not in tree.below(above):
-                found[folder] = min(path, found.get(folder, path))
+                found[join(above, name)] = min(path, found.get(join(above, name), path))
     return list(found.items())
 
 
