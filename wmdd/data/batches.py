@@ -185,7 +185,7 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
     """Crops that are already drawn, cut from originals."""
 
     def __init__(self, index: DatasetIndex, order: np.ndarray, views: Views, size: int) -> None:
-        self.images = StreamedImages(index, "train", _identity)
+        self.images = StreamedImages(index, "train", torch.nn.Identity())
         self.order, self.views, self.size = order, views, size
 
     def __len__(self) -> int:
@@ -199,7 +199,3 @@ class _Viewed(Dataset[tuple[Tensor, int]]):
         cut = VF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
         cut = VF.horizontal_flip(cut) if self.views.flip[place] else cut
         return to_tensor(cut), label
-
-
-def _identity(image: Any) -> Any:
-    return image

@@ -169,17 +169,13 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
         return None
 
 
-def read_row_group(parquet: pq.ParquetFile, group: int, file: str) -> tuple[list[bytes | None], list[Any]]:
-    """Return the encoded images and labels of a row group; None where a row holds no bytes."""
+def read_row_group(
+    parquet: pq.ParquetFile, group: int, file: str
+) -> tuple[list[bytes | None], list[Any], list[str | None]]:
+    """Return the encoded images, labels and names of files of a row group; None for what a row does not hold."""
     image, label = parquet_columns(parquet.schema_arrow, file)
     table = read_rows(parquet, group, [image, label])
-    return encoded_images(table.column(image)), table.column(label).to_pylist()
-
-
-def read_image_paths(parquet: pq.ParquetFile, group: int, file: str) -> list[str | None]:
-    """Return the names of files of a row group, with or in place of the bytes of images."""
-    image, _ = parquet_columns(parquet.schema_arrow, file)
-    column = read_rows(parquet, group, [image]).column(image)
-    if not pa.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
-        return [None] * len(column)
-    return [str(path) if path else None for path in pc.struct_field(column, "path").to_pylist()]
+    images = table.column(image)
+    has_paths = pa.types.is_struct(images.type) and images.type.get_field_index("path") >= 0
+    paths = pc.struct_field(images, "path").to_pylist() if has_paths else [None] * len(images)
+    return encoded_images(images), table.column(label).to_pylist(), paths

@@ -51,7 +51,7 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
         members = positions[part.file[positions] == number]
         with open_parquet(index.url, part.files[number]) as parquet:
             for group, start, where in _by_row_group(parquet, part, members):
-                encoded, _ = read_row_group(parquet, group, part.files[number])
+                encoded = read_row_group(parquet, group, part.files[number])[0]
                 for position in where.tolist():
                     yield position, _unchanged(encoded[part.row[position] - start], part, position)
 

@@ -13,7 +13,7 @@ import numpy as np
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding.decoder import Header, read_header
 from wmdd.data.decoding.faults import refusal, unread
-from wmdd.data.hf_parquet import open_parquet, read_image_paths, read_row_group, row_group_starts
+from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import COLUMNS, DatasetIndex, Split, content_digest, hold_out
 from wmdd.data.layouts.classes import choose, class_folders, refuse_unknown
 from wmdd.data.layouts.listing import Listing
@@ -152,10 +152,9 @@ def _row_groups(url: str, listing: Listing, id_of: dict[Any, int], num_classes: 
     for split, number, file in files:
         with open_parquet(url, file) as parquet:
             for group, start in enumerate(row_group_starts(parquet)[:-1].tolist()):
-                encoded, labels = read_row_group(parquet, group, file)
-                paths = read_image_paths(parquet, group, file) if None in encoded else [None] * len(encoded)
                 images = []
-                for row, (data, path, label) in enumerate(zip(encoded, paths, labels, strict=True), start):
+                rows = zip(*read_row_group(parquet, group, file), strict=True)
+                for row, (data, label, path) in enumerate(rows, start):
                     name = f"{file} row {row}"
                     fault = "" if label in id_of else unlabelled_row(name, label, num_classes)
                     read_row = functools.partial(_of_row, data, path, fault)

@@ -45,6 +45,9 @@ _OFFSETS, _COUNTS = (273, 324), (279, 325)  # of TIFF
 _FOREIGN = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
 
 
+Levels = tuple[float, float, int]  # the least and the greatest value in the file, and the one taken for white
+
+
 class Header(NamedTuple):
     """What the header of an image file says."""
 
@@ -52,7 +55,7 @@ class Header(NamedTuple):
     width: int
     orientation: int  # of EXIF (1: upright, or none)
     scale: tuple[str, int] | None = None  # mode and the value taken for white, if the values alone decide it
-    levels: tuple[float, float, int] | None = None  # least and greatest value, and white; None if it was not decoded
+    levels: Levels | None = None  # None if it was not decoded
     several: bool = False  # there are more frames or pages than the first, which is read
     alpha: bool = False  # there is a channel of transparency, which is dropped
 
@@ -71,11 +74,14 @@ def read_header(data: bytes, name: str, bits: int | None = None) -> Header:
         samples, deep = samples_of(image, data), is_deep(image, data)
         wanted = deep or samples != PLAIN or image.mode == "LAB" or width * height <= _SMALL_PX
         if wanted or not _has_end(image, data):
-            rgb = _loaded(image, samples, bits, name)
+            rgb, levels = _loaded(image, samples, bits, name)
             width, height = rgb.size
             if image.format == "JPEG" and _ends_in_zeros(data):
                 raise refusal(name, "is broken (it ends in zeros, as a download that was cut short)")
-            levels = _levels(image, rgb, samples, bits, name, deep=deep)
+            if levels is None and deep and bits is not None:
+                what = "has several channels of 16 bits, of which Pillow keeps 8"
+                raise refusal(name, what, f"leave out data.bits={bits}")
+            levels = levels or (*_extrema(rgb), 255)
         is_open = image.mode == "F" or (image.mode == "I" and bits is None)
         scale = (image.mode, levels[2]) if is_open and levels and levels[1] else None  # black is black by every scale
         return Header(
@@ -93,10 +99,11 @@ def decode(data: bytes, name: str, orientation: int = 1, bits: int | None = None
         DataError: if it is broken or truncated, or holds values that no rule brings to 8 bits; names it.
     """
     image = _open(data, name)
-    return _turn(_loaded(image, samples_of(image, data), bits, name), orientation)
+    return _turn(_loaded(image, samples_of(image, data), bits, name)[0], orientation)
 
 
-def _loaded(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
+def _loaded(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[Image.Image, Levels | None]:
+    """Return an image in RGB, and the levels of one that is grey with more than 8 bits."""
     try:
         image.load()
         return _to_rgb(image, samples, bits, name)
@@ -130,37 +137,27 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
-def _to_rgb(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
-    if image.mode.startswith(("I", "F")) or samples != PLAIN:
-        image = _to_8_bits(image, samples, bits, name)
+def _to_rgb(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[Image.Image, Levels | None]:
+    is_deep_grey, levels = image.mode.startswith(("I", "F")), None
+    if is_deep_grey or samples != PLAIN:
+        values, (low, high, white) = _values(image, samples, bits, name)
+        levels = (low, high, white) if is_deep_grey else None
+        # Pillow's own conversion would clip everything above 255 to white.
+        values = values.astype(np.float64)
+        values = white - values if samples.inverted else values
+        image = Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
-    return image.convert("RGB")
+    return image.convert("RGB"), levels
 
 
-def _to_8_bits(image: Image.Image, samples: Samples, bits: int | None, name: str) -> Image.Image:
-    """Scale grey values of more than 8 bits: Pillow's own conversion would clip everything above 255 to white."""
-    values, white = _values(image, samples, bits, name)
-    values = values.astype(np.float64)
-    values = white - values if samples.inverted else values
-    return Image.fromarray(np.rint(values / (white / 255)).astype(np.uint8))
-
-
-def _levels(
-    image: Image.Image, rgb: Image.Image, samples: Samples, bits: int | None, name: str, *, deep: bool
-) -> tuple[float, float, int]:
-    """Return the least and the greatest value of a decoded image, and which is white; of colours, as decoded."""
-    if image.mode.startswith(("I", "F")):
-        values, white = _values(image, samples, bits, name)
-        return float(values.min()), float(values.max()), white
+def _extrema(rgb: Image.Image) -> tuple[float, float]:
     lows, highs = zip(*rgb.getextrema(), strict=True)
-    if deep and bits is not None:
-        raise refusal(name, "has several channels of 16 bits, of which Pillow keeps 8", f"leave out data.bits={bits}")
-    return min(lows), max(highs), 255
+    return min(lows), max(highs)
 
 
-def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[np.ndarray, int]:
-    """Return the values of a grey image, and which of them is white."""
+def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[np.ndarray, Levels]:
+    """Return the values of a grey image and its levels."""
     values = np.asarray(image.convert("L") if image.mode == "1" else image)
     if tag(image, FORMAT) == 1 and tag(image, BITS) == 32:
         values = values.view(np.uint32)  # Pillow reads them with a sign
@@ -174,12 +171,12 @@ def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -
         if low < 0 or high >= 1 << bits or not whole:
             what = f"holds values from {low:.10g} up to {high:.10g}, which are not of {bits} bits"
             raise refusal(name, what, f"leave out data.bits={bits}, or give another")
-        return values, (1 << bits) - 1
+        return values, (low, high, (1 << bits) - 1)
     white = _white(image, "F" if samples.factor != 1 else image.mode, low, high, whole=whole)
     if white is None:
         span = f"from {low:.10g} up to {high:.10g}" if low < 0 else f"up to {high:.10g}"
         raise refusal(name, f"holds values {span}", "convert it to 8 or 16 bits")
-    return values, white
+    return values, (low, high, white)
 
 
 def _white(image: Image.Image, mode: str, low: float, high: float, *, whole: bool) -> int | None:

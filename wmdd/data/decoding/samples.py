@@ -41,8 +41,13 @@ PLAIN = Samples()
 def samples_of(image: Image.Image, data: bytes) -> Samples:
     """Return how to read the numbers of an opened image whose pixels are not loaded yet."""
     if image.format == "TIFF":
-        return _of_tiff(image)
-    return _of_fits(image, data) if image.format == "FITS" else PLAIN
+        inverted = tag(image, _PHOTOMETRIC) == 0 and not _INVERTS.search(_stored(image)[2])
+        return Samples(signed=image.mode == "L" and tag(image, FORMAT) == _SIGNED, inverted=inverted)
+    if image.format != "FITS":
+        return PLAIN
+    # 16 bits have a sign, and unsigned ones are stored with an offset.
+    factor, offset = (_card(data[: _stored(image)[1]], name) for name in (b"BSCALE", b"BZERO"))
+    return Samples(signed=image.mode.startswith("I;16"), factor=1.0 if factor is None else factor, offset=offset or 0.0)
 
 
 def tag(image: Image.Image, number: int) -> int | None:
@@ -96,18 +101,6 @@ def describe_tiff(data: bytes) -> tuple[str, str] | None:
 def has_planes(image: Image.Image, data: bytes) -> bool:
     """Whether a FITS file holds more planes than the first, which Pillow reads."""
     return (_card(data[: _stored(image)[1]], b"NAXIS3") or 1) > 1
-
-
-def _of_tiff(image: Image.Image) -> Samples:
-    inverted = tag(image, _PHOTOMETRIC) == 0 and not _INVERTS.search(_stored(image)[2])
-    return Samples(signed=image.mode == "L" and tag(image, FORMAT) == _SIGNED, inverted=inverted)
-
-
-def _of_fits(image: Image.Image, data: bytes) -> Samples:
-    """Return what the header says: 16 bits have a sign, and unsigned ones are stored with an offset."""
-    factor, offset = (_card(data[: _stored(image)[1]], name) for name in (b"BSCALE", b"BZERO"))
-    factor = 1.0 if factor is None else factor
-    return Samples(signed=image.mode.startswith("I;16"), factor=factor, offset=offset or 0.0)
 
 
 def _stored(image: Image.Image) -> tuple[str, int, str]:

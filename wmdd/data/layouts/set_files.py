@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import posixpath
+from pathlib import PurePath
 from typing import Any
 
 from wmdd.data.decoding.faults import no_archive
@@ -48,10 +49,8 @@ _IMAGES = _words("jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm pn
 # Formats of cameras, which Pillow does not read; the image may be there in another format too.
 CAMERAS = _words("cr2 cr3 crw nef nrw arw srf sr2 dng pef rw2 orf raf kdc dcr erf 3fr x3f mrw srw heic heif")
 # Such a file is refused with what to do about it.
-_RARE_IMAGES = CAMERAS | _words(
-    "apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw"
-)
-NAMED_IMAGES = _IMAGES | _RARE_IMAGES
+_RARE_IMAGES = _words("apng mpo pjpeg pjp jxl jxr hdp svg svgz eps exr hdr dds pcx sgi xcf dcm dicom djvu raw")
+NAMED_IMAGES = _IMAGES | CAMERAS | _RARE_IMAGES
 _UNFINISHED = _words(
     "crdownload part partial incomplete download opdownload filepart aria2 !qb !ut bc! td xltd"
 )  # of browsers and tools
@@ -148,15 +147,10 @@ def _find(fs: Any, root: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         target = os.path.realpath(path)
         if not fs.isdir(target):
             infos[inner] = fs.info(target) if fs.exists(target) else info
-        elif target not in above and not _holds(target, path):
+        # To follow a link to a folder that holds it would list everything in there again.
+        elif target not in above and not PurePath(os.path.realpath(os.path.dirname(path))).is_relative_to(target):
             infos |= {f"{inner}/{name}": item for name, item in _find(fs, target, (*above, target)).items()}
     return infos
-
-
-def _holds(folder: str, link: str) -> bool:
-    """Whether a folder holds the link to it, so that to follow it would list everything in it again."""
-    place = os.path.realpath(os.path.dirname(link))
-    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
 
 
 def version(info: dict[str, Any]) -> tuple[Any, str]:

@@ -107,17 +107,12 @@ def difference(first: str, second: str) -> str:
     return "in another case" if first.strip() == first and second.strip() == second else "otherwise"
 
 
-def matched(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Return the training class for each validation class of another case, Unicode form or blanks at the ends.
-
-    Args:
-        names: of the training classes.
-        others: names of the validation classes.
-    """
+def matched(train: Iterable[str], val: Iterable[str]) -> dict[str, str]:
+    """Return the training class for each validation class of another case, Unicode form or blanks at the ends."""
     known: dict[str, list[str]] = {}
-    for name in names:
+    for name in train:
         known.setdefault(same_name(name), []).append(name)
-    unknown = sorted(set(others).difference(*known.values()))
+    unknown = sorted(set(val).difference(*known.values()))
     return {name: known[same_name(name)][0] for name in unknown if len(known.get(same_name(name), ())) == 1}
 
 

@@ -195,10 +195,9 @@ def stray_notes(copies: Iterable[str], cameras: Iterable[str], others: dict[str,
     if raw:
         what = counted(len(raw), "raw or HEIC file of an image that is", "raw or HEIC files of images that are")
         notes.append(f"left out: {what} there in another format too ({some(raw, 2)})")
-    others = {ending: [path for path in group if not _is_note(path)] for ending, group in others.items()}
-    paths = sorted(path for group in others.values() for path in group)
-    if paths:
-        others = {ending: group for ending, group in others.items() if group}
+    unnamed = ((ending, [path for path in group if not _is_note(path)]) for ending, group in others.items())
+    others = {ending: group for ending, group in unnamed if group}
+    if paths := sorted(path for group in others.values() for path in group):
         endings = [f"{len(others[ending])} {f'.{ending}' if ending else 'without one'}" for ending in sorted(others)]
         kinds = f"by ending: {some(endings)}; " if len(endings) > 1 else ""
         what = counted(
