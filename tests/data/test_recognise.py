@@ -127,6 +127,8 @@ def test_folder_of_all_images_is_no_class(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label")
     told = refusal(lambda: build_index(folder(tmp_path, *(f"images/{i}.png" for i in range(4)))))
     assert "images/0.png (and 3 more) lies in no class folder" in told
+    told = refusal(lambda: build_index(folder(tmp_path, "x.png", "y.png", "cat/0.png", "dog/0.png")))
+    assert "x.png (and 1 more) lies in no class folder" in told
 
 
 def test_link_to_a_folder_above_adds_nothing(tmp_path):
