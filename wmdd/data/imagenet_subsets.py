@@ -30,9 +30,6 @@ def refuse_whole(recipe: str, url: str, listing: Listing) -> None:
 def subset_classes(subset: Subset, url: str, listing: Listing) -> tuple[str, ...]:
     """Return the classes of a subset of a full ImageNet-1K tree; only their images are read.
 
-    Such an ImageNette has ImageNet's 50 validation images per class; the download of fast.ai has 3,925 in all, and is
-    another set: give its folder as data.path, without data.subset.
-
     Raises:
         DataError: if the set does not have 1,000 classes.
     """
