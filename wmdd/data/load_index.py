@@ -37,14 +37,7 @@ def load_index(
         before: called before the images are read with the number of classes (None if it is not known yet), to raise
             errors that need not wait for the index.
     """
-    data = config.data
-    if data.path is None:
-        raise ConfigError(
-            f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
-        )
-    upright, url = data.exif_orientation == "apply", absolute_url(data.path)
-    if data.path.startswith(TORCHVISION):
-        url = from_torchvision(data.path, store.folder, data.download, on_progress, upright=upright)
+    data, url = config.data, _url(config, store, on_progress)
     listing = list_files(url)
     classes = _classes(config, url, listing)
     cuts = {name: value for name in _CUTS if (value := getattr(data, name))}
@@ -61,7 +54,7 @@ def load_index(
             url,
             classes=classes,
             val_fraction=data.val_fraction,
-            upright=upright,
+            upright=data.exif_orientation == "apply",
             bits=data.bits,
             listing=listing,
             on_progress=on_progress,
@@ -74,6 +67,19 @@ def load_index(
         store.drop_note(outdated)
     index = store.load(refs[-1], DatasetIndex, keep=True)
     return replace(index, notes=(*listing.notes, *index.notes, *index_notes(index))), refs[-1]
+
+
+def _url(config: DistillConfig, store: ArtifactStore, on_progress: Callable[[int, int], None]) -> str:
+    """Return the URL of a run's set; one of torchvision is written to the store first."""
+    data = config.data
+    if data.path is None:
+        raise ConfigError(
+            f"data.path: recipe {config.recipe} brings no images; give a folder or Parquet, --data.path PATH"
+        )
+    if not data.path.startswith(TORCHVISION):
+        return absolute_url(data.path)
+    upright = data.exif_orientation == "apply"
+    return from_torchvision(data.path, store.folder, data.download, on_progress, upright=upright)
 
 
 def _classes(config: DistillConfig, url: str, listing: Listing) -> tuple[str, ...] | None:

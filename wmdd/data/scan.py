@@ -47,8 +47,7 @@ def build_index(
         classes: keep only these, in this order; images of others are not read.
         val_fraction: held out of each class if there is no validation split; chosen by content digest, so that
             neither a seed nor a file name decides.
-        upright: turn images as their EXIF orientation asks for.
-        bits: that grey images of more than 8 bits use; None for all that their files have.
+        upright, bits: as in `DatasetIndex`.
         workers: threads; None for a few per core.
         on_progress: called with the images done and the total.
 
@@ -252,8 +251,7 @@ def _refuse_faults(url: str, faults: list[str]) -> None:
     if faults:
         what, _, remedy = faults[0].rpartition("; ")
         alike = sum(line.endswith(f"; {remedy}") for line in faults) - 1
-        others = len(faults) - 1 - alike
-        more = [f"{alike} more like it"] if alike else []
-        more += [f"{others} with other faults"] if others else []
-        counts = f" (and {', '.join(more)})" if more else ""
+        groups = ((alike, "more like it"), (len(faults) - 1 - alike, "with other faults"))
+        more = ", ".join(f"{count} {words}" for count, words in groups if count)
+        counts = f" (and {more})" if more else ""
         raise DataError(f"data.path={url}: {what}{counts}; {remedy}")

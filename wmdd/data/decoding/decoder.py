@@ -81,7 +81,8 @@ def read_header(data: bytes, name: str, bits: int | None = None) -> Header:
             if levels is None and deep and bits is not None:
                 what = "has several channels of 16 bits, of which Pillow keeps 8"
                 raise refusal(name, what, f"leave out data.bits={bits}")
-            levels = levels or (*_extrema(rgb), 255)
+            lows, highs = zip(*rgb.getextrema(), strict=True)
+            levels = levels or (min(lows), max(highs), 255)
         is_open = image.mode == "F" or (image.mode == "I" and bits is None)
         scale = (image.mode, levels[2]) if is_open and levels and levels[1] else None  # black is black by every scale
         return Header(
@@ -149,11 +150,6 @@ def _to_rgb(image: Image.Image, samples: Samples, bits: int | None, name: str) -
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours as straight to RGB, without Pillow's warning
     return image.convert("RGB"), levels
-
-
-def _extrema(rgb: Image.Image) -> tuple[float, float]:
-    lows, highs = zip(*rgb.getextrema(), strict=True)
-    return min(lows), max(highs)
 
 
 def _values(image: Image.Image, samples: Samples, bits: int | None, name: str) -> tuple[np.ndarray, Levels]:

@@ -124,19 +124,15 @@ def begins_as_image(data: bytes) -> bool:
     if found := _named(data):
         return found[1] not in (_UNPACK, _DOWNLOAD, _ARRAYS, _FRAMES)
     Image.init()
-    readers = (Image.OPEN[name][1] for name in Image.ID if name not in _NO_READERS)
-    return any(_accepts(accepts, data[:16]) for accepts in readers) or _opens(data)
-
-
-def _opens(data: bytes) -> bool:
-    """Whether Pillow opens bytes, some of whose readers look at all of a header and not at its first bytes."""
-    try:
-        with Image.open(io.BytesIO(data)):
-            return True
+    if any(_accepts(Image.OPEN[name][1], data[:16]) for name in Image.ID if name not in _NO_READERS):
+        return True
+    try:  # some readers look at all of a header, and not at its first bytes
+        Image.open(io.BytesIO(data)).close()
     except UnidentifiedImageError:
         return False
     except Exception:  # too large, or cut short: it was recognised
-        return True
+        pass
+    return True
 
 
 def refuse_preview(image: Image.Image, data: bytes, name: str) -> None:
