@@ -181,11 +181,7 @@ _SOURCES = {"folder": _folder, "parquet": _parquet, "builtin": _builtin}
 def _read_all(
     url: str, source: _Source, bits: int | None, pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None]
 ) -> Rows:
-    """Return the rows of all images.
-
-    Raises:
-        DataError: for the images that cannot be read, or that differ in their scale.
-    """
+    """Return the rows of all images; raise DataError if some cannot be read, or differ in their scale."""
     rows: Rows = {"train": [], "val": []}
     faults, scales, done = list[str](), dict[tuple[str, int], str](), 0
     for split, count, images in source.batches:
@@ -221,11 +217,7 @@ def _split(files: tuple[str, ...], rows: list[tuple[float, ...]]) -> Split:
 
 
 def _refuse_two_scales(url: str, first: dict[tuple[str, int], str]) -> None:
-    """Raise DataError if images differ in their scale: a dark one would be taken for a light one.
-
-    Args:
-        first: the first image of each mode and value for white that an image's values alone decide.
-    """
+    """Raise DataError if the first images of each mode and white differ: a dark one would be taken for a light one."""
     for mode in ("F", "I"):
         scales = sorted((white, name) for (other, white), name in first.items() if other == mode)
         if len(scales) > 1:

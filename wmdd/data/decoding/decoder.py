@@ -85,9 +85,8 @@ def read_header(data: bytes, name: str, bits: int | None = None) -> Header:
             levels = levels or (min(lows), max(highs), 255)
         is_open = image.mode == "F" or (image.mode == "I" and bits is None)
         scale = (image.mode, levels[2]) if is_open and levels and levels[1] else None  # black is black by every scale
-        return Header(
-            height, width, _orientation(image, data), scale, levels, several, _has_alpha(image, levels is not None)
-        )
+        alpha = _has_alpha(image, levels is not None)
+        return Header(height, width, _orientation(image, data), scale, levels, several, alpha)
 
 
 def decode(data: bytes, name: str, orientation: int = 1, bits: int | None = None) -> Image.Image:

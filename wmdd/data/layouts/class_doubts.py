@@ -16,7 +16,6 @@ def class_doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[s
     names, notes = tree.below(base), list[str]()
     inner = {name: set(tree.below(join(base, name))) for name in names}
     bare = [name for name in names if not tree.count(join(base, name))]
-    chosen = _chosen(names)
     if wrong := no_classes(names, bare):
         return wrong, notes
     shared = set.intersection(*inner.values())
@@ -24,23 +23,19 @@ def class_doubts(tree: Folders, base: str, roles: Mapping[str, Role]) -> tuple[s
     if len(names) > 1 and len(bare) == len(names) and 1 < len(shared) >= len(set.union(*inner.values())) / 2:
         same = f"hold the same folders ({some(sorted(shared), 3)}) and no images themselves"
         if len(names) <= _FEW:
-            return f"{some(names, 3)} {same}: if they are splits, call them train and val; {chosen}", notes
+            return f"{some(names, 3)} {same}: if they are splits, call them train and val; {_chosen(names)}", notes
         notes.append(f"{len(names)} classes {same}; all of their images are read")
     else:
         notes += deep_notes(tree, base)
     for name in bare:
         if len(inner[name]) > 1 and inner[name] <= set(names) - {name}:
-            doubt = (
-                f"{name} holds folders named as the other classes; move it away, or name all classes in data.classes"
-            )
-            return doubt, notes
+            remedy = "move it away, or name all classes in data.classes"
+            return f"{name} holds folders named as the other classes; {remedy}", notes
     for name in (name for name in roles if name not in bare):
         text = f"{name} holds images and no class folders"
         if len(names) > 2 and is_sure(name):
-            return (
-                f"{text}, and looks like a split; move it away, or, if it is a class, name all in data.classes",
-                notes,
-            )
+            remedy = "move it away, or, if it is a class, name all in data.classes"
+            return f"{text}, and looks like a split; {remedy}", notes
         notes.append(f"{text}, and is read as a class")
     return "", notes
 
@@ -50,11 +45,7 @@ def _chosen(names: list[str]) -> str:
 
 
 def no_classes(names: list[str], bare: list[str]) -> str:
-    """Return why folders are sides of the same images, and no classes, by their names.
-
-    Args:
-        bare: those that hold no images themselves.
-    """
+    """Return why folders, of which the bare ones hold no images, are sides of the same images, by their names."""
     paired = is_paired(names)
     if not paired and not is_segmentation(names):
         return ""

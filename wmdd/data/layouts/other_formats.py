@@ -42,7 +42,6 @@ _SUFFIXES = (
     (r"\.(csv|tsv)", f"holds tables of text and no images; {_WRITE}"),
     (r"\.(mp4|avi|mov|mkv|webm|mpe?g)", f"holds videos; {_WRITE}"),
 )
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".7z", ".rar")
 
 
 def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None:
@@ -56,8 +55,8 @@ def refuse_other_format(url: str, paths: Collection[str], tree: Folders) -> None
         return
     if any("\\" in path for path in paths):
         raise DataError(f"data.path={url}: its names have backslashes, as some tools of Windows pack; pack it again")
-    if url.lower().endswith(_ARCHIVES) and "::" not in url:
-        reader = _reader(url.lower())
+    reader = _reader(url.lower())
+    if "::" not in url and (reader or url.lower().endswith((".7z", ".rar"))):
         how = f"unpack it, or give {reader}://::{url}" if reader else "unpack it"
         raise DataError(f"data.path={url}: is an archive; {how}")
     if "" in tree.images:

@@ -45,28 +45,29 @@ def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
         DataError: if its files differ in the type of their labels, or in the names that they declare.
     """
     files = [(split, file) for split in ("train", "val") for file in listed[split]]
-    first: _Declared | None = None
-    total, found = 0, {"train": set[Any](), "val": set[Any]()}
+    all_declared = list[_Declared]()
+    total, labels = 0, {"train": set[Any](), "val": set[Any]()}
     for split, file in files:
         with open_parquet(url, file) as parquet:
             schema = parquet.schema_arrow
             label = parquet_columns(schema, f"data.path={url}: {file}")[1]
             declared = _Declared(file, schema.field(label).type, parquet_class_names(schema, label))
-            first = first or declared
-            _refuse_two_kinds(url, first, declared)
+            all_declared.append(declared)
+            _refuse_two_kinds(url, all_declared[0], declared)
             total += parquet.metadata.num_rows
             if declared.names is None:
-                found[split] |= {value for value in _distinct(parquet, label) if not is_missing(value)}
-    is_text = first is not None and holds_text(first.kind)
-    if first is not None and first.names is not None:
+                labels[split] |= {value for value in _distinct(parquet, label) if not is_missing(value)}
+    first = all_declared[0]
+    is_text = holds_text(first.kind)
+    if first.names is not None:
         by_value = first.names if is_text else range(len(first.names))
         values: dict[Any, str] = dict(zip(by_value, first.names, strict=True))
         return Labels(values, total, {}, twice(first.names, _MERGE))
-    values = {value: str(value) for value in sorted(found["train"])}
+    values = {value: str(value) for value in sorted(labels["train"])}
     if not is_text:
         return Labels(values, total, {}, _unlabelled(values))
     missing = next((name for name in values if name.strip().casefold() in _MISSING), "")
-    return Labels(values, total, matched(values, found["val"]), twice(values.values(), _MERGE), missing)
+    return Labels(values, total, matched(values, labels["val"]), twice(values.values(), _MERGE), missing)
 
 
 @dataclass(frozen=True)

@@ -104,11 +104,9 @@ def _refuse_gaps(url: str, paths: Sequence[str]) -> None:
             if other != path:
                 raise DataError(f"data.path={url}: {other} and {path} are the same part; keep one")
     for (stem, count), parts in wholes.items():
-        other_count = next((other for name, other in wholes if name == stem and other != count), None)
-        if other_count is not None:
-            raise DataError(
-                f"data.path={url}: {stem} is there as parts -of-{count} and -of-{other_count}; keep one of them"
-            )
+        total = next((other for name, other in wholes if name == stem and other != count), None)
+        if total is not None:
+            raise DataError(f"data.path={url}: {stem} is there as parts -of-{count} and -of-{total}; keep one of them")
         gaps = sorted(set(range(int(count))) - set(parts))
         if gaps:
             raise DataError(

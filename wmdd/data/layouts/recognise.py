@@ -89,13 +89,11 @@ def classes_of_splits(tree: Folders, base: str, url: str) -> Layout | None:
         if tree.count(place) or len(roles) < len(tree.below(place)) or len(names) < 2:
             return None
         trains = [split for split, role in roles.items() if role.split == "train"]
-        others = sorted(
-            (role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains
-        )
+        vals = sorted((role.split == "test", role.rank, split) for split, role in roles.items() if split not in trains)
         if len(trains) != 1 or any(tree.below(join(place, split)) for split in roles):
             return None
         places[join(place, trains[0])] = "train", name
-        places |= {join(place, others[0][2]): ("val", name)} if others else {}
+        places |= {join(place, vals[0][2]): ("val", name)} if vals else {}
     if not places:
         return None
     return Layout(places, None, (f"each class holds its own splits ({next(iter(places))}), and is read so",))

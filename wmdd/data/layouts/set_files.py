@@ -31,14 +31,12 @@ _NOTES = _words(
     "md5 sha1 sha256 sig url lnk doc docx xls xlsx ods pdf names cff xmp aae dvc torrent pp3 crc sfv rtf nfo markdown "
     "geojson kml gpx tfw jgw pgw bpw prj eml ppt pptx odt dop cos vtt srt ass"
 )
-_DATA = _words(
-    "parquet arrow feather npy npz mat pkl pickle pt pth safetensors h5 hdf5 db sqlite sqlite3 mdb lmdb tfrecord "
-    "tfrecords rec idx beton zip tar gz tgz bz2 xz 7z rar mp4 avi mov mkv webm mpg mpeg wav mp3 flac onnx "
-    "cache m4v wmv flv 3gp mts lrv ogv m4a ogg ovr shp dbf shx gpkg zst lz4 iso ckpt joblib"
-)
-# Data that may be the images of a class.
-PACKED = _words(
+PACKED = _words(  # data that may be the images of a class
     "npy npz mat tar zip gz tgz bz2 xz zst 7z rar h5 hdf5 mp4 m4v avi mov mkv webm wmv flv mpg mpeg 3gp pkl pt"
+)
+_DATA = PACKED | _words(
+    "parquet arrow feather pickle pth safetensors db sqlite sqlite3 mdb lmdb tfrecord tfrecords rec idx beton wav mp3 "
+    "flac onnx cache mts lrv ogv m4a ogg ovr shp dbf shx gpkg lz4 iso ckpt joblib"
 )
 _NOTE_FILES = _words(
     "license licence copying notice readme citation changelog authors contributors version makefile dockerfile "

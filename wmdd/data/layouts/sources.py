@@ -118,10 +118,8 @@ def _set_files(url: str) -> SetFiles:
     pipes = [path for path in paths if infos[path].get("type") == "other" and not infos[path].get("islink")]
     if pipes:  # to read one waits for whoever writes into it
         raise DataError(f"data.path={url}: {pipes[0]} is no regular file but a pipe, socket or device; remove it")
-    if unfinished := next(filter(is_unfinished, sorted(paths)), None):
-        raise DataError(
-            f"data.path={url}: {unfinished} is a download that has not finished; finish it, or remove the file"
-        )
+    if file := next(filter(is_unfinished, sorted(paths)), None):
+        raise DataError(f"data.path={url}: {file} is a download that has not finished; finish it, or remove the file")
     images = sorted(filter(may_be_image, paths))
     kept, notes = (images, ()) if is_single else _without_strays(url, place, infos, images)
     return SetFiles(url, infos, paths, written, kept, frozenset(images).difference(kept), notes, is_single)
