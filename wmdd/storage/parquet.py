@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-def open_table(file: io.RawIOBase | io.BufferedIOBase) -> pq.ParquetFile:
+def open_table(file: io.IOBase) -> pq.ParquetFile:
     """Return an open Parquet file.
 
     Raises:
