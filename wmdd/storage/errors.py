@@ -8,10 +8,8 @@ import re
 from wmdd.storage.archives import ArchiveError
 from wmdd.text import one_line
 
-FINAL = (
-    *(FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError),
-    ArchiveError,
-)
+ANSWERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+FINAL = (*ANSWERS, ArchiveError)
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FINAL_NUMBERS = NO_ROOM | {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
@@ -68,7 +66,7 @@ def explain(error: BaseException) -> str:
     return f"({reason}); check the storage"
 
 
-def as_os_error(error: Exception) -> OSError:
+def as_os_error(error: BaseException) -> OSError:
     """Return the error of a third-party file system as an OSError."""
     if isinstance(error, OSError):
         return error
@@ -82,9 +80,8 @@ def as_os_error(error: Exception) -> OSError:
 def behind(error: FileNotFoundError) -> OSError | None:
     """Return the failure that a file system reported as an absent file, as fsspec's of web servers does, if any."""
     cause = error.__cause__
-    if not (isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")):
+    if cause is None or not (isinstance(cause, OSError) or type(cause).__module__.startswith("aiohttp")):
         return None
-    assert isinstance(cause, Exception)
     failure = as_os_error(cause)
     return None if isinstance(failure, (FileNotFoundError, NotADirectoryError)) else failure
 

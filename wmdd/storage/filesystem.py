@@ -4,7 +4,7 @@ Local paths and every fsspec protocol work. Those of `BACKENDS` are classes of t
 as it is). A new backend is one such class, with a ``root_of``, and a row of the table.
 
 Never call ``fs.exists``, ``isfile``, ``find`` or ``glob``: fsspec's take any failure for an absent file. `kind`,
-`entries` and `tree` distinguish the two.
+`entries` and `tree` distinguish the two, and raise OSError for a storage that does not answer.
 """
 
 from __future__ import annotations
@@ -153,21 +153,12 @@ def is_local(fs: Any) -> bool:
     return "file" in _protocols(fs)
 
 
-def is_object_store(fs: Any) -> bool:
-    """Whether a file system has no folders and no renaming."""
-    return bool(OBJECT_STORES & set(_protocols(fs)))
-
-
 def _protocols(fs: Any) -> tuple[str, ...]:
     return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
 
 
 def kind(fs: Any, path: str) -> str | None:
-    """Return ``file``, ``directory`` or another type of what lies at a path; None if nothing does.
-
-    Raises:
-        OSError: if the storage does not answer.
-    """
+    """Return ``file``, ``directory`` or another type of what lies at a path; None if nothing does."""
     try:
         return str(again(_info, fs, path)["type"])
     except (FileNotFoundError, NotADirectoryError):
@@ -189,11 +180,7 @@ def _info(fs: Any, path: str) -> dict[str, Any]:
 
 
 def entries(fs: Any, folder: str) -> list[dict[str, Any]]:
-    """Return what is in a folder, as fsspec lists it with ``detail``; nothing for an absent folder.
-
-    Raises:
-        OSError: if it cannot be listed.
-    """
+    """Return what is in a folder, as fsspec lists it with ``detail``; nothing for an absent folder."""
     fs.invalidate_cache(folder)
     try:
         items: list[dict[str, Any]] = again(fs.ls, folder, detail=True)
@@ -203,11 +190,7 @@ def entries(fs: Any, folder: str) -> list[dict[str, Any]]:
 
 
 def tree(fs: Any, root: str, skipped: Callable[[str], bool] = lambda name: False) -> dict[str, dict[str, Any]]:
-    """Return all files below a folder by their paths, except in folders of `skipped` names; links are not followed.
-
-    Raises:
-        OSError: if any part of it cannot be listed.
-    """
+    """Return all files below a folder by their paths, except in folders of `skipped` names; links are not followed."""
     if hasattr(fs, "below"):
         whole: dict[str, dict[str, Any]] = again(fs.below, root)
         return whole
@@ -236,7 +219,7 @@ def read(fs: Any, path: str) -> bytes:
 
 def write(fs: Any, path: str, data: bytes) -> None:
     """Write a file in one piece: readers see the old content or the new, never a part."""
-    if is_object_store(fs):
+    if not OBJECT_STORES.isdisjoint(_protocols(fs)):
         again(fs.pipe_file, path, data)
     elif is_local(fs):
         again(_write_local, path, data)

@@ -24,6 +24,7 @@ class Folder:
 
     Raises:
         ConfigError: if there is no such file system, or it cannot be reached.
+        StorageError: by each method, if the storage still fails after several tries; names path and reason.
     """
 
     def __init__(self, url: str) -> None:
@@ -40,52 +41,32 @@ class Folder:
         return posixpath.join(self.root, *names)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or None if it does not exist.
-
-        Raises:
-            StorageError: if it cannot be read: a storage that fails is not an empty one.
-        """
+        """Return the content of a file, or None if it does not exist; a storage that fails is not an empty one."""
         path = self.path(name)
         with _explained(path, "read"), contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return read(self.fs, path)
         return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file in one piece: readers see the old content or the new, never a part.
-
-        Raises:
-            StorageError: if it cannot be written after several tries; names path and reason.
-        """
+        """Write a file in one piece: readers see the old content or the new, never a part."""
         path = self.path(name)
         with _explained(path, "written"):
             write(self.fs, path, data)
 
     def remove(self, name: str) -> None:
-        """Remove a file; an absent one is no error.
-
-        Raises:
-            StorageError: if it cannot be removed.
-        """
+        """Remove a file; an absent one is no error."""
         path = self.path(name)
         with _explained(path, "removed"):
             remove(self.fs, path)
 
     def entries(self, name: str = "") -> list[dict[str, Any]]:
-        """Return the files and folders in a folder below, as fsspec's ``ls`` with ``detail``; an absent one is empty.
-
-        Raises:
-            StorageError: if it cannot be listed.
-        """
+        """Return what is in a folder below, as fsspec lists it with ``detail``; an absent one is empty."""
         path = self.path(name) if name else self.root
         with _explained(path, "read"):
             return entries(self.fs, path)
 
     def check_writable(self, name: str = "") -> None:
-        """Write an empty file into a folder below and remove it, before work whose result could not be kept.
-
-        Raises:
-            StorageError: if files cannot be written there.
-        """
+        """Write an empty file into a folder below and remove it, before work whose result could not be kept."""
         probe = posixpath.join(name, f"probe-{uuid.uuid4().hex}")
         self.write(probe, b"")
         self.remove(probe)

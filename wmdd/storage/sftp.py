@@ -25,11 +25,11 @@ from urllib.parse import unquote, urlsplit
 import paramiko
 from fsspec.implementations.sftp import SFTPFileSystem
 
+from wmdd.storage.errors import ANSWERS
 from wmdd.text import one_line
 
 CONNECTIONS = 4
 CONNECT_S, SILENCE_S, KEEPALIVE_S = 20, 120, 30
-ANSWERS = (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 
 
 class Connection:
@@ -167,12 +167,5 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
     info = _connected(SFTPFileSystem.info)
     ls = _connected(SFTPFileSystem.ls)
     makedirs = _connected(SFTPFileSystem.makedirs)
-    mkdir = _connected(SFTPFileSystem.mkdir)
-    rmdir = _connected(SFTPFileSystem.rmdir)
     mv = _connected(SFTPFileSystem.mv)
     _rm = _connected(SFTPFileSystem._rm)
-
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
-        if mode != "rb":
-            raise io.UnsupportedOperation("files are written whole, by pipe_file")
-        return io.BytesIO(self.cat_file(path))

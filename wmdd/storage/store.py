@@ -80,9 +80,6 @@ class ArtifactStore:
         self._option = option
         self._kept: dict[str, tuple[ArtifactRef, Any]] = {}
 
-    def __reduce__(self) -> tuple[type[ArtifactStore], tuple[str]]:
-        return ArtifactStore, (self.url,)
-
     def commit_of(self, ref: ArtifactRef) -> dict[str, Any] | None:
         """Return an artifact's commit, or None if it is absent, or its files are not all there in full size."""
         data = self.folder.read(f"{ref.folder}/commit.json")
