@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,19 +31,14 @@ FEW_IMAGES = 5  # of a class: what fewer are called says little
 
 
 def load_teacher(
-    section: PretrainConfig,
-    unit: Unit[Params],
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    runtime: Runtime,
+    section: PretrainConfig, unit: Unit[Params], network: nn.Module, runtime: Runtime
 ) -> Iterator[Yielded]:
     """Load a unit's weights into its network, measure it on the validation images, and yield it.
 
     Raises:
         ConfigError: if the weights do not fit, or know nothing of these images.
     """
-    weights = unit.params.weights
+    index, geometry, weights = unit.load("index"), unit.params.geometry, unit.params.weights
     assert weights is not None
     for line in load_weights(network, weights, unit.params.model, geometry.image_size):
         yield Note(line)
@@ -52,7 +47,7 @@ def load_teacher(
     yield Progress(0, 1, "measures the loaded teacher")
     counts = best_input(network, functools.partial(_confusion, network, index, geometry, runtime))
     check_order(weights, counts, index.class_names)
-    teacher = as_teacher(unit, index, geometry, network, float(np.trace(counts) / counts.sum()), [])
+    teacher = as_teacher(unit, network, float(np.trace(counts) / counts.sum()))
     _check_score(weights, teacher)
     yield Output(unit.name, teacher)
 
@@ -86,8 +81,7 @@ def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runt
     # Counted on the host at the end: counting on a GPU waits for it at each batch, and holds a table of all pairs.
     batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
     pairs = torch.cat([labels * classes + named for named, labels in predictions(network, batches, runtime)])
-    found: np.ndarray = np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
-    return found
+    return np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
 
 
 def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) -> None:
@@ -121,34 +115,24 @@ def check_order(weights: str, counts: np.ndarray, class_names: tuple[str, ...]) 
 
 
 def _check_score(weights: str, teacher: Teacher) -> None:
-    """Refuse a loaded teacher that knows nothing of these images: most often its classes stand in another order.
-
-    Raises:
-        ConfigError: with its accuracy.
-    """
-    chance = 1 / teacher.num_classes
+    """Refuse a loaded teacher that knows nothing of these images: most often its classes stand in another order."""
     if teacher.top1 < hardly(teacher.num_classes):
+        first, second = teacher.class_names[:2]
         raise ConfigError(
             f"pretrain.checkpoint={weights}: this teacher names {teacher.top1:.1%} of the validation images right, and "
-            f"chance {chance:.1%}; its classes may be in another order than the data's ({teacher.class_names[0]}, "
-            f"{teacher.class_names[1]}, ...; see data.classes), or data.normalization and data.image_size not its own"
+            f"chance {1 / teacher.num_classes:.1%}; its classes may be in another order than the data's ({first}, "
+            f"{second}, ...; see data.classes), or data.normalization and data.image_size not its own"
         )
 
 
-def as_teacher(
-    unit: Unit[Params],
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    top1: float,
-    curve: list[dict[str, float]],
-) -> Teacher:
+def as_teacher(unit: Unit[Params], network: nn.Module, top1: float, curve: Iterable[dict[str, float]] = ()) -> Teacher:
     """Return a trained or loaded network as an artifact."""
+    geometry = unit.params.geometry
     return Teacher(
         model=unit.params.model,
         stem=unit.params.stem,
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()},
-        class_names=index.class_names,
+        class_names=unit.load("index").class_names,
         top1=top1,
         image_size=geometry.image_size,
         crop_ratio=geometry.crop_ratio,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from wmdd.config.sections import PretrainConfig, RelabelConfig, Stem
 from wmdd.data.augment import augmentation, erasing, mixing
 from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
-from wmdd.data.index import DatasetIndex
 from wmdd.distributed import ALONE, Ranks
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model, load_state
@@ -97,35 +96,32 @@ def pretrain(
     torch; the first of them alone yields outputs and snapshots, and needs the snapshot to resume from.
     """
     for unit in units:
-        index: DatasetIndex = unit.load("index")
-        geometry = unit.params.geometry
         own = seeds.child("pretrain", unit.name)
         with own.child("init").scoped():
-            name, stem = unit.params.model, unit.params.stem
-            network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
+            network = _network(unit)
         if unit.params.weights:
-            yield from load_teacher(section, unit, index, geometry, network, runtime)
+            yield from load_teacher(section, unit, network, runtime)
         else:
-            yield from _train(section, unit, index, geometry, network, own, runtime)
+            yield from _train(section, unit, network, own, runtime)
+
+
+def _network(unit: Unit[Params]) -> nn.Module:
+    params, num_classes = unit.params, len(unit.load("index").class_names)
+    return build_model(params.model, num_classes, params.geometry.image_size, stem=params.stem)
 
 
 def _train(
-    section: PretrainConfig,
-    unit: Unit[Params],
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    own: SeedTree,
-    runtime: Runtime,
+    section: PretrainConfig, unit: Unit[Params], network: nn.Module, own: SeedTree, runtime: Runtime
 ) -> Iterator[Yielded]:
-    ranks, batches = _ranks(section, index, runtime), _batches(section, geometry)
+    ranks = _ranks(section, len(unit.load("index").train), runtime)
+    batches = Batches(section.batch_size, unit.params.geometry.image_size)
     snapshot = ranks.from_first(unit.resume, runtime.device)
     threads, note = _threads(network, batches, snapshot, runtime, ranks)
     runtime.use_threads(threads)
     if note and ranks.is_first:
         yield Note(f"{unit.name} {note}")
     watch = CostWatch.begin(unit.name, network, batches, threads, runtime, own.child("cost"))
-    trainer = _trainer(section, index, geometry, runtime.place(network), own, runtime, ranks)
+    trainer = _trainer(section, unit, runtime.place(network), own, runtime, ranks)
     if snapshot:
         trainer.resume(snapshot)
         yield Progress(trainer.epoch, section.epochs, "goes on from a snapshot" if trainer.epoch else "")
@@ -140,7 +136,7 @@ def _train(
         yield Progress(epoch.epoch, section.epochs, note, trainer.curve[-1])
         if epoch.epoch < section.epochs and ranks.is_first:
             yield Snapshot(trainer.snapshot())
-    yield from _finished(section, unit, index, geometry, trainer, runtime, ranks)
+    yield from _finished(section, unit, trainer)
 
 
 def _threads(
@@ -153,24 +149,16 @@ def _threads(
     return int(shared or threads), note
 
 
-def _finished(
-    section: PretrainConfig,
-    unit: Unit[Params],
-    index: DatasetIndex,
-    geometry: Geometry,
-    trainer: Trainer,
-    runtime: Runtime,
-    ranks: Ranks,
-) -> Iterator[Yielded]:
+def _finished(section: PretrainConfig, unit: Unit[Params], trainer: Trainer) -> Iterator[Yielded]:
     network = trainer.result
     if trainer.best is not None:
         load_state(network, trainer.best[0])
-    if section.sync_bn:
-        network = _plain(network, unit, index, geometry, runtime)
-    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
-    top1 = top1_accuracy(network, batches, runtime, ranks)
-    teacher = as_teacher(unit, index, geometry, network, top1, trainer.curve)
-    if not ranks.is_first:
+    if section.sync_bn:  # batch-norm layers that a process alone can run
+        plain = _network(unit)
+        plain.load_state_dict(network.state_dict())
+        network = trainer.runtime.place(plain)
+    teacher = as_teacher(unit, network, trainer.validate(network), trainer.curve)
+    if not trainer.ranks.is_first:
         return
     if teacher.top1 < hardly(teacher.num_classes):
         yield Note(
@@ -179,10 +167,6 @@ def _finished(
             "(pretrain.epochs), or look at the set's labels"
         )
     yield Output(unit.name, teacher)
-
-
-def _batches(section: PretrainConfig, geometry: Geometry) -> Batches:
-    return Batches(section.batch_size, geometry.image_size)
 
 
 def check_alone(section: PretrainConfig) -> None:
@@ -198,7 +182,7 @@ def check_alone(section: PretrainConfig) -> None:
         )
 
 
-def _ranks(section: PretrainConfig, index: DatasetIndex, runtime: Runtime) -> Ranks:
+def _ranks(section: PretrainConfig, images: int, runtime: Runtime) -> Ranks:
     if section.workers == 1:
         return ALONE
     ranks = Ranks.here()
@@ -208,23 +192,18 @@ def _ranks(section: PretrainConfig, index: DatasetIndex, runtime: Runtime) -> Ra
         raise ConfigError(f"pretrain.workers={section.workers}: {ranks.size} processes train; start as many as asked")
     if section.sync_bn and runtime.device.type != "cuda":
         raise ConfigError("pretrain.sync_bn=true: torch shares batch-norm statistics on GPUs only; set it to false")
-    if len(index.train) < 2 * ranks.size:
+    if images < 2 * ranks.size:
         raise ConfigError(
-            f"pretrain.workers={section.workers}: {len(index.train)} training images are fewer than two for each; "
+            f"pretrain.workers={section.workers}: {images} training images are fewer than two for each; "
             "lower pretrain.workers"
         )
     return ranks
 
 
 def _trainer(
-    section: PretrainConfig,
-    index: DatasetIndex,
-    geometry: Geometry,
-    network: nn.Module,
-    seeds: SeedTree,
-    runtime: Runtime,
-    ranks: Ranks,
+    section: PretrainConfig, unit: Unit[Params], network: nn.Module, seeds: SeedTree, runtime: Runtime, ranks: Ranks
 ) -> Trainer:
+    index, geometry = unit.load("index"), unit.params.geometry
     steps_per_epoch = -(-len(index.train) // section.batch_size)
     optimizer = teacher_optimizer(section, network)
     if section.sync_bn:
@@ -236,15 +215,17 @@ def _trainer(
         for images, labels in training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks):
             yield mix(erase(change(images)), labels)
 
+    def validate(student: nn.Module) -> float:
+        scored = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
+        return top1_accuracy(student, scored, runtime, ranks)
+
     return Trainer(
         network=network,
         optimizer=optimizer,
         schedule=teacher_schedule(section, steps_per_epoch),
         batches=batches,
         loss=lambda logits, labels: F.cross_entropy(logits.float(), labels, label_smoothing=section.label_smoothing),
-        validate=lambda net: top1_accuracy(
-            net, validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks), runtime, ranks
-        ),
+        validate=validate,
         epochs=section.epochs,
         steps_per_epoch=steps_per_epoch,
         runtime=runtime,
@@ -257,15 +238,6 @@ def _trainer(
         ranks=ranks,
         sizes=[len(batch) for batch in batch_places(len(index.train), section.batch_size, ranks)],
     )
-
-
-def _plain(
-    network: nn.Module, unit: Unit[Params], index: DatasetIndex, geometry: Geometry, runtime: Runtime
-) -> nn.Module:
-    """Return the same network with batch-norm layers that a process alone can run."""
-    plain = build_model(unit.params.model, len(index.class_names), geometry.image_size, stem=unit.params.stem)
-    plain.load_state_dict(network.state_dict())
-    return runtime.place(plain)
 
 
 PRETRAIN = Stage("pretrain", 1, "pretrain", Teacher, Params, plan, pretrain, snapshots=True)
