@@ -24,7 +24,7 @@ def open_executor(executor: str | Executor, config: DistillConfig) -> contextlib
     if not isinstance(executor, str):
         return contextlib.nullcontext(executor)
     if executor == "local":
-        return contextlib.closing(LocalExecutor(config.runtime))
+        return contextlib.nullcontext(LocalExecutor(config.runtime))
     from ray_jobs.executor import RayExecutor
 
     return contextlib.closing(RayExecutor(config))

@@ -42,7 +42,7 @@ class Board:
         self._reached: set[int] = set()
         self._soon: Counter[str] = Counter()
         for index, task in enumerate(tasks):
-            producers = {producer[ref] for ref in _inputs(task) if ref in producer}
+            producers = {producer[ref] for ref in task.inputs if ref in producer}
             self._unfinished_inputs[index] = self._waiting_inputs[index] = len(producers)
             for needed in producers:
                 self._consumers[needed].append(index)
@@ -123,14 +123,3 @@ class Board:
             for consumer in self._consumers[index]:
                 self._waiting_inputs[consumer] -= 1
                 self._soon[self._queue_of[consumer]] += not self._waiting_inputs[consumer]
-
-
-def _inputs(task: StageTask) -> Iterable[ArtifactRef]:
-    seen: set[int] = set()
-    for unit in task.units:
-        for refs in unit.inputs.values():
-            if isinstance(refs, ArtifactRef):
-                yield refs
-            elif id(refs) not in seen:  # the units of a task share long lists, such as all classes
-                seen.add(id(refs))
-                yield from refs

@@ -1,16 +1,17 @@
-"""Where a command writes: opens run folders and stores, and refuses what cannot be used or would be mixed up."""
+"""Where a command writes: opens run folders and stores, and refuses what cannot be used or would be mixed up.
+
+What is refused raises ConfigError, which names option, URL and remedy.
+"""
 
 from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
-from typing import Any
 
 from wmdd.config.distill import DistillConfig
-from wmdd.data.layouts.set_files import has_image_suffix, is_junk, is_junk_folder
+from wmdd.data.layouts.set_files import find_files, has_image_suffix, is_junk
 from wmdd.errors import ConfigError
-from wmdd.storage.filesystem import entries, explain, is_local, kind, open_fs
+from wmdd.storage.filesystem import explain, kind, open_fs
 from wmdd.storage.folder import Folder, absolute_url
 from wmdd.storage.marks import own_folders
 from wmdd.storage.store import ArtifactStore
@@ -31,11 +32,7 @@ def default_store(run: str) -> str:
 
 
 def open_folder(option: str, url: str) -> Folder:
-    """Open a folder, new or old, for what an option names.
-
-    Raises:
-        ConfigError: naming option and URL, if it cannot be reached or is a file.
-    """
+    """Open a folder, new or old, for what an option names; refuse one that cannot be reached, and a file."""
     if url.startswith(("http:", "https:")):
         raise ConfigError(f"{option} {url}: web servers cannot be written to; give a folder, s3://, gs:// or sftp://")
     if url.startswith(("zip:", "tar:", "libarchive:")):
@@ -53,21 +50,13 @@ def open_folder(option: str, url: str) -> Folder:
 
 
 def open_store(store: str | None, run: str) -> ArtifactStore:
-    """Open the store that was asked for, or the default one of a run folder, which error messages then name.
-
-    Raises:
-        ConfigError: as `open_folder` does.
-    """
+    """Open the store that was asked for, or the default one of a run folder, which error messages then name."""
     option, url = ("--store", store) if store else (f"--run {run}: its store", default_store(run))
     return ArtifactStore(open_folder(option, url).url, option)
 
 
 def open_run(url: str, command: str) -> Folder:
-    """Open a run folder for one command.
-
-    Raises:
-        ConfigError: if it cannot be reached, or holds another command's work, which would be mixed with this one's.
-    """
+    """Open a run folder for one command; refuse one that holds another command's work, as the two would be mixed."""
     folder = open_folder("--run", url)
     for other, (file, work) in _RUNS.items():
         if other != command and folder.read(file) is not None:
@@ -80,9 +69,6 @@ def refuse_in_set(config: DistillConfig, run: str, store: str | None) -> None:
 
     Args:
         store: URL of the store; None: the default one of the run folder.
-
-    Raises:
-        ConfigError: names the option and a remedy.
     """
     path = config.data.path or ""
     if not path or path.startswith(("builtin:", "torchvision:")) or "::" in path:
@@ -107,30 +93,11 @@ def _location(url: str) -> tuple[str, str]:
 
 def _holds_images(url: str) -> bool:
     """Whether images or Parquet files lie below a folder, apart from what wmdd wrote."""
-    fs, root = open_fs(url)
-    seen = set[str]()
     try:
-        folders = [root] if kind(fs, root) not in (None, "file") else []
-        while folders:
-            folder = folders.pop()
-            real = os.path.realpath(folder) if is_local(fs) else folder
-            items = [] if real in seen else entries(fs, folder)  # a link may lead back
-            seen.add(real)
-            names = [item["name"].rstrip("/").rpartition("/")[2] for item in items]
-            if "commit.json" in names or own_folders(f"own/{name}" for name in names):
-                continue
-            if any(map(_is_of_a_set, names)):
-                return True
-            inner = [name for item, name in zip(items, names, strict=True) if _is_folder(fs, item)]
-            folders += [posixpath.join(folder, name) for name in inner if not is_junk_folder(name)]
+        names, is_file = find_files(*open_fs(url))
     except (OSError, EOFError):  # reported when the folder is opened
-        pass
-    return False
-
-
-def _is_folder(fs: Any, item: Mapping[str, Any]) -> bool:
-    return item["type"] == "directory" or bool(item.get("islink") and fs.isdir(item["name"]))
-
-
-def _is_of_a_set(name: str) -> bool:
-    return (has_image_suffix(name) or name.lower().endswith(".parquet")) and not is_junk(name)
+        return False
+    paths = [f"own/{name}" for name in names]  # the folder itself may be one that wmdd wrote
+    written = tuple(f"{folder}/" for folder in own_folders(paths))
+    kept = (path for path in paths if not path.startswith(written) and not is_junk(path))
+    return not is_file and any(has_image_suffix(path) or path.lower().endswith(".parquet") for path in kept)

@@ -33,10 +33,10 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"ipc={ipc}: larger than class {name} "
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
-    if min(config.relabel.batch_size, num_classes * ipc) < 2:
-        raise ConfigError("relabel.batch_size=1: batch-norm needs two images in a step; raise relabel.batch_size")
-    if config.pretrain.batch_size < 2:
-        raise ConfigError("pretrain.batch_size=1: batch-norm needs two images in a step; raise pretrain.batch_size")
+    for section in ("relabel", "pretrain"):
+        if getattr(config, section).batch_size < 2:
+            option = f"{section}.batch_size"
+            raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
     teacher = config.pretrain
     check_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
     if config.recover.bn_weight and not has_batch_norm(skeleton(teacher.model, num_classes, size)):
@@ -50,7 +50,9 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         names = ",".join(config.relabel.teachers)
         raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
     for name in config.relabel.teachers:
-        _check_ensemble(config, name, num_classes)
+        if name == teacher.model:
+            raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
+        check_model(name, num_classes, size, stem=teacher.stem, option="relabel.teachers")
     for student in config.evaluate.students:
         check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
 
@@ -92,14 +94,6 @@ def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
     if num_classes is not None:
         network = build_model(name, num_classes, image_size, stem=stem, option="pretrain.model")
         load_weights(network, source, name, image_size)
-
-
-def _check_ensemble(config: DistillConfig, name: str, num_classes: int) -> None:
-    """Refuse a network that cannot label together with the teacher."""
-    teacher = config.pretrain
-    if name == teacher.model:
-        raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
-    check_model(name, num_classes, config.data.image_size, stem=teacher.stem, option="relabel.teachers")
 
 
 def _check_published_ensemble(config: DistillConfig, name: str, num_classes: int | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import platform
@@ -48,9 +49,6 @@ class Executor(Protocol):
             missing: their artifacts that are not in the store.
         """
 
-    def close(self) -> None:
-        """Release the workers."""
-
 
 def run_stage(task: StageTask, store: ArtifactStore, runtime: Runtime) -> Iterator[Event]:
     """Run what is missing of a task, saving each unit as soon as it is finished.
@@ -89,7 +87,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
     section = type(stage.section_of(DistillConfig())).model_validate(task.section)
     resume = ResumeNote(store, [unit.whole or unit.ref for unit in planned], list(left.values()))
     failures = list[StageError]()
-    try:
+    with _as_stage_errors(task, at_work, store):
         units = [_open(unit, store, saved=unit.ref.unit not in left) for unit in planned]
         if stage.snapshots:
             units[0] = yield from _resumed(units[0], resume, task, at_work)
@@ -116,15 +114,25 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
                 yield Event("unit", task.stage, name, metrics={"seconds": seconds}, task=task.name)
         if stage.snapshots and failures:
             resume.drop()
+    if failures:
+        raise StageError.of(failures)
+
+
+@contextlib.contextmanager
+def _as_stage_errors(task: StageTask, at_work: str, store: ArtifactStore) -> Iterator[None]:
+    """Raise what fails as an error of the stage, which says whether another try may succeed."""
+    try:
+        yield
     except WmddError as exc:
         if isinstance(exc, ChangedError):
-            mark_outdated(store, [ref for unit in missing for ref in unit.inputs.values()])
+            mark_outdated(store, task.inputs)
         raise StageError(task.stage, at_work, str(exc), passing=isinstance(exc, StorageError)) from exc
     except Exception as exc:
         logger.debug("%s of %s failed", task.stage, at_work, exc_info=True)
-        raise StageError(task.stage, at_work, _explain(exc), passing=True) from exc
-    if failures:
-        raise StageError.of(failures)
+        frames = traceback.extract_tb(exc.__traceback__)
+        where = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        cause = f"{type(exc).__name__}: {' '.join(str(exc).split())}{where}"
+        raise StageError(task.stage, at_work, cause, passing=True) from exc
 
 
 def _resumed(unit: Unit[Any], resume: ResumeNote, task: StageTask, at_work: str) -> Generator[Event, None, Unit[Any]]:
@@ -134,12 +142,6 @@ def _resumed(unit: Unit[Any], resume: ResumeNote, task: StageTask, at_work: str)
         text = f"the snapshot of {at_work} is ignored ({exc}): it begins at its first step"
         yield Event("note", task.stage, task.name, text=text)
         return unit
-
-
-def _explain(exc: Exception) -> str:
-    frames = traceback.extract_tb(exc.__traceback__)
-    place = f" (at {Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}{place}"
 
 
 def _open(unit: PlannedUnit, store: ArtifactStore, *, saved: bool) -> Unit[Any]:
@@ -206,9 +208,6 @@ class LocalExecutor:
                 listener(Event("done", task.stage, task.name))
         torch.set_num_threads(threads)
         return board
-
-    def close(self) -> None:
-        """Release nothing."""
 
 
 def run_plan(plan: Plan, store: ArtifactStore, executor: Executor, listener: Listener) -> None:

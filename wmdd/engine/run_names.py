@@ -16,6 +16,7 @@ from wmdd.errors import ConfigError
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file
 from wmdd.storage.folder import absolute_url
+from wmdd.text import counted
 
 # What changes nothing that a report shows.
 _NOT_COMPARED = frozenset({"data.download", "evaluate.val_batch_size", "evaluate.protocol"})
@@ -65,8 +66,7 @@ def _safe(name: str) -> str:
 
 def subject(config: DistillConfig) -> str:
     """Return what a report is about: the set, with the recipe if its name differs, and the images per class."""
-    ipc = config.ipc
-    return f"{set_title(config)}, {ipc} image{'' if ipc == 1 else 's'} per class"
+    return f"{set_title(config)}, {counted(config.ipc, 'image', 'images')} per class"
 
 
 def set_title(config: DistillConfig) -> str:
@@ -126,7 +126,7 @@ def contrast(before: DistillConfig, now: DistillConfig, skip: Collection[str] = 
     if not names:
         return ""
     first, *others = names
-    more = f", and {len(others)} other option{'' if len(others) == 1 else 's'}" if others else ""
+    more = f", and {counted(len(others), 'other option', 'other options')}" if others else ""
     return f"{first}={_shortened(old[first])} (not {_shortened(new[first])}){more}"
 
 

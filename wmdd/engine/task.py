@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,13 @@ class StageTask:
     seed: int
     units: tuple[PlannedUnit, ...]
     prefix: str = ""
+
+    @property
+    def inputs(self) -> Iterator[ArtifactRef]:
+        """The artifacts that its units need; of long lists that they share, such as all classes, only one is read."""
+        lists = {id(refs): refs for unit in self.units for refs in unit.inputs.values()}
+        for refs in lists.values():
+            yield from (refs,) if isinstance(refs, ArtifactRef) else refs
 
 
 @dataclass(frozen=True)

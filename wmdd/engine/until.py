@@ -9,7 +9,7 @@ from wmdd.engine.task import Plan, StageTask
 from wmdd.errors import ConfigError
 from wmdd.stages import STAGES
 from wmdd.stages.pretrain import TEACHER
-from wmdd.storage.store import ArtifactRef, ArtifactStore
+from wmdd.storage.store import ArtifactStore
 
 assert tuple(STAGES) == STAGE_NAMES
 
@@ -40,7 +40,7 @@ def cut(plan: Plan, until: str | None) -> Plan:
         )
     kept = stages[: stages.index(until) + 1]
     tasks: dict[str, tuple[StageTask, ...]] = {stage: plan.tasks[stage] if stage in kept else () for stage in STAGES}
-    needed = {ref for stage in kept for task in tasks[stage] for ref in _inputs(task)}
+    needed = {ref for stage in kept for task in tasks[stage] for ref in task.inputs}
     tasks["pretrain"] = tuple(
         task for task in tasks["pretrain"] if any(unit.ref.unit == TEACHER or unit.ref in needed for unit in task.units)
     )
@@ -59,8 +59,3 @@ def cut_or_further(plan: Plan, until: str | None, store: ArtifactStore) -> Plan:
         if not store.absent(ref for name in further.tasks for ref in further.refs(name)):
             return further
     return asked
-
-
-def _inputs(task: StageTask) -> list[ArtifactRef]:
-    named = [refs for unit in task.units for refs in unit.inputs.values()]
-    return [ref for refs in named for ref in (refs if isinstance(refs, tuple) else (refs,))]
