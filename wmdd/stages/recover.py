@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -69,21 +69,19 @@ def recover(section: RecoverConfig, units: list[Unit[Params]], seeds: SeedTree, 
     If the group does not fit into the device's memory, its halves are run one after the other.
     """
     teacher: Teacher = units[0].load("teacher")
-    batches: list[Batch] = [(units, [])]
     try:
-        batches = _resumed(section, units, teacher) or batches
+        batches = _begun(section, units, teacher)
     except ValueError as exc:
         yield Note(f"the snapshot of {units[0].name} and its group is ignored ({exc}): they begin at their first step")
+        batches = [(units, [])]
     number = 0
     while number < len(batches):
         batch, parts = batches[number]
-        if all(unit.saved for unit in batch):
-            number += 1
-            continue
         is_full = False
         try:
-            for event in _recover(section, batch, parts, teacher, seeds, runtime, joint=len(batch) == len(units)):
-                yield _snapshot(batches) if isinstance(event, Paused) else event
+            if not all(unit.saved for unit in batch):
+                for event in _recover(section, batch, parts, teacher, seeds, runtime, joint=len(batch) == len(units)):
+                    yield _snapshot(batches) if isinstance(event, Paused) else event
         except RuntimeError as exc:
             if not is_out_of_memory(exc):
                 raise
@@ -111,14 +109,10 @@ def _snapshot(batches: list[Batch]) -> Snapshot:
     return Snapshot(RecoverySnapshot(layout, [parts for _, parts in batches]).write(), optional=True)
 
 
-def _resumed(section: RecoverConfig, units: list[Unit[Params]], teacher: Teacher) -> list[Batch] | None:
-    """Return how far the group was, if it has begun.
-
-    Raises:
-        ValueError: if its snapshot cannot be used.
-    """
+def _begun(section: RecoverConfig, units: list[Unit[Params]], teacher: Teacher) -> list[Batch]:
+    """Return how far the group is; raise ValueError if its snapshot cannot be used."""
     if units[0].resume is None:
-        return None
+        return [(units, [])]
     snapshot = RecoverySnapshot.read(units[0].resume, [unit.name for unit in units])
     barycenter: Barycenter = units[0].load("barycenter")
     sizes = [part.stop - part.start for part in _parts(len(barycenter.support), units[0].params)]
@@ -147,11 +141,31 @@ def _recover(
             raise type(exc)(f"{unit.name}: {exc}") from exc
         targets.append(target)
         sources.append(rows)
-    params = units[0].params
+    whole = yield from _optimise(section, units[0].params, targets, parts, teacher, runtime)
+    for place, (unit, target) in enumerate(zip(units, targets, strict=True)):
+        if place in whole.diverged:
+            yield Failure(unit.name, whole.diverged[place])
+            continue
+        value = DistilledClass(
+            class_id=unit.params.class_id,
+            images=whole.images[place],
+            mass=target.barycenter.mass,
+            losses=whole.losses[place],
+            terms=tuple(term_weights(section)),
+            sources=sources[place],
+            notes={} if joint else {"tensor_batch_classes": len(units)},
+            class_name=target.statistics.class_name,
+        )
+        yield Output(unit.name, value)
+
+
+def _optimise(
+    section: RecoverConfig, params: Params, targets: list[Target], parts: Parts, teacher: Teacher, runtime: Runtime
+) -> Generator[Progress | Paused, None, Recovered]:
+    """Optimise the images part by part; return all, class by class. If a part of a class diverged, the class has."""
     slices = _parts(len(targets[0].barycenter.support), params)
     recovered: list[Recovered] = []
     for number, places in enumerate(slices):
-        own = targets if len(slices) == 1 else [target.part(places, number) for target in targets]
         begun = parts[number] if number < len(parts) else None
         if isinstance(begun, Recovered):
             recovered.append(begun)
@@ -159,33 +173,20 @@ def _recover(
         if begun:
             done, total = number * section.iterations + begun.step, len(slices) * section.iterations
             yield Progress(done, total, "goes on from a snapshot")
+        own = targets if len(slices) == 1 else [target.part(places, number) for target in targets]
         for event in recover_images(section, teacher, own, runtime, steps=params.steps, begun=begun):
             if isinstance(event, Progress):
                 yield replace(event, done=number * event.total + event.done, total=len(slices) * event.total)
-            elif isinstance(event, Paused):
-                parts[number : number + 1] = [event]
-                if event.step < _steps(section, params):
-                    yield event
-            else:
+                continue
+            if isinstance(event, Recovered):
                 recovered.append(event)
-                if params.steps is None:
-                    parts[number : number + 1] = [event]
-    whole = _joined(recovered)
-    for place, unit in enumerate(units):
-        if place in whole.diverged:
-            yield Failure(unit.name, whole.diverged[place])
-        else:
-            value = DistilledClass(
-                class_id=unit.params.class_id,
-                images=whole.images[place],
-                mass=targets[place].barycenter.mass,
-                losses=whole.losses[place],
-                terms=tuple(term_weights(section)),
-                sources=sources[place],
-                notes={} if joint else {"tensor_batch_classes": len(units)},
-                class_name=targets[place].statistics.class_name,
-            )
-            yield Output(unit.name, value)
+            if isinstance(event, Paused) or params.steps is None:
+                parts[number : number + 1] = [event]
+            if isinstance(event, Paused) and event.step < _steps(section, params):
+                yield event
+    losses = torch.stack([part.losses for part in recovered]).mean(dim=0)
+    diverged = {place: reason for part in reversed(recovered) for place, reason in part.diverged.items()}
+    return Recovered(torch.cat([part.images for part in recovered], dim=1), losses, diverged)
 
 
 def _steps(section: RecoverConfig, params: Params) -> int:
@@ -196,15 +197,6 @@ def _parts(ipc: int, params: Params) -> list[slice]:
     """Cut the images of a class into parts that are optimised one after the other."""
     count = params.images_at_once or ipc
     return [slice(start, min(start + count, ipc)) for start in range(0, ipc, count)]
-
-
-def _joined(parts: list[Recovered]) -> Recovered:
-    """Put the images of the parts together, class by class; a class of which a part diverged has diverged."""
-    if len(parts) == 1:
-        return parts[0]
-    diverged = {place: reason for part in reversed(parts) for place, reason in part.diverged.items()}
-    losses = torch.stack([part.losses for part in parts]).mean(dim=0)
-    return Recovered(torch.cat([part.images for part in parts], dim=1), losses, diverged)
 
 
 def _target(
