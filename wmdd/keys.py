@@ -7,7 +7,11 @@ import json
 from typing import Any
 
 
+def content_digest(data: bytes) -> str:
+    """Hash bytes into 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
 def content_key(parts: dict[str, Any]) -> str:
     """Hash JSON-able parts into 32 hexadecimal digits."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return content_digest(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from wmdd.config.distill import DistillConfig
@@ -11,6 +10,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
 from wmdd.engine.preflight import check, check_weights
 from wmdd.engine.task import Plan, StageTask
+from wmdd.keys import content_digest
 from wmdd.models.weight_files import is_file, read_bytes
 from wmdd.stages import STAGES
 from wmdd.stages.base import PlannedUnit, Stage
@@ -41,11 +41,7 @@ def make_plan(
 
 
 def plan_from(
-    config: DistillConfig,
-    index: DatasetIndex,
-    ref: ArtifactRef,
-    level: Fidelity = WHOLE,
-    weights: str | None = None,
+    config: DistillConfig, index: DatasetIndex, ref: ArtifactRef, level: Fidelity = WHOLE, weights: str | None = None
 ) -> Plan:
     """Name every unit of a run over an indexed set.
 
@@ -55,7 +51,7 @@ def plan_from(
     """
     config = level.apply(config)
     source = config.pretrain.checkpoint
-    digest = weights or (_file_digest(source) if source and is_file(source) else None)
+    digest = weights or (content_digest(read_bytes(source)) if source and is_file(source) else None)
     planner = Planner(config, index, ref, level, digest)
     tasks = {}
     for name, stage in STAGES.items():
@@ -67,7 +63,3 @@ def plan_from(
 def _task(stage: Stage, group: list[PlannedUnit], config: DistillConfig) -> StageTask:
     name = group[0].ref.unit + (f"..{group[-1].ref.unit}" if len(group) > 1 else "")
     return StageTask(stage.name, name, stage.section_of(config).model_dump(mode="json"), config.seed, tuple(group))
-
-
-def _file_digest(url: str) -> str:
-    return hashlib.blake2b(read_bytes(url), digest_size=16).hexdigest()

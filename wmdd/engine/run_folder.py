@@ -76,11 +76,7 @@ def _other(url: str, config: DistillConfig, cases: Mapping[str, DistillConfig] |
 
 
 def _held(folder: Folder) -> list[DistillConfig]:
-    """Return the configurations of a folder's finished run, and of the one that has begun to finish units.
-
-    Raises:
-        ConfigError: if the finished one is of another version, which knows other options.
-    """
+    """Return the configurations of a folder's finished run, and of the one that has begun to finish units."""
     held = []
     results = [folder.read(name) for name in _RESULTS]
     with contextlib.suppress(ValueError, KeyError, TypeError):

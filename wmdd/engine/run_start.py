@@ -71,11 +71,7 @@ def noted_config(folder: Folder) -> DistillConfig | None:
 
 
 def forget_other(folder: Folder, config: DistillConfig, skip: Collection[str] = ()) -> None:
-    """Remove what is left of a run of another configuration that was given up, so that the two do not mix.
-
-    Args:
-        skip: options in which several runs of the folder differ.
-    """
+    """Remove what is left of a run of another configuration that was given up, so that the two do not mix."""
     before = noted_config(folder)
     if before and same_but(before, config, skip):
         folder.remove("manifest.json")

@@ -94,11 +94,7 @@ class Session:
         return plans
 
     def hold(self) -> contextlib.AbstractContextManager[None]:
-        """Lock the run folder, and check again whose it is.
-
-        Raises:
-            ConfigError: if another process works in it, or left another run there.
-        """
+        """Lock the run folder, and check again whose it is, as `run_folder.hold` does."""
         return hold(self.url, self._check)
 
     def note_start(self, runs: Mapping[str, Plan]) -> None:
@@ -106,9 +102,6 @@ class Session:
 
         Args:
             runs: by the names of their folders below the run folder; ``""`` is the run folder itself.
-
-        Raises:
-            ConfigError: if nothing can be written there.
         """
         if "" not in runs:
             note_config(self.url, self._config, self._skip)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
 
 from wmdd.errors import StorageError
-from wmdd.keys import content_key
+from wmdd.keys import content_digest, content_key
 from wmdd.outputs import Snapshot
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
@@ -46,13 +45,12 @@ class ResumeNote:
             return None
         head, _, body = data.partition(b"\n")
         try:
-            facts = json.loads(head.removeprefix(MAGIC))
-            is_intact, seconds = facts["digest"] == _digest(body), float(facts["seconds"])
+            header = json.loads(head.removeprefix(MAGIC))
+            if header["digest"] != content_digest(body):
+                raise ValueError("other bytes than were written")
+            self._begun -= float(header["seconds"])
         except (ValueError, KeyError, TypeError) as exc:
             raise ValueError("it is damaged") from exc
-        if not is_intact:
-            raise ValueError("it is damaged")
-        self._begun -= seconds
         return body
 
     def write(self, snapshot: Snapshot, *, finished: bool = False) -> str:
@@ -67,7 +65,7 @@ class ResumeNote:
         try:
             if finished or self._last not in self._store:
                 seconds = 0.0 if finished else self.seconds
-                head = json.dumps({"digest": _digest(snapshot.data), "seconds": seconds}).encode()
+                head = json.dumps({"digest": content_digest(snapshot.data), "seconds": seconds}).encode()
                 self._store.write_note(self._name, b"".join((MAGIC, head, b"\n", snapshot.data)))
         except StorageError as exc:
             if not snapshot.optional:
@@ -79,7 +77,3 @@ class ResumeNote:
     def drop(self) -> None:
         """Remove the snapshot: its work is finished."""
         self._store.drop_note(self._name)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -26,16 +26,15 @@ class StageEvents:
         for task in tasks:
             self._total[task.stage] += len(task.units)
             self._left[task.stage] |= {task.prefix + unit.ref.unit for unit in task.units if unit.ref in missing}
-        self._begun: list[str] = []
-        self._ended: set[str] = set()
+        self._reported: set[tuple[str, str]] = set()
         for stage, units in self._left.items():
             if self._total[stage] and not units:
-                self._begin(stage)
-                self._end(stage)
+                self._report("stage", stage)
+                self._report("end", stage)
 
     def __call__(self, event: Event) -> None:
-        if event.stage and event.stage not in self._begun:
-            self._begin(event.stage)
+        if event.stage:
+            self._report("stage", event.stage)
         if event.kind == "unit":
             self._count(event)
             return
@@ -44,26 +43,23 @@ class StageEvents:
             for unit in task.units:
                 self._count(Event("unit", event.stage, task.prefix + unit.ref.unit))
         self._listener(event)
-        if event.kind == "done" and not self._left[event.stage] and event.stage not in self._ended:
-            self._end(event.stage)
+        if event.kind == "done" and not self._left[event.stage]:
+            self._report("end", event.stage)
 
     def _count(self, event: Event) -> None:
         if event.unit in self._left[event.stage]:  # of two copies of a task, the first one's event counts
             self._left[event.stage].discard(event.unit)
             self._listener(event)
 
-    def _begin(self, stage: str) -> None:
-        self._begun.append(stage)
-        total = self._total[stage]
-        self._listener(Event("stage", stage, done=total - len(self._left[stage]), total=total))
-
-    def _end(self, stage: str) -> None:
-        self._ended.add(stage)
-        total = self._total[stage]
-        self._listener(Event("end", stage, done=total - len(self._left[stage]), total=total))
+    def _report(self, kind: str, stage: str) -> None:
+        """Report that a stage begins or ends, once."""
+        if (kind, stage) not in self._reported:
+            self._reported.add((kind, stage))
+            total = self._total[stage]
+            self._listener(Event(kind, stage, done=total - len(self._left[stage]), total=total))
 
     def close(self) -> None:
         """End the stages that a failure cut short."""
-        for stage in self._begun:
-            if self._left[stage]:
-                self._end(stage)
+        for stage, units in self._left.items():
+            if units and ("stage", stage) in self._reported:
+                self._report("end", stage)

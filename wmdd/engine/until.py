@@ -15,11 +15,7 @@ assert tuple(STAGES) == STAGE_NAMES
 
 
 def check_until(until: str | None) -> None:
-    """Refuse a name that is no stage.
-
-    Raises:
-        ConfigError: lists the stages.
-    """
+    """Raise ConfigError, which lists the stages, for a name that is none."""
     if until is not None and until not in STAGE_NAMES:
         raise ConfigError(f"--until {until}: there is no such stage; choose from {', '.join(STAGE_NAMES)}")
 

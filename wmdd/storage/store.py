@@ -7,7 +7,6 @@ object stores too. Two processes that write the same key each fill their own att
 
 from __future__ import annotations
 
-import hashlib
 import json
 import posixpath
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from wmdd.errors import ArtifactError, ConfigError, StorageError
+from wmdd.keys import content_digest
 from wmdd.storage.artifact import Artifact
 from wmdd.storage.filesystem import explain
 from wmdd.storage.folder import Folder
@@ -185,4 +185,4 @@ class ArtifactStore:
 
 def _described(data: bytes) -> dict[str, Any]:
     """Return what a commit says of a file."""
-    return {"size": len(data), "digest": hashlib.blake2b(data, digest_size=16).hexdigest()}
+    return {"size": len(data), "digest": content_digest(data)}
