@@ -17,30 +17,27 @@ class Normalization:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def _constants(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return _constants(self.mean, self.std, like.device)
-
     def normalize(self, images: Tensor) -> Tensor:
         """Return (n, 3, h, w) uint8 as normalised float32."""
-        mean, std = self._constants(images)
+        mean, std = _constants(self, images.device)
         return (images.float() / 255 - mean) / std
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Return normalised float32 as rounded uint8 (truncation would darken every image)."""
-        mean, std = self._constants(images)
+        mean, std = _constants(self, images.device)
         return ((images.detach() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def bounds(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the normalised values of black and white, each (1, 3, 1, 1)."""
-        mean, std = self._constants(like)
+        mean, std = _constants(self, like.device)
         return -mean / std, (1 - mean) / std
 
 
 @functools.lru_cache(maxsize=32)
-def _constants(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def _constants(pixels: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return (1, 3, 1, 1) constants; kept, because a copy to a GPU for each batch makes the host wait for it."""
     shape = (1, 3, 1, 1)
-    return torch.tensor(mean, device=device).view(shape), torch.tensor(std, device=device).view(shape)
+    return torch.tensor(pixels.mean, device=device).view(shape), torch.tensor(pixels.std, device=device).view(shape)
 
 
 NORMALIZATIONS = {

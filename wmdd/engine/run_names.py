@@ -18,8 +18,8 @@ from wmdd.models.weight_files import is_file
 from wmdd.storage.folder import absolute_url
 from wmdd.text import counted
 
-# What changes nothing that a report shows.
-_NOT_COMPARED = frozenset({"data.download", "evaluate.val_batch_size", "evaluate.protocol"})
+# What changes nothing that a report shows, and the protocol, which `_named` has.
+_NOT_COMPARED = re.compile(r"ray\..*|runtime\.(?!precision$).*|data\.download|evaluate\.(val_batch_size|protocol)")
 _SHORT = {"ipc": "ipc", "seed": "seed", "evaluate.num_students": "students"}
 _SPELLED = 2  # more options than these, or long ones, become a digest
 _PLAIN = re.compile(r"[A-Za-z0-9._+-]{1,24}")
@@ -151,14 +151,8 @@ def _options(config: DistillConfig) -> dict[str, Any]:
     options: dict[str, Any] = _named(config) | {"seed": config.seed, "ipc": config.ipc}
     for section in section_names():
         values = getattr(config, section).model_dump(mode="json")
-        options |= {f"{section}.{name}": value for name, value in values.items() if _is_compared(section, name)}
-    return options
-
-
-def _is_compared(section: str, name: str) -> bool:
-    if section in ("ray", "runtime"):
-        return (section, name) == ("runtime", "precision")
-    return f"{section}.{name}" not in _NOT_COMPARED
+        options |= {f"{section}.{name}": value for name, value in values.items()}
+    return {name: value for name, value in options.items() if not _NOT_COMPARED.fullmatch(name)}
 
 
 def _differences(base: DistillConfig, config: DistillConfig) -> dict[str, Any]:
@@ -172,7 +166,9 @@ def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
     known = recipe(name) if name in recipes() else DistillConfig(recipe=config.recipe)
     base = with_method(known, config.method)
     try:
-        laid = _under_protocol(base, config)
+        laid = under_protocol(base, config.evaluate.protocol, config)
+        evaluate = laid.evaluate.model_copy(update={"students": base.evaluate.students})
+        laid = laid.model_copy(update={"evaluate": evaluate})
     except ConfigError:  # settings that no protocol can be laid over
         laid = base
     if config.recipe.endswith(_DEBUG_SUFFIX):
@@ -182,13 +178,6 @@ def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
     # A recipe may set other values under a protocol's name.
     by_protocol = len(_differences(laid, config)) < len(_differences(base, config))
     return (laid, True) if by_protocol else (base, False)
-
-
-def _under_protocol(base: DistillConfig, config: DistillConfig) -> DistillConfig:
-    """Return a recipe with a configuration's protocol laid over it."""
-    named = under_protocol(base, config.evaluate.protocol, config)
-    evaluate = named.evaluate.model_copy(update={"students": base.evaluate.students})
-    return named.model_copy(update={"evaluate": evaluate})
 
 
 def _shortened(value: Any) -> str:

@@ -23,12 +23,12 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
 from wmdd.stages.planning import UNKEYED, Planner
-from wmdd.stages.supervision import HardLessons, Lessons, SoftLessons
+from wmdd.stages.supervision import HardLessons, SoftLessons
 from wmdd.storage.artifact import Files
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.optim import student_optimizer
 from wmdd.training.schedules import student_schedule
-from wmdd.training.trainer import Epoch, Steps, Trainer
+from wmdd.training.trainer import Steps, Trainer
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,22 @@ def evaluate(
     """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``."""
     for unit in units:
         params = unit.params
-        num_students = seeds.child("student", params.student, params.seed)
-        trainer = _trainer(section.of(params.student), unit, num_students, runtime)
+        own = seeds.child("student", params.student, params.seed)
+        trainer = _trainer(section.of(params.student), unit, own, runtime)
         if unit.resume:
             trainer.resume(unit.resume)
             yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")
         pulse, snapshots = Pulse(), SnapshotClock()
         for epoch in trainer.run():
-            if isinstance(epoch, Steps) or (epoch.top1 is None and pulse.is_due()):
-                yield Progress(trainer.epoch, trainer.epochs, str(epoch) if isinstance(epoch, Steps) else "")
-            elif isinstance(epoch, Epoch) and epoch.top1 is not None:
-                yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
-            if isinstance(epoch, Steps) or epoch.epoch == trainer.epochs:
+            if isinstance(epoch, Steps):
+                yield Progress(trainer.epoch, trainer.epochs, str(epoch))
                 continue
-            if epoch.top1 is not None or snapshots.is_due():  # epochs that are not validated may be many and long
+            if epoch.top1 is not None:
+                yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
+            elif pulse.is_due():
+                yield Progress(trainer.epoch, trainer.epochs)
+            # Epochs that are not validated may be many and long.
+            if epoch.epoch < trainer.epochs and (epoch.top1 is not None or snapshots.is_due()):
                 snapshots.begin()
                 yield Snapshot(trainer.snapshot())
                 snapshots.end()
@@ -170,13 +172,13 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
     if unit.params.class_ids:
         scored_on = np.flatnonzero(np.isin(index.val.label, unit.params.class_ids))
         index = replace(index, val=index.val.take(scored_on))
-    geometry = unit.params.geometry
+    geometry, num_classes = unit.params.geometry, len(index.class_names)
     images = ImageSet.of(unit.load("classes"))
     with seeds.child("init").scoped():
-        name, stem = unit.params.student, section.stem
-        network = build_model(name, len(index.class_names), geometry.image_size, stem=stem)
+        network = build_model(unit.params.student, num_classes, geometry.image_size, stem=section.stem)
     network = runtime.place(network)
-    lessons: Lessons = (HardLessons if section.labels == "hard" else SoftLessons)(section, unit, images, seeds, runtime)
+    supervision: type[HardLessons | SoftLessons] = HardLessons if section.labels == "hard" else SoftLessons
+    lessons = supervision(section, unit, images, seeds, runtime)
 
     def validate(student: torch.nn.Module) -> float:
         scored = validation_batches(index, geometry, section.val_batch_size, runtime)

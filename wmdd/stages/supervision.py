@@ -1,9 +1,12 @@
-"""What a student learns from: stored soft labels, or class names and views that are drawn for it."""
+"""What a student learns from: stored soft labels, or class names and views that are drawn for it.
+
+Both classes have the number of epochs and of steps in each, the batches of an epoch, and the mean loss of a batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,19 +22,6 @@ from wmdd.stages.base import Unit
 
 if TYPE_CHECKING:
     from wmdd.stages.evaluate import Params
-
-
-class Lessons(Protocol):
-    """The batches of a student's training, and the loss over each."""
-
-    epochs: int
-    steps: int
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield views, and what the loss needs besides the logits."""
-
-    def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
 
 
 class SoftLessons:
