@@ -4,15 +4,11 @@ import dataclasses
 import weakref
 
 import pytest
+import recoveries
 import torch
 from builders import CPU
 
 from wmdd.config.sections import RecoverConfig
-from wmdd.method.artifacts import Barycenter, ClassStatistics
-from wmdd.method.moments import Moments
-from wmdd.models.probes import Probe
-from wmdd.models.registry import build_model
-from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Progress
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
@@ -26,24 +22,13 @@ FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)
 @pytest.fixture(scope="module")
 def inputs():
     """Of every class: a teacher, its statistics and its barycenter."""
-    with SeedTree(0).scoped():
-        network = build_model("convnet2_w16", CLASSES, SIZE)
-    teacher = Teacher("convnet2_w16", "auto", network.state_dict(), tuple("abcde"), 0.5, SIZE, 1.0, "half")
-    found = []
-    for class_id in range(CLASSES):
-        real = torch.randn(6, 3, SIZE, SIZE, generator=SeedTree(class_id).torch())
-        with Probe(teacher.network, CLASSES) as probe, torch.no_grad():
-            _, features, seen = probe.run(real)
-        statistics = ClassStatistics(class_id, features, tuple(map(Moments.of, seen)), "abcde"[class_id])
-        even = torch.full((IPC,), 1 / IPC)
-        atoms = Barycenter(class_id, features[:IPC], even, torch.arange(IPC), (1.0,), True, (0.0,) * 5)
-        found.append({"teacher": teacher, "statistics": statistics, "barycenter": atoms})
-    return found
+    teacher, measured = recoveries.inputs("convnet2_w16", CLASSES, SIZE, IPC)
+    return [{"teacher": teacher, "statistics": statistics, "barycenter": atoms} for statistics, atoms in measured]
 
 
 # As torch says it itself, and as the libraries below it do.
 FULL = (
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    recoveries.FULL,
     RuntimeError("GET was unable to find an engine to execute this computation"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("CUDA error: out of memory"),
@@ -52,18 +37,10 @@ FULL = (
 
 def recover(inputs, class_ids, holds=1000, error=FULL[0]):
     """The values of a group, in the order in which they are finished, on a device that holds so many images."""
-
-    def fill(_network, arguments):
-        if len(arguments[0]) > holds:
-            raise error
-
     units = [Unit(f"class-{c}", Params(c), inputs[c].__getitem__) for c in class_ids]
-    hook = inputs[0]["teacher"].network.register_forward_pre_hook(fill)
-    try:
-        found = STAGES["recover"].run(FEW, units, SeedTree(7), CPU)
-        return [output.value for output in found if isinstance(output, Output)]
-    finally:
-        hook.remove()
+    with recoveries.device_that_holds(holds, inputs[0]["teacher"].network, error):
+        outputs = STAGES["recover"].run(FEW, units, SeedTree(7), CPU)
+        return [output.value for output in outputs if isinstance(output, Output)]
 
 
 def test_group_that_fits_says_nothing(inputs):
