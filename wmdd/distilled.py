@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) 
     return image_table(images, [item.class_id for item, _ in rows], class_names, values)
 
 
+@dataclass(eq=False, repr=False)
 class DistilledImages(Dataset[tuple[Any, int]]):
     """Distilled images in the order of their classes.
 
@@ -46,17 +48,12 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         url: of the run folder that they were read from.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        weights: Tensor,
-        class_names: tuple[str, ...],
-        transform: Callable[[Tensor], Any] | None = None,
-        url: str = "",
-    ) -> None:
-        self.images, self.labels, self.weights = images, labels, weights
-        self.class_names, self.transform, self.url = class_names, transform, url
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    class_names: tuple[str, ...]
+    transform: Callable[[Tensor], Any] | None = None
+    url: str = ""
 
     def __repr__(self) -> str:
         counts = sorted(set(torch.bincount(self.labels, minlength=len(self.class_names)).tolist()))

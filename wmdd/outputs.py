@@ -83,8 +83,7 @@ class Pulse:
 class SnapshotClock:
     """Decides when work of many steps yields a snapshot, so that writing takes at most a hundredth of the time.
 
-    Args:
-        size: bytes of a snapshot, which give the time of the first one.
+    The time of the first one follows from the size of a snapshot in bytes.
     """
 
     latest: ClassVar[weakref.ref[SnapshotClock] | None] = None  # of the work in progress, for `save_now`

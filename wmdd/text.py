@@ -15,11 +15,7 @@ SPELL = "wmdd.spell"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return text in one line, with escapes such as ``\\x1b`` for what has no place in one.
-
-    Args:
-        keep: control characters that stay, such as the line ends of a page.
-    """
+    """Return text in one line, with escapes such as ``\\x1b`` for control characters but those to keep."""
     return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 
@@ -75,11 +71,7 @@ def and_more(count: int) -> str:
 
 
 def one_line(error: object, length: int | None = None) -> str:
-    """Return an error's text in one line, or its type if it has none.
-
-    Args:
-        length: of the line, in characters; None for all of the text.
-    """
+    """Return an error's text in one line, cut to a length in characters, or its type if it has none."""
     return " ".join(str(error).split())[:length] or type(error).__name__
 
 

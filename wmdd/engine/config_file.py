@@ -12,20 +12,12 @@ from wmdd.process.home import expand_home
 
 
 def read_config(path: str) -> DistillConfig:
-    """Read a file that holds a whole configuration, or changes of the defaults.
-
-    Raises:
-        ConfigError: naming the file, if it is missing, no YAML, or holds unknown options.
-    """
+    """Return what a file holds, as `read_file` reads it, over the defaults."""
     return read_file(path).over(DistillConfig())
 
 
 def read_file(path: str) -> ConfigFile:
-    """Read a YAML file.
-
-    Raises:
-        ConfigError: naming the file, if it is missing or no YAML.
-    """
+    """Read a YAML file; raise ConfigError, which names it, if it is missing, no YAML, or holds unknown options."""
     from wmdd.storage.filesystem import explain, open_fs, read  # fsspec is slow to import, and few commands need it
 
     full = expand_home(path)

@@ -135,11 +135,7 @@ class StageProgress:
 
 
 class RunProgress:
-    """All stages and workers of a run.
-
-    Args:
-        clock: seconds that never go back.
-    """
+    """All stages and workers of a run; `clock` returns seconds that never go back."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock

@@ -186,11 +186,7 @@ class LocalExecutor:
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run all tasks that do not need the output of a failed one; return the board with the failures.
-
-        Raises:
-            ConfigError: if a teacher is to be trained by several workers.
-        """
+        """Run tasks as every executor does; raise ConfigError if a teacher is to be trained by several workers."""
         for joint in filter(is_joint, tasks):
             check_alone(PretrainConfig.model_validate(joint.section))
         # Students of all data train longest, and only labels wait for some of them: one after another, they come last.

@@ -47,13 +47,10 @@ def note_start(url: str, plan: Plan, store: ArtifactStore) -> None:
 
 
 def note_config(url: str, config: DistillConfig, skip: Collection[str] = ()) -> None:
-    """Write a run folder's configuration before its work.
+    """Write a run folder's configuration before its work; raise ConfigError if nothing can be written there.
 
     Args:
         skip: options in which several runs of the folder differ.
-
-    Raises:
-        ConfigError: if nothing can be written there.
     """
     folder = open_folder("--run", url)
     try:

@@ -35,11 +35,7 @@ class ResumeNote:
         return time.perf_counter() - self._begun
 
     def read(self) -> bytes | None:
-        """Return the last snapshot, or None if none was left.
-
-        Raises:
-            ValueError: if it is damaged.
-        """
+        """Return the last snapshot, or None if none was left; raise ValueError if it is damaged."""
         data = self._store.read_note(self._name)
         if data is None:
             return None

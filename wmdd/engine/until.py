@@ -23,8 +23,7 @@ def check_until(until: str | None) -> None:
 def cut(plan: Plan, until: str | None) -> Plan:
     """Return a plan as far as a stage, without the networks that only later stages need.
 
-    Raises:
-        ConfigError: if the run has no such stage, as herding has no recovery.
+    A stage that the run does not have is refused, such as the recovery of herding.
     """
     check_until(until)
     stages = [stage for stage, tasks in plan.tasks.items() if tasks]

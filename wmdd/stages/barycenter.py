@@ -19,11 +19,7 @@ from wmdd.stages.planning import Planner
 
 @dataclass(frozen=True)
 class Params:
-    """Of a class.
-
-    Args:
-        ipc: atoms to find.
-    """
+    """Of a class, for which `ipc` atoms are to be found."""
 
     class_id: int
     ipc: int

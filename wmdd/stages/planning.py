@@ -104,11 +104,7 @@ class Planner:
     def class_unit(
         self, stage: Stage, class_id: int, params: Any, inputs: Inputs, *, prefix: str = "", images: bool = True
     ) -> PlannedUnit:
-        """Return the unit of a class; of the index, its key holds that class's images alone.
-
-        Args:
-            images: the stage reads real images of the class.
-        """
+        """Return the unit of a class; if its stage reads real images, its key holds those of the class alone."""
         inputs = {"index": self.index_ref, **inputs} if images else inputs
         identity = {"index": self.index.class_digest(class_id)} if images else {}
         return self.unit(stage, f"{prefix}class-{class_id:05d}", params, inputs, identity=identity)

@@ -34,11 +34,7 @@ TEACHER, BESIDE = "teacher", "teacher-"
 
 @dataclass(frozen=True)
 class Params:
-    """Of a network.
-
-    Args:
-        weights: file, or name of published ones, to load; None for a network that is trained.
-    """
+    """Of a network; `weights` is the file, or the name of published ones, to load, and None if it is trained."""
 
     model: str
     stem: Stem
@@ -170,11 +166,7 @@ def _finished(section: PretrainConfig, unit: Unit[Params], trainer: Trainer) -> 
 
 
 def check_alone(section: PretrainConfig) -> None:
-    """Refuse to train in one process what is to be trained by several.
-
-    Raises:
-        ConfigError: names the option and the executor that can.
-    """
+    """Raise ConfigError, with the executor that can, for one process that is to train as several."""
     if section.workers > 1:
         raise ConfigError(
             f"pretrain.workers={section.workers}: one process cannot train as several; use --executor ray, or set "

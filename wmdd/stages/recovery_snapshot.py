@@ -46,11 +46,7 @@ class RecoverySnapshot:
 
     @staticmethod
     def read(data: bytes, names: Sequence[str]) -> RecoverySnapshot:
-        """Read what `write` wrote for the units of these names.
-
-        Raises:
-            ValueError: if it is damaged, or of other units.
-        """
+        """Read what `write` wrote for the units of these names; raise ValueError if it is damaged, or of others."""
         try:
             tensors, meta = unpack(data)
             layout = meta["layout"]
@@ -68,15 +64,12 @@ class RecoverySnapshot:
         return RecoverySnapshot(layout, batches)
 
     def check(self, section: RecoverConfig, steps: int, sizes: Sequence[int], size: int) -> None:
-        """Check that it is of this optimisation, and not behind the end of it.
+        """Raise ValueError if it is not of this optimisation, or is behind the end of it.
 
         Args:
             steps: to run.
             sizes: number of images of a class in each part.
             size: of the images in px.
-
-        Raises:
-            ValueError: if it is not.
         """
         terms, every = len(term_weights(section)), record_every(section.iterations)
         for names, parts in zip(self.layout, self.batches, strict=True):

@@ -25,11 +25,7 @@ from wmdd.training.trainer import split_batch
 
 @dataclass(frozen=True)
 class Params:
-    """Of a block of epochs.
-
-    Args:
-        images: name of the set of images.
-    """
+    """Of a block of epochs; `images` is the name of the set of images."""
 
     images: str
     first_epoch: int

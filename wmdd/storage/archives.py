@@ -26,11 +26,7 @@ _one_at_a_time = threading.Lock()
 
 
 class ArchiveError(OSError):
-    """An archive that cannot be read; a retry does not help.
-
-    Args:
-        remedy: what the user can do.
-    """
+    """An archive that cannot be read, with what the user can do; a retry does not help."""
 
     def __init__(self, what: str, remedy: str = _AGAIN) -> None:
         super().__init__(f"the archive {what}")

@@ -48,11 +48,7 @@ class ObjectFiles(ArrowFSWrapper):  # type: ignore[misc]
 
 
 class S3Files(ObjectFiles):
-    """Amazon S3, and other servers with its protocol.
-
-    Args:
-        bucket: is asked for its region if the environment names neither region nor endpoint.
-    """
+    """Amazon S3, and other servers with its protocol; without region or endpoint the bucket is asked for its region."""
 
     protocol = ("s3", "s3a")
 

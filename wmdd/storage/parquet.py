@@ -15,11 +15,7 @@ import pyarrow.parquet as pq
 
 
 def open_table(file: io.IOBase) -> pq.ParquetFile:
-    """Return an open Parquet file.
-
-    Raises:
-        pa.ArrowInvalid: if it is none.
-    """
+    """Return an open Parquet file; raise pa.ArrowInvalid if it is none."""
     return pq.ParquetFile(file, pre_buffer=False)
 
 

@@ -41,7 +41,8 @@ class Connection:
     """
 
     def __init__(self, host: str, port: int | None, user: str | None) -> None:
-        known = _settings(host)
+        config = Path(os.environ.get("WMDD_SSH_CONFIG", "~/.ssh/config")).expanduser()
+        known = (paramiko.SSHConfig.from_path(config) if config.exists() else paramiko.SSHConfig()).lookup(host)
         self.client = paramiko.SSHClient()
         self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
         for file in (*known.get("userknownhostsfile", "~/.ssh/known_hosts").split(), "/etc/ssh/ssh_known_hosts"):
@@ -59,16 +60,6 @@ class Connection:
         except Exception as exc:
             self.client.close()
             raise _as_os_error(exc, host) from exc
-
-    def close(self) -> None:
-        """Close the connection."""
-        with contextlib.suppress(Exception):
-            self.client.close()
-
-
-def _settings(host: str) -> Any:
-    file = Path(os.environ.get("WMDD_SSH_CONFIG", "~/.ssh/config")).expanduser()
-    return (paramiko.SSHConfig.from_path(file) if file.exists() else paramiko.SSHConfig()).lookup(host)
 
 
 def _as_os_error(exc: Exception, host: str) -> Exception:
@@ -92,11 +83,7 @@ def _connected(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
-    """Files on an SSH server, for any number of threads.
-
-    Args:
-        netloc: ``[USER@]HOST[:PORT]``.
-    """
+    """Files on the SSH server ``[USER@]HOST[:PORT]``, for any number of threads."""
 
     protocol = ("sftp", "ssh")
     cachable = False
@@ -134,7 +121,8 @@ class SFTPFiles(SFTPFileSystem):  # type: ignore[misc]
                 self._idle.append(connection)
                 raise
             except BaseException as exc:
-                connection.close()
+                with contextlib.suppress(Exception):
+                    connection.client.close()
                 if isinstance(exc, (paramiko.SSHException, EOFError)):
                     raise _as_os_error(exc, self.host) from exc
                 raise

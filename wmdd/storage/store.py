@@ -110,11 +110,7 @@ class ArtifactStore:
         return self.commit_of(ref) is not None
 
     def save(self, ref: ArtifactRef, value: Artifact, facts: dict[str, Any] | None = None) -> None:
-        """Store a value atomically; if another process was first, its artifact stays.
-
-        Args:
-            facts: JSON-able entries of the commit (seconds, versions, hardware).
-        """
+        """Store a value atomically, with JSON-able facts for the commit; an artifact that is there already stays."""
         if ref in self:
             return
         attempt = uuid.uuid4().hex[:12]
@@ -127,11 +123,7 @@ class ArtifactStore:
         self.folder.write(f"{ref.folder}/commit.json", json.dumps(commit).encode())
 
     def files(self, ref: ArtifactRef) -> StoredFiles:
-        """Open a committed artifact.
-
-        Raises:
-            ArtifactError: if it is not in the store.
-        """
+        """Open a committed artifact; raise ArtifactError if it is not in the store."""
         commit = self.commit_of(ref)
         if commit is None:
             raise ArtifactError(f"{ref.stage} of {ref.unit} is not in the store {self.url}; run wmdd distill first")
@@ -165,11 +157,7 @@ class ArtifactStore:
         self.folder.remove(f"notes/{name}")
 
     def check_writable(self) -> None:
-        """Mark the folder as a store and write into it, before work whose result could not be kept.
-
-        Raises:
-            ConfigError: if nothing can be written there.
-        """
+        """Mark the folder as a store, before work whose result could not be kept; raise ConfigError if that fails."""
         try:
             if self.folder.read(STORE_MARK) is None:  # who lists images here leaves them out
                 self.folder.write(STORE_MARK, b"")
