@@ -25,10 +25,8 @@ def usable_cpus(root: Path = Path("/")) -> int:
     """Return how many CPUs this process may use: at least 1.
 
     That is the least of its affinity and the CPU quotas of its control groups (containers, Slurm, systemd), neither of
-    which `os.cpu_count` knows; `joblib.cpu_count` knows no quota of a nested group.
-
-    Args:
-        root: below which ``proc`` and ``sys`` are mounted.
+    which `os.cpu_count` knows; `joblib.cpu_count` knows no quota of a nested group. ``proc`` and ``sys`` are mounted
+    below the root.
     """
     limits = [len(_affinity()), *(math.ceil(quota) for quota in _quotas(root))]
     return max(1, min(limits))

@@ -11,13 +11,9 @@ from torch import distributed as dist
 
 @dataclass(frozen=True)
 class Ranks:
-    """The rank of this process among those that train together.
+    """The rank of this process, in [0, size), among those that train together.
 
     `sum`, `from_first` and the averages must be called by all of them, in the same order.
-
-    Args:
-        rank: in [0, size).
-        size: number of processes.
     """
 
     rank: int = 0

@@ -69,10 +69,7 @@ class Runtime:
 
     @staticmethod
     def create(config: Settings, cpus: int = 0) -> Runtime:
-        """Return the runtime of this process, with a value for each option that is `auto`.
-
-        Args:
-            cpus: CPUs that it may use, if not all of its machine.
+        """Return the runtime of this process on some or all (0) CPUs, with a value for each option that is `auto`.
 
         Raises:
             ConfigError: if there is no GPU, or no compiler, where the options require one.

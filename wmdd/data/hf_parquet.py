@@ -23,8 +23,7 @@ from wmdd.data.layouts.set_files import open_file_system
 from wmdd.errors import DataError
 from wmdd.storage.archives import read_member
 from wmdd.storage.filesystem import is_local, kind
-from wmdd.storage.parquet import open_table, read_rows
-from wmdd.storage.range_file import RangeFile
+from wmdd.storage.parquet import RangeFile, open_table, read_rows
 from wmdd.text import one_line
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "photo", "picture", "images")

@@ -69,7 +69,9 @@ class ConsoleListener:
                 self._print(workers)
             for name, stage in self._run.stages.items():
                 if stage.ended is None:
-                    self._print(_line(name, stage, self._run.clock()))
+                    step = f" ({_step(stage)})" if _step(stage) else ""
+                    state = filter(None, (stage.describe(self._run.clock()), stage.note if stage.running else ""))
+                    self._print(f"{name:<11}{stage.done}/{stage.total}{step} {', '.join(state)}")
 
     def _print(self, text: str, style: str | None = None) -> None:
         self._console.print(printable(text), style=style, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -91,12 +93,6 @@ class ConsoleListener:
             workers = printable(self._run.describe_workers())
             table.add_row("", "", "", "", Text(workers, style="dim", overflow="ellipsis"))
         return table
-
-
-def _line(name: str, stage: StageProgress, now: float) -> str:
-    step = f" ({_step(stage)})" if _step(stage) else ""
-    text = ", ".join(filter(None, (stage.describe(now), stage.note if stage.running else "")))
-    return f"{name:<11}{stage.done}/{stage.total}{step} {text}"
 
 
 def _step(stage: StageProgress) -> str:

@@ -23,11 +23,7 @@ _RESULTS = ("manifest.json", "compare.json", "ranking.json")
 
 
 def default_run(config: DistillConfig, command: str = "distill", options: Mapping[str, Any] | None = None) -> str:
-    """Return the run folder that a command takes without ``--run``.
-
-    Args:
-        options: of a comparison or ranking besides its configuration, if they are not the default ones.
-    """
+    """Return the run folder that a command, with options that are not the default ones, takes without ``--run``."""
     if command in ("distill", "plan"):
         return f"runs/{run_name(config)}"
     name = run_name(config, SIZES if command == "compare" else ())
@@ -47,7 +43,7 @@ def choose_run(
     Args:
         run: the folder that was asked for; None: the default one.
         cases: a comparison's runs, by the names of their folders below the comparison's.
-        options: as for `default_run`.
+        options: of a comparison or ranking besides its configuration, if they are not the default ones.
 
     Raises:
         ConfigError: if `run` holds results of another configuration.
@@ -88,11 +84,7 @@ def _held(folder: Folder) -> list[DistillConfig]:
 
 
 def replaced(url: str, scores: Mapping[str, str]) -> str:
-    """Return a note if a folder's finished run has the same configuration, and was made from something else.
-
-    Args:
-        scores: keys of the new run's results by unit.
-    """
+    """Return a note if a folder's finished run of the same configuration has other keys of scores, by unit."""
     with contextlib.suppress(ValueError, KeyError, TypeError):
         before = dict(json.loads(Folder(url).read("manifest.json") or b"")["artifacts"]["evaluate"])
         if any(before.get(unit, key) != key for unit, key in scores.items()):

@@ -62,12 +62,11 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
             drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
             batches += _labelled(section, drawn, networks, teacher.pixels, images, runtime)
             yield Progress(epoch - first + 1, epochs)
-        per_epoch = len(batch_sizes(section, len(images)))
         meta = {
             "schema": 1,
             "first_epoch": first,
             "epochs": epochs,
-            "batches": per_epoch,
+            "batches": len(batch_sizes(section, len(images))),
             "classes": teacher.num_classes,
             "class_names": list(teacher.class_names),
         }

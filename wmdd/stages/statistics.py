@@ -39,10 +39,8 @@ def statistics(
     Each image is decoded once and passes the teacher once.
     """
     for unit in units:
-        teacher, index = unit.load("teacher"), unit.load("index")
-        class_id = unit.params.class_id
-        own = seeds.child("statistics", class_id)
-        value = yield from _measure(section, teacher, index, class_id, own, runtime)
+        teacher, index, class_id = unit.load("teacher"), unit.load("index"), unit.params.class_id
+        value = yield from _measure(section, teacher, index, class_id, seeds.child("statistics", class_id), runtime)
         yield Output(unit.name, value)
 
 
