@@ -13,13 +13,14 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from wmdd.cpus import usable_cpus
 from wmdd.errors import ConfigError, WmddError
 from wmdd.process import interruptions
 from wmdd.process.temporary import ray_folder, shorten_tmpdir
-from wmdd.text import printable
+from wmdd.text import one_line, printable
 
 NO_RAY = "--executor ray: Ray is not installed; pip install 'wmdd[ray]', or use --executor local"
 # Artifacts go through the run's store, not through Ray's objects; each process maps all memory for these at once, which
@@ -68,10 +69,9 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
     try:
         ray.init(address="local", include_dashboard=False, **options)
     except Exception as exc:  # Ray has no class for this
-        text = " ".join(str(exc).split())
         raise WmddError(
-            f"Ray does not start on this machine ({text[:300]}); if it is only busy, try again; --executor local needs "
-            "no Ray"
+            f"Ray does not start on this machine ({one_line(exc, 300)}); if it is only busy, try again; "
+            "--executor local needs no Ray"
         ) from exc
 
 
@@ -181,8 +181,7 @@ def _check_token() -> None:
         return
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     try:
-        with open(path, encoding="utf-8") as file:
-            token = file.read().strip()
+        token = Path(path).read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"RAY_AUTH_TOKEN_PATH {path}: {exc.strerror}; name the file of the cluster's token") from exc
     if not token:
@@ -190,7 +189,7 @@ def _check_token() -> None:
 
 
 def _refused(address: str, cause: Exception, version: str) -> str:
-    text = " ".join(str(cause).split())
+    text = one_line(cause)
     if "any running Ray" in text:
         return "--address auto: no Ray runs on this machine; give HOST:6379 of a cluster's head, or wmdd cluster up"
     if "InvalidAuthToken" in text:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import threading
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
-from wmdd.engine.events import Event, Listener
+from wmdd.engine.events import Event, Listener, both
 from wmdd.engine.task import StageTask
 
 # Ray drops a gauge that was not set for two of its reports, 20 s; a unit can take hours.
@@ -26,10 +28,6 @@ def metered(listener: Listener, tasks: Iterable[StageTask] = ()) -> Iterator[Lis
     """
     numbers, ended = _Numbers(tasks), threading.Event()
 
-    def listen(event: Event) -> None:
-        numbers(event)
-        listener(event)
-
     def refresh() -> None:
         while not ended.wait(REFRESH_S):
             numbers.show()
@@ -37,32 +35,26 @@ def metered(listener: Listener, tasks: Iterable[StageTask] = ()) -> Iterator[Lis
     thread = threading.Thread(target=refresh, daemon=True, name="ray-metrics")
     thread.start()
     try:
-        yield listen
+        yield both(numbers, listener)
     finally:
         ended.set()
         thread.join()
 
 
-class _Instruments:
-    """The metrics of this process: a second metric of the same name would show nothing."""
-
-    def __init__(self) -> None:
-        from ray.util.metrics import Counter, Gauge, Histogram
-
-        stage = ("stage",)
-        self.done = Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage)
-        self.running = Gauge("wmdd_tasks_running", "Tasks that run", tag_keys=stage)
-        self.retried = Counter("wmdd_tasks_retried", "Tasks that were retried", tag_keys=stage)
-        self.failed = Counter("wmdd_tasks_failed", "Tasks that failed finally", tag_keys=stage)
-        self.workers = Gauge("wmdd_workers", "Workers that are ready", tag_keys=("node",))
-        self.seconds = Histogram(
-            "wmdd_unit_seconds", "Seconds per unit", boundaries=[0.1, 1, 10, 60, 300, 1800, 7200], tag_keys=stage
-        )
-
-
 @functools.cache
-def _instruments(_session: str) -> _Instruments:
-    return _Instruments()
+def _instruments(_session: str) -> SimpleNamespace:
+    """Make the metrics of this process once: a second metric of the same name would show nothing."""
+    from ray.util.metrics import Counter, Gauge, Histogram
+
+    stage, bounds = ("stage",), [0.1, 1, 10, 60, 300, 1800, 7200]
+    return SimpleNamespace(
+        done=Gauge("wmdd_units_done", "Units of the stage that are saved", tag_keys=stage),
+        running=Gauge("wmdd_tasks_running", "Tasks that run", tag_keys=stage),
+        retried=Counter("wmdd_tasks_retried", "Tasks that were retried", tag_keys=stage),
+        failed=Counter("wmdd_tasks_failed", "Tasks that failed finally", tag_keys=stage),
+        workers=Gauge("wmdd_workers", "Workers that are ready", tag_keys=("node",)),
+        seconds=Histogram("wmdd_unit_seconds", "Seconds per unit", boundaries=bounds, tag_keys=stage),
+    )
 
 
 class _Numbers:
@@ -71,8 +63,8 @@ class _Numbers:
 
         self._show = _instruments(ray.get_runtime_context().gcs_address)
         self._units = {(task.stage, task.name): [task.prefix + unit.ref.unit for unit in task.units] for task in tasks}
-        self._saved: dict[str, set[str]] = {}
-        self._tasks: dict[str, set[str]] = {}
+        self._saved = collections.defaultdict[str, set[str]](set)
+        self._tasks = collections.defaultdict[str, set[str]](set)
         self._nodes: set[str] = set()
         self._gauges: dict[tuple[Any, str, str], float] = {}
 
@@ -92,9 +84,9 @@ class _Numbers:
             self._nodes |= set(event.metrics)
         if not event.stage:
             return
-        tags, tasks = {"stage": event.stage}, self._tasks.setdefault(event.stage, set())
+        tags = {"stage": event.stage}
+        tasks, saved = self._tasks[event.stage], self._saved[event.stage]
         if event.kind in ("unit", "done"):
-            saved = self._saved.setdefault(event.stage, set())
             saved.update([event.unit] if event.kind == "unit" else self._units.get((event.stage, event.unit), ()))
             self._set(self._show.done, len(saved), "stage", event.stage)
         if event.kind == "unit":

@@ -135,13 +135,14 @@ class TrainActor:
             raise self._explained(task, error)
 
     def _trainer(self, task: StageTask, messages: Any, folder: str) -> TorchTrainer:
-        needs = {"CPU": self._share.cpus} | ({"GPU": self._share.gpus} if self._share.gpus else {})
+        with_gpu = self._share.gpus > 0
+        needs = {"CPU": self._share.cpus} | ({"GPU": self._share.gpus} if with_gpu else {})
+        cpus = max(1, int(self._share.cpus))
+        training = Training(task, self._store.url, self._probe, self._runtime, cpus, messages)
         return TorchTrainer(
             train,
-            train_loop_config={"training": self._training(task, messages)},
-            scaling_config=ScalingConfig(
-                num_workers=self._workers, use_gpu=self._share.gpus > 0, resources_per_worker=needs
-            ),
+            train_loop_config={"training": training},
+            scaling_config=ScalingConfig(num_workers=self._workers, use_gpu=with_gpu, resources_per_worker=needs),
             torch_config=NodeConfig(timeout_s=int(self._config.silence_s)),
             run_config=RunConfig(
                 name=f"wmdd-{uuid.uuid4().hex}",  # a name that was used before would resume its state
@@ -150,9 +151,6 @@ class TrainActor:
                 callbacks=[Restarts(task, messages)],
             ),
         )
-
-    def _training(self, task: StageTask, messages: Any) -> Training:
-        return Training(task, self._store.url, self._probe, self._runtime, max(1, int(self._share.cpus)), messages)
 
     def _explained(self, task: StageTask, error: BaseException) -> Exception:
         cause = getattr(error, "controller_failure", None)

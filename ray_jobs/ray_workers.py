@@ -9,9 +9,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+from ray._private.state import available_resources_per_node
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
 from ray_jobs.actors import StageActor
 from ray_jobs.resources import Node, Shares, asked, has
-from ray_jobs.workers import Message
+from ray_jobs.workers import Message, last_line
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError, StorageError, WmddError
@@ -44,8 +49,8 @@ class RayWorkers:
     """
 
     def __init__(self, config: DistillConfig, shares: Shares, store_url: str, probe: str, cpus: int = 0) -> None:
-        self._config, self._shares, self._store_url, self._probe = config, shares, store_url, probe
-        self._cpus = cpus
+        self._config, self._shares = config, shares
+        self._store_url, self._probe, self._cpus = store_url, probe, cpus
         self._actors: dict[int, _Actor] = {}
         self._by_call: dict[Any, int] = {}
         self._numbers = itertools.count()
@@ -55,18 +60,16 @@ class RayWorkers:
         self._nodes_at = -NODES_EVERY_S
 
     def now(self) -> float:
-        """Return seconds on a clock that never goes back."""
         return time.monotonic()
 
     def capacity(self, kind: str) -> int:
-        """Return how many workers of a kind the present nodes can hold; one for those whose tasks are exclusive."""
+        """Count the workers of a kind that the present nodes can hold; one for those whose tasks are exclusive."""
         if kind == "train":
             return 1
         capacity = self._shares.capacity(kind, self._resources())
         return min(1, capacity) if kind == "alone" else capacity
 
     def describe(self) -> str:
-        """Return what a worker reserves and what the nodes have."""
         return f"{asked(self._shares)} on {has(self._resources())}"
 
     def start(self, kind: str) -> int:
@@ -78,8 +81,6 @@ class RayWorkers:
         return number
 
     def _stage_actor(self, kind: str) -> Any:
-        import ray
-
         share = self._shares.of_trainer(self._reserved_cpus()) if kind == "alone" else self._shares.of_kind(kind)
         runtime = self._config.runtime.model_dump(mode="json")
         cpus = 0 if share.gpus else self._cpus
@@ -89,8 +90,6 @@ class RayWorkers:
 
     def _reserved_cpus(self) -> list[tuple[Node, float]]:
         """Return the resources of each node, and its CPUs that are reserved while this run has no worker."""
-        from ray._private.state import available_resources_per_node
-
         # Ray's head learns with some delay what terminated actors have freed.
         time.sleep(max(0.0, self._terminated_at + FREED_AFTER_S - time.monotonic()))
         self._resources()
@@ -101,8 +100,6 @@ class RayWorkers:
         ]
 
     def _train_actor(self) -> Any:
-        import ray
-
         from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
 
         self._remove_reservations()
@@ -112,15 +109,11 @@ class RayWorkers:
         return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)
 
     def assign(self, worker: int, task: StageTask) -> None:
-        """Start a task on an actor; its events arrive one by one."""
         actor = self._actors[worker]
         actor.task, actor.call = task, actor.handle.run.options(num_returns="streaming").remote(task)
         self._by_call[actor.call] = worker
 
     def request_snapshots(self, workers: Collection[int], limit_s: float) -> None:
-        """Wait until actors have saved snapshots of their tasks, `limit_s` at most."""
-        import ray
-
         actors = [self._actors[worker] for worker in workers if worker in self._actors]
         saves = [actor.handle.save.options(concurrency_group=SNAPSHOTS) for actor in actors if not actor.trains]
         if saves:
@@ -128,9 +121,6 @@ class RayWorkers:
             ray.wait(calls, num_returns=len(calls), timeout=limit_s, fetch_local=False)
 
     def terminate(self, worker: int) -> None:
-        """Kill an actor."""
-        import ray
-
         actor = self._actors.pop(worker, None)
         if actor is not None:
             self._by_call.pop(actor.call, None)
@@ -145,9 +135,6 @@ class RayWorkers:
         Ray Train keeps its reservation for the whole job when its controller is killed, and frees it by itself only
         where a dashboard runs. As it ends it may make one more, so this is repeated now and then.
         """
-        import ray
-        from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
-
         share, workers = self._shares.of_kind("train"), self._config.pretrain.workers
         bundle = {name: amount for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)) if amount}
         job = ray.get_runtime_context().get_job_id()
@@ -157,9 +144,6 @@ class RayWorkers:
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
 
     def poll(self, timeout: float) -> list[Message]:
-        """Wait for the next message, and return it with all others that have arrived."""
-        import ray
-
         calls = list(self._by_call)
         if not calls:
             time.sleep(timeout)  # ray.wait would return at once
@@ -170,9 +154,6 @@ class RayWorkers:
         return [self._read(self._by_call[call]) for call in ready]
 
     def _read(self, worker: int) -> Message:
-        import ray
-        from ray.exceptions import RayError, RayTaskError
-
         actor = self._actors[worker]
         try:
             if actor.task is None:
@@ -191,7 +172,7 @@ class RayWorkers:
             self._by_call.pop(actor.call, None)
             left, name = self._has_left(actor, exc), type(exc).__name__
             # Ray says in the last line why an actor never started (such as a package that its node lacks).
-            text = name if actor.node_id else f"{name}: {_last_line(exc)[:300]}"
+            text = name if actor.node_id else f"{name}: {last_line(exc)[:300]}"
             return Message(worker, "lost", text=text, node_left=left)
 
     def _raised(self, worker: int, actor: _Actor, exc: Any) -> Message:
@@ -199,18 +180,15 @@ class RayWorkers:
         if actor.task is None:
             # A store that fails for a while is no reason to end a run.
             error = cause if isinstance(cause, WmddError) and not isinstance(cause, StorageError) else None
-            return Message(worker, "unfit" if error else "lost", error=error, text=_last_line(exc))
+            return Message(worker, "unfit" if error else "lost", error=error, text=last_line(exc))
         task, actor.task = actor.task, None
         if isinstance(cause, ConfigError):
             return Message(worker, "unfit", error=cause)
         if not isinstance(cause, StageError):
-            cause = StageError(task.stage, task.name, _last_line(exc), passing=True)
+            cause = StageError(task.stage, task.name, last_line(exc), passing=True)
         return Message(worker, "error", error=cause)
 
     def _has_left(self, actor: _Actor, exc: Any) -> bool:
-        """Whether an actor's node is gone."""
-        from ray.exceptions import ActorUnavailableError
-
         self._nodes_at = -NODES_EVERY_S
         self._resources()
         is_gone = bool(actor.node_id) and actor.node_id not in self._nodes
@@ -219,8 +197,6 @@ class RayWorkers:
 
     def _resources(self) -> list[Node]:
         """Return the resources of the nodes, which are asked for once a second at most."""
-        import ray
-
         if time.monotonic() - self._nodes_at > NODES_EVERY_S:
             self._nodes_at = time.monotonic()
             if self._has_trained and not any(actor.trains for actor in self._actors.values()):
@@ -237,8 +213,3 @@ class RayWorkers:
     def _name(self, node_id: str) -> str:
         self._resources()
         return self._nodes[node_id][0] if node_id in self._nodes else node_id[:6]
-
-
-def _last_line(exc: Exception) -> str:
-    lines = [line for line in str(exc).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(exc).__name__

@@ -42,12 +42,8 @@ class NodeBackend(Backend):  # type: ignore[misc]
         size, timeout_s = len(worker_group), backend_config.timeout_s
         address = worker_group.execute_single(0, _open, size, timeout_s)
         backend = backend_config.backend or ("nccl" if gpus else "gloo")
-        ray.get(
-            [
-                worker_group.execute_single_async(rank, _join, backend, *address, rank, size, timeout_s)
-                for rank in range(size)
-            ]
-        )
+        run = worker_group.execute_single_async
+        ray.get([run(rank, _join, backend, *address, rank, size, timeout_s) for rank in range(size)])
 
     def on_shutdown(self, worker_group: Any, backend_config: NodeConfig) -> None:
         """Leave the group in workers that still live."""
@@ -62,17 +58,8 @@ def _open(size: int, timeout_s: int) -> tuple[str, int]:
     except OSError:  # the node does not have the address by which others know it
         listener = socket.create_server(("", 0), family=family, backlog=max(128, size))
     port = listener.getsockname()[1]
-    _store[:] = [
-        dist.TCPStore(
-            host,
-            port,
-            size,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listener.detach(),
-            timeout=timedelta(seconds=timeout_s),
-        )
-    ]
+    options = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
+    _store[:] = [dist.TCPStore(host, port, size, timeout=timedelta(seconds=timeout_s), **options)]
     return host, port
 
 

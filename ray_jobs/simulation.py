@@ -67,7 +67,6 @@ class SimulatedWorkers:
         self._push(seconds, lambda: action() and None)
 
     def now(self) -> float:
-        """Return virtual seconds."""
         return self.clock_s
 
     def capacity(self, kind: str) -> int:
@@ -75,7 +74,6 @@ class SimulatedWorkers:
         return sum(slots for node, slots in self.nodes.items() if self.fits(node, kind))
 
     def describe(self) -> str:
-        """Return what there is."""
         return f"{len(self.nodes)} simulated nodes"
 
     def start(self, kind: str) -> int:

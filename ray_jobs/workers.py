@@ -57,3 +57,9 @@ class Workers(Protocol):
 
     def describe(self) -> str:
         """Return what a worker reserves and what the nodes have, for a message."""
+
+
+def last_line(exc: BaseException) -> str:
+    """Return the last line of an exception that Ray passes on, which names the cause; its type if it has no text."""
+    lines = str(exc).strip().splitlines() or [type(exc).__name__]
+    return lines[-1].strip()

@@ -10,13 +10,16 @@ from conftest import STAGES, contents
 from ray_cluster import is_alive
 from striking import process_of, ray_run, raylet_pid, runs, store_without, wait, workers
 
+pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
+
+import ray
+
 from ray_jobs.ray_workers import RayWorkers
 from ray_jobs.resources import Shares
 from wmdd.config.distill import override
 from wmdd.engine.config_file import read_config
 from wmdd.errors import ConfigError, StageError
 
-ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 UNITS = {"statistics": 10, "barycenter": 10, "recover": 10, "evaluate": 4}
 
