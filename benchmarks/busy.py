@@ -7,11 +7,9 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from benchmarks.common import report
+from benchmarks.common import report, seconds_of_run
 from wmdd.cpus import free_cpus, usable_cpus
 
 WISHED = 3.0  # with as many busy processes as cores, half of each core is left: two is the least that can be hoped for
@@ -30,13 +28,9 @@ def busy(count: int) -> Iterator[None]:
 
 
 def timed(recipe: str, executor: str) -> float:
-    """Return the seconds of a run of the recipe from nothing, as a user starts it."""
+    """Return the seconds of a run of the recipe from nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "wmdd", "distill", recipe, "--executor", executor, "--run", "run"]
-        begun = time.monotonic()
-        with open(Path(folder) / "log", "w") as log:
-            subprocess.run([*command, "--store", "store"], cwd=folder, stdout=log, stderr=log, check=True)
-        return time.monotonic() - begun
+        return seconds_of_run(folder, recipe, "--executor", executor)
 
 
 def main() -> int:

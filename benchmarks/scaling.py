@@ -49,10 +49,9 @@ def make_plan(ipc: int) -> Plan:
     def split(count: int) -> Split:
         label = np.repeat(np.arange(CLASSES, dtype=np.int32), count // CLASSES)
         zero, size = np.zeros(len(label), np.int32), np.full(len(label), 256, np.int32)
+        row, digest = zero.astype(np.int64), zero.astype(np.uint64)
         upright = np.ones(len(label), np.int8)
-        return Split(
-            ("none",), zero, zero.astype(np.int64), label, size, size, zero.astype(np.uint64), upright, *[zero] * 5
-        )
+        return Split(("none",), zero, row, label, size, size, digest, upright, *[zero] * 5)
 
     names = tuple(f"class {number}" for number in range(CLASSES))
     index = DatasetIndex("none", "folder", names, split(CLASSES * PER_CLASS), split(VALIDATION), val_held_out=False)
@@ -191,12 +190,7 @@ def main() -> None:
             calm = Simulation(plan, seconds, gpus, args, 0.0).run()
             stormy = Simulation(plan, seconds, gpus, args, 0.01).run()
             loss = {"run_s_ratio": round(stormy["run_s"] / calm["run_s"], 4), "retries": stormy["retries"]}
-            assumed = {
-                "tflops": args.tflops,
-                "start_s": args.start_s,
-                "overhead_s": args.overhead_s,
-                "without": args.without,
-            }
+            assumed = {name: getattr(args, name) for name in ("tflops", "start_s", "overhead_s", "without")}
             tasks = sum(map(len, plan.tasks.values()))
             report("scaling", ipc=ipc, gpus=gpus, tasks=tasks, **calm, losing_1_percent_an_hour=loss, assumed=assumed)
 

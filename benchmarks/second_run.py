@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from benchmarks.common import report
+from benchmarks.common import report, seconds_of_run
 
 
 def main() -> None:
     """Run `digits` twice in whole processes, on a fresh store; the second must start nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds = []
-        for _ in range(2):
-            begun = time.perf_counter()
-            command = [sys.executable, "-m", "wmdd", "distill", "digits"]
-            command += ["--store", f"{folder}/store", "--run", f"{folder}/run"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - begun)
-            units = Path(folder, "run", "metrics.jsonl").read_text().count('"kind": "unit"')
-            seconds.append(units)
-    first, units, second, units_after = seconds
+        first, units = seconds_of_run(folder, "digits"), _units(folder)
+        second, units_after = seconds_of_run(folder, "digits"), _units(folder)
     report(
         "digits, second run",
         first_s=round(first, 1),
@@ -32,6 +21,10 @@ def main() -> None:
         units_first=units,
         units_second=units_after - units,
     )
+
+
+def _units(folder: str) -> int:
+    return Path(folder, "run", "metrics.jsonl").read_text(encoding="utf-8").count('"kind": "unit"')
 
 
 if __name__ == "__main__":
