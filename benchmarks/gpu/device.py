@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,16 +56,15 @@ def _product_tflops(setting: Setting, dtype: torch.dtype) -> float:
     return count * 2 * size**3 / (time.perf_counter() - begun) / 1e12
 
 
-@contextlib.contextmanager
-def peak_memory(runtime: Runtime, figures: dict[str, float]) -> Iterator[None]:
-    """Put the most memory that tensors held inside into ``figures["peak_gib"]``; nothing on a CPU."""
-    if runtime.device.type != "cuda":
-        yield
-        return
+def peak_memory(runtime: Runtime, work: Callable[[], Any]) -> dict[str, float]:
+    """Return the most memory that tensors hold during some work, as ``peak_gib``; nothing on a CPU."""
     gc.collect()
+    if runtime.device.type != "cuda":
+        work()
+        return {}
     torch.cuda.reset_peak_memory_stats()
-    yield
-    figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    work()
+    return {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2)}
 
 
 class Trace:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from typing import Any
 
 import torch
 
 from benchmarks.gpu.device import ceilings_tflops, open_runtime
-from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.gpu.steps import Setting, Tell, output_of
 from wmdd.data.layouts.sources import list_files
 from wmdd.engine.run import versions
 from wmdd.errors import WmddError
@@ -52,7 +51,8 @@ def _refusal(setting: Setting) -> str:
 
 def _facts(setting: Setting) -> dict[str, Any]:
     """Return what every line carries beside the runtime's own description."""
-    facts: dict[str, Any] = {"versions": {**versions(), "cuda": torch.version.cuda, "triton": _triton()}}
+    triton = next((found.version for found in distributions(name="triton")), "none")
+    facts: dict[str, Any] = {"versions": {**versions(), "cuda": torch.version.cuda, "triton": triton}}
     facts |= {"cpus": _cpus(), "driver": _driver()}
     if not setting.toy:
         card = torch.cuda.get_device_properties(0)
@@ -62,21 +62,11 @@ def _facts(setting: Setting) -> dict[str, Any]:
 
 
 def _driver() -> str:
-    asked = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip() or "none"
-    except (OSError, subprocess.TimeoutExpired):
-        return "none"
+    query = "--query-gpu=driver_version,clocks.max.sm,power.limit"
+    return output_of("nvidia-smi", query, "--format=csv,noheader") or "none"
 
 
 def _cpus() -> str:
     with open("/proc/cpuinfo") as cpuinfo:
         names = [line.partition(":")[2].strip() for line in cpuinfo if line.startswith("model name")]
     return f"{len(names)} x {names[0] if names else platform.machine()}"
-
-
-def _triton() -> str:
-    try:
-        return version("triton")
-    except PackageNotFoundError:
-        return "none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ class _Watch:
 
     def __init__(self, tell: Tell) -> None:
         self._tell = tell
-        self._seconds: dict[str, float] = {}
-        self._units: dict[str, int] = {}
+        self._seconds = Counter[str]()
+        self._units = Counter[str]()
         self._found: dict[str, int] = {}
         self._top1: dict[str, float] = {}
         self._latest = ""
@@ -72,9 +73,9 @@ class _Watch:
     def __call__(self, event: Event) -> None:
         """Record an event, and write the figures."""
         if event.kind == "unit":
-            seconds = event.metrics.get("seconds", 0.0)  # none of a unit that another process saved meanwhile
-            self._seconds[event.stage] = self._seconds.get(event.stage, 0.0) + seconds
-            self._units[event.stage] = self._units.get(event.stage, 0) + 1
+            # No seconds of a unit that another process saved meanwhile.
+            self._seconds[event.stage] += event.metrics.get("seconds", 0.0)
+            self._units[event.stage] += 1
         elif event.kind == "stage" and event.done:
             self._found[event.stage] = event.done
         elif event.kind == "progress" and "top1" in event.metrics:

@@ -20,17 +20,16 @@ from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.sections import RecoverConfig
 from wmdd.errors import ConfigError
-from wmdd.method.recovery import RECORDS, Target, recover_images
+from wmdd.method.recovery import RECORDS, recover_images
 from wmdd.models.registry import skeleton
-from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress
 from wmdd.runtime import Runtime, compiler_failure
 
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100
-NOT_COMPILED = "wmdd, not compiled"
-PLAIN = ("plain, fp32", "plain, TF32")
-Ways = dict[str, Callable[[], float]]
+NOT_COMPILED, FP32 = "wmdd, not compiled", "wmdd, fp32"
+PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products and convolutions round to TF32
+Way = Callable[[], float]
 
 
 def warm(setting: Setting, tell: Tell, sizes: list[int]) -> None:
@@ -44,41 +43,37 @@ def warm(setting: Setting, tell: Tell, sizes: list[int]) -> None:
         if failure := compiler_failure(case.runtime.device):
             tell(compiler_failure=failure, result="torch cannot compile here")
             return
-        begun = time.perf_counter()
-        next(case.events(case.runtime))
-        figures[f"{size} px"] = round(time.perf_counter() - begun, 1)
+        figures[f"{size} px"] = round(case.first_step_s(), 1)
         shown = ", ".join(f"{name} {seconds:g}" for name, seconds in figures.items())
         tell(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
 
 
 def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
-    case = _Case(setting, size, IMAGES)
-    rates = _Rates(case.gflop_per_image(), ceilings_tflops(setting), case.runtime.bf16)
-    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(rates.gflop, 3))
-    tell(ceilings_tflops=rates.ceilings)
+    case, ceilings = _Case(setting, size, IMAGES), ceilings_tflops(setting)
+    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(case.gflop_per_image, 3))
+    tell(ceilings_tflops=ceilings)
     ways = case.ways()
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
-        _tell(tell, rates, ms, case.images)
+        _tell(tell, case.figures(ms, ceilings), case.images)
     try:
-        tell(first_step_s=case.compile())
+        if failure := compiler_failure(case.runtime.device):
+            raise ConfigError(failure)
+        tell(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
         ways = {"wmdd": case.timed(case.runtime), **ways}
-    except ConfigError as exc:
+    except ConfigError as exc:  # torch cannot compile, here or this network
         tell(compiler_failure=str(exc))
         case.runtime = case.plainly()
     for ms in _alternate(ways, ROUNDS):
-        _tell(tell, rates, ms, case.images)
+        _tell(tell, case.figures(ms, ceilings), case.images)
     tell(profile=case.profile())
     ways.clear()  # their images and networks are none of a run's
-    memory: dict[str, float] = {}
-    with peak_memory(case.runtime, memory):
-        case.timed(case.runtime)()
-    tell(memory=memory)
+    tell(memory=peak_memory(case.runtime, case.timed(case.runtime)))
     # Not compiled, as that would take longer than all else: the same way at both numbers tells whether 100 fill a GPU.
     larger = _Case(setting, size, more)
     ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
-    tell(more_images={"images": larger.images, **rates.figures(ms, larger.images)[NOT_COMPILED]})
+    tell(more_images={"images": larger.images, **larger.figures(ms, ceilings)[NOT_COMPILED]})
 
 
 class _Case:
@@ -90,13 +85,14 @@ class _Case:
         ipc = 2 if setting.toy else IPC
         self.images = 4 if setting.toy else images
         self._steps = 5 if setting.toy else STEPS
-        self._teacher: Teacher = untrained_teacher(self.model, self.size, self.images // ipc)
-        self._targets: list[Target] = random_targets(self._teacher, ipc)
+        self._teacher = untrained_teacher(self.model, self.size, self.images // ipc)
+        self._targets = random_targets(self._teacher, ipc)
 
     def plainly(self) -> Runtime:
         """Return the runtime without compilation."""
         return dataclasses.replace(self.runtime, compile=False)
 
+    @functools.cached_property
     def gflop_per_image(self) -> float:
         """Return the operations of a forward pass and of the gradient of the pixels of one image, 1e9."""
         network = skeleton(self.model, 10, self.size).eval().requires_grad_(False)
@@ -111,28 +107,16 @@ class _Case:
         iterations = self._steps * RECORDS // 5
         runtime.enter()
         section = RecoverConfig(iterations=iterations)
-        return (
-            event
-            for event in recover_images(section, self._teacher, self._targets, runtime)
-            if isinstance(event, Progress)
-        )
+        recovery = recover_images(section, self._teacher, self._targets, runtime)
+        return (event for event in recovery if isinstance(event, Progress))
 
-    def compile(self) -> dict[str, float]:
-        """Compile; return the seconds until the first step is done, and those of another start.
+    def first_step_s(self) -> float:
+        """Return the seconds until the first step is done, and before it the compilation."""
+        begun = time.perf_counter()
+        next(self.events(self.runtime))
+        return time.perf_counter() - begun
 
-        Raises:
-            ConfigError: if torch cannot compile, here or this network.
-        """
-        if failure := compiler_failure(self.runtime.device):
-            raise ConfigError(failure)
-        seconds = []
-        for _ in range(2):
-            begun = time.perf_counter()
-            next(self.events(self.runtime))
-            seconds.append(round(time.perf_counter() - begun, 2))
-        return {"first": seconds[0], "again": seconds[1]}
-
-    def timed(self, runtime: Runtime) -> Callable[[], float]:
+    def timed(self, runtime: Runtime) -> Way:
         """Return what times a step: the mean of those between two events, s."""
 
         def seconds() -> float:
@@ -143,18 +127,17 @@ class _Case:
 
         return seconds
 
-    def ways(self) -> Ways:
+    def ways(self) -> dict[str, Way]:
         """Return what needs no compiler: wmdd, also in fp32, and the plain loops."""
-        found: Ways = {
-            NOT_COMPILED: self.timed(self.plainly()),
-            "wmdd, fp32": self.timed(dataclasses.replace(self.plainly(), bf16=False)),
-        }
-        for name, tf32 in (("plain, fp32", False), ("plain, TF32", True)):
-            teacher = untrained_teacher(self.model, self.size, len(self._targets))
-            loop = PlainLoop(teacher, self._targets, self.runtime.device, tf32=tf32)
-            loop.seconds_per_step(1)  # kernels are chosen and loaded at the first call
-            found[name] = functools.partial(loop.seconds_per_step, self._steps)
-        return found
+        plainly, precisely = self.plainly(), dataclasses.replace(self.plainly(), bf16=False)
+        ways = {NOT_COMPILED: self.timed(plainly), FP32: self.timed(precisely)}
+        return ways | {name: self._plain_loop(tf32) for name, tf32 in PLAIN.items()}
+
+    def _plain_loop(self, tf32: bool) -> Way:
+        teacher = untrained_teacher(self.model, self.size, len(self._targets))
+        loop = PlainLoop(teacher, self._targets, self.runtime.device, tf32=tf32)
+        loop.seconds_per_step(1)  # kernels are chosen and loaded at the first call
+        return functools.partial(loop.seconds_per_step, self._steps)
 
     def profile(self) -> dict[str, Any]:
         """Return what the device did in some steps: the operators that took most, and the share of time without any."""
@@ -166,8 +149,31 @@ class _Case:
         idle = None if busy is None else round(1 - busy, 3)
         return {"steps": second.done - first.done, "idle_share": idle, "top": trace.top()}
 
+    def figures(self, ms: dict[str, float], ceilings: dict[str, float]) -> dict[str, dict[str, Any]]:
+        """Return each way's rate, its share of the ceiling of its precision, and how it compares with the others.
 
-def _alternate(ways: Ways, rounds: int) -> Iterator[dict[str, float]]:
+        Args:
+            ms: of a step.
+            ceilings: of matrix products by precision, TFLOP/s.
+        """
+        figures = {}
+        for name, value in ms.items():
+            precision = name.partition(", ")[2]
+            if precision not in ceilings:
+                precision = "bf16" if self.runtime.bf16 else "fp32"
+            rate = self.gflop_per_image * self.images / value
+            figures[name] = {
+                "ms": round(value, 3),
+                "image_steps_per_s": round(1e3 * self.images / value, 1),
+                "tflops": round(rate, 3),
+                "precision": precision,
+                "share_of_ceiling": round(rate / ceilings[precision], 3),
+                **{f"times {other}": round(ms[other] / value, 2) for other in (FP32, *PLAIN) if other in ms},
+            }
+        return figures
+
+
+def _alternate(ways: dict[str, Way], rounds: int) -> Iterator[dict[str, float]]:
     """Time one way after another; yield the least milliseconds of each so far, after each round."""
     best: dict[str, float] = {}
     for _ in range(rounds):
@@ -176,40 +182,9 @@ def _alternate(ways: Ways, rounds: int) -> Iterator[dict[str, float]]:
         yield best
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rates:
-    """From milliseconds to rates.
-
-    Args:
-        gflop: 1e9 floating-point operations of a step for one image.
-        ceilings: of matrix products by precision, TFLOP/s.
-        bf16: whether recovery runs in bf16 here.
-    """
-
-    gflop: float
-    ceilings: dict[str, float]
-    bf16: bool
-
-    def figures(self, ms: dict[str, float], images: int) -> dict[str, dict[str, Any]]:
-        """Return each way's rate, its share of the ceiling of its precision, and how it compares with the others."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, value in ms.items():
-            rate, precision = self.gflop * images / value, self._precision(name)
-            share = rate / self.ceilings[precision]
-            found[name] = {"ms": round(value, 3), "tflops": round(rate, 3), "precision": precision}
-            found[name] |= {"share_of_ceiling": round(share, 3)}
-            found[name] |= {f"times {other}": round(ms[other] / value, 2) for other in PLAIN if other in ms}
-        return found
-
-    def _precision(self, name: str) -> str:
-        precision = name.partition(", ")[2]
-        return precision if precision in self.ceilings else "bf16" if self.bf16 else "fp32"
-
-
-def _tell(tell: Tell, rates: _Rates, ms: dict[str, float], images: int) -> None:
-    figures = rates.figures(ms, images)
+def _tell(tell: Tell, figures: dict[str, dict[str, Any]], images: int) -> None:
     name = "wmdd" if "wmdd" in figures else NOT_COMPILED
-    ours, like = figures[name], figures["wmdd, fp32"]
+    ours, like = figures[name], figures[FP32]
     tell(
         ways=figures,
         result=f"{images} images, {name} in {ours['precision']}: {ours['ms']:g} ms, {ours['tflops']:g} TFLOP/s, "

@@ -7,13 +7,12 @@ import json
 import multiprocessing.connection
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.context import ForkServerContext
@@ -22,24 +21,26 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.gpu.steps import Setting, Step, card_slug
+from benchmarks.gpu.steps import Setting, Step, card_slug, output_of
 
 PRELOAD = "benchmarks.gpu.preload"
 SHORTEST_S = 5.0  # less time than this is not worth a start
 TAIL_LINES = 20
 LOG_BYTES = 200_000  # of a step's output in the common log
+ENDS = ("done", "failed", "cut", "stopped", "skipped")
+STOPS = (signal.SIGINT, signal.SIGTERM)
 BOTH_GIB = 24  # memory of a card that holds two steps at the same time
 Figures = dict[str, Any]
 
 
 @dataclass(eq=False)
 class _Running:
-    """A step under way, since `begun` on the monotonic clock; no process if it was skipped."""
+    """A step under way, since `begun` on the monotonic clock."""
 
     step: Step
     limit_s: float
     begun: float
-    process: BaseProcess | None = None
+    process: BaseProcess
 
 
 class Session:
@@ -68,16 +69,16 @@ class Session:
         """
         with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as folder:
             self._folder = Path(folder)
-            number = self._run_all(steps)
+            status = self._run_all(steps)
         if refused := next((line["refused"] for line in self._lines if "refused" in line), ""):
             print(refused, file=sys.stderr)
             return 2
         self._print_table()
         failed = {"failed", "cut"} if self._setting.toy else {"failed"}
-        return 128 + number if number else int(any(line["ended"] in failed for line in self._lines))
+        return status or int(any(line["ended"] in failed for line in self._lines))
 
     def _run_all(self, steps: Sequence[Step]) -> int:
-        """Run the steps until one refuses or a signal comes; return the signal's number, or 0."""
+        """Run the steps until one refuses or a signal comes; return the exit status of the signal, or 0."""
         with _stopped_by_signals():
             try:
                 for step, following in zip(steps, [*steps[1:], None], strict=True):
@@ -87,11 +88,11 @@ class Session:
                     if any("refused" in line for line in self._lines):
                         break
                 self._finish_all()
-            except _StoppedError as exc:
-                return exc.number
+            except SystemExit as exc:
+                return int(exc.code or 0)
             finally:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                for number in STOPS:
+                    signal.signal(number, signal.SIG_IGN)
                 for running in list(self._running):
                     self._finish(running, "stopped")
         return 0
@@ -101,33 +102,29 @@ class Session:
         return step.beside == following.name and (self._setting.toy or self._machine.get("memory_gib", 0) >= BOTH_GIB)
 
     def _begin(self, step: Step) -> None:
-        limit = min(step.limit_s, self._deadline - time.monotonic())
-        running = _Running(step, limit, time.monotonic())
-        missing = step.skip(self._setting) or ("no time is left" if limit < SHORTEST_S else "")
-        if missing:
-            self._keep({**self._line(running, "skipped"), "result": missing})
+        begun = time.monotonic()
+        limit_s = min(step.limit_s, self._deadline - begun)
+        if missing := step.skip(self._setting) or ("no time is left" if limit_s < SHORTEST_S else ""):
+            self._keep({**self._line(step, "skipped", begun), "result": missing})
             return
-        _show(f"{step.name:<23} begins  at most {limit:.0f} s")
-        told, log = self._files(step)
-        running.process = self._context.Process(target=_run, args=(step, self._setting, str(told), str(log)))
-        self._running.append(running)
-        running.process.start()
+        _show(f"{step.name:<23} begins  at most {limit_s:.0f} s")
+        process = self._context.Process(target=_run, args=(step, self._setting, *self._files(step)))
+        self._running.append(_Running(step, limit_s, begun, process))
+        process.start()
 
     def _finish_all(self) -> None:
         """Wait for the step that was begun last, and then for what runs beside it."""
         for running in reversed(list(self._running)):
             process = running.process
-            assert process is not None
             process.join(max(0.0, running.begun + running.limit_s - time.monotonic()))
             self._finish(running, "cut" if process.is_alive() else "failed" if process.exitcode else "done")
 
     def _finish(self, running: _Running, ended: str) -> None:
         """End a step's process with all that it started, and keep what it measured."""
-        assert running.process is not None
         _end(running.process)
         self._running.remove(running)
         told, log = self._files(running.step)
-        line = self._line(running, ended) | _read(told)
+        line = self._line(running.step, ended, running.begun) | _read(told)
         if ended != "done":
             line |= {"log": _tail(log), "limit_s": round(running.limit_s), "exit": running.process.exitcode}
         self._machine = line["machine"]
@@ -136,9 +133,9 @@ class Session:
             with self._path().with_suffix(".log").open("ab") as file:
                 file.write(f"--- {running.step.name}, {ended}\n".encode() + log.read_bytes()[-LOG_BYTES:])
 
-    def _line(self, running: _Running, ended: str) -> Figures:
-        seconds = round(time.monotonic() - running.begun, 1)
-        line = {"benchmark": "gpu", "step": running.step.name, "ended": ended, "seconds": seconds}
+    def _line(self, step: Step, ended: str, begun: float) -> Figures:
+        seconds = round(time.monotonic() - begun, 1)
+        line = {"benchmark": "gpu", "step": step.name, "ended": ended, "seconds": seconds}
         return {**line, **self._common, "machine": self._machine}
 
     def _keep(self, line: Figures) -> None:
@@ -169,9 +166,6 @@ class Session:
             _show(f"lines are in {self._path()}")
 
 
-ENDS = ("done", "failed", "cut", "stopped", "skipped")
-
-
 def _show(text: str) -> None:
     print(text, flush=True)
 
@@ -186,14 +180,10 @@ def _rows(line: Figures) -> list[str]:
 
 def _commit() -> str:
     """Return the checkout's commit, with a mark if files differ from it; "" outside a checkout."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    return output_of("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12")
 
 
-def _run(step: Step, setting: Setting, told: str, log: str) -> None:
+def _run(step: Step, setting: Setting, told: Path, log: Path) -> None:
     """Run a step in this process, which becomes the leader of a session so that its children end with it."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -249,24 +239,14 @@ def _tail(log: Path) -> list[str]:
     return [line[:300] for line in lines[-TAIL_LINES:]]
 
 
-class _StoppedError(BaseException):
-    """A signal came."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an exception, so that the step under way leaves its line."""
+    """Turn Ctrl-C and SIGTERM into SystemExit with 128 plus the number, so that the step under way leaves its line."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        raise _StoppedError(number)
+        raise SystemExit(128 + number)
 
-    before: dict[int, Callable[..., Any] | int | None] = {
-        number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, stop) for number in STOPS}
     try:
         yield
     finally:

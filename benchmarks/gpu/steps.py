@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import math
+import pkgutil
 import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +16,14 @@ HERE = "benchmarks.gpu"
 def card_slug(name: str) -> str:
     """Return a card's name for file names: lower case, with dashes."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def output_of(*command: str) -> str:
+    """Return what a program prints; "" if it is not there, or takes long."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
 
 
 class Tell(Protocol):
@@ -69,8 +78,7 @@ class Step:
 
     def load(self) -> Callable[..., None]:
         """Import the function."""
-        module, name = self.function.split(":")
-        function: Callable[..., None] = getattr(importlib.import_module(module), name)
+        function: Callable[..., None] = pkgutil.resolve_name(self.function)
         return function
 
     def skip(self, setting: Setting) -> str:

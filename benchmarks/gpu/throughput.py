@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,11 @@ from wmdd.data.batches import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
-from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 
 CLASSES, IPC = 10, 10
-Stage = Callable[[int], int]
 
 
 def run(setting: Setting, tell: Tell, size: int) -> None:
@@ -40,9 +36,8 @@ def run(setting: Setting, tell: Tell, size: int) -> None:
     epochs = 4 if setting.toy else 60 if size > 100 else 240
     with tempfile.TemporaryDirectory() as folder:
         work = _Work("convnet1_w8" if setting.toy else "resnet18", size, Path(folder), each, setting)
-        stages: dict[str, Stage] = {"statistics": work.statistics, "labels": work.labels, "student": work.student}
         figures: dict[str, dict[str, Any]] = {}
-        for name, stage in (stages | {"teacher": work.teacher}).items():
+        for stage in (work.statistics, work.labels, work.student, work.teacher):
             short = max(1, epochs // 12)
             stage(short)
             begun = time.perf_counter()
@@ -50,14 +45,13 @@ def run(setting: Setting, tell: Tell, size: int) -> None:
             seconds = time.perf_counter() - begun
             with Trace(work.runtime) as trace:
                 stage(short)
-            figures[name] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
-            tell(stages=figures, result=f"images per second: {', '.join(map(_shown, figures.items()))}")
+            figures[stage.__name__] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
+            shown = ", ".join(f"{name} {_rate(**figure)}" for name, figure in figures.items())
+            tell(stages=figures, result=f"images per second: {shown}")
 
 
-def _shown(item: tuple[str, dict[str, Any]]) -> str:
-    name, figures = item
-    busy = figures["busy_share"]
-    return f"{name} {figures['images_per_s']:g}" + ("" if busy is None else f" (device busy {busy:.0%})")
+def _rate(images_per_s: float, busy_share: float | None) -> str:
+    return f"{images_per_s:g}" + ("" if busy_share is None else f" (device busy {busy_share:.0%})")
 
 
 def _real_images(folder: Path, size: int, each: int) -> DatasetIndex:
@@ -83,8 +77,8 @@ class _Work:
 
     def __init__(self, model: str, size: int, folder: Path, each: int, setting: Setting) -> None:
         self._model, self._size, self._index = model, size, _real_images(folder, size, each)
-        self.runtime: Runtime = open_runtime(setting)
-        self._teacher: Teacher = untrained_teacher(model, size, CLASSES)
+        self.runtime = open_runtime(setting)
+        self._teacher = untrained_teacher(model, size, CLASSES)
         self._geometry = Geometry(size, 1.0, "half")
         pixels = torch.randint(0, 256, (IPC, 3, size, size), dtype=torch.uint8)
         masses = torch.full((IPC,), 1 / IPC)
@@ -123,6 +117,6 @@ class _Work:
     def _run(self, name: str, params: dict[str, Any], loaded: dict[str, Any], changes: dict[str, Any]) -> list[Any]:
         stage = STAGES[name]
         section = stage.section_of(override(DistillConfig(), changes))
-        load: Callable[[str], Any] = loaded.__getitem__
-        events = stage.run(section, [Unit("unit", stage.params(**params), load)], SeedTree(0), self.runtime)
+        unit = Unit("unit", stage.params(**params), loaded.__getitem__)
+        events = stage.run(section, [unit], SeedTree(0), self.runtime)
         return [event.value for event in events if isinstance(event, Output)]
