@@ -48,10 +48,7 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report that a trial has ended, by itself or because others do better."""
-        OPEN.discard(trial.trial_id)
-        ENDED.add(trial.trial_id)
-        _report(Event("done", STAGE, trial.trial_id))
-        _report(Event("unit", STAGE, trial.trial_id))
+        _end(trial, Event("done", STAGE, trial.trial_id))
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report that a trial is tried again."""
@@ -60,17 +57,21 @@ class Watcher(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Report that a trial was given up."""
-        OPEN.discard(trial.trial_id)
-        ENDED.add(trial.trial_id)
         text = f"a trial failed, {describe(trial.config)}; the search goes on"
-        _report(Event("failed", STAGE, trial.trial_id, text=text))
-        _report(Event("unit", STAGE, trial.trial_id))
+        _end(trial, Event("failed", STAGE, trial.trial_id, text=text))
 
     def _state(self, trials: list[Any]) -> str:
         ended = Counter((trial.last_result or {}).get("level") for trial in trials if trial.status == "TERMINATED")
         words = [f"{sum(ended.values()) - ended[self._levels]} stopped early"]
         score, values = self._best
         return ", ".join([*words, f"best {score:.1%} at {describe(values)}"] if values else words)
+
+
+def _end(trial: Any, event: Event) -> None:
+    OPEN.discard(trial.trial_id)
+    ENDED.add(trial.trial_id)
+    _report(event)
+    _report(Event("unit", STAGE, trial.trial_id))
 
 
 def _report(event: Event) -> None:

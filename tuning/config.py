@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 
 from tuning.space import FORMS, Domain, parse_space
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.fidelity import Fidelity
 from wmdd.config.methods import SELECTING
 from wmdd.config.sections import Section
 from wmdd.errors import ConfigError
@@ -66,11 +65,6 @@ class TuneConfig(Section):
             if any(low > high for low, high in zip(few, many, strict=True)):
                 raise ValueError(f"shares may not fall from {few} to {many}")
         return levels
-
-    @property
-    def fidelities(self) -> list[Fidelity]:
-        """Return the levels."""
-        return [Fidelity(*shares) for shares in self.levels]
 
 
 def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:

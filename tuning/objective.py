@@ -9,14 +9,13 @@ from typing import Any
 
 from tuning.config import TuneConfig
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.fidelity import Fidelity
 from wmdd.data.index import DatasetIndex
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import load_value, run_stage
 from wmdd.engine.task import Plan
 from wmdd.errors import ArtifactError, StageError
 from wmdd.runtime import Runtime
-from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 SHARED_STAGES = ("pretrain", "statistics", "barycenter")
@@ -42,7 +41,7 @@ class Objective:
     def plan(self, values: dict[str, Any], level: int) -> Plan:
         """Plan a setting at one of the levels."""
         index = ArtifactStore(self.store_url).load(self.index_ref, DatasetIndex, keep=True)
-        return plan_from(override(self.config, values), index, self.index_ref, self.tune.fidelities[level])
+        return plan_from(override(self.config, values), index, self.index_ref, Fidelity(*self.tune.levels[level]))
 
     def climb(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Run a setting from level to level; what the store holds costs nothing.
@@ -57,7 +56,7 @@ class Objective:
             ArtifactError: if what the trials share is not there.
         """
         config = self.config.runtime if self.gpu else self.config.runtime.model_copy(update={"device": "cpu"})
-        runtime = Runtime.create(RuntimeConfig.model_validate(config))
+        runtime = Runtime.create(config)
         store, cost, done = ArtifactStore(self.store_url), 0.0, set[ArtifactRef]()
         for level in range(len(self.tune.levels)):
             plan = self.plan(values, level)
@@ -73,15 +72,9 @@ class Objective:
                 return
             fresh = {ref for stage in OWN_STAGES for ref in plan.refs(stage)} - done
             cost, done = cost + seconds_of(fresh, store), done | fresh
-            scores = [_top1(ref, store) for ref in plan.refs("evaluate")]
-            spread = statistics.stdev(scores)
-            yield {
-                "level": level + 1,
-                "score": statistics.fmean(scores),
-                "spread": spread,
-                "cost_s": cost,
-                "failed": "",
-            }
+            scores = [load_value(ref, store).top1_last for ref in plan.refs("evaluate")]
+            score, spread = statistics.fmean(scores), statistics.stdev(scores)
+            yield {"level": level + 1, "score": score, "spread": spread, "cost_s": cost, "failed": ""}
 
     def _check_shared(self, plan: Plan, store: ArtifactStore) -> None:
         absent = store.absent(ref for stage in SHARED_STAGES for ref in plan.refs(stage))
@@ -95,8 +88,3 @@ class Objective:
 def seconds_of(refs: Sequence[ArtifactRef] | set[ArtifactRef], store: ArtifactStore) -> float:
     """Add up the seconds that artifacts took to make."""
     return sum(float((commit or {}).get("seconds") or 0.0) for commit in store.commits(refs).values())
-
-
-def _top1(ref: ArtifactRef, store: ArtifactStore) -> float:
-    result: StudentResult = load_value(ref, store)
-    return result.top1_last

@@ -12,6 +12,7 @@ import os
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
@@ -21,6 +22,7 @@ from tuning.tuner import run_trials, trial_share, value_of
 from wmdd.commands.distill import distill
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
+from wmdd.config.sections import RayConfig
 from wmdd.engine.events import Listener
 from wmdd.engine.locations import open_folder
 from wmdd.engine.run import run_plan
@@ -67,17 +69,23 @@ def search(
             session.folder.write("trials.parquet", table(trials))
             winner = best_trial(trials)
             best = override(config, winner.values)
-            session.folder.write("best.yaml", _yaml(best).encode())
+            anywhere = best.model_copy(update={"ray": RayConfig()})  # without where it ran
+            session.folder.write("best.yaml", to_yaml(anywhere).encode())
             outcome = Outcome(session.folder.url, trials, winner, best, {}, tune.num_students)
             write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
-            for name, chosen in {"winner": best, "recipe": config}.items() if tune.final else ():
-                values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
-                session.note(f"{name}: all data, with {values}")
-                url = f"{session.url}/{name}"
-                forget_other(Folder(url), chosen)
-                outcome.final[name] = distill(chosen, run=url, store=session.store.url, listener=listener).metrics
-            write_page(outcome, objective, space, session.folder)
+            if tune.final:
+                for name, chosen in {"winner": best, "recipe": config}.items():
+                    values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
+                    session.note(f"{name}: all data, with {values}")
+                    outcome.final[name] = _distill_all(chosen, f"{session.url}/{name}", session.store, listener)
+                write_page(outcome, objective, space, session.folder)
             return outcome
+
+
+def _distill_all(config: DistillConfig, url: str, store: ArtifactStore, listener: Listener) -> dict[str, Any]:
+    """Distil all images into a folder of the search; return the metrics."""
+    forget_other(Folder(url), config)
+    return distill(config, run=url, store=store.url, listener=listener).metrics
 
 
 @contextlib.contextmanager
@@ -137,8 +145,3 @@ def _note_search(folder: Folder, config: DistillConfig, tune: TuneConfig, store:
             )
     folder.write("config.yaml", to_yaml(config).encode())
     folder.write("tune.json", json.dumps({"tune": options, "store": store}, indent=1).encode())
-
-
-def _yaml(config: DistillConfig) -> str:
-    """Return a configuration as YAML, without where it ran."""
-    return to_yaml(config.model_copy(update={"ray": type(config.ray)()}))

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ray_jobs.workers import last_line
 from tuning.config import TuneConfig
 from wmdd.config.distill import DistillConfig
 from wmdd.errors import WmddError
@@ -64,7 +65,7 @@ class Trial:
         if isinstance(failed, str) and failed:
             stop = failed
         elif result.error is not None:
-            stop = f"failed: {_line(result.error)}"
+            stop = f"failed: {last_line(result.error)[:300]}"
         else:
             stop = FINISHED if len(ascending) == levels else f"stopped at level {len(ascending)}"
         return Trial(
@@ -213,8 +214,3 @@ def describe_final(winner: dict[str, Any], recipe: dict[str, Any], students: int
 def short(value: Any) -> str:
     """Return a field's value as text."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
