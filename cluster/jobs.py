@@ -18,15 +18,16 @@ import tenacity
 
 from cluster.state import adopt
 from wmdd.errors import ConfigError, WmddError
+from wmdd.text import one_line
 
 COMMAND = "python -m wmdd"  # Ray's job supervisor sets RAY_ADDRESS, so that it runs on the job's cluster
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 STOPPED = 143
 RECONNECTS = 6  # in a row, each after a longer pause: about two minutes
 POLL_S = 0.3
+# They log each file that stays behind, and each sets its own level.
 LOGGERS = ("_private.runtime_env.packaging", "_private.runtime_env.working_dir", "dashboard.modules.dashboard_sdk")
-# The SDK prefers these to the address that it is given.
-ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+LOGGERS += ("dashboard.modules.job.sdk",)
 RETRY_UNTIL_UP = tenacity.Retrying(
     retry=tenacity.retry_if_exception_message(match=".*No available agent"),
     wait=tenacity.wait_fixed(1),
@@ -63,7 +64,7 @@ class Jobs:
 
     def _make_client(self, proxy: str) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        for name in ADDRESS_VARIABLES:
+        for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):  # which the SDK prefers to the address that it is given
             os.environ.pop(name, None)
         try:
             from ray.job_submission import JobSubmissionClient
@@ -71,8 +72,7 @@ class Jobs:
             raise WmddError("Ray is not installed; pip install 'wmdd[ray]'") from exc
         with self._explained(proxy=proxy):
             client = JobSubmissionClient(self.address)
-        # They log each file that stays behind, and each sets its own level.
-        for name in (*LOGGERS, "dashboard.modules.job.sdk"):
+        for name in LOGGERS:
             logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
         return client
 
@@ -84,10 +84,8 @@ class Jobs:
         """
         entrypoint = f"{COMMAND} {shlex.join(words)}"
         with self._explained(submission_id or ""):
-            job: str = RETRY_UNTIL_UP(
-                self._client.submit_job, entrypoint=entrypoint, runtime_env=environment, submission_id=submission_id
-            )
-        return job
+            options = {"runtime_env": environment, "submission_id": submission_id}
+            return str(RETRY_UNTIL_UP(self._client.submit_job, entrypoint=entrypoint, **options))
 
     def follow(self, job: str, write: Callable[[str], None]) -> None:
         """Write a job's log as it grows, until the job ends; reconnect if the connection is lost.
@@ -133,8 +131,7 @@ class Jobs:
     def log(self, job: str) -> str:
         """Return a job's log so far."""
         with self._explained(job):
-            text: str = self._client.get_job_logs(job)
-        return text
+            return str(self._client.get_job_logs(job))
 
     def exit_status(self, job: str) -> tuple[int, str]:
         """Wait for the end of a job; return its command's exit status (143 if it was stopped), and Ray's message if the
@@ -147,7 +144,7 @@ class Jobs:
             return STOPPED, "it was stopped"
         if info.driver_exit_code is not None:
             return int(info.driver_exit_code), ""
-        return int(str(info.status) == "FAILED"), " ".join(str(info.message or "").split())
+        return int(str(info.status) == "FAILED"), " ".join((info.message or "").split())
 
     def stop(self, job: str) -> str:
         """End a running job, whose finished units are kept; return its status then."""
@@ -175,18 +172,12 @@ class Jobs:
 
     @contextlib.contextmanager
     def _explained(self, job: str = "", proxy: str = "") -> Iterator[None]:
+        from ray.exceptions import RayError
+
         try:
             yield
-        except (RuntimeError, ValueError, OSError, _ray_error()) as exc:
-            text = " ".join(str(exc).split())
-            raise _explain(self._where, job, text, proxy) from exc
-
-
-def _ray_error() -> type[Exception]:
-    from ray.exceptions import RayError
-
-    error: type[Exception] = RayError
-    return error
+        except (RuntimeError, ValueError, OSError, RayError) as exc:
+            raise _explain(self._where, job, one_line(exc), proxy) from exc
 
 
 def _explain(where: str, job: str, text: str, proxy: str = "") -> WmddError:

@@ -40,11 +40,11 @@ def up(size: Size) -> TrialCluster:
         if left is not None:
             _clear(left)
         make_token()
-        started = _launch(size)
+        started, process = _launch(size)
         try:
-            return _wait(started[0], started[1])
+            return _wait(process)
         except BaseException:  # also Ctrl-C: no part of a cluster stays
-            _clear(started[0])
+            _clear(started)
             raise
 
 
@@ -91,14 +91,13 @@ def _launch(size: Size) -> tuple[TrialCluster, subprocess.Popen[bytes]]:
     return started, process
 
 
-def _wait(started: TrialCluster, process: subprocess.Popen[bytes]) -> TrialCluster:
+def _wait(process: subprocess.Popen[bytes]) -> TrialCluster:
     limit = time.monotonic() + START_S
     while (trial := TrialCluster.load()) is None or not trial.nodes:
         if process.poll() is not None or time.monotonic() > limit:
             log = state_folder() / "log"
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-            words = [line.strip() for line in lines if line.strip()][-1:]
-            raise WmddError(f"the cluster did not start: {' '.join(words)} (see {log})")
+            *_, line = ["", *log.read_text(encoding="utf-8", errors="replace").strip().splitlines()]
+            raise WmddError(f"the cluster did not start: {line.strip()} (see {log})")
         time.sleep(0.1)
     return trial
 
