@@ -1,0 +1,95 @@
+"""Several kinds of workers, and tasks that run alone."""
+
+import pytest
+from simulated import Run, task, tasks
+
+from ray_jobs.scheduler import Scheduler
+from wmdd.config.sections import RayConfig
+from wmdd.errors import ConfigError
+
+
+def two_queues(item):
+    return "cpu" if item.stage == "barycenter" else "main"
+
+
+def chain(count):
+    """Statistics, barycenter and recovery of each class; and a draw, which needs a CPU alone."""
+    stages = ("statistics", "barycenter", "recover")
+    items = [task(f"class-{number}", stage=stage) for stage in stages for number in range(count)]
+    for place, item in enumerate(items[count:]):
+        item.units[0].inputs["0"] = items[place].units[0].ref
+    return [*items, task("draw", stage="barycenter")]
+
+
+@pytest.mark.parametrize("holds", [1, 2, 3])
+def test_kinds_that_share_cpus_do_not_deadlock(holds):
+    run = Run(chain(3), {"a": holds}, queue=two_queues, shared=True, early={"cpu"}, start_timeout_s=45).go()
+    assert len(run.units("done")) == 10
+    assert run.workers.clock_s < 1000
+
+
+def test_exclusive_task_runs_alone():
+    items = [task("teacher", stage="pretrain"), *tasks(4), task("other", stage="pretrain")]
+    run = Run(
+        items, {"a": 3}, queue=lambda item: "alone" if item.stage == "pretrain" else "main", exclusive={"alone": "main"}
+    )
+    run.go()
+    spans = {item.name: (moment, moment + 10) for moment, _, item in run.workers.assigned}
+    for name in ("teacher", "other"):
+        begun, ended = spans.pop(name)
+        assert all(end <= begun or start >= ended for start, end in spans.values())
+
+
+def test_workers_end_before_a_group_of_trainers_starts():
+    items = [*tasks(2), task("teacher", "class-0", "class-1", stage="recover"), task("after", "teacher")]
+    queues = {"teacher": "train"}
+    run = Run(items, {"a": 2}, queue=lambda item: queues.get(item.name, "main"), exclusive={"train": "train"})
+    assign, kinds = run.workers.assign, []
+
+    def seen(worker, item):
+        assign(worker, item)
+        kinds.append((item.name, sorted(worker.kind for worker in run.workers.present.values())))
+
+    run.workers.assign = seen
+    run.go()
+    assert dict(kinds)["teacher"] == ["train"]
+    assert run.units("done")[-2:] == ["teacher", "after"]
+
+
+def test_cpu_workers_start_while_upstream_tasks_run():
+    """Else those with a GPU would wait for them."""
+    items = [task("a", stage="statistics"), task("b", "a", stage="barycenter"), task("c", "b", stage="recover")]
+    items[1].units[0].inputs["0"] = items[0].units[0].ref
+    items[2].units[0].inputs["0"] = items[1].units[0].ref
+    queue = {"statistics": "main", "barycenter": "cpu", "recover": "main"}
+    times = []
+    for early in ((), {"cpu"}):
+        run = Run(items, {"node": 1}, 10.0, queue=lambda item: queue[item.stage], start_s=7.0)
+        run.scheduler = Scheduler(run.workers, RayConfig(), run.events.append, early=early)
+        run.go()
+        times.append(run.workers.clock_s)
+    assert times == [44.0, 37.0]
+
+
+def test_no_worker_starts_during_an_exclusive_task():
+    items = [task("teacher", stage="pretrain"), *(task(f"class-{number}") for number in range(3))]
+    for number in range(3):
+        items[1 + number].units[0].inputs["0"] = items[0].units[0].ref
+    held = []
+    run = Run(
+        items,
+        {"a": 4},
+        queue=lambda item: "alone" if item.stage == "pretrain" else "main",
+        exclusive={"alone": "main"},
+    )
+    run.workers.at(5.0, lambda: held.append(len(run.workers.present)))
+    run.go()
+    assert held == [1]
+
+
+def test_kind_without_capacity_is_an_error():
+    run = Run(chain(3), {"a": 4}, queue=two_queues, fits=lambda node, kind: kind == "cpu", start_timeout_s=45)
+    with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start"):
+        run.scheduler.run(run.board)
+    assert run.units("done") == ["draw"]
+    assert run.workers.clock_s < 100
