@@ -39,7 +39,7 @@ class RayExecutor:
         Raises:
             ConfigError: if the cluster cannot be reached, or cannot hold a worker.
         """
-        self._connect()
+        self.connect()
         import ray
 
         from ray_jobs.metrics import metered
@@ -91,7 +91,12 @@ class RayExecutor:
             return "main" if has_gpus else "alone"
         return "cpu" if has_cpu_workers and not STAGES[task.stage].gpu else "main"
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Join the cluster, or start a temporary Ray, unless that is done.
+
+        Raises:
+            ConfigError: if the cluster cannot be reached.
+        """
         from ray_jobs.connect import connect
 
         if not self._connected:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from ray_jobs.executor import RayExecutor
 from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import SHARED_STAGES, Objective
 from tuning.report import write_page
-from tuning.trials import Outcome, best_trial, table
+from tuning.trials import Outcome, Trial, best_trial, table
 from tuning.tuner import run_trials, trial_share, value_of
 from wmdd.commands.distill import distill
 from wmdd.config.callers import names_arguments
@@ -61,25 +61,29 @@ def search(
     session = Session("tune", config, run, store, listener)
     shared = search_config(config, tune)
     plan = session.plan({"": shared}, status, alone=False)[""]
-    with session.hold():
+    with session.hold(), contextlib.closing(RayExecutor(config)) as executor:
         _note_search(session.folder, config, tune, session.store.url)
-        with _ray(config):
-            objective = _prepare(plan, tune, session.store, listener)
-            trials = run_trials(objective, space, session.folder, listener)
-            session.folder.write("trials.parquet", table(trials))
-            winner = best_trial(trials)
-            best = override(config, winner.values)
-            anywhere = best.model_copy(update={"ray": RayConfig()})  # without where it ran
-            session.folder.write("best.yaml", to_yaml(anywhere).encode())
-            outcome = Outcome(session.folder.url, trials, winner, best, {}, tune.num_students)
-            write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
-            if tune.final:
-                for name, chosen in {"winner": best, "recipe": config}.items():
-                    values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
-                    session.note(f"{name}: all data, with {values}")
-                    outcome.final[name] = _distill_all(chosen, f"{session.url}/{name}", session.store, listener)
-                write_page(outcome, objective, space, session.folder)
-            return outcome
+        executor.connect()
+        objective = _prepare(plan, tune, session.store, listener)
+        trials = run_trials(objective, space, session.folder, listener)
+        outcome = _conclude(config, trials, objective, session.folder)
+        write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
+        if tune.final:
+            for name, chosen in {"winner": outcome.best, "recipe": config}.items():
+                values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
+                session.note(f"{name}: all data, with {values}")
+                outcome.final[name] = _distill_all(chosen, f"{session.url}/{name}", session.store, listener)
+            write_page(outcome, objective, space, session.folder)
+        return outcome
+
+
+def _conclude(config: DistillConfig, trials: list[Trial], objective: Objective, folder: Folder) -> Outcome:
+    """Choose the winner; write the table of trials, and the winner's configuration without where it ran."""
+    folder.write("trials.parquet", table(trials))
+    winner = best_trial(trials)
+    best = override(config, winner.values)
+    folder.write("best.yaml", to_yaml(best.model_copy(update={"ray": RayConfig()})).encode())
+    return Outcome(folder.url, trials, winner, best, {}, objective.tune.num_students)
 
 
 def _distill_all(config: DistillConfig, url: str, store: ArtifactStore, listener: Listener) -> dict[str, Any]:
@@ -88,25 +92,8 @@ def _distill_all(config: DistillConfig, url: str, store: ArtifactStore, listener
     return distill(config, run=url, store=store.url, listener=listener).metrics
 
 
-@contextlib.contextmanager
-def _ray(config: DistillConfig) -> Iterator[None]:
-    """Connect to Ray, and stop it at the end if it was started here."""
-    from ray_jobs.connect import connect
-
-    owns_ray = connect(config.ray.address or os.environ.get("RAY_ADDRESS"))
-    try:
-        yield
-    finally:
-        if owns_ray:
-            import ray
-
-            ray.shutdown()
-
-
 def _prepare(plan: Plan, tune: TuneConfig, store: ArtifactStore, listener: Listener) -> Objective:
     """Compute what all trials share, and return what each of them needs."""
-    from ray_jobs.executor import RayExecutor
-
     shared = replace(plan, tasks={stage: plan.tasks[stage] for stage in SHARED_STAGES})
     run_plan(shared, store, RayExecutor(plan.config), listener)
     return Objective(plan.config, tune, store.url, plan.index_ref, trial_share(plan.config)["gpu"] > 0)
