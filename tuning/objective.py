@@ -13,6 +13,7 @@ from wmdd.config.fidelity import Fidelity
 from wmdd.data.index import DatasetIndex
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import load_value, run_stage
+from wmdd.engine.snapshots import ResumeNote
 from wmdd.engine.task import Plan
 from wmdd.errors import ArtifactError, StageError
 from wmdd.runtime import Runtime
@@ -75,6 +76,13 @@ class Objective:
             scores = [load_value(ref, store).top1_last for ref in plan.refs("evaluate")]
             score, spread = statistics.fmean(scores), statistics.stdev(scores)
             yield {"level": level + 1, "score": score, "spread": spread, "cost_s": cost, "failed": ""}
+
+    def drop_snapshots(self, values: dict[str, Any], level: int) -> None:
+        """Remove the snapshots that the recovery of a level left, from which only a higher level would go on."""
+        store = ArtifactStore(self.store_url)
+        for task in self.plan(values, level).tasks["recover"]:
+            if wholes := [unit.whole for unit in task.units if unit.whole]:
+                ResumeNote(store, wholes, wholes).drop()
 
     def _check_shared(self, plan: Plan, store: ArtifactStore) -> None:
         absent = store.absent(ref for stage in SHARED_STAGES for ref in plan.refs(stage))

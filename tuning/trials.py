@@ -32,6 +32,7 @@ class Trial:
         stop: ``finished``, or the reason why not.
         begun: seconds since the epoch of its first score; infinite without one.
         levels: of the search.
+        is_open: its worker failed too often; a search that goes on tries it again.
     """
 
     values: dict[str, Any]
@@ -41,6 +42,7 @@ class Trial:
     stop: str
     begun: float
     levels: int
+    is_open: bool = False
 
     @property
     def score(self) -> float:
@@ -76,6 +78,7 @@ class Trial:
             stop=stop,
             begun=min((float(report["timestamp"]) for report in reports), default=math.inf),
             levels=levels,
+            is_open=result.error is not None,
         )
 
 

@@ -42,7 +42,15 @@ def run_trials(objective: Objective, space: dict[str, Domain], folder: Folder, l
     # A result without a report names no setting; its trial does.
     settings = [trial.config for trial in results._experiment_analysis.trials]
     trials = [Trial.of(values, result, options) for values, result in zip(settings, results, strict=True)]
+    drop_snapshots(trials, objective)
     return sorted(trials, key=lambda trial: trial.begun)
+
+
+def drop_snapshots(trials: list[Trial], objective: Objective) -> None:
+    """Remove the snapshots of trials that ended for good below the last level; at the last level none is left."""
+    for trial in trials:
+        if trial.scores and not trial.is_whole and not trial.is_open:
+            objective.drop_snapshots(trial.values, len(trial.scores) - 1)
 
 
 def _tuner(objective: Objective, space: dict[str, Domain], folder: Folder, listener: Listener) -> Any:
