@@ -10,28 +10,26 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 
 from benchmarks.common import report
 from tuning.config import TuneConfig, search_config
-from tuning.objective import SHARED_STAGES, Objective
+from tuning.objective import Objective, prepare
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.engine.plan import make_plan
-from wmdd.engine.run import LocalExecutor, run_plan
+from wmdd.engine.run import LocalExecutor
 from wmdd.storage.store import ArtifactStore
 
 
-def prepare(name: str, teacher: str, args: argparse.Namespace) -> Objective:
-    """Train the teacher, and make statistics and barycenters, unless the store has them."""
+def objective_of(name: str, teacher: str, args: argparse.Namespace) -> Objective:
+    """Return what the trials of a recipe and teacher share, computed unless the store has it."""
     tune = TuneConfig(levels=((1.0, 1.0, 1.0),), num_students=args.students)
     changes = {"pretrain.model": teacher, "evaluate.students": (args.student or teacher,)}
     changes |= {"data.path": args.data} if args.data and name != "digits" else {}
     config = search_config(override(recipe(name), changes), tune)
     store = ArtifactStore(args.store)
     plan = make_plan(config, store)
-    shared = replace(plan, tasks={stage: plan.tasks[stage] for stage in SHARED_STAGES})
-    run_plan(shared, store, LocalExecutor(config.runtime), lambda event: None)
+    prepare(plan, store, LocalExecutor(config.runtime), lambda event: None)
     return Objective(config, tune, args.store, plan.index_ref, gpu=config.runtime.device != "cpu")
 
 
@@ -46,7 +44,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[10.0**power for power in range(-3, 4)])
     args = parser.parse_args()
     for case in args.case:
-        objective = prepare(*case.split(":"), args)
+        objective = objective_of(*case.split(":"), args)
         for scale in ("absolute", "relative"):
             tried = {}
             for weight in args.weights:

@@ -40,12 +40,10 @@ class Nothing:
     """An artifact of one small file."""
 
     def to_files(self) -> dict[str, bytes]:
-        """Return the file."""
         return {"nothing.txt": b"nothing"}
 
     @classmethod
     def from_files(cls, files: Files) -> Nothing:
-        """Read nothing."""
         return cls()
 
 

@@ -40,7 +40,7 @@ def family(folder: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if process.pid != os.getpid() and belongs(process, folder)]
 
 
-def end(folder: str, supervisor: int, patience_s: float = 30) -> int:
+def end(folder: str, supervisor: int) -> int:
     """End the cluster in `folder`: its supervisor, which ends the others, then what is left; return their number."""
     pids = {process.pid for process in family(folder)}
     for processes, force in _waves(folder, supervisor):
@@ -48,7 +48,7 @@ def end(folder: str, supervisor: int, patience_s: float = 30) -> int:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill() if force else process.terminate()
-        psutil.wait_procs(processes, timeout=patience_s if processes[0].pid == supervisor else 5)
+        psutil.wait_procs(processes, timeout=30 if processes[0].pid == supervisor else 5)
     return len(pids)
 
 

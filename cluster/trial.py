@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -22,6 +23,7 @@ from wmdd.errors import ConfigError, WmddError
 from wmdd.process.temporary import ray_folder, shorten_tmpdir
 
 START_S = 180
+Share = tuple[float, float]  # of a node's resource: used, and in all
 
 
 def up(size: Size) -> TrialCluster:
@@ -102,30 +104,17 @@ def _wait(process: subprocess.Popen[bytes]) -> TrialCluster:
     return trial
 
 
-@dataclass(frozen=True)
-class NodeRow:
-    """A node as `status` shows it; used and total are None where the head does not answer."""
-
-    name: str
-    state: str
-    pid: int
-    cpus: tuple[float, float] | None
-    gpus: tuple[float, float] | None
-
-
-def rows_of(trial: TrialCluster) -> list[NodeRow]:
-    """Return the head and the nodes, with their resources in Ray."""
+def rows_of(trial: TrialCluster) -> Iterator[tuple[str, str, int, Share | None, Share | None]]:
+    """Yield the name of the head and of each node, its state, process, and CPUs and GPUs in Ray; None if unknown."""
     usage = _usage(trial) if trial.runs else {}
-    rows = []
     for number, node in enumerate(trial.nodes):
         alive = find(node.pid, trial.folder) is not None
         known = usage.get(node.node_id) if alive else None
         cpus, gpus = (known.get(name, (0.0, 0.0)) if known else None for name in ("CPU", "GPU"))
-        rows.append(NodeRow(f"node {number}" if number else "head", "alive" if alive else "dead", node.pid, cpus, gpus))
-    return rows
+        yield f"node {number}" if number else "head", "alive" if alive else "dead", node.pid, cpus, gpus
 
 
-def _usage(trial: TrialCluster) -> dict[str, dict[str, tuple[float, float]]]:
+def _usage(trial: TrialCluster) -> dict[str, dict[str, Share]]:
     """Return used and total resources of each node, by its id in Ray."""
     adopt(trial.address)
     with contextlib.suppress(Exception):  # the head may be ending: then only the processes are shown

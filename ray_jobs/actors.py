@@ -49,14 +49,7 @@ def save_on_sigterm() -> None:
 
 
 def greet(store: ArtifactStore, probe: str) -> tuple[str, int]:
-    """Check that this process sees the driver's store; return the ids of its node and of the process.
-
-    Args:
-        probe: name of a note that the driver wrote to the store.
-
-    Raises:
-        ConfigError: if it sees another store.
-    """
+    """Return the ids of this node and process; raise ConfigError if it does not see the driver's note in the store."""
     import ray
 
     if store.read_note(probe) is None:
@@ -87,11 +80,7 @@ class StageActor:
         self._probe, self._cpus = probe, cpus
 
     def hello(self) -> tuple[str, int]:
-        """Create the runtime; return the ids of the node and of the process.
-
-        Raises:
-            ConfigError: if this process does not see the driver's store, or the device is not available.
-        """
+        """Create the runtime, and return what `greet` does; raise ConfigError if the device is not available."""
         ids = greet(self._store, self._probe)
         self._runtime = Runtime.create(self._config, self._cpus)
         return ids

@@ -55,8 +55,8 @@ def connect(address: str | None) -> bool:
             _start(ray, {"num_cpus": usable_cpus(), "object_store_memory": OBJECT_STORE_BYTES, **options})
             return True
         try:
-            if resolved != "auto":
-                _check_head(resolved)
+            if resolved != "auto":  # a head refuses a wrong token at once, while `ray.init` tries for half a minute
+                ray._raylet.GcsClient(address=resolved)
             ray.init(address=resolved, **options)
         except (ConnectionError, RuntimeError, OSError, ValueError, ray.exceptions.RayError) as exc:
             raise ConfigError(_refused(address or resolved, exc, ray.__version__)) from exc
@@ -142,13 +142,6 @@ def _check_listener(option: str, address: str) -> None:
         raise ConfigError(f"{option} {address}: nobody answers ({exc}); is the cluster up?") from exc
     if _is_loopback_only(host.strip("[]"), int(port)):
         os.environ.setdefault(LOOPBACK, "0")  # else Ray looks for the head at this machine's other address, for ever
-
-
-def _check_head(address: str) -> None:
-    """Connect to the head: it refuses a wrong token at once, while `ray.init` tries for half a minute."""
-    from ray import _raylet
-
-    _raylet.GcsClient(address=address)
 
 
 def _is_loopback_only(host: str, port: int) -> bool:

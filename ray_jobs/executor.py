@@ -92,11 +92,7 @@ class RayExecutor:
         return "cpu" if has_cpu_workers and not STAGES[task.stage].gpu else "main"
 
     def connect(self) -> None:
-        """Join the cluster, or start a temporary Ray, unless that is done.
-
-        Raises:
-            ConfigError: if the cluster cannot be reached.
-        """
+        """Join the cluster or start a temporary Ray, as `ray_jobs.connect.connect` does, unless that is done."""
         from ray_jobs.connect import connect
 
         if not self._connected:

@@ -102,11 +102,7 @@ class TrainActor:
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.silence_s)
 
     def hello(self) -> tuple[str, int]:
-        """Return the ids of the node and of the process.
-
-        Raises:
-            ConfigError: if this process does not see the driver's store.
-        """
+        """See `ray_jobs.actors.greet`."""
         return greet(self._store, self._probe)
 
     def run(self, task: StageTask) -> Iterator[Event]:

@@ -64,9 +64,11 @@ def _open(size: int, timeout_s: int) -> tuple[str, int]:
 
 
 def _join(backend: str, host: str, port: int, rank: int, size: int, timeout_s: int) -> None:
-    name = _interface(ray.util.get_node_ip_address())
-    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if name else ():
-        os.environ.setdefault(variable, name)
+    address = ray.util.get_node_ip_address()
+    for name, parts in psutil.net_if_addrs().items():
+        if any(part.address == address for part in parts):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
     timeout = timedelta(seconds=timeout_s)
     store = _store[0] if rank == 0 else dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
@@ -76,9 +78,3 @@ def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
     _store.clear()
-
-
-def _interface(address: str) -> str:
-    """Return the network interface of an address of this node; "" if no interface has it."""
-    interfaces = psutil.net_if_addrs().items()
-    return next((name for name, parts in interfaces if any(part.address == address for part in parts)), "")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.config import TuneConfig
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.fidelity import Fidelity
 from wmdd.data.index import DatasetIndex
+from wmdd.engine.events import Listener
 from wmdd.engine.plan import plan_from
-from wmdd.engine.run import load_value, run_stage
+from wmdd.engine.run import Executor, load_value, run_plan, run_stage
 from wmdd.engine.snapshots import ResumeNote
 from wmdd.engine.task import Plan
 from wmdd.errors import ArtifactError, StageError
@@ -91,6 +92,11 @@ class Objective:
             raise ArtifactError(
                 f"{first.stage} of {first.unit} is missing, which all trials share; start the search again"
             )
+
+
+def prepare(plan: Plan, store: ArtifactStore, executor: Executor, listener: Listener) -> None:
+    """Compute what all trials share, unless the store holds it."""
+    run_plan(replace(plan, tasks={stage: plan.tasks[stage] for stage in SHARED_STAGES}), store, executor, listener)
 
 
 def seconds_of(refs: Sequence[ArtifactRef] | set[ArtifactRef], store: ArtifactStore) -> float:

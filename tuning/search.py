@@ -10,12 +10,10 @@ import contextlib
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 from ray_jobs.executor import RayExecutor
 from tuning.config import TuneConfig, check_space, search_config
-from tuning.objective import SHARED_STAGES, Objective
+from tuning.objective import Objective, prepare
 from tuning.report import write_page
 from tuning.trials import Outcome, Trial, best_trial, table
 from tuning.tuner import run_trials, trial_share, value_of
@@ -25,14 +23,11 @@ from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
 from wmdd.config.sections import RayConfig
 from wmdd.engine.events import Listener
 from wmdd.engine.locations import open_folder
-from wmdd.engine.run import run_plan
 from wmdd.engine.run_names import contrast, located
 from wmdd.engine.run_start import forget_other
 from wmdd.engine.session import Session
-from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError
 from wmdd.storage.folder import Folder
-from wmdd.storage.store import ArtifactStore
 
 
 @names_arguments(resume="run")
@@ -64,7 +59,8 @@ def search(
     with session.hold(), contextlib.closing(RayExecutor(config)) as executor:
         _note_search(session.folder, config, tune, session.store.url)
         executor.connect()
-        objective = _prepare(plan, tune, session.store, listener)
+        prepare(plan, session.store, RayExecutor(shared), listener)
+        objective = Objective(shared, tune, session.store.url, plan.index_ref, trial_share(shared)["gpu"] > 0)
         trials = run_trials(objective, space, session.folder, listener)
         outcome = _conclude(config, trials, objective, session.folder)
         write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
@@ -72,7 +68,9 @@ def search(
             for name, chosen in {"winner": outcome.best, "recipe": config}.items():
                 values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
                 session.note(f"{name}: all data, with {values}")
-                outcome.final[name] = _distill_all(chosen, f"{session.url}/{name}", session.store, listener)
+                url = f"{session.url}/{name}"
+                forget_other(Folder(url), chosen)
+                outcome.final[name] = distill(chosen, run=url, store=session.store.url, listener=listener).metrics
             write_page(outcome, objective, space, session.folder)
         return outcome
 
@@ -84,19 +82,6 @@ def _conclude(config: DistillConfig, trials: list[Trial], objective: Objective, 
     best = override(config, winner.values)
     folder.write("best.yaml", to_yaml(best.model_copy(update={"ray": RayConfig()})).encode())
     return Outcome(folder.url, trials, winner, best, {}, objective.tune.num_students)
-
-
-def _distill_all(config: DistillConfig, url: str, store: ArtifactStore, listener: Listener) -> dict[str, Any]:
-    """Distil all images into a folder of the search; return the metrics."""
-    forget_other(Folder(url), config)
-    return distill(config, run=url, store=store.url, listener=listener).metrics
-
-
-def _prepare(plan: Plan, tune: TuneConfig, store: ArtifactStore, listener: Listener) -> Objective:
-    """Compute what all trials share, and return what each of them needs."""
-    shared = replace(plan, tasks={stage: plan.tasks[stage] for stage in SHARED_STAGES})
-    run_plan(shared, store, RayExecutor(plan.config), listener)
-    return Objective(plan.config, tune, store.url, plan.index_ref, trial_share(plan.config)["gpu"] > 0)
 
 
 def read_search(url: str) -> tuple[DistillConfig, TuneConfig, str]:
@@ -114,11 +99,7 @@ def read_search(url: str) -> tuple[DistillConfig, TuneConfig, str]:
 
 
 def _note_search(folder: Folder, config: DistillConfig, tune: TuneConfig, store: str) -> None:
-    """Write down what is searched; a search that goes on must have the same options, wherever it runs.
-
-    Raises:
-        ConfigError: if the folder holds another search.
-    """
+    """Write down what is searched; refuse a folder that holds a search with other options, wherever it runs."""
     options = tune.model_dump(mode="json")
     if folder.read("tune.json") is not None:
         before, known, _ = read_search(folder.url)

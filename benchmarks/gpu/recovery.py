@@ -150,12 +150,7 @@ class _Case:
         return {"steps": second.done - first.done, "idle_share": idle, "top": trace.top()}
 
     def figures(self, ms: dict[str, float], ceilings: dict[str, float]) -> dict[str, dict[str, Any]]:
-        """Return each way's rate, its share of the ceiling of its precision, and how it compares with the others.
-
-        Args:
-            ms: of a step.
-            ceilings: of matrix products by precision, TFLOP/s.
-        """
+        """Return each way's rate, share of the ceiling (TFLOP/s) of its precision, and speed relative to the others."""
         figures = {}
         for name, value in ms.items():
             precision = name.partition(", ")[2]

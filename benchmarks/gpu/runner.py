@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing.context import ForkServerContext
@@ -79,22 +79,24 @@ class Session:
 
     def _run_all(self, steps: Sequence[Step]) -> int:
         """Run the steps until one refuses or a signal comes; return the exit status of the signal, or 0."""
-        with _stopped_by_signals():
-            try:
-                for step, following in zip(steps, [*steps[1:], None], strict=True):
-                    self._begin(step)
-                    if following is None or not self._runs_beside(step, following):
-                        self._finish_all()
-                    if any("refused" in line for line in self._lines):
-                        break
-                self._finish_all()
-            except SystemExit as exc:
-                return int(exc.code or 0)
-            finally:
-                for number in STOPS:
-                    signal.signal(number, signal.SIG_IGN)
-                for running in list(self._running):
-                    self._finish(running, "stopped")
+        before = {number: signal.signal(number, _stop) for number in STOPS}
+        try:
+            for step, following in zip(steps, [*steps[1:], None], strict=True):
+                self._begin(step)
+                if following is None or not self._runs_beside(step, following):
+                    self._finish_all()
+                if any("refused" in line for line in self._lines):
+                    break
+            self._finish_all()
+        except SystemExit as exc:
+            return int(exc.code or 0)
+        finally:
+            for number in STOPS:
+                signal.signal(number, signal.SIG_IGN)
+            for running in list(self._running):
+                self._finish(running, "stopped")
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return 0
 
     def _runs_beside(self, step: Step, following: Step) -> bool:
@@ -170,6 +172,11 @@ def _show(text: str) -> None:
     print(text, flush=True)
 
 
+def _stop(number: int, _frame: FrameType | None) -> None:
+    """Leave the step under way, which then writes its line, at a signal."""
+    raise SystemExit(128 + number)
+
+
 def _rows(line: Figures) -> list[str]:
     first, *others = str(line.get("result", "")).splitlines() or [""]
     return [
@@ -237,18 +244,3 @@ def _read(told: Path) -> Figures:
 def _tail(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return [line[:300] for line in lines[-TAIL_LINES:]]
-
-
-@contextlib.contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into SystemExit with 128 plus the number, so that the step under way leaves its line."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in STOPS}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,7 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 HERE = "benchmarks.gpu"
 
@@ -26,14 +26,10 @@ def output_of(*command: str) -> str:
         return ""
 
 
-class Tell(Protocol):
-    """Writes figures down at once; a later value of a name replaces the earlier one."""
-
-    def __call__(self, **figures: Any) -> None:
-        """Write figures; ``result`` is what the table shows, in one or more lines, the first of which matters most.
-
-        ``refused`` says why nothing can be measured on this machine, or with these data.
-        """
+# Writes figures, given by name, down at once; a later value of a name replaces the earlier one. ``result`` is what the
+# table shows, in one or more lines, the first of which matters most; ``refused`` says why nothing can be measured on
+# this machine, or with these data.
+Tell = Callable[..., None]
 
 
 @dataclass(frozen=True)

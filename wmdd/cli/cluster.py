@@ -111,8 +111,8 @@ def _status() -> None:
         click.echo("The cluster is being started, or its start was cut off; wmdd cluster down clears what is left.")
         return
     table = Table("node", "state", "process", "CPUs used", "GPUs used")
-    for row in rows_of(found):
-        table.add_row(row.name, row.state, str(row.pid), _used(row.cpus), _used(row.gpus))
+    for name, state, pid, cpus, gpus in rows_of(found):
+        table.add_row(name, state, str(pid), _used(cpus), _used(gpus))
     console = Terminal(soft_wrap=True)
     console.print(table)
     if not found.runs:
