@@ -15,7 +15,7 @@ from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from ray_jobs.actors import StageActor
-from ray_jobs.resources import Node, Shares, asked, has
+from ray_jobs.resources import Node, Shares, has
 from ray_jobs.workers import Message, last_line
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.task import StageTask
@@ -70,7 +70,7 @@ class RayWorkers:
         return min(1, capacity) if kind == "alone" else capacity
 
     def describe(self) -> str:
-        return f"{asked(self._shares)} on {has(self._resources())}"
+        return f"{self._shares} on {has(self._resources())}"
 
     def start(self, kind: str) -> int:
         """Request an actor; while no node can hold it, the request tells an autoscaler what is needed."""

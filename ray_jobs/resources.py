@@ -46,6 +46,9 @@ class Shares:
     cpus_per_worker: float
     gpu_per_worker: float
 
+    def __str__(self) -> str:
+        return f"ray.cpus_per_actor={self.cpus_per_worker:g}, ray.gpus_per_actor={self.gpu_per_worker:g}"
+
     @staticmethod
     def of(config: RayConfig, nodes: Iterable[Node], device: str) -> Shares:
         """Choose CPUs or GPUs; with ``device=cuda`` a run waits for GPUs that no node has yet."""
@@ -90,7 +93,7 @@ def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: in
     """
     fit = shares.capacity("main", nodes)
     if fit < 1:
-        raise ConfigError(f"{asked(shares)}: no worker fits {has(nodes)}; ask for less")
+        raise ConfigError(f"{shares}: no worker fits {has(nodes)}; ask for less")
     if config.actors > fit:
         raise ConfigError(f"ray.actors={config.actors}: only {fit} fit {has(nodes)}; ask for fewer, or smaller ones")
     if trainers > 1 and shares.capacity("train", nodes) < trainers:
@@ -108,11 +111,6 @@ def fit_memory(node: Node) -> tuple[int, float]:
     """
     free = node.get("memory", 0.0) + node.get("object_store_memory", 0.0)
     return max(1, int((free - RAY_BYTES) / WORKER_BYTES)), free / 2**30
-
-
-def asked(shares: Shares) -> str:
-    """Return what a worker reserves, as options."""
-    return f"ray.cpus_per_actor={shares.cpus_per_worker:g}, ray.gpus_per_actor={shares.gpu_per_worker:g}"
 
 
 def has(nodes: list[Node]) -> str:

@@ -29,6 +29,7 @@ SLOW = "; raise ray.silence_s if it is only slow"
 
 @dataclass(eq=False)
 class _Worker:
+    number: int
     kind: str
     node: str | None = None  # None until it is ready
     pid: int = 0
@@ -100,8 +101,8 @@ class Scheduler:
 
     def close(self) -> None:
         """Terminate all workers."""
-        for number in list(self._workers):
-            self._terminate(number)
+        for worker in list(self._workers.values()):
+            self._terminate(worker)
 
     # -- assignment ----------------------------------------------------------------------------------------------
 
@@ -109,12 +110,12 @@ class Scheduler:
         """Return the queue of each running task."""
         return [self._board.queue(worker.task) for worker in self._workers.values() if worker.task]
 
-    def _idle(self) -> dict[str, list[int]]:
+    def _idle(self) -> dict[str, list[_Worker]]:
         """Return the workers that are ready and have no task, by kind."""
-        idle = collections.defaultdict[str, list[int]](list)
-        for number, worker in self._workers.items():
+        idle = collections.defaultdict[str, list[_Worker]](list)
+        for worker in self._workers.values():
             if worker.node is not None and worker.task is None:
-                idle[worker.kind].append(number)
+                idle[worker.kind].append(worker)
         return idle
 
     def _kind(self, queue: str) -> str:
@@ -125,10 +126,9 @@ class Scheduler:
         for queue in self._board.queues():
             workers = idle[self._kind(queue)]
             while workers and self._may_run(queue) and (task := self._board.take(queue)):
-                number = workers.pop(0)
-                worker = self._workers[number]
+                worker = workers.pop(0)
                 worker.task, worker.last_message_s = task, self._backend.now()
-                self._backend.assign(number, task)
+                self._backend.assign(worker.number, task)
                 self._listener(Event("begin", task.stage, task.name, total=len(task.units), node=worker.name))
 
     def _may_run(self, queue: str) -> bool:
@@ -151,7 +151,8 @@ class Scheduler:
         for kind, demand in self._demand().items():
             capacity = max(1, self._backend.capacity(kind)) * (2 if self._grows else 1)
             for _ in range(min(self._limits.get(kind) or capacity, demand) - present[kind]):
-                self._workers[self._backend.start(kind)] = _Worker(kind)
+                number = self._backend.start(kind)
+                self._workers[number] = _Worker(number, kind)
 
     def _demand(self) -> dict[str, int]:
         """Return how many workers the tasks that are ready, running or about to be ready can use, by kind."""
@@ -179,14 +180,14 @@ class Scheduler:
             waiting = sum(map(self._board.left, queues)) - sum(queue in queues for queue in running)
             if exclusive and not running and kind != self._kind(exclusive):
                 waiting = 0
-            spare = [number for number, worker in self._workers.items() if worker.kind == kind and not worker.task]
-            spare.sort(key=lambda number: (self._workers[number].node is not None, -number))  # first those not ready
-            for number in spare[: max(0, len(spare) - waiting)]:
-                self._terminate(number)
+            spare = [worker for worker in self._workers.values() if worker.kind == kind and not worker.task]
+            spare.sort(key=lambda worker: (worker.node is not None, -worker.number))  # first those not ready
+            for worker in spare[: max(0, len(spare) - waiting)]:
+                self._terminate(worker)
 
-    def _terminate(self, number: int) -> None:
-        del self._workers[number]
-        self._backend.terminate(number)
+    def _terminate(self, worker: _Worker) -> None:
+        del self._workers[worker.number]
+        self._backend.terminate(worker.number)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
@@ -204,23 +205,23 @@ class Scheduler:
         elif message.kind == "event" and event is not None:
             self._listener(event)
         elif message.kind == "done" and task is not None:
-            self._release(message.worker, worker)
+            self._release(worker)
             self._board.finish(task)
             self._listener(Event("done", task.stage, task.name))
         elif message.kind == "error" and task is not None and isinstance(message.error, StageError):
-            self._handle_error(message.worker, worker, task, message.error)
+            self._handle_error(message.error, worker, task)
 
-    def _handle_error(self, number: int, worker: _Worker, task: StageTask, error: StageError) -> None:
+    def _handle_error(self, error: StageError, worker: _Worker, task: StageTask) -> None:
         if error.passing:
             # The worker may be at fault (a full disk, a GPU in a bad state): the next attempt is on another one.
-            self._terminate(number)
+            self._terminate(worker)
             self._retry(task, error.cause, unit=error.unit)
         else:
-            self._release(number, worker)
+            self._release(worker)
             self._fail(task, error)
 
     def _handle_lost(self, message: Message, worker: _Worker) -> None:
-        self._terminate(message.worker)
+        self._terminate(worker)
         self._report_workers()
         if worker.node is None:
             self._starts.fail(message.text, self._any_ready())
@@ -233,7 +234,7 @@ class Scheduler:
 
     def _handle_unfit(self, message: Message, worker: _Worker) -> None:
         error = message.error or ConfigError(message.text)
-        self._terminate(message.worker)
+        self._terminate(worker)
         if worker.node is not None:
             raise error  # of the task, which no worker can run
         any_starting = any(other.node is None for other in self._workers.values())
@@ -242,10 +243,10 @@ class Scheduler:
     def _any_ready(self) -> bool:
         return any(worker.node is not None for worker in self._workers.values())
 
-    def _release(self, number: int, worker: _Worker) -> None:
+    def _release(self, worker: _Worker) -> None:
         worker.task = None
         if worker.kind in self._exclusive:
-            self._terminate(number)
+            self._terminate(worker)
 
     def _report_workers(self) -> None:
         nodes = collections.Counter(worker.node for worker in self._workers.values() if worker.node)
@@ -267,9 +268,9 @@ class Scheduler:
 
     def _check_silence(self) -> None:
         now, limit = self._backend.now(), self._config.silence_s
-        for number, worker in list(self._workers.items()):
+        for worker in list(self._workers.values()):
             if worker.task is not None and now - worker.last_message_s > limit:
-                self._terminate(number)
+                self._terminate(worker)
                 self._report_workers()
                 self._retry(worker.task, f"its worker on {worker.name} sent no message for {limit:g} s", hint=SLOW)
 
@@ -279,6 +280,6 @@ class Scheduler:
         kinds = set(map(self._kind, self._board.queues()))
         if waited_s > self._config.start_timeout_s / 2:
             for kind, workers in self._idle().items():
-                for number in workers if kind not in kinds else ():  # they may hold what these kinds need
-                    self._terminate(number)
+                for worker in workers if kind not in kinds else ():  # they may hold what these kinds need
+                    self._terminate(worker)
         self._starts.check(waited_s, kinds)
