@@ -54,13 +54,13 @@ def search(
     config = located(config)
     space = check_space(config, tune)
     session = Session("tune", config, run, store, listener)
-    shared = search_config(config, tune)
-    plan = session.plan({"": shared}, status, alone=False)[""]
+    plan = session.plan({"": search_config(config, tune)}, status, alone=False)[""]
     with session.hold(), contextlib.closing(RayExecutor(config)) as executor:
         _note_search(session.folder, config, tune, session.store.url)
         executor.connect()
-        prepare(plan, session.store, RayExecutor(shared), listener)
-        objective = Objective(shared, tune, session.store.url, plan.index_ref, trial_share(shared)["gpu"] > 0)
+        prepare(plan, session.store, RayExecutor(plan.config), listener)
+        gpu = trial_share(plan.config)["gpu"] > 0
+        objective = Objective(plan.config, tune, session.store.url, plan.index_ref, gpu)
         trials = run_trials(objective, space, session.folder, listener)
         outcome = _conclude(config, trials, objective, session.folder)
         write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,14 +87,10 @@ def table(trials: Sequence[Trial]) -> bytes:
     """Return ``trials.parquet``: one row per trial, in the order of their start."""
     rows = []
     for number, trial in enumerate(trials):
-        scores = {
-            f"score_{level + 1}": trial.scores[level] if level < len(trial.scores) else None
-            for level in range(trial.levels)
-        }
-        rows.append(
-            {"trial": number, **trial.values, "score": trial.score, "spread": trial.spread, "level": len(trial.scores)}
-            | {"cost_s": trial.cost_s, "stop": trial.stop, **scores}
-        )
+        row = {"trial": number, **trial.values, "score": trial.score, "spread": trial.spread}
+        row |= {"level": len(trial.scores), "cost_s": trial.cost_s, "stop": trial.stop}
+        levels = itertools.zip_longest(range(1, trial.levels + 1), trial.scores)
+        rows.append(row | {f"score_{level}": score for level, score in levels})
     for field in trials[0].values if trials else ():
         if len({type(row[field]) for row in rows} - {type(None), int, float}) > 0:
             rows = [row | {field: str(row[field])} for row in rows]  # a column has one type
