@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,12 +107,10 @@ class Trace:
             until = max(until, end)
         return round(busy / 1e6 / self.seconds, 3) if spans else None
 
-    def top(self, count: int = 10) -> list[dict[str, Any]]:
-        """Return the operators or kernels that take most time by themselves: name, share of all, calls."""
-        name = "self_device_time_total" if self._cuda else "self_cpu_time_total"
-        rows = self._profile.key_averages()
-        total = sum(getattr(row, name) for row in rows) or 1.0
-        rows = sorted(rows, key=lambda row: -getattr(row, name))[:count]
-        return [
-            {"name": row.key[:100], "share": round(getattr(row, name) / total, 3), "calls": row.count} for row in rows
-        ]
+    def top(self) -> list[dict[str, Any]]:
+        """Return the ten operators or kernels that take most time by themselves: name, share of all, calls."""
+        time_of = operator.attrgetter("self_device_time_total" if self._cuda else "self_cpu_time_total")
+        rows = sorted(self._profile.key_averages(), key=time_of, reverse=True)
+        total_us = sum(map(time_of, rows)) or 1.0
+        shares = [(row, round(time_of(row) / total_us, 3)) for row in rows[:10]]
+        return [{"name": row.key[:100], "share": share, "calls": row.count} for row, share in shares]

@@ -24,7 +24,7 @@ from wmdd.seeding import SeedTree
 
 
 class PlainLoop:
-    """Images of all targets, to be optimised step by step.
+    """Images of all targets, to be optimised step by step, with a teacher that gets the loop's hooks.
 
     Args:
         tf32: let matrix products and convolutions round to TF32.
@@ -32,6 +32,11 @@ class PlainLoop:
 
     def __init__(self, teacher: Teacher, targets: list[Target], device: torch.device, *, tf32: bool) -> None:
         self._network, self._tf32 = teacher.network.to(device), tf32
+        modules = list(self._network.modules())
+        for norm in (module for module in modules if isinstance(module, nn.BatchNorm2d)):
+            norm.register_forward_hook(self._look)
+        head = [module for module in modules if isinstance(module, nn.Linear)][-1]
+        head.register_forward_pre_hook(self._keep)
         self._classes, self._ipc = len(targets), len(targets[0].barycenter.support)
         self._labels = torch.arange(self._classes, device=device).repeat_interleave(self._ipc)
         self._support = torch.cat([target.barycenter.support for target in targets]).to(device)
@@ -50,19 +55,12 @@ class PlainLoop:
         """Run `steps` steps; return the mean seconds of one."""
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self._tf32
         torch.backends.cudnn.deterministic = False  # as torch has it; wmdd sets its own before each of its rounds
-        norms = [module for module in self._network.modules() if isinstance(module, nn.BatchNorm2d)]
-        hooks = [norm.register_forward_hook(self._look) for norm in norms]
-        head = [module for module in self._network.modules() if isinstance(module, nn.Linear)][-1]
-        hooks.append(head.register_forward_pre_hook(self._keep))
         synchronize()
         begun = time.perf_counter()
         for _ in range(steps):
             self._step()
         synchronize()
-        seconds = (time.perf_counter() - begun) / steps
-        for hook in hooks:
-            hook.remove()
-        return seconds
+        return (time.perf_counter() - begun) / steps
 
     def _keep(self, _head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._features = inputs[0].flatten(1)

@@ -4,19 +4,17 @@ Nothing here may touch CUDA, which cannot be used in a process that was forked a
 torch._inductor, which looks for a GPU when it is imported (torch 2.11).
 """
 
+# ruff: noqa: E402, F401
 import os
 
 # POT imports every array library that it finds, and some of them look for a GPU.
 for library in ("JAX", "CUPY", "TENSORFLOW"):
     os.environ.setdefault(f"POT_BACKEND_DISABLE_{library}", "1")
 
-import torch  # noqa: E402
-import torch._dynamo  # noqa: E402
-import torchvision.transforms.v2  # noqa: E402
+import torch._dynamo
+import torchvision.transforms.v2
 
-import wmdd.commands.distill  # noqa: E402
-import wmdd.method.barycenter  # noqa: E402
-import wmdd.report.folder  # noqa: E402
-import wmdd.stages  # noqa: E402
-
-__all__ = ["torch", "torchvision", "wmdd"]
+import wmdd.commands.distill
+import wmdd.method.barycenter
+import wmdd.report.folder
+import wmdd.stages

@@ -49,7 +49,9 @@ def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = 
     if method == "wmdd":
         shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{card}-{recipe_name}-{ipc}.png")
     tell(metrics=result.metrics, wall_s=round(wall_s, 1))
-    tell(result=f"{_scores(result.metrics)}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
+    # Every score: last epoch, mean and sample standard deviation over the students.
+    scores = " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(result.metrics))
+    tell(result=f"{scores}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
 
 
 def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
@@ -92,8 +94,3 @@ class _Watch:
         ran = ", ".join(f"{stage} {value:.1f} s" for stage, value in self._seconds.items())
         found = ", ".join(f"{count} of {stage}" for stage, count in self._found.items())
         return "; ".join(filter(None, (ran, found and f"found in the store: {found}")))
-
-
-def _scores(metrics: dict[str, Any]) -> str:
-    """Return every score: last epoch, mean and sample standard deviation over the students."""
-    return " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(metrics))

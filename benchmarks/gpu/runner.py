@@ -173,7 +173,7 @@ def _show(text: str) -> None:
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """Leave the step under way, which then writes its line, at a signal."""
+    """Raise SystemExit at a signal, so that the step under way leaves its line."""
     raise SystemExit(128 + number)
 
 

@@ -76,7 +76,7 @@ class _Work:
     """
 
     def __init__(self, model: str, size: int, folder: Path, each: int, setting: Setting) -> None:
-        self._model, self._size, self._index = model, size, _real_images(folder, size, each)
+        self._model, self._index = model, _real_images(folder, size, each)
         self.runtime = open_runtime(setting)
         self._teacher = untrained_teacher(model, size, CLASSES)
         self._geometry = Geometry(size, 1.0, "half")
