@@ -63,7 +63,7 @@ class RayWorkers:
         return time.monotonic()
 
     def capacity(self, kind: str) -> int:
-        """Count the workers of a kind that the present nodes can hold; one for those whose tasks are exclusive."""
+        """Return how many workers of a kind the present nodes can hold; one for those whose tasks are exclusive."""
         if kind == "train":
             return 1
         capacity = self._shares.capacity(kind, self._resources())
