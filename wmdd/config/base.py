@@ -71,25 +71,29 @@ FORMER = {
 
 
 def option(
-    default: Any, *, keyed: bool = True, protocol: bool = True, only_with: dict[str, str] | None = None, **facts: Any
+    default: Any,
+    description: str,
+    *,
+    keyed: bool = True,
+    protocol: bool = True,
+    only_with: dict[str, str] | None = None,
+    **bounds: Any,
 ) -> Any:
-    """Declare an option with facts about it; a plain `Field` has the facts that are the defaults here.
+    """Declare an option of a section.
 
     Args:
+        description: one line, which the command line prints as its help.
         keyed: another value changes what the stage yields, and is not among the params of the stage's units.
         protocol: another value changes how a student is trained or scored.
         only_with: values that other options of the section must have for this one to change anything.
+        bounds: as pydantic's `Field` takes them, such as ``ge=0``.
     """
     extra: dict[str, Any] = {"keyed": keyed, "protocol": protocol, "only_with": only_with or {}}
-    return Field(default, json_schema_extra=extra, **facts)
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
 def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Refuse a name that is empty, or given twice.
-
-    Raises:
-        ValueError: names it.
-    """
+    """Return the names; raise a `ValueError` for one that is empty, or given twice."""
     if "" in names:
         raise ValueError("holds an empty name; leave it out")
     twice = [name for name in names if names.count(name) > 1]
@@ -99,30 +103,10 @@ def refuse_twice(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def in_full(path: str | None) -> str | None:
-    """Return a path or URL with the home folder in place of ``~``.
-
-    Raises:
-        ValueError: if it is empty.
-    """
+    """Return a path or URL with the home folder in place of ``~``; raise a `ValueError` if it is empty."""
     if path is not None and not path.strip():
         raise ValueError("it is empty; give a path or URL, or none")
     return path and expand_home(path)
-
-
-class _Short:
-    """A default as a signature shows it: a section without its values."""
-
-    def __init__(self, value: Any) -> None:
-        self._shown = f"{type(value).__name__}()" if isinstance(value, Section) else repr(value)
-
-    def __repr__(self) -> str:
-        return self._shown
-
-
-def _meaning(field: Any, default: Any) -> str:
-    if isinstance(default, Section):
-        return (type(default).__doc__ or "").partition("\n")[0]
-    return f"{field.description} [default: {default!r}]"
 
 
 class Section(BaseModel):
@@ -134,14 +118,16 @@ class Section(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Describe its options in its help, which pydantic begins with all annotations and defaults at full length."""
         super().__pydantic_init_subclass__(**kwargs)
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
-        cls.__signature__ = inspect.Signature(
-            [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_Short(default))
-                for name, default in defaults.items()
-            ]
-        )
-        lines = [f"    {name}: {_meaning(field, defaults[name])}" for name, field in cls.model_fields.items()]
+        parameters, lines = [], []
+        for name, field in cls.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            meaning = f"{field.description} [default: {default!r}]"
+            if isinstance(default, Section):
+                default = type(default)
+                meaning = (default.__doc__ or "").partition("\n")[0]
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
+            lines.append(f"    {name}: {meaning}")
+        cls.__signature__ = inspect.Signature(parameters)
         cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Options:", *lines])
 
     @field_validator("*", mode="before")

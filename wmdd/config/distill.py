@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from pydantic import Field
 
-from wmdd.config.base import Count, check_changes
+from wmdd.config.base import Count, check_changes, option
 from wmdd.config.sections import (
     BarycenterConfig,
     DataConfig,
@@ -36,10 +35,10 @@ class DistillConfig(Section):
     ``help(config.recover)`` lists the options of a section; ``override(config, {"recover.lr": 0.1})`` changes one.
     """
 
-    recipe: str = Field("custom", description="name that the run folder and the report carry")
-    method: Method = Field("wmdd", description="what makes the images; see `wmdd.config.methods`")
-    seed: int = Field(0, description="root of every random stream")
-    ipc: Count = Field(10, description="distilled images per class")
+    recipe: str = option("custom", "name that the run folder and the report carry")
+    method: Method = option("wmdd", "what makes the images; see `wmdd.config.methods`")
+    seed: int = option(0, "root of every random stream")
+    ipc: Count = option(10, "distilled images per class")
     data: DataConfig = DataConfig()
     pretrain: PretrainConfig = PretrainConfig()
     statistics: StatisticsConfig = StatisticsConfig()

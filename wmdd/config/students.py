@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
-from wmdd.config.base import (
-    Augment,
-    Count,
-    NonNegative,
-    Positive,
-    Protocol,
-    Scale,
-    Section,
-    Stem,
-    option,
-    refuse_twice,
-)
+from wmdd.config.base import Augment, Count, NonNegative, Positive, Protocol, Scale, Section, Stem, option, refuse_twice
 
 
 class RelabelConfig(Section):
     """Soft labels: the teacher's logits of stored views (fast knowledge distillation)."""
 
-    epochs: Count = option(300, keyed=False, description="epochs of stored views, which are the student's epochs")
-    batch_size: Count = Field(100, description="images per stored label batch, at most the whole set")
-    crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
-    flip: bool = Field(True, description="random horizontal flips")
-    mix: Literal["cutmix", "mixup", "none"] = Field(
-        "cutmix", description="mix the images of a batch: one permutation, and one box or one share"
+    epochs: Count = option(300, "epochs of stored views, which are the student's epochs", keyed=False)
+    batch_size: Count = option(100, "images per stored label batch, at most the whole set")
+    crop_scale: Scale = option((0.08, 1.0), "area of random resized crops, low and high")
+    flip: bool = option(True, "random horizontal flips")
+    mix: Literal["cutmix", "mixup", "none"] = option(
+        "cutmix", "mix the images of a batch: one permutation, and one box or one share"
     )
-    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixed area or share")
-    bn_mode: Literal["running", "batch"] = Field(
-        "running", description="teacher's batch-norm: running, or of the batch"
+    mix_alpha: Positive = option(1.0, "of the Beta distribution of the mixed area or share")
+    bn_mode: Literal["running", "batch"] = option("running", "teacher's batch-norm: running, or of the batch")
+    epochs_per_block: Count = option(50, "epochs in one unit of work", keyed=False, protocol=False)
+    micro_batch: int = option(
+        0, "images that share the teacher's batch-norm statistics with bn_mode=batch (0: the whole batch)", ge=0
     )
-    epochs_per_block: Count = option(50, keyed=False, protocol=False, description="epochs in one unit of work")
-    micro_batch: Annotated[int, Field(ge=0)] = Field(
-        0, description="images that share the teacher's batch-norm statistics with bn_mode=batch (0: the whole batch)"
-    )
-    augment: Augment = Field("none", description="further random changes of each image before its stored view")
-    teachers: tuple[str, ...] = Field(
-        (), description="more networks, trained or loaded as the teacher was; the labels are the mean of all logits"
+    augment: Augment = option("none", "further random changes of each image before its stored view")
+    teachers: tuple[str, ...] = option(
+        (), "more networks, trained or loaded as the teacher was; the labels are the mean of all logits"
     )
 
-    @field_validator("teachers")
-    @classmethod
-    def _differ(cls, teachers: tuple[str, ...]) -> tuple[str, ...]:
-        return refuse_twice(teachers)
+    _differ = field_validator("teachers")(refuse_twice)
 
     @field_validator("micro_batch")
     @classmethod
@@ -83,51 +67,45 @@ class EvaluateConfig(Section):
     """Students trained on the distilled images and their soft labels, scored on real validation images."""
 
     students: tuple[str, ...] = option(
-        ("resnet18",), keyed=False, protocol=False, min_length=1, description="networks to train, with any norm"
+        ("resnet18",), "networks to train, with any norm", keyed=False, protocol=False, min_length=1
     )
-    stem: Stem = Field("auto", description="first layers of the students, as pretrain.stem")
-    num_students: Count = option(3, keyed=False, protocol=False, description="students of each network")
-    lr: Positive = Field(1e-3, description="peak learning rate")
-    weight_decay: NonNegative = Field(0.01, description="on weights of two or more dimensions")
-    temperature: Positive = option(20.0, only_with=_SOFT, description="of teacher's and student's softmax")
-    cosine_stretch: Annotated[float, Field(ge=1.0, allow_inf_nan=True)] = Field(
-        1.0, description="cosine ends at 0 after epochs x this"
-    )
-    val_every: Count = option(
-        10, protocol=False, description="epochs between validations (the last epoch always counts)"
-    )
-    val_batch_size: Count = option(250, keyed=False, protocol=False, description="images per validation step")
-    protocol: Protocol = option(
-        "wmdd", keyed=False, description="named settings that these are, or began as; see wmdd protocols"
-    )
-    labels: Literal["soft", "hard"] = Field("soft", description="the teacher's stored logits, or class names alone")
+    stem: Stem = option("auto", "first layers of the students, as pretrain.stem")
+    num_students: Count = option(3, "students of each network", keyed=False, protocol=False)
+    lr: Positive = option(1e-3, "peak learning rate")
+    weight_decay: NonNegative = option(0.01, "on weights of two or more dimensions")
+    temperature: Positive = option(20.0, "of teacher's and student's softmax", only_with=_SOFT)
+    cosine_stretch: float = option(1.0, "cosine ends at 0 after epochs x this", ge=1, allow_inf_nan=True)
+    val_every: Count = option(10, "epochs between validations (the last epoch always counts)", protocol=False)
+    val_batch_size: Count = option(250, "images per validation step", keyed=False, protocol=False)
+    protocol: Protocol = option("wmdd", "named settings that these are, or began as; see wmdd protocols", keyed=False)
+    labels: Literal["soft", "hard"] = option("soft", "the teacher's stored logits, or class names alone")
     loss: Literal["kl", "mse"] = option(
-        "kl", only_with=_SOFT, description="from soft labels: divergence at temperature, or of logits"
+        "kl", "from soft labels: divergence at temperature, or of logits", only_with=_SOFT
     )
     ce_weight: NonNegative = option(
-        0.0, only_with=_SOFT, description="of a cross-entropy with the class, added to the loss of soft labels"
+        0.0, "of a cross-entropy with the class, added to the loss of soft labels", only_with=_SOFT
     )
-    augment: Augment = Field(
-        "none", description="further random changes of each view with hard labels (soft: relabel.augment)"
+    augment: Augment = option("none", "further random changes of each view with hard labels (soft: relabel.augment)")
+    optimizer: Literal["adamw", "sgd"] = option("adamw", "update rule (sgd: with momentum, Nesterov off)")
+    momentum: float = option(0.9, "of sgd", ge=0, lt=1)
+    schedule: Literal["cosine", "linear", "steps", "tail"] = option(
+        "cosine", "of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="update rule (sgd: with momentum, Nesterov off)")
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.9, description="of sgd")
-    schedule: Literal["cosine", "linear", "steps", "tail"] = Field(
-        "cosine",
-        description="of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)",
+    accumulate: Count = option(1, "parts of a batch whose gradients are added up before a step")
+    ema: float = option(
+        0.0, "also score a running average of the student's weights, with this decay (0: none)", ge=0, lt=1
     )
-    accumulate: Count = Field(1, description="parts of a batch whose gradients are added up before a step")
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="also score a running average of the student's weights, with this decay (0: none)"
+    rates: tuple[str, ...] = option(
+        (), "students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
-    rates: tuple[str, ...] = Field(
-        (), description="students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
+    random_real: bool = option(
+        True, "also train on as many random real images, one draw per seed", keyed=False, protocol=False
+    )
+    full_data: bool = option(
+        True, "train other students on all real images too, as the teacher was", keyed=False, protocol=False
     )
 
-    @field_validator("students")
-    @classmethod
-    def _differ(cls, students: tuple[str, ...]) -> tuple[str, ...]:
-        return refuse_twice(students)
+    _differ = field_validator("students")(refuse_twice)
 
     @field_validator("rates")
     @classmethod
@@ -142,12 +120,9 @@ class EvaluateConfig(Section):
 
     def of(self, student: str) -> EvaluateConfig:
         """Return the section for one student, with the learning rate and stretch that it has in `rates`."""
-        for rate in self.rates:
-            name, lr, stretch = _rate(rate)
-            if name == student:
-                own = {"lr": lr, "cosine_stretch": stretch or self.cosine_stretch}
-                return self.model_copy(update={**own, "rates": ()})
-        return self.model_copy(update={"rates": ()})
+        rates = {name: (lr, stretch or self.cosine_stretch) for name, lr, stretch in map(_rate, self.rates[::-1])}
+        lr, stretch = rates.get(student, (self.lr, self.cosine_stretch))
+        return self.model_copy(update={"lr": lr, "cosine_stretch": stretch, "rates": ()})
 
     @field_validator("augment")
     @classmethod
@@ -155,10 +130,3 @@ class EvaluateConfig(Section):
         if augment != "none" and info.data.get("labels") == "soft":
             raise ValueError("soft labels belong to the stored views; set relabel.augment, and this to none")
         return augment
-
-    random_real: bool = option(
-        True, keyed=False, protocol=False, description="also train on as many random real images, one draw per seed"
-    )
-    full_data: bool = option(
-        True, keyed=False, protocol=False, description="train other students on all real images too, as the teacher was"
-    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 
 from wmdd.config.base import (
     Augment,
@@ -24,14 +24,30 @@ from wmdd.config.base import (
 class DataConfig(Section):
     """Which real images, and how they become tensors."""
 
-    path: str | None = Field(None, description="image folder, Parquet, torchvision:NAME, or builtin:digits")
-    classes: tuple[str, ...] | None = Field(None, description="keep only these classes, in this order")
-    subset: Subset | None = Field(None, description="named classes of a full ImageNet-1K tree")
+    path: str | None = option(None, "image folder, Parquet, torchvision:NAME, or builtin:digits")
+    classes: tuple[str, ...] | None = option(None, "keep only these classes, in this order")
+    subset: Subset | None = option(None, "named classes of a full ImageNet-1K tree")
+    download: bool = option(False, "let torchvision fetch a set that path names as torchvision:NAME")
+    image_size: int = option(224, "height and width of the distilled images, px", ge=8)
+    crop_ratio: Fraction = option(0.875, "centre crop over resized shorter side (1 keeps the whole image)")
+    exif_orientation: Literal["ignore", "apply"] = option(
+        "ignore", "of photographs: read them as stored, as torchvision does, or turn them upright"
+    )
+    bits: int | None = option(
+        None, "that grey images use whose files have more than 8: 12 of 16, say (none: all of them)", ge=1, le=32
+    )
+    normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = option(
+        "imagenet", "channel means and deviations that networks see"
+    )
+    val_fraction: float = option(0.2, "share of each class held out when the set has no validation split", ge=0, lt=1)
+    holdout: float = option(
+        0.0, "share of each class's training images that are scored on, in place of the validation images", ge=0, lt=1
+    )
+    per_class: int = option(
+        0, "keep at most this number of images of each class, for training and for validation (0: all)", ge=0
+    )
 
-    @field_validator("path")
-    @classmethod
-    def _is_in_full(cls, path: str | None) -> str | None:
-        return in_full(path)
+    _is_in_full = field_validator("path")(in_full)
 
     @field_validator("classes")
     @classmethod
@@ -47,28 +63,6 @@ class DataConfig(Section):
             raise ValueError("names the classes, as data.classes does; give one of them")
         return subset
 
-    download: bool = Field(False, description="let torchvision fetch a set that path names as torchvision:NAME")
-    image_size: Annotated[int, Field(ge=8)] = Field(224, description="height and width of the distilled images, px")
-    crop_ratio: Fraction = Field(0.875, description="centre crop over resized shorter side (1 keeps the whole image)")
-    exif_orientation: Literal["ignore", "apply"] = Field(
-        "ignore", description="of photographs: read them as stored, as torchvision does, or turn them upright"
-    )
-    bits: Annotated[int, Field(ge=1, le=32)] | None = Field(
-        None, description="that grey images use whose files have more than 8: 12 of 16, say (none: all of them)"
-    )
-    normalization: Literal["imagenet", "cifar10", "cifar100", "tiny-imagenet", "half", "clip"] = Field(
-        "imagenet", description="channel means and deviations that networks see"
-    )
-    val_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.2, description="share of each class held out when the set has no validation split"
-    )
-    holdout: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="share of each class's training images that are scored on, in place of the validation images"
-    )
-    per_class: Annotated[int, Field(ge=0)] = Field(
-        0, description="keep at most this number of images of each class, for training and for validation (0: all)"
-    )
-
     def geometry(self) -> dict[str, Any]:
         """Return what decides how an image becomes a network's input."""
         return {name: getattr(self, name) for name in ("image_size", "crop_ratio", "normalization")}
@@ -77,65 +71,57 @@ class DataConfig(Section):
 class PretrainConfig(Section):
     """The teacher: trained here, or loaded from `weights`."""
 
-    model: str = option(
-        "resnet18", keyed=False, description="convnetD, or a torchvision or timm classifier, with batch-norm"
-    )
-    stem: Stem = option("auto", keyed=False, description="first layers: auto takes small below 100 px, else standard")
+    model: str = option("resnet18", "convnetD, or a torchvision or timm classifier, with batch-norm", keyed=False)
+    stem: Stem = option("auto", "first layers: auto takes small below 100 px, else standard", keyed=False)
     checkpoint: str | None = option(
-        None,
-        keyed=False,
-        description="load instead of training: a .safetensors or .pth file, or published ones: default, IMAGENET1K_V1",
+        None, "load instead of training: a .safetensors or .pth file, or published: default, IMAGENET1K_V1", keyed=False
     )
-    epochs: Count = Field(50, description="passes over the real training images")
-    batch_size: Count = Field(32, description="images per step")
-    optimizer: Literal["sgd", "adamw", "rmsprop"] = Field("sgd", description="update rule")
-    lr: Positive = Field(0.025, description="peak learning rate")
-    schedule: Literal["cosine", "steps", "exponential"] = Field(
-        "cosine",
-        description="of the learning rate (steps: times lr_gamma every lr_step_epochs; exponential: every epoch)",
+    epochs: Count = option(50, "passes over the real training images")
+    batch_size: Count = option(32, "images per step")
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = option("sgd", "update rule")
+    lr: Positive = option(0.025, "peak learning rate")
+    schedule: Literal["cosine", "steps", "exponential"] = option(
+        "cosine", "of the learning rate (steps: times lr_gamma every lr_step_epochs; exponential: every epoch)"
     )
-    lr_min: NonNegative = Field(0.0, description="at the end of the cosine")
-    lr_step_epochs: Count = Field(30, description="epochs between the steps of schedule=steps")
-    lr_gamma: Fraction = Field(0.1, description="factor of steps and exponential")
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD and RMSprop")
-    nesterov: bool = Field(False, description="Nesterov momentum, of SGD")
-    weight_decay: NonNegative = Field(1e-4, description="L2 penalty")
-    norm_weight_decay: NonNegative | None = Field(
-        None, description="of normalisation layers (none: sgd and rmsprop as of all, adamw 0)"
+    lr_min: NonNegative = option(0.0, "at the end of the cosine")
+    lr_step_epochs: Count = option(30, "epochs between the steps of schedule=steps")
+    lr_gamma: Fraction = option(0.1, "factor of steps and exponential")
+    momentum: float = option(0.9, "of SGD and RMSprop", ge=0, lt=1)
+    nesterov: bool = option(False, "Nesterov momentum, of SGD")
+    weight_decay: NonNegative = option(1e-4, "L2 penalty")
+    norm_weight_decay: NonNegative | None = option(
+        None, "of normalisation layers (none: sgd and rmsprop as of all, adamw 0)"
     )
-    bias_weight_decay: NonNegative | None = Field(None, description="of other layers' biases (none: likewise)")
-    warmup_epochs: NonNegative = Field(0.0, description="linear warm-up, epochs")
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="of the cross-entropy")
-    crop_scale: Scale = Field((0.08, 1.0), description="area of random resized crops, low and high")
-    pad_px: Annotated[int, Field(ge=0)] = Field(0, description="random shift up to this, px, instead of resized crops")
-    flip: bool = Field(True, description="random horizontal flips")
-    augment: Augment = Field("none", description="further random changes of each view, by torchvision")
-    augment_strength: Annotated[int, Field(ge=0, le=30)] = Field(
-        0, description="magnitude of randaugment, to 30, or severity of augmix, to 10 (0: torchvision's 9 and 3)"
+    bias_weight_decay: NonNegative | None = option(None, "of other layers' biases (none: likewise)")
+    warmup_epochs: NonNegative = option(0.0, "linear warm-up, epochs")
+    label_smoothing: float = option(0.0, "of the cross-entropy", ge=0, lt=1)
+    crop_scale: Scale = option((0.08, 1.0), "area of random resized crops, low and high")
+    pad_px: int = option(0, "random shift up to this, px, instead of resized crops", ge=0)
+    flip: bool = option(True, "random horizontal flips")
+    augment: Augment = option("none", "further random changes of each view, by torchvision")
+    augment_strength: int = option(
+        0, "magnitude of randaugment, to 30, or severity of augmix, to 10 (0: torchvision's 9 and 3)", ge=0, le=30
     )
-    mix: Literal["none", "mixup", "cutmix", "either"] = Field(
-        "none", description="mix the images and labels of a batch (either: one of the two, drawn for each batch)"
+    mix: Literal["none", "mixup", "cutmix", "either"] = option(
+        "none", "mix the images and labels of a batch (either: one of the two, drawn for each batch)"
     )
-    mix_alpha: Positive = Field(1.0, description="of the Beta distribution of the mixture")
-    erase: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.0, description="chance that a part of a view is erased")
-    repeated_augmentation: Count = Field(1, description="views of an image in one epoch, of as many fewer images")
-    clip_norm: NonNegative = Field(0.0, description="longest gradient (0: any)")
-    ema: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.0, description="the teacher is a running average of its weights, with this decay for each step (0: none)"
+    mix_alpha: Positive = option(1.0, "of the Beta distribution of the mixture")
+    erase: float = option(0.0, "chance that a part of a view is erased", ge=0, le=1)
+    repeated_augmentation: Count = option(1, "views of an image in one epoch, of as many fewer images")
+    clip_norm: NonNegative = option(0.0, "longest gradient (0: any)")
+    ema: float = option(
+        0.0, "the teacher is a running average of its weights, with this decay for each step (0: none)", ge=0, lt=1
     )
-    ema_every: Count = Field(1, description="steps between the updates of that average")
-    keep: Literal["last", "best"] = Field(
-        "last", description="weights of the last epoch, or of the epoch that was best on the validation images"
+    ema_every: Count = option(1, "steps between the updates of that average")
+    keep: Literal["last", "best"] = option(
+        "last", "weights of the last epoch, or of the epoch that was best on the validation images"
     )
-    workers: Count = Field(
-        1, description="workers on Ray that train together; part of the key, for each normalises its part of a batch"
+    workers: Count = option(
+        1, "workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )
-    sync_bn: bool = Field(False, description="workers that train together share their batch-norm statistics; on GPUs")
+    sync_bn: bool = option(False, "workers that train together share their batch-norm statistics; on GPUs")
 
-    @field_validator("checkpoint")
-    @classmethod
-    def _is_in_full(cls, weights: str | None) -> str | None:
-        return in_full(weights)
+    _is_in_full = field_validator("checkpoint")(in_full)
 
     @field_validator("lr_step_epochs", "lr_gamma", "ema_every")
     @classmethod
