@@ -17,7 +17,7 @@ import yaml
 from hypothesis import given, settings
 
 from wmdd.config import distill as configuration
-from wmdd.config.distill import DistillConfig, field_type, from_yaml, override, parse_config, to_yaml
+from wmdd.config.distill import DistillConfig, changes_in, field_type, from_yaml, override, to_yaml
 from wmdd.config.recipes import recipe, recipes
 from wmdd.config.sections import EvaluateConfig, PretrainConfig, RelabelConfig, Section
 from wmdd.config.values import from_text
@@ -76,9 +76,9 @@ def test_recipe_loads_under_its_name_and_survives_yaml(subtests):
 
 def test_yaml_leaves_unnamed_options_at_the_base():
     base = override(DistillConfig(), {"recover.lr": 0.5, "seed": 4})
-    config = from_yaml("recover: {iterations: 7}\n", base)
+    config = override(base, changes_in("recover: {iterations: 7}\n"))
     assert (config.recover.lr, config.recover.iterations, config.seed) == (0.5, 7, 4)
-    assert from_yaml("", base) == base
+    assert override(base, changes_in("")) == base
 
 
 def test_bad_override_names_option_value_and_remedy(subtests):
@@ -202,7 +202,7 @@ def test_bad_configuration_is_refused_in_one_line(subtests):
 
 def test_every_mistake_is_named_at_once():
     with pytest.raises(ConfigError) as caught:
-        parse_config({"seed": "x", "recover": {"lr": 0, "rate": 1}})
+        DistillConfig.checked({"seed": "x", "recover": {"lr": 0, "rate": 1}})
     assert all(name in str(caught.value) for name in ("seed", "recover.lr", "recover.rate"))
     assert "\n" not in str(caught.value)
 
@@ -318,7 +318,7 @@ def test_yaml_reads_a_value_as_the_command_line_does(subtests):
     for case, (option, text, value) in READ.items():
         with subtests.test(case=case):
             base = override(DistillConfig(), {"data.classes": ("x",), "data.path": "x", "pretrain.checkpoint": "x.pth"})
-            assert operator.attrgetter(option)(from_yaml(text, base)) == value
+            assert operator.attrgetter(option)(override(base, changes_in(text))) == value
 
 
 REFUSED = {
@@ -364,7 +364,7 @@ def test_empty_file_or_section_changes_nothing(subtests):
     for text in cases:
         with subtests.test(text=text):
             base = override(DistillConfig(), {"recover.lr": 0.5})
-            assert from_yaml(text, base) == base
+            assert override(base, changes_in(text)) == base
 
 
 def test_paths_of_a_configuration_know_the_home(monkeypatch):

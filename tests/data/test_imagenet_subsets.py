@@ -3,7 +3,7 @@
 import pytest
 from image_files import png, refusal
 
-from wmdd.config.distill import override, parse_config
+from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
 from wmdd.data.imagenet_subsets import subset_classes
 from wmdd.data.layouts.sources import list_files
@@ -52,4 +52,4 @@ def test_part_of_another_set_is_refused(tmp_path):
     assert "is cut out of all 1,000 classes of ImageNet-1K" in told
     assert "has 2" in told
     with pytest.raises(ConfigError, match=r"data\.subset='nosuch'.*'imagenette'"):
-        parse_config({"data": {"subset": "nosuch"}})
+        DistillConfig.checked({"data": {"subset": "nosuch"}})

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import click
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
-from wmdd.config.base import message_of
+from wmdd.config.values import read_as
 from wmdd.errors import ConfigError
 from wmdd.text import unknown
 
@@ -37,10 +37,9 @@ class _Value:
             ConfigError: in one line with option, value and what is allowed.
         """
         try:
-            return TypeAdapter(self.annotation).validate_python(value)
-        except ValidationError as exc:
-            text = message_of(exc.errors()[0])
-            raise ConfigError(f"{name_of(param)} {shown(str(value))}: {text}") from exc
+            return read_as(self.annotation, value)
+        except ValueError as exc:
+            raise ConfigError(f"{name_of(param)} {shown(str(value))}: {exc}") from exc
 
 
 class Whole(_Value, click.types.IntParamType):

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
-from wmdd.config.values import NOT_A_NUMBER, NOT_TEXT, NOT_WHOLE, from_value
+from wmdd.config.values import from_value, message_of
 from wmdd.errors import ConfigError
 from wmdd.process.home import expand_home
 from wmdd.text import did_you_mean
 
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -32,31 +32,11 @@ SMALL_BELOW_PX = 100  # smaller images keep their size in the first layers
 Stem = Literal["auto", "standard", "small", "stride2"]
 Subset = Literal["imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefruit", "imageyellow"]
 Augment = Literal[
-    "none",
-    "randaugment",
-    "trivialaugment",
-    "augmix",
-    "autoaugment-imagenet",
-    "autoaugment-cifar10",
-    "autoaugment-svhn",
+    "none", "randaugment", "trivialaugment", "augmix", "autoaugment-imagenet", "autoaugment-cifar10", "autoaugment-svhn"
 ]
 Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
 Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
-
-_WORDS = {  # for texts, which pydantic says that it cannot parse
-    "int_parsing": NOT_WHOLE,
-    "int_from_float": NOT_WHOLE,
-    "int_parsing_size": "a smaller number",
-    "int_type": NOT_WHOLE,
-    "float_parsing": NOT_A_NUMBER,
-    "float_type": NOT_A_NUMBER,
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "string_type": NOT_TEXT,
-    "tuple_type": "a list of values",
-}
-_SHOWN = 60  # characters at both ends of a long value
 # Options of earlier versions, and what became of them.
 FORMER = {
     "barycenter.ipc": "is ipc now, an option of the run",
@@ -134,7 +114,8 @@ class Section(BaseModel):
     @classmethod
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
         annotation = cls.model_fields[str(info.field_name)].annotation
-        return value if _is_section(annotation) else from_value(annotation, value)
+        is_section = isinstance(annotation, type) and issubclass(annotation, Section)
+        return value if is_section else from_value(annotation, value)
 
     @classmethod
     def option(cls, name: str) -> str:
@@ -230,10 +211,6 @@ def _facts(field: FieldInfo) -> dict[str, Any]:
     return extra if isinstance(extra, dict) else {}
 
 
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
 def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}') -> None:
     """Refuse what is no mapping from names to values, such as the one that is shown.
 
@@ -241,8 +218,7 @@ def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}'
         ConfigError: naming the argument of the call.
     """
     if not isinstance(changes, Mapping):
-        kind = type(changes).__name__
-        raise ConfigError(f"{argument}: is of type {kind}; give a mapping, such as {such}")
+        raise ConfigError(f"{argument}: is of type {type(changes).__name__}; give a mapping, such as {such}")
     for name in changes:
         if not isinstance(name, str):
             raise ConfigError(f"{argument}: {name!r} is no option's name; write it in full, such as recover.lr")
@@ -255,7 +231,7 @@ def _refusal(exc: ValidationError, root: type[Section]) -> ConfigError:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}...{text[-_SHOWN:]}"
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-60:]}"
 
 
 def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
@@ -274,18 +250,6 @@ def _explain(error: Any, root: type[Section]) -> tuple[str, str, str]:
         return path, repr(value), f"is a section; write its options, such as {path}.{first}"
     shown = ",".join(map(str, value)) if isinstance(value, tuple) and value else repr(value)
     return path, shown, message_of(error)
-
-
-def message_of(error: Any) -> str:
-    """Return what pydantic says of a value, in plain words where it speaks of parsing."""
-    if error["type"] in _WORDS:
-        return f"input should be {_WORDS[error['type']]}"
-    if error["type"] == "too_short":
-        return "is empty; name one or more"
-    if error["type"] == "too_long":
-        return f"has too many values; give {error['ctx']['max_length']}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}"
 
 
 def _known(root: type[Section], path: tuple[str | int, ...]) -> str:

@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from wmdd.config.base import message_of
-from wmdd.config.values import NOT_TEXT, from_value
+from wmdd.config.values import NOT_TEXT, read_as
 from wmdd.errors import ConfigError, StageError, WmddError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
-# A flag, and a blank if its value follows.
-_FLAG = re.compile(r"(?<![\w./=-])--([a-z]\w*(?:\.\w+)?)(?![\w.-]*-)( (?=\(\)|[^\s,;:()&]))?")
+# A whole command; or a flag, with the word before it that asks for a value, or the blank before its value.
+_COMMAND = r"\bwmdd [a-z](?:(?!: )[^;(])*"
+_FLAG = r"(another |with )?(?<![\w./=-])--([a-z]\w*(?:\.\w+)?)(?![\w.-]*-)( (?=\(\)|[^\s,;:()&]))?"
+_COMMAND_OR_FLAG = re.compile(f"{_COMMAND}|{_FLAG}")
 _ARGUMENTS = {"address": "ray.address", "num_students": "evaluate.num_students"}
 
 
@@ -47,16 +46,14 @@ def in_callers_words(text: str, names: dict[str, str] | None = None) -> str:
         return text
     known = _ARGUMENTS | (names or {})
 
-    def argument(flag: re.Match[str]) -> str:
-        clause = re.split(r"[;(]|: ", flag.string[: flag.start()])[-1]
-        if re.search(r"\bwmdd [a-z]", clause):
-            return flag[0]
-        name = known.get(flag[1], flag[1])
-        return f"{name}=" if flag[2] or clause.endswith(("another ", "with ")) else name
+    def argument(match: re.Match[str]) -> str:
+        before, flag, blank = match.groups()
+        sign = "=" if before or blank else ""
+        return f"{before or ''}{known.get(flag, flag)}{sign}" if flag else match[0]
 
     if "RUN" in known:
         text = re.sub(r"^RUN (?=\S)", f"{known['RUN']}=", text)
-    return _FLAG.sub(argument, text)
+    return _COMMAND_OR_FLAG.sub(argument, text)
 
 
 def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -99,16 +96,8 @@ _READ: dict[str, Any] = {
 }
 
 
-def _ignore(*events: Any) -> None:
-    """Stand in for the function of a caller that wants no events."""
-
-
 def _as_meant(name: str, annotation: str, value: Any) -> Any:
-    """Return the value of an argument, as its annotation has it.
-
-    Raises:
-        ConfigError: if it is of another type.
-    """
+    """Return the value of an argument, as its annotation has it; raise a `ConfigError` for one of another type."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     remedy = ", or leave it out" if annotation == "str | None" else ""
     if annotation in ("str", "str | None") and not (value is None and remedy):
@@ -118,15 +107,12 @@ def _as_meant(name: str, annotation: str, value: Any) -> Any:
             raise ConfigError(f"{name}={value!r}: is empty; give a name, path or URL{remedy}")
     if annotation.startswith(("Callable", "Listener")):
         if value is None:
-            return value if annotation.endswith("| None") else _ignore
+            return value if annotation.endswith("| None") else lambda *events: None
         if not callable(value):
             raise ConfigError(f"{name}={value!r}: is of type {type(value).__name__}; give a function, or leave it out")
     if annotation not in _READ:
         return value
     try:
-        return TypeAdapter(_READ[annotation]).validate_python(from_value(_READ[annotation], value))
-    except ValidationError as exc:
-        text = message_of(exc.errors()[0])
+        return read_as(_READ[annotation], value)
     except ValueError as exc:
-        text = str(exc)
-    raise ConfigError(f"{name}={value!r}: {text}")
+        raise ConfigError(f"{name}={value!r}: {exc}") from exc

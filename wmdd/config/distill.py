@@ -63,9 +63,6 @@ class DistillConfig(Section):
         return did_you_mean(near)
 
 
-parse_config = DistillConfig.checked  # a configuration from nested plain values
-
-
 def _fields(section: str) -> dict[str, Any]:
     """Return the types of a section's options, of the top level for an empty name."""
     model = DistillConfig.model_fields[section].annotation if section else DistillConfig
@@ -101,7 +98,7 @@ def override(config: DistillConfig, changes: Mapping[str, Any]) -> DistillConfig
                 raise ConfigError(f"{dotted}: no such option; {sections_are}{DistillConfig.near(dotted)}")
             target = inner
         target[name] = value
-    return parse_config(values)
+    return DistillConfig.checked(values)
 
 
 def _flat(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,13 +125,9 @@ def to_yaml(config: DistillConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def from_yaml(text: str, base: DistillConfig | None = None) -> DistillConfig:
-    """Read YAML; keys that it leaves out keep the value of `base` (default: the defaults).
-
-    Raises:
-        ConfigError: naming the option, or the line.
-    """
-    return override(base or DistillConfig(), changes_in(text))
+def from_yaml(text: str) -> DistillConfig:
+    """Read YAML; keys that it leaves out are at their defaults. Raises what `changes_in` raises."""
+    return override(DistillConfig(), changes_in(text))
 
 
 def changes_in(text: str) -> dict[str, Any]:

@@ -47,8 +47,4 @@ WHOLE = Fidelity()
 
 def _spread(number: int) -> float:
     """Van der Corput's sequence: any first part of its order is spread evenly."""
-    place, total = 0.5, 0.0
-    while number:
-        total += place * (number & 1)
-        place, number = place / 2, number >> 1
-    return total
+    return int(f"{number:b}"[::-1], 2) / 2.0 ** number.bit_length()

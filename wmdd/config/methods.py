@@ -19,6 +19,7 @@ _CLASSIFY: dict[str, Any] = {
     "recover.feature_weight": 0.0,
     "recover.ce_weight": 1.0,
     "recover.bn_target": "global",
+    "recover.bn_weight": 1.0,  # 0.01 for large images
     "recover.bn_weight_scale": "absolute",
     "recover.first_bn_multiplier": 10.0,
     "recover.classes_per_batch": 0,
@@ -50,17 +51,16 @@ def with_method(config: DistillConfig, name: str) -> DistillConfig:
     if name not in _METHODS:
         raise ConfigError(unknown("method", name, _METHODS))
     changes = dict(_METHODS[name][1])
-    if changes.get("recover.bn_target") == "global":
-        # SRe2L's weights: 0.01 for ImageNet-1K, 1 for Tiny-ImageNet. Its 0.01 for CIFAR did worse in our few steps.
-        small = config.data.image_size < SMALL_BELOW_PX or config.recipe.startswith("tiny-imagenet")
-        changes["recover.bn_weight"] = 1.0 if small else 0.01
+    # SRe2L's weights: 0.01 for ImageNet-1K, 1 for Tiny-ImageNet. Its 0.01 for CIFAR did worse in our few steps.
+    small = config.data.image_size < SMALL_BELOW_PX or config.recipe.startswith("tiny-imagenet")
+    if "recover.bn_weight" in changes and not small:
+        changes["recover.bn_weight"] = 0.01
     return override(config, {"method": name, **changes})
 
 
 def own_options(name: str) -> set[str]:
     """Return the names of the options that a method sets, whatever the recipe says."""
-    options = set(_METHODS[name][1])
-    return options | ({"recover.bn_weight"} if "recover.bn_target" in options else set())
+    return set(_METHODS[name][1])
 
 
 def methods() -> dict[str, str]:

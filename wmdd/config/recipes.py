@@ -76,8 +76,6 @@ _QUICK: dict[str, Any] = {
     "evaluate.val_every": 50,
 }
 
-_NETTE: dict[str, Any] = {"evaluate.val_every": 10}
-
 _TINY_64: dict[str, Any] = {
     "data.image_size": 64,
     "data.crop_ratio": 1.0,
@@ -125,7 +123,7 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),
     "cifar10-quick": ("CIFAR-10 with ConvNet-3, small enough for CPUs", _QUICK),
     "cifar100": ("CIFAR-100 at 32 px, ResNet-18", _CIFAR100),
-    "imagenette": ("ImageNette at 224 px, as released (bn_weight 10)", _NETTE),
+    "imagenette": ("ImageNette at 224 px, as released (bn_weight 10)", {}),
     "tiny-imagenet": ("Tiny-ImageNet at its own 64 px", _TINY_64),
     "tiny-imagenet-224": ("Tiny-ImageNet upsampled to 224 px, as released (bn_weight 500)", _TINY_224),
     "imagenet-1k": ("ImageNet-1K at 224 px, as released, from torchvision's teacher (bn_weight 100)", _IMAGENET),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, KeysView, Mapping, Set
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from wmdd.errors import ConfigError
 from wmdd.text import one_line
@@ -19,6 +20,18 @@ _NULLS = ("", "~", "null", "Null", "NULL")
 _INFINITE = {".inf": "inf", "+.inf": "inf", "-.inf": "-inf", ".nan": "nan"}
 NOT_WHOLE, NOT_A_NUMBER, NOT_TEXT = "a whole number, such as 10", "a number, such as 0.1", "text; write it in quotes"
 _WANTED = {int: NOT_WHOLE, float: NOT_A_NUMBER, str: NOT_TEXT}
+_WORDS = {  # for texts, which pydantic says that it cannot parse
+    "int_parsing": NOT_WHOLE,
+    "int_from_float": NOT_WHOLE,
+    "int_parsing_size": "a smaller number",
+    "int_type": NOT_WHOLE,
+    "float_parsing": NOT_A_NUMBER,
+    "float_type": NOT_A_NUMBER,
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "string_type": NOT_TEXT,
+    "tuple_type": "a list of values",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -158,6 +171,26 @@ def from_value(annotation: Any, value: Any) -> Any:
     # In a list of names, as of classes, false is the name of a label; alone it may be a mistake.
     is_name = str in _types(items[0])
     return tuple(str(item) if is_name and isinstance(item, bool) else _fitting(items[0], item) for item in given)
+
+
+def read_as(annotation: Any, value: Any) -> Any:
+    """Return a value as an option of this type reads it; raise a `ValueError` that says what it should be."""
+    try:
+        return TypeAdapter(annotation).validate_python(from_value(annotation, value))
+    except ValidationError as exc:
+        raise ValueError(message_of(exc.errors()[0])) from exc
+
+
+def message_of(error: Any) -> str:
+    """Return what pydantic says of a value, in plain words where it speaks of parsing."""
+    if error["type"] in _WORDS:
+        return f"input should be {_WORDS[error['type']]}"
+    if error["type"] == "too_short":
+        return "is empty; name one or more"
+    if error["type"] == "too_long":
+        return f"has too many values; give {error['ctx']['max_length']}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
 
 
 def _plain(value: Any) -> Any:

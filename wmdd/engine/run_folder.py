@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wmdd.config.distill import DistillConfig, parse_config
+from wmdd.config.distill import DistillConfig
 from wmdd.engine.run_names import digest, run_name, same_but
 from wmdd.engine.run_start import noted_config
 from wmdd.errors import ConfigError
@@ -76,7 +76,7 @@ def _held(folder: Folder) -> list[DistillConfig]:
     held = []
     results = [folder.read(name) for name in _RESULTS]
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        held.append(parse_config(json.loads(results[0] or b"")["config"]))
+        held.append(DistillConfig.checked(json.loads(results[0] or b"")["config"]))
     if any(results) or b'"kind": "unit"' in (folder.read("metrics.jsonl") or b""):
         noted = noted_config(folder)
         held += [noted] if noted else []
