@@ -146,11 +146,10 @@ def _check(words):
     if command.name == "submit":
         _check(params["words"])
     elif isinstance(command, ConfigCommand) and not params.get("resume"):
-        sizes = str(params["ipc"]).partition(",")[0] if params["ipc"] else None
         file = params["file"] if params["file"] and Path(params["file"]).exists() else None
         if params["file"] and not file and not params["recipe_name"]:
             return  # the recipe is named in the file of a run
-        configure(params | {"ipc": int(sizes) if sizes else None, "file": file})
+        configure(params | {"file": file})
 
 
 def test_commands_of_a_guide_can_be_pasted(subtests):

@@ -72,8 +72,8 @@ def test_help_shows_the_values_of_the_recipe(subtests, capsys):
 
 def test_help_of_an_unknown_recipe_shows_the_defaults(capsys):
     assert shown(capsys, "distill", "nosuch", "--help") == shown(capsys, "distill", "--help")
-    unparsed = cli.commands["distill"].get_help(click.Context(cli.commands["distill"], info_name="wmdd distill"))
-    assert f"{unparsed}\n" == shown(capsys, "distill", "--help")
+    context = click.Context(cli.commands["distill"], info_name="wmdd distill", **cli.context_settings)
+    assert f"{context.get_help()}\n" == shown(capsys, "distill", "--help")
 
 
 def test_overview_lists_commands_in_the_order_of_use(capsys):

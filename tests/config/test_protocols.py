@@ -2,7 +2,6 @@
 
 import pytest
 
-from wmdd.cli.compare import numbers
 from wmdd.cli.main import cli
 from wmdd.cli.options import configure
 from wmdd.commands.compare import cases
@@ -264,7 +263,7 @@ def test_protocol_follows_the_set_of_a_file(tmp_path):
 def test_comparison_takes_rates_of_each_size():
     words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
     params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params
-    config = configure(params | {"ipc": numbers(params["ipc"])[0]})
+    config = configure(params)
     assert (config.evaluate.lr, config.evaluate.rates) == (5e-4, ())
     ten = cases(config, ["wmdd"], [1, 10], {})["wmdd", 10].evaluate
     assert (ten.lr, ten.cosine_stretch, ten.rates) == (5e-4, 1.0, ("resnet50=0.001:1",))

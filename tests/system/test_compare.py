@@ -73,7 +73,7 @@ def test_options_of_a_method_are_read_together():
     ("words", "message"),
     [
         (("--methods", "wmdd,dm"), "--methods dm: no such method; choose from wmdd, "),
-        (("--ipc", "1,x"), "--ipc 1,x: not whole numbers"),
+        (("--ipc", "1,x"), "--ipc 1,x: input should be a whole number"),
         (("--method", "cda"), "--method: a comparison takes several; use --methods"),
         (("--set", "sre2l=1"), "--set sre2l=1: not understood"),
         (("--set", "wmdd:recover.lr=-1"), "--set wmdd:recover.lr=-1: input should be greater than 0"),
@@ -84,7 +84,7 @@ def test_options_of_a_method_are_read_together():
         (("--recover.bn_weight", "3"), "--recover.bn_weight 3.0: sre2l sets it in its own way"),
         (("--methods", "wmdd,random,wmdd"), "--methods wmdd,random,wmdd: names wmdd twice"),
         (("--ipc", "1,10,1"), "--ipc 1,10,1: names 1 twice"),
-        (("--ipc", "1,0"), "--ipc 1,0: a class needs an image"),
+        (("--ipc", "1,0"), "--ipc 1,0: input should be greater than or equal to 1"),
         (("--barycenter.ipc", "2"), "No such option '--barycenter.ipc'. It is ipc now"),
         (
             ("--num-students", "2", "--evaluate.num_students", "3"),

@@ -8,12 +8,13 @@ import time
 import click
 from rich.table import Table
 
+from wmdd.cli.errors import needs_extra
 from wmdd.cli.types import WholeFrom
 from wmdd.engine.progress import clock
-from wmdd.errors import ConfigError, WmddError
+from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal
 
-NO_PSUTIL = "Ray with its dashboard is not installed; pip install 'wmdd[ray]'"
+DASHBOARD = ("ray", "Ray with its dashboard")  # which brings psutil
 
 
 @click.group()
@@ -33,45 +34,28 @@ def cluster() -> None:
 
 @cluster.command()
 @click.option(
-    "--nodes",
-    type=WholeFrom(min=1),
-    default=2,
-    show_default=True,
-    help="Nodes that work; a head without CPUs holds the dashboard and the job server.",
+    "--nodes", type=WholeFrom(1), default=2, help="Nodes that work; a head without CPUs has dashboard and job server."
 )
 @click.option(
-    "--cpus-per-node",
-    type=WholeFrom(min=1),
-    default=1,
-    show_default=True,
-    help="CPUs that each node claims; they share this machine's.",
+    "--cpus-per-node", type=WholeFrom(1), default=1, help="CPUs that each node claims; they share this machine's."
 )
 @click.option(
     "--gpus-per-node",
-    type=WholeFrom(min=0),
+    type=WholeFrom(0),
     default=0,
-    show_default=True,
     help="GPUs that each node claims, there or not: for trying how work is placed, not for computing on.",
 )
-@click.option("--port", type=WholeFrom(0, 65535), default=0, help="Of the head [default: a free one].")
-@click.option(
-    "--dashboard-port",
-    type=WholeFrom(1, 65535),
-    default=8265,
-    show_default=True,
-    help="Of the dashboard and the job server.",
-)
+@click.option("--port", type=WholeFrom(0, 65535), default=0, help="Of the head (0: a free one).")
+@click.option("--dashboard-port", type=WholeFrom(1, 65535), default=8265, help="Of the dashboard and the job server.")
 def up(nodes: int, cpus_per_node: int, gpus_per_node: int, port: int, dashboard_port: int) -> None:
     """Start the cluster, with a token that only you can read.
 
     \b
     wmdd cluster up --nodes 3 --cpus-per-node 2
     """
-    try:
+    with needs_extra(*DASHBOARD):
         from cluster.supervisor import Size
         from cluster.trial import up as start
-    except ImportError as exc:
-        raise WmddError(NO_PSUTIL) from exc
 
     begun = time.monotonic()
     with Terminal(stderr=True).status("starting the nodes", spinner="line"):
@@ -89,20 +73,16 @@ def status() -> None:
 @cluster.command()
 def down() -> None:
     """End the cluster's processes, and nothing else; jobs that run on it end too."""
-    try:
+    with needs_extra(*DASHBOARD):
         from cluster.trial import down as end
-    except ImportError as exc:
-        raise WmddError(NO_PSUTIL) from exc
 
     click.echo(f"ended {end()} processes")
 
 
 def _status() -> None:
-    try:
+    with needs_extra(*DASHBOARD):
         from cluster.state import TrialCluster, settings
         from cluster.trial import rows_of
-    except ImportError as exc:
-        raise WmddError(NO_PSUTIL) from exc
 
     found = TrialCluster.load()
     if found is None:

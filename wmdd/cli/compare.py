@@ -10,6 +10,8 @@ import click
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, as_typed, check_cluster, common, configure, file_of
 from wmdd.cli.progress import shown_on
+from wmdd.cli.types import Several
+from wmdd.config.base import Count
 from wmdd.config.distill import DistillConfig, field_type, override
 from wmdd.config.methods import methods as known_methods
 from wmdd.config.methods import own_options, with_method
@@ -22,13 +24,12 @@ from wmdd.process.terminal import Terminal
 @click.command(cls=ConfigCommand)
 @functools.partial(
     common,
-    ipc=click.option("--ipc", metavar="INT,...", help="Distilled images per class."),
+    ipc=click.option("--ipc", type=Several(Count), metavar="INT,...", help="Distilled images per class."),
     method=click.option("--method", hidden=True),
 )
 @click.option(
     "--methods",
     default="wmdd,sre2l,random",
-    show_default=True,
     metavar="NAME,...",
     help=f"What makes the images: {', '.join(known_methods())}.",
 )
@@ -51,8 +52,7 @@ def compare(
     """
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
-    ipcs = numbers(params.pop("ipc"))
-    config = configure(params | {"ipc": ipcs[0] if ipcs else None, "method": None})
+    config = configure(params)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
     _refuse_dropped(config, base_of(params["recipe_name"], None, file_of(params)), chosen, changes)
@@ -61,27 +61,12 @@ def compare(
     from wmdd.report.comparison import columns
 
     console = Terminal()
-    sizes = ipcs or [config.ipc]
+    sizes = params["ipc"] or [config.ipc]
     with shown_on(console) as reports:
         result = run(config, chosen, sizes, changes=changes, run=run_url, store=store, executor=executor, **reports)
     console.print(columns(result.facts))
     names = "compare.json, compare.md, compare.tex, compare.png"
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
-
-
-def numbers(text: str | None) -> list[int]:
-    """Read images per class.
-
-    Raises:
-        ConfigError: if they are no whole numbers from 1 up.
-    """
-    try:
-        sizes = [int(part) for part in text.split(",")] if text else []
-    except ValueError as exc:
-        raise ConfigError(f"--ipc {text}: not whole numbers; give some such as 1,10,50") from exc
-    if any(size < 1 for size in sizes):
-        raise ConfigError(f"--ipc {text}: a class needs an image; give numbers from 1 up")
-    return sizes
 
 
 def _refuse_dropped(

@@ -1,11 +1,12 @@
-"""The error that ends a command as one line on standard error, and its exit status."""
+"""Errors of commands: the one line on standard error that ends a command, and its exit status."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
@@ -60,6 +61,15 @@ def exit_status(name: str, run: Callable[[], Any]) -> int:
             raise
         return _write(f"standard output cannot be written ({exc.strerror}){kept}", 1)
     return 0
+
+
+@contextlib.contextmanager
+def needs_extra(extra: str, packages: str) -> Iterator[None]:
+    """Raise a `WmddError` that names an extra of wmdd if the block imports what is not installed."""
+    try:
+        yield
+    except ImportError as exc:
+        raise WmddError(f"{packages} is not installed ({exc}); pip install 'wmdd[{extra}]'") from exc
 
 
 def _write(message: str, status: int) -> int:

@@ -16,7 +16,6 @@ from wmdd.text import printable
     "kind",
     type=OneOf(["folder", "ddranking"]),
     default="folder",
-    show_default=True,
     help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",
 )
 @click.option(

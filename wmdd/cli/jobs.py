@@ -6,11 +6,14 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Column, Table
 
+from wmdd.cli.cluster import DASHBOARD
+from wmdd.cli.errors import needs_extra
 from wmdd.engine.progress import clock
 from wmdd.errors import ConfigError, WmddError
 from wmdd.process import interruptions
@@ -26,15 +29,12 @@ ADDRESS = click.option(
     metavar="URL",
     help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
 )
-NO_CLUSTER = "--address: no cluster runs here; give --address http://HOST:8265, or start one: wmdd cluster up"
 AS_JOBS = ("compare", "rank", "distill", "tune", "plan", "report")
 
 
 def _jobs(address: str | None) -> Jobs:
-    try:
+    with needs_extra(*DASHBOARD):
         from cluster.jobs import Jobs
-    except ImportError as exc:
-        raise WmddError("Ray with its dashboard is not installed; pip install 'wmdd[ray]'") from exc
     return Jobs(address)
 
 
@@ -45,7 +45,6 @@ def _jobs(address: str | None) -> Jobs:
     type=full_path,
     metavar="DIR",
     default=".",
-    show_default=True,
     help="Folder that travels with the job, without .git, .venv, runs, data and what .gitignore names.",
 )
 @click.option(
@@ -99,18 +98,26 @@ def submit(
         note.print(hints)
         click.echo(job)
         return
-    interruptions.announce(f"wmdd: the job goes on; {hints}")
     try:
-        jobs.follow(job, _write)
-        status, reason = jobs.exit_status(job)
-    except KeyboardInterrupt:
-        interruptions.tell(f"wmdd: the job goes on; {hints}")
-        sys.exit(interruptions.status())
+        with _ending_with(f"wmdd: the job goes on; {hints}"):
+            jobs.follow(job, _write)
+            status, reason = jobs.exit_status(job)
     except WmddError as exc:
         raise WmddError(f"{exc}; the job may go on; {hints}") from exc
     if status:
         note.print(f"job {job} ended with status {status}" + (f": {reason}" if reason else ""))
     sys.exit(status)
+
+
+@contextlib.contextmanager
+def _ending_with(line: str) -> Iterator[None]:
+    """End this command with a line, and not the job, if an interruption ends the block."""
+    interruptions.announce(line)
+    try:
+        yield
+    except KeyboardInterrupt:
+        interruptions.tell(line)
+        sys.exit(interruptions.status())
 
 
 def _is_trial(address: str | None) -> bool:
@@ -129,54 +136,25 @@ def _check_words(
 
     Args:
         here: the job sees this machine's files.
-        is_known: a cluster is named; without one that is what is missing, whatever the paths are.
+        is_known: a cluster is named; without one, submitting says what is missing, whatever the paths are.
 
     Returns:
         the words, which give the paths of this folder in full where the job can use them.
     """
-    from cluster.runtime_env import check_travels
-    from wmdd.cli.compare import numbers
-    from wmdd.cli.options import configure
     from wmdd.storage.filesystem import refuse_secrets
 
-    words = tuple(_expanded(word) for word in words)  # on the job's node ~ may be another folder
-    root = context.find_root()
-    if not words or not isinstance(root.command, click.Group):
-        raise ConfigError("wmdd submit: give a command after --, such as -- distill digits --run /shared/runs/digits")
-    name, command, rest = root.command.resolve_command(root, list(words))
-    if name not in AS_JOBS or command is None:
-        raise ConfigError(f"wmdd submit -- {words[0]}: only {', '.join(AS_JOBS)} run as jobs")
-    params: dict[str, Any] = command.make_context(name, rest, parent=root).params
-    places = {"--run": params["run_url"], "--store": params.get("store")}
-    if name == "report":
-        places = {"RUN": params["run_url"], "--store": params["store"]}
-    elif name == "tune" and params["resume"]:
-        places = {"--resume": params["resume"]}
-    else:
-        sizes = numbers(params["ipc"]) if name == "compare" else []
-        config = configure(params | {"ipc": sizes[0] if sizes else None} if name == "compare" else params)
-        if here and places["--run"] is None:
-            places["--run"] = _default(name, config, params)
-        places |= {"--data.path": config.data.path, "--pretrain.checkpoint": _file(config.pretrain.checkpoint)}
-        places |= {"--config": params["file"]} if here else {}
-        if not here and params["file"] is not None:
-            check_travels(params["file"])
-    needed = () if name == "report" or (name == "plan" and places.get("--store")) else ("--run",)
-    for option, place in places.items():
-        if place is None and option not in needed:
+    words = tuple(map(_expanded, words))  # on the job's node ~ may be another folder
+    name, params = _parse(context, words)
+    for option, path in _paths(name, params, here=here).items():
+        refuse_secrets(path)
+        if path.startswith(("/", "builtin:", "torchvision:")) or "://" in path:
             continue
-        refuse_secrets(place or "")
-        if here and place and not _stays(place):
-            full = os.path.abspath(place)
-            named = option.startswith("--")  # the last of equal options counts
-            words = (*words, option, full) if named else tuple(full if word == place else word for word in words)
-        elif place is None or not _stays(place):
-            if not is_known:
-                raise ConfigError(NO_CLUSTER)
-            value = "(not given)" if place is None else place
+        if here:
+            words = _with_full_path(words, option, path)
+        elif is_known:
             raise ConfigError(
-                f"{option} {value}: lies in the job's own folder, which is thrown away with the job; give a URL such "
-                "as s3://BUCKET/runs/a, or an absolute path that all nodes share"
+                f"{option} {path or '(not given)'}: lies in the job's own folder, which is thrown away with the job; "
+                "give a URL such as s3://BUCKET/runs/a, or an absolute path that all nodes share"
             )
     return words
 
@@ -186,10 +164,55 @@ def _expanded(word: str) -> str:
     return f"{option}={expand_home(value)}" if equals and option.startswith("--") else expand_home(word)
 
 
-def _default(command: str, config: DistillConfig, params: dict[str, Any]) -> str:
-    """Name the run folder that a command takes without --run."""
+def _with_full_path(words: tuple[str, ...], option: str, path: str) -> tuple[str, ...]:
+    full = os.path.abspath(path)
+    if option.startswith("--"):
+        return (*words, option, full)  # the last of equal options counts
+    return tuple(full if word == path else word for word in words)
+
+
+def _parse(context: click.Context, words: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """Return the name and the parameters of a command that can be a job."""
+    root = context.find_root()
+    if not words or not isinstance(root.command, click.Group):
+        raise ConfigError("wmdd submit: give a command after --, such as -- distill digits --run /shared/runs/digits")
+    name, command, rest = root.command.resolve_command(root, list(words))
+    if name not in AS_JOBS or command is None:
+        raise ConfigError(f"wmdd submit -- {words[0]}: only {', '.join(AS_JOBS)} run as jobs")
+    return name, command.make_context(name, rest, parent=root).params
+
+
+def _paths(name: str, params: dict[str, Any], *, here: bool) -> dict[str, str]:
+    """Return the paths and URLs that a command uses, by option; an empty one for a run folder that must be named."""
+    from cluster.runtime_env import check_travels
+    from wmdd.cli.options import configure
+    from wmdd.models.weight_files import is_file
+
+    run, store = params["run_url"], params["store"]
+    if name == "report":
+        return {"RUN": run} | ({"--store": store} if store else {})
+    if name == "tune" and params["resume"]:
+        return {"--resume": params["resume"]}
+    config = configure(params)
+    if here and run is None:
+        run = _default_run(name, config, params)
+    checkpoint = config.pretrain.checkpoint
+    paths = {
+        "--run": run or (None if name == "plan" and store else ""),
+        "--store": store,
+        "--data.path": config.data.path,
+        "--pretrain.checkpoint": checkpoint if checkpoint and is_file(checkpoint) else None,
+    }
+    if here:
+        paths["--config"] = params["file"]
+    elif params["file"] is not None:
+        check_travels(params["file"])
+    return {option: path for option, path in paths.items() if path is not None}
+
+
+def _default_run(command: str, config: DistillConfig, params: dict[str, Any]) -> str:
+    """Return the run folder that a command takes without --run."""
     from wmdd.cli.compare import read_changes
-    from wmdd.cli.rank import read_rates
     from wmdd.commands.rank import own_options
     from wmdd.engine.run_folder import choose_run, default_run
     from wmdd.engine.run_names import located
@@ -198,18 +221,8 @@ def _default(command: str, config: DistillConfig, params: dict[str, Any]) -> str
         return choose_run(None, located(config))[0]
     more: dict[str, Any] = read_changes(params["settings"], config) if command == "compare" else {}
     if command == "rank":
-        more = own_options(read_rates(params["rates"]), params["weight"])
+        more = own_options(params["rates"], params["weight"])
     return default_run(located(config), command, more)
-
-
-def _stays(place: str) -> bool:
-    return place.startswith("/") or "://" in place or place.startswith(("builtin:", "torchvision:"))
-
-
-def _file(weights: str | None) -> str | None:
-    from wmdd.models.weight_files import is_file
-
-    return weights if weights is not None and is_file(weights) else None
 
 
 @click.command("jobs")
@@ -234,13 +247,8 @@ def logs(address: str | None, follow: bool, job: str) -> None:
     if not follow:
         _write(jobs.log(job))
         return
-    going_on = f"wmdd: follows no more; wmdd stop {job} would end the job"
-    interruptions.announce(going_on)
-    try:
+    with _ending_with(f"wmdd: follows no more; wmdd stop {job} would end the job"):
         jobs.follow(job, _write)
-    except KeyboardInterrupt:
-        interruptions.tell(going_on)
-        sys.exit(interruptions.status())
 
 
 @click.command()

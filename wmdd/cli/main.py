@@ -43,7 +43,7 @@ class _Commands(click.Group):
             raise click.Abort from exc  # click would write an empty line before it
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="wmdd")
 def cli() -> None:
     """Distil an image data set into a few synthetic images per class, with the Wasserstein metric."""

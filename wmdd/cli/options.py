@@ -44,9 +44,7 @@ _SHARED = (
 SEEDS = click.option(
     "--num-students", type=WholeFrom(1), metavar="INT", help="Students of each set (short for --evaluate.num_students)."
 )
-EXECUTOR = click.option(
-    "--executor", type=OneOf(["ray", "local"]), default="ray", show_default=True, help="What runs the work."
-)
+EXECUTOR = click.option("--executor", type=OneOf(["ray", "local"]), default="ray", help="What runs the work.")
 ADDRESS = click.option(
     "--address",
     metavar="TEXT",
@@ -86,13 +84,15 @@ def configure(params: Mapping[str, Any]) -> DistillConfig:
     given = {name: text for name, text in params.items() if name.partition(".")[0] in sections and text is not None}
     options: dict[str, Any] = dict(given)
     for label, name in _SHORT.items():
-        if params.get(name) is None:
+        value = params.get(name)
+        if isinstance(value, tuple):  # of a comparison, which sets each in turn
+            value = value[0] if value else None
+        if value is None:
             continue
-        if label in given and given[label] != str(params[name]):
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {params[name]}, --{label} {given[label]}: are the same option; give one"
-            )
-        options[label] = params[name]
+        if label in given and given[label] != str(value):
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {value}, --{label} {given[label]}: are the same option; give one")
+        options[label] = value
     recipe, file = params["recipe_name"], file_of(params)
     if recipe and recipe not in recipes() and os.path.isfile(os.path.join(recipe, "config.yaml")):
         path = f"{recipe.rstrip('/')}/config.yaml"

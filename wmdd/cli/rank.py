@@ -9,8 +9,7 @@ import click
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
 from wmdd.cli.progress import shown_on
-from wmdd.cli.types import Number
-from wmdd.errors import ConfigError
+from wmdd.cli.types import Number, Several
 from wmdd.process.terminal import Terminal
 
 
@@ -18,41 +17,30 @@ from wmdd.process.terminal import Terminal
 @common
 @click.option(
     "--rates",
+    type=Several(float),
     default="0.001,0.005,0.01,0.05,0.1",
-    show_default=True,
     metavar="FLOAT,...",
     help="Learning rates that hard labels and random images may choose from.",
 )
 @SEEDS
-@click.option("--weight", type=Number(), default=0.5, show_default=True, help="Of the first part of each score.")
+@click.option("--weight", type=Number(), default=0.5, help="Of the first part of each score.")
 @EXECUTOR
 @ADDRESS
-def rank(run_url: str | None, store: str | None, executor: str, rates: str, weight: float, **params: Any) -> None:
+def rank(
+    run_url: str | None, store: str | None, executor: str, rates: tuple[float, ...], weight: float, **params: Any
+) -> None:
     """Score RECIPE's images fairly: DD-Ranking's label-robust and augmentation-robust scores.
 
     Trains the students that these need, besides the recipe's; what the store holds already is not trained again.
     """
     config = configure(params)
-    chosen = read_rates(rates)
     check_cluster(executor, config, params)
     from wmdd.commands.rank import rank as run
     from wmdd.report.ranking import columns
 
     console = Terminal()
     with shown_on(console) as reports:
-        result = run(config, rates=chosen, weight=weight, run=run_url, store=store, executor=executor, **reports)
+        result = run(config, rates=rates, weight=weight, run=run_url, store=store, executor=executor, **reports)
     for table in columns(result.facts):
         console.print(table)
     console.print(f"in {result.url}: ranking.json, ranking.md", soft_wrap=True)
-
-
-def read_rates(text: str) -> list[float]:
-    """Read learning rates.
-
-    Raises:
-        ConfigError: if they are no numbers.
-    """
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as exc:
-        raise ConfigError(f"--rates {text}: not numbers; give some such as 0.001,0.01") from exc

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from tuning.config import TuneConfig
+from wmdd.cli.errors import needs_extra
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, as_typed, check_address, common, configure
 from wmdd.cli.progress import shown_on
 from wmdd.cli.types import shown
 from wmdd.config.distill import DistillConfig, override
-from wmdd.errors import ConfigError, WmddError
+from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal, full_path
 
 
@@ -68,10 +69,8 @@ def _search_options(params: dict[str, Any], words: tuple[str, ...]) -> TuneConfi
 
 def _search(config: DistillConfig, options: TuneConfig, run_url: str | None, store: str | None) -> None:
     """Search, and print the winner."""
-    try:
+    with needs_extra("tune", "Ray Tune or Optuna"):
         from tuning.search import search
-    except ImportError as exc:
-        raise WmddError(f"Ray Tune or Optuna is not installed ({exc}); pip install 'wmdd[tune]'") from exc
 
     console = Terminal()
     write = functools.partial(console.print, soft_wrap=True)

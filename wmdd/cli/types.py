@@ -62,6 +62,17 @@ class WholeFrom(_Value, click.IntRange):
         self.annotation = Annotated[int, Field(ge=min, le=max)]
 
 
+class Several(_Value, click.types.StringParamType):
+    """Values with commas between them, as a tuple.
+
+    Args:
+        each: type of one of them.
+    """
+
+    def __init__(self, each: Any) -> None:
+        self.annotation = tuple[each, ...]
+
+
 class OneOf(click.Choice[str]):
     """One of a few names.
 
