@@ -85,11 +85,7 @@ def _refuse_dropped(
 
 
 def read_changes(settings: tuple[str, ...], config: DistillConfig) -> dict[str, dict[str, Any]]:
-    """Read the options of single methods.
-
-    Raises:
-        ConfigError: naming the one that cannot be.
-    """
+    """Read the options of single methods; raise a `ConfigError` that names the one that cannot be."""
     by_method: dict[str, dict[str, Any]] = {}
     typed: dict[str, dict[str, str]] = {}
     for text in settings:

@@ -72,14 +72,7 @@ _SHORT = {"seed": "seed", "ipc": "ipc", "evaluate.num_students": "num_students",
 
 
 def configure(params: Mapping[str, Any]) -> DistillConfig:
-    """Return the configuration that a command line names.
-
-    Args:
-        params: of the command, by click's names.
-
-    Raises:
-        ConfigError: naming the option.
-    """
+    """Return the configuration that a command's parameters name; raise a `ConfigError` that names the option."""
     sections = section_names()
     given = {name: text for name, text in params.items() if name.partition(".")[0] in sections and text is not None}
     options: dict[str, Any] = dict(given)
@@ -125,11 +118,7 @@ def as_typed(error: ConfigError, typed: Mapping[str, str], before: str = "--") -
 
 
 def check_cluster(executor: str, config: DistillConfig, params: Mapping[str, Any]) -> None:
-    """Refuse, before any work, a cluster that no run can join, or one for a command that runs in one process.
-
-    Raises:
-        ConfigError: naming the option.
-    """
+    """Raise a `ConfigError` for a cluster that no run can join, or for one with a command that runs in one process."""
     if executor == "ray":
         check_address(config)
         return

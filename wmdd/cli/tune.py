@@ -49,11 +49,7 @@ def tune(run_url: str | None, store: str | None, resume: str | None, words: tupl
 
 
 def _search_options(params: dict[str, Any], words: tuple[str, ...]) -> TuneConfig:
-    """Return a search's options among a command's parameters; ``FIELD=DOMAIN`` words join the space.
-
-    Raises:
-        ConfigError: naming the option.
-    """
+    """Return a search's options among a command's parameters; ``FIELD=DOMAIN`` words join the space."""
     given = {name: value for name, value in params.items() if name.startswith("tune.") and value not in (None, ())}
     for word in words:
         if "=" not in word:

@@ -31,11 +31,7 @@ class _Value:
     annotation: Any
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the value.
-
-        Raises:
-            ConfigError: in one line with option, value and what is allowed.
-        """
+        """Return the value; raise a `ConfigError` in one line with option, value and what is allowed."""
         try:
             return read_as(self.annotation, value)
         except ValueError as exc:
@@ -63,11 +59,7 @@ class WholeFrom(_Value, click.IntRange):
 
 
 class Several(_Value, click.types.StringParamType):
-    """Values with commas between them, as a tuple.
-
-    Args:
-        each: type of one of them.
-    """
+    """A tuple of values of one type, with commas between them."""
 
     def __init__(self, each: Any) -> None:
         self.annotation = tuple[each, ...]
@@ -85,11 +77,7 @@ class OneOf(click.Choice[str]):
         self._noun = noun
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the name.
-
-        Raises:
-            ConfigError: in one line with option, value and the names.
-        """
+        """Return the name; raise a `ConfigError` in one line with option, value and the names."""
         if value not in self.choices:
             raise ConfigError(unknown(name_of(param), shown(value), self.choices, self._noun))
         return value

@@ -57,11 +57,21 @@ def cases(
         ConfigError: for methods that are unknown or named twice, for changes of methods that are not compared or of
             what all methods share, and for numbers below 1.
     """
-    check_changes("changes", changes, _CHANGES)
-    for name, options in changes.items():
-        check_changes(f"changes={name}", options, _CHANGES)
-    for option, given in (("methods", methods), ("ipc", ipcs)):
-        names = tuple(map(str, given))
+    _check_names(methods, ipcs)
+    _check_changes(changes, methods)
+    # Random images are another method here, and a teacher's score is enough for "all data".
+    same = {**_changed(config), "evaluate.random_real": False}
+    return {
+        (name, ipc): resolve(
+            config, name, config.evaluate.protocol, options={**same, "ipc": ipc, **changes.get(name, {})}
+        )
+        for ipc, name in itertools.product(ipcs, methods)
+    }
+
+
+def _check_names(methods: Sequence[str], ipcs: Sequence[int]) -> None:
+    for option, values in (("methods", methods), ("ipc", ipcs)):
+        names = tuple(map(str, values))
         try:
             refuse_twice(names)
         except ValueError as exc:
@@ -69,36 +79,34 @@ def cases(
     for name in methods:
         if name not in all_methods():
             raise ConfigError(unknown("--methods", name, all_methods(), "method"))
-    strange = [name for name in changes if name not in methods]
-    if strange:
-        raise ConfigError(f"--set {strange[0]}: is not compared; the methods are {', '.join(methods)}")
-    for name, options in changes.items():
-        shared = [field for field in options if field.partition(".")[0] not in _OWN or field == "ipc"]
-        if shared:
-            raise ConfigError(
-                f"--set {name}:{shared[0]}: is the same for all methods of a comparison; give it for all, --{shared[0]}"
-            )
-        unused = [field for field in options if field.partition(".")[0] not in _USED.get(name, _OWN)]
-        if unused:
-            raise ConfigError(f"--set {name}:{unused[0]}: {name} does nothing with it; leave it out")
-    made, changed = {}, _changed(config)
-    for ipc, name in itertools.product(ipcs, methods):
-        # Random images are a method of their own here, and a teacher's score is enough for "all data".
-        same = {**changed, "ipc": ipc, "evaluate.random_real": False}
-        made[name, ipc] = resolve(config, name, config.evaluate.protocol, options=same | changes.get(name, {}))
-    if not made:
+    if not (methods and ipcs):
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")
-    return made
+
+
+def _check_changes(changes: Changes, methods: Sequence[str]) -> None:
+    check_changes("changes", changes, _CHANGES)
+    for name, options in changes.items():
+        check_changes(f"changes={name}", options, _CHANGES)
+        if name not in methods:
+            raise ConfigError(f"--set {name}: is not compared; the methods are {', '.join(methods)}")
+        for field in options:
+            section = field.partition(".")[0]
+            if section not in _OWN:
+                raise ConfigError(
+                    f"--set {name}:{field}: is the same for all methods of a comparison; give it for all, --{field}"
+                )
+            if section not in _USED.get(name, _OWN):
+                raise ConfigError(f"--set {name}:{field}: {name} does nothing with it; leave it out")
 
 
 def _changed(config: DistillConfig) -> dict[str, Any]:
     """Return what differs from the named protocol, whose batches and rates may follow the number of images."""
     named = with_protocol(config, config.evaluate.protocol)
     return {
-        f"{section}.{field}": getattr(getattr(config, section), field)
+        f"{section}.{field}": value
         for section in ("relabel", "evaluate")
-        for field in type(getattr(config, section)).model_fields
-        if getattr(getattr(config, section), field) != getattr(getattr(named, section), field)
+        for field, value in getattr(config, section)
+        if value != getattr(getattr(named, section), field)
     }
 
 

@@ -10,11 +10,7 @@ from wmdd.errors import ConfigError
 
 
 def check_executor(executor: str | Executor) -> None:
-    """Refuse what is neither an executor nor the name of one.
-
-    Raises:
-        ConfigError: lists the names.
-    """
+    """Raise a `ConfigError` for what is neither an executor nor the name of one."""
     if executor not in ("ray", "local") if isinstance(executor, str) else not hasattr(executor, "run"):
         raise ConfigError(f"--executor {executor}: choose ray or local")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import hashlib
 import io
@@ -13,6 +12,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ from wmdd.engine.locations import open_folder
 from wmdd.engine.run_start import no_run
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.models.teacher import Teacher
-from wmdd.storage.filesystem import kind as kind_of
 from wmdd.storage.filesystem import open_fs, read, tree
 from wmdd.storage.folder import Folder
 from wmdd.storage.marks import EXPORT_MARK
@@ -35,9 +34,7 @@ FORMATS = {"folder": "export", "ddranking": "export-ddranking"}  # and the folde
 _CLASSES_FILE, _WEIGHTS_FILE = "classes.json", "weights.csv"
 _LONGEST = 255  # bytes in the name of a folder, on most file systems
 _FORBIDDEN = re.compile(r"[/\0]")
-_FORBIDDEN_ON_WINDOWS = re.compile(
-    r"""[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)""", re.IGNORECASE
-)
+_FORBIDDEN_ON_WINDOWS = re.compile(r"""(?i)[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)""")
 _DATA_SETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -82,8 +79,7 @@ def export(run: str, kind: str, target: str | None = None, dataset: str | None =
         A line about how to use the export.
 
     Raises:
-        ConfigError: if the run or the format cannot be written so; says why.
-        ArtifactError: if the run has no images.
+        ConfigError, ArtifactError: if the run cannot be written so, or has no images; says why.
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind}: there is none of this name; choose from {', '.join(FORMATS)}")
@@ -99,11 +95,8 @@ def export(run: str, kind: str, target: str | None = None, dataset: str | None =
 def _load(run: str) -> DistilledImages:
     try:
         return load_distilled(run)
-    except StorageError:
-        raise
     except ArtifactError as exc:
-        fs, root = open_fs(run.rstrip("/"))
-        if kind_of(fs, f"{root}/run.json"):
+        if isinstance(exc, StorageError) or Folder(run).read("run.json") is not None:
             raise
         raise no_run(run) from exc
 
@@ -159,15 +152,7 @@ def _shortened(name: str) -> str:
 
 
 class _Export:
-    """A folder that holds one export and nothing else; what is there already is not written again.
-
-    Args:
-        names: the folder of each class.
-        about: what else the export depends on.
-
-    Raises:
-        ConfigError: if the folder holds anything else.
-    """
+    """A folder of one export alone, of the images and of what else it is `about`; no file is written again."""
 
     def __init__(self, folder: Folder, images: DistilledImages, names: list[str], about: str = "") -> None:
         self._folder = folder
@@ -205,12 +190,37 @@ class _Export:
 
 
 def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str | None) -> str:
+    config, teacher = _config_and_teacher(run)
+    name = _data_set(config, images, dataset)
+    network = _network(config, teacher)
+    ipc = len(images) // len(images.class_names)
+    settings = yaml.safe_dump(_settings(config, teacher, name, network, ipc), sort_keys=False)
+    numbers = [f"{class_id:05d}" for class_id in range(len(images.class_names))]
+    written = _Export(folder, images, numbers, settings)
+    written.put_images(f"{name}/IPC{ipc}", images, numbers)
+    out = io.BytesIO()
+    torch.save(teacher.weights, out)
+    written.put(f"teachers/{name}/{network}/ckpt_best.pt", out.getvalue())
+    written.put("ddranking.yaml", settings.encode())
+    score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=config.evaluate.lr)
+    written.put("score.py", score.encode())
+    return (
+        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
+        f"python {shlex.quote(f'{folder.url}/score.py')} FOLDER_OF_THE_REAL_SET"
+    )
+
+
+def _config_and_teacher(run: str) -> tuple[DistillConfig, Teacher]:
     fs, root = open_fs(run.rstrip("/"))
     try:
         config = from_yaml(read(fs, f"{root}/config.yaml").decode())
-        teacher = Teacher.from_files(_Only(read(fs, f"{root}/teacher.safetensors")))
+        return config, Teacher.from_files(_OneFile(read(fs, f"{root}/teacher.safetensors")))
     except OSError as exc:
         raise ArtifactError(f"{run}: has no config.yaml or teacher.safetensors; give a finished run's folder") from exc
+
+
+def _data_set(config: DistillConfig, images: DistilledImages, dataset: str | None) -> str:
+    """Return DD-Ranking's name of the real set."""
     name = dataset or next((known for recipe, known in _DATA_SETS.items() if config.recipe.startswith(recipe)), None)
     if name is None:
         raise ConfigError(
@@ -223,12 +233,16 @@ def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str |
         raise ConfigError(
             f"--dataset {name}: has {_CLASSES[name]} classes, the run {len(images.class_names)}; give the set it is of"
         )
+    return name
+
+
+def _network(config: DistillConfig, teacher: Teacher) -> str:
+    """Return DD-Ranking's name of the teacher's network, and refuse a run that ddranking cannot train on."""
     if config.relabel.teachers:
         raise ConfigError("relabel.teachers: an export for ddranking has one teacher; export a run without more")
     if config.pretrain.stem == "stride2":
         raise ConfigError("pretrain.stem=stride2: ddranking builds no such stem; export a run with another teacher")
-    network = _NETWORKS.get(teacher.model)
-    if network is None:
+    if teacher.model not in _NETWORKS:
         raise ConfigError(
             f"pretrain.model={teacher.model}: ddranking builds no such network from torchvision; it can take a run "
             f"whose teacher is one of {', '.join(_NETWORKS)}"
@@ -239,44 +253,24 @@ def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str |
             f"evaluate.schedule={student.schedule}, evaluate.cosine_stretch={student.cosine_stretch:g}: ddranking has "
             "cosines to 0 and to half alone; export a run of stretch 1 or 2"
         )
-    ipc = len(images) // len(images.class_names)
-    settings = yaml.safe_dump(_settings(config, teacher, name, network, ipc), sort_keys=False)
-    numbers = [f"{class_id:05d}" for class_id in range(len(images.class_names))]
-    written = _Export(folder, images, numbers, settings)
-    written.put_images(f"{name}/IPC{ipc}", images, numbers)
-    out = io.BytesIO()
-    torch.save(teacher.weights, out)
-    written.put(f"teachers/{name}/{network}/ckpt_best.pt", out.getvalue())
-    written.put("ddranking.yaml", settings.encode())
-    score = _SCORE.format(name=name, network=network, ipc=ipc, top1=100 * teacher.top1, lr=student.lr)
-    written.put("score.py", score.encode())
-    return (
-        f"{folder.url}/{name}/IPC{ipc} holds the images, teachers/ the teacher; with ddranking 0.2.0 installed: "
-        f"python {shlex.quote(f'{folder.url}/score.py')} FOLDER_OF_THE_REAL_SET"
-    )
+    return _NETWORKS[teacher.model]
 
 
-class _Only:
-    """The files of an artifact that has one file."""
+@dataclass(frozen=True)
+class _OneFile:
+    """The files of an artifact that has one file, by any name."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    data: bytes
 
     def read(self, name: str) -> bytes:
-        """Return the file, by any name."""
-        return self._data
+        return self.data
 
 
 def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, ipc: int) -> dict[str, Any]:
     size = teacher.image_size
-    normalise = {"name": "Normalize", "args": {"mean": list(teacher.pixels.mean), "std": list(teacher.pixels.std)}}
-    crop = {"name": "RandomResizedCrop", "args": {"size": size, "scale": list(config.relabel.crop_scale)}}
-    flips = [{"name": "RandomHorizontalFlip", "args": {}}] if config.relabel.flip else []
-    end = [{"name": "ToTensor", "args": {}}, normalise]
-    resize = [
-        {"name": "Resize", "args": {"size": round(size / teacher.crop_ratio)}},
-        {"name": "CenterCrop", "args": {"size": size}},
-    ]
+    crop = _transform("RandomResizedCrop", size=size, scale=list(config.relabel.crop_scale))
+    flips = [_transform("RandomHorizontalFlip")] if config.relabel.flip else []
+    resize = _transform("Resize", size=round(size / teacher.crop_ratio))
     return {
         "dataset": name,
         "real_data_path": "SET THIS",
@@ -308,10 +302,19 @@ def _settings(config: DistillConfig, teacher: Teacher, name: str, network: str, 
         "eval_full_data": False,
         "random_data_format": "image",
         "random_data_path": "random",
-        "custom_train_trans": [crop, *flips, *end],
-        "custom_val_trans": copy.deepcopy([*resize, *end]),  # else YAML writes references
+        "custom_train_trans": [crop, *flips, *_as_tensor(teacher)],
+        "custom_val_trans": [resize, _transform("CenterCrop", size=size), *_as_tensor(teacher)],
         "save_path": "scores.csv",
         "num_workers": 4,
         "device": "cuda",
         "dist": False,
     }
+
+
+def _as_tensor(teacher: Teacher) -> list[dict[str, Any]]:
+    pixels = teacher.pixels
+    return [_transform("ToTensor"), _transform("Normalize", mean=list(pixels.mean), std=list(pixels.std))]
+
+
+def _transform(name: str, **args: Any) -> dict[str, Any]:
+    return {"name": name, "args": args}

@@ -129,22 +129,14 @@ class Section(BaseModel):
 
     @classmethod
     def checked(cls, values: dict[str, Any]) -> Self:
-        """Build it from plain values.
-
-        Raises:
-            ConfigError: one line for all mistakes, naming option, value and what is allowed.
-        """
+        """Build it from plain values; raise a `ConfigError` with option, value and what is allowed of each mistake."""
         try:
             return cls.model_validate(values)
         except ValidationError as exc:
             raise _refusal(exc, cls) from exc
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy with fields changed, checked as `wmdd.override` checks them.
-
-        Raises:
-            ConfigError: for a name that is no field, and for a value that is not allowed.
-        """
+        """Return a copy with fields changed; raise a `ConfigError` for what `wmdd.override` would refuse."""
         if update is None or update == {}:
             return super().model_copy(deep=deep)
         check_changes("update", update)
@@ -212,11 +204,7 @@ def _facts(field: FieldInfo) -> dict[str, Any]:
 
 
 def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}') -> None:
-    """Refuse what is no mapping from names to values, such as the one that is shown.
-
-    Raises:
-        ConfigError: naming the argument of the call.
-    """
+    """Raise a `ConfigError` for an argument that is no mapping from names to values, such as the one in the message."""
     if not isinstance(changes, Mapping):
         raise ConfigError(f"{argument}: is of type {type(changes).__name__}; give a mapping, such as {such}")
     for name in changes:

@@ -126,17 +126,14 @@ def to_yaml(config: DistillConfig) -> str:
 
 
 def from_yaml(text: str) -> DistillConfig:
-    """Read YAML; keys that it leaves out are at their defaults. Raises what `changes_in` raises."""
+    """Read YAML; keys that it leaves out are at their defaults. A `ConfigError` names the option or the line."""
     return override(DistillConfig(), changes_in(text))
 
 
 def changes_in(text: str) -> dict[str, Any]:
-    """Return the options that YAML sets, by dotted name.
+    """Return the options that YAML sets, by dotted name; raise a `ConfigError` that names the option or the line.
 
     A value means what the same text means on the command line, so ``classes: [010, no]`` are these names.
-
-    Raises:
-        ConfigError: naming the option, or the line.
     """
     values = load_yaml(text)
     for name in section_names():

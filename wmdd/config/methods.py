@@ -43,11 +43,7 @@ SELECTING = frozenset({"herding", "random"})
 
 
 def with_method(config: DistillConfig, name: str) -> DistillConfig:
-    """Return a recipe under another method.
-
-    Raises:
-        ConfigError: for an unknown name; lists the known ones.
-    """
+    """Return a recipe under another method; raise a `ConfigError` that lists the methods for an unknown name."""
     if name not in _METHODS:
         raise ConfigError(unknown("method", name, _METHODS))
     changes = dict(_METHODS[name][1])

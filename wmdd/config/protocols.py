@@ -217,7 +217,7 @@ _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
 
 
 def with_protocol(config: DistillConfig, name: str) -> DistillConfig:
-    """Return a recipe with a protocol's settings; those that depend on images per class take the recipe's number.
+    """Return a recipe with a protocol's settings for its set, students and images per class.
 
     Raises:
         ConfigError: for an unknown name; lists the known ones.

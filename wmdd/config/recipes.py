@@ -131,22 +131,14 @@ _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def recipe(name: str) -> DistillConfig:
-    """Return a named configuration.
-
-    Raises:
-        ConfigError: for an unknown name; lists the known ones.
-    """
+    """Return a named configuration; raise a `ConfigError` that lists the recipes for an unknown name."""
     if not isinstance(name, str) or name not in _RECIPES:
         raise ConfigError(unknown("recipe", name, _RECIPES))
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
 
 
 def as_config(config: object) -> DistillConfig:
-    """Return the configuration that was given, or the recipe of that name.
-
-    Raises:
-        ConfigError: for an unknown name, and for anything else.
-    """
+    """Return the configuration that was given, or the recipe of that name; raise a `ConfigError` for anything else."""
     if isinstance(config, str):
         return recipe(config)
     if not isinstance(config, DistillConfig):

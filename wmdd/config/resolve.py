@@ -38,11 +38,7 @@ class ConfigFile:
         return set(section_names()) <= {option.partition(".")[0] for option in self.changes}
 
     def over(self, config: DistillConfig) -> DistillConfig:
-        """Return a configuration with its options.
-
-        Raises:
-            ConfigError: naming the file and the option.
-        """
+        """Return a configuration with its options; raise a `ConfigError` that names the file and the option."""
         try:
             return override(config, self.changes)
         except ConfigError as exc:

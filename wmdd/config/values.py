@@ -92,11 +92,7 @@ def _problem(exc: yaml.YAMLError) -> str:
 
 
 def decode(data: bytes) -> str:
-    """Return the text of a file: UTF-8, or UTF-16 with its mark.
-
-    Raises:
-        ConfigError: with the line that is neither, or what else it may be.
-    """
+    """Return the text of a file, UTF-8 or UTF-16 with its mark; raise a `ConfigError` with the line that is neither."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     try:
         text = data.decode(encoding)
@@ -143,9 +139,7 @@ def from_value(annotation: Any, value: Any) -> Any:
     """Return what a value given in Python means for a field of this type: what it means where it is written as text.
 
     Paths, members of an enum, and what numpy, torch and pandas hold are taken as the plain values that they stand for.
-
-    Raises:
-        ValueError: saying what it should be.
+    A `ValueError` says what another value should be.
     """
     items = _tuple_of(annotation)
     if isinstance(value, os.PathLike):  # a file may be called none
