@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.runtime import Runtime
 
 

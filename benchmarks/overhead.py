@@ -20,7 +20,7 @@ import psutil
 from benchmarks.common import report
 from ray_jobs.executor import RayExecutor
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import BarycenterConfig
+from wmdd.config.recovery import BarycenterConfig
 from wmdd.engine.events import Event
 from wmdd.engine.run import Executor, LocalExecutor
 from wmdd.engine.task import PlannedUnit, StageTask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wmdd.config.sections import Stem
+from wmdd.config.base import Stem
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.method.recovery import Target

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.engine.events import Event
 from wmdd.engine.run import run_stage
 from wmdd.engine.task import StageTask

@@ -22,7 +22,7 @@ from ray.util.queue import Empty, Queue
 from ray_jobs.actors import end_with_raylet, greet
 from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
-from wmdd.config.sections import RayConfig, RuntimeConfig
+from wmdd.config.machines import RayConfig, RuntimeConfig
 from wmdd.engine.events import Event
 from wmdd.engine.run import run_stage
 from wmdd.engine.task import StageTask

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
 
 Node = dict[str, float]

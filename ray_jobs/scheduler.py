@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ray_jobs.retries import Retries
 from ray_jobs.starts import Starts
 from ray_jobs.workers import Message, Workers
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event
 from wmdd.engine.task import StageTask

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ray_jobs.workers import Workers
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.engine.events import Event
 from wmdd.errors import ConfigError, WmddError
 

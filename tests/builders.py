@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 

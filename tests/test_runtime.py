@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 

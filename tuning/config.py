@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from tuning.space import FORMS, Domain, parse_space
+from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.methods import SELECTING
-from wmdd.config.sections import Section
 from wmdd.errors import ConfigError
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]

@@ -20,7 +20,7 @@ from tuning.tuner import run_trials, trial_share, value_of
 from wmdd.commands.distill import distill
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.engine.events import Listener
 from wmdd.engine.locations import open_folder
 from wmdd.engine.run_names import contrast, located

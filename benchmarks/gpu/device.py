@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.steps import Setting
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.runtime import Runtime
 
 

@@ -18,7 +18,7 @@ from benchmarks.gpu.device import Trace, ceilings_tflops, open_runtime, peak_mem
 from benchmarks.gpu.plain_loop import PlainLoop
 from benchmarks.gpu.steps import Setting, Tell
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
 from wmdd.method.recovery import RECORDS, recover_images
 from wmdd.models.registry import skeleton

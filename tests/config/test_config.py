@@ -17,9 +17,11 @@ import yaml
 from hypothesis import given, settings
 
 from wmdd.config import distill as configuration
+from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig, changes_in, field_type, from_yaml, override, to_yaml
 from wmdd.config.recipes import recipe, recipes
-from wmdd.config.sections import EvaluateConfig, PretrainConfig, RelabelConfig, Section
+from wmdd.config.students import EvaluateConfig, RelabelConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.config.values import from_text
 from wmdd.engine.config_file import read_config
 from wmdd.errors import ConfigError

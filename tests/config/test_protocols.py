@@ -9,7 +9,7 @@ from wmdd.config.distill import DistillConfig, override, to_yaml
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact, protocols, with_protocol
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import EvaluateConfig
+from wmdd.config.students import EvaluateConfig
 from wmdd.engine.plan import make_plan
 from wmdd.errors import ConfigError
 from wmdd.storage.store import ArtifactStore

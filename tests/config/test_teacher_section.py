@@ -4,7 +4,7 @@ import pytest
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import PretrainConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.errors import ConfigError
 
 

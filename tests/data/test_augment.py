@@ -7,8 +7,8 @@ import pytest
 import torch
 import torchvision.transforms.v2 as v2
 
+from wmdd.config.base import Augment
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import Augment
 from wmdd.data.augment import _each, augmentation, erasing, mixing
 from wmdd.data.batches import _repeated
 from wmdd.normalization import NORMALIZATIONS

@@ -10,7 +10,8 @@ from image_files import folder
 
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.data.batches import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass

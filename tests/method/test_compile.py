@@ -9,7 +9,8 @@ from torch._dynamo.utils import counters
 
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd import runtime as runtimes
-from wmdd.config.sections import RecoverConfig, RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
 from wmdd.method.recovery import Recovered, recover_images
 from wmdd.runtime import Runtime

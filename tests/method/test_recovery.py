@@ -9,7 +9,7 @@ import torch
 from builders import CPU
 
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics

@@ -6,7 +6,7 @@ import pytest
 import torch
 from builders import CPU
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.method.objective import Objective

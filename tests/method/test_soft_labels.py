@@ -11,7 +11,7 @@ import torch
 from builders import CPU
 from torch.utils.data import DataLoader
 
-from wmdd.config.sections import RelabelConfig
+from wmdd.config.students import RelabelConfig
 from wmdd.data.views import apply_mix, apply_views, view_matrices
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet

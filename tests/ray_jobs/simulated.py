@@ -4,7 +4,7 @@ import collections
 
 from ray_jobs.scheduler import Scheduler
 from ray_jobs.simulation import SimulatedWorkers
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.engine.board import Board
 from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.storage.store import ArtifactRef

@@ -5,7 +5,7 @@ import pytest
 from ray_jobs.executor import RayExecutor
 from ray_jobs.resources import Share, Shares, check_fit, fit_memory
 from wmdd.config.distill import DistillConfig
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import pytest
 from simulated import Run, task, tasks
 
 from ray_jobs.scheduler import Scheduler
-from wmdd.config.sections import RayConfig
+from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
 
 

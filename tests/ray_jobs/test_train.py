@@ -16,7 +16,7 @@ from striking import LOOPBACK, listens
 from ray_jobs.executor import RayExecutor
 from wmdd.commands.distill import distill
 from wmdd.config.distill import override
-from wmdd.config.sections import RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
 from wmdd.data.load_index import load_index
 from wmdd.engine.config_file import read_config
 from wmdd.engine.plan import plan_from

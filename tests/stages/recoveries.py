@@ -8,7 +8,7 @@ import pytest
 import torch
 from builders import CPU
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.engine.run import run_stage
 from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass

@@ -7,7 +7,7 @@ from builders import CPU
 from wmdd.commands.rank import trials
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RelabelConfig
+from wmdd.config.students import RelabelConfig
 from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
 from wmdd.engine.preflight import check, check_weights

@@ -8,7 +8,7 @@ import recoveries
 import torch
 from builders import CPU
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.outputs import Output, Progress
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit

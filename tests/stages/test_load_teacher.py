@@ -8,8 +8,8 @@ import torch
 from tables import each_of
 
 from wmdd.config.distill import override
+from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RuntimeConfig
 from wmdd.data.load_index import load_index
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import run_stage

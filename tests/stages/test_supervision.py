@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from builders import CPU, normal
 
-from wmdd.config.sections import EvaluateConfig, RelabelConfig
+from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.data.batches import Geometry
 from wmdd.method.artifacts import DistilledClass, ImageSet
 from wmdd.method.losses import soft_label_loss

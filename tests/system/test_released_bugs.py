@@ -10,7 +10,8 @@ from PIL import Image
 
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RecoverConfig, RelabelConfig
+from wmdd.config.recovery import RecoverConfig
+from wmdd.config.students import RelabelConfig
 from wmdd.data.decoding.pixels import png, to_image, to_tensor
 from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from

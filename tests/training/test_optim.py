@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from wmdd.config.sections import EvaluateConfig, PretrainConfig
+from wmdd.config.students import EvaluateConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.models.registry import build_model
 from wmdd.training.optim import groups_by_layer, student_optimizer, teacher_optimizer
 

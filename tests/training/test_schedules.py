@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from wmdd.config.sections import EvaluateConfig, PretrainConfig
+from wmdd.config.students import EvaluateConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.training.schedules import cosine, halved, line, student_schedule, tail, teacher_schedule, warm_up
 
 STEPS, EPOCHS = 5, 12

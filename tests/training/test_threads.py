@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from wmdd.config.distill import override
+from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recipes import recipe
-from wmdd.config.sections import RuntimeConfig
 from wmdd.data.load_index import load_index
 from wmdd.distributed import ALONE, Ranks
 from wmdd.engine.plan import plan_from

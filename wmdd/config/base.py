@@ -1,4 +1,7 @@
-"""What the sections of a configuration share: kinds of values, and the frozen section itself."""
+"""What the sections of a configuration share: kinds of values, and the frozen section itself.
+
+Defaults of options are the published method's values; `wmdd.config.recipes` has configurations for named data sets.
+"""
 
 from __future__ import annotations
 

@@ -8,20 +8,11 @@ from typing import Any
 
 import yaml
 
-from wmdd.config.base import Count, check_changes, option
-from wmdd.config.sections import (
-    BarycenterConfig,
-    DataConfig,
-    EvaluateConfig,
-    Method,
-    PretrainConfig,
-    RayConfig,
-    RecoverConfig,
-    RelabelConfig,
-    RuntimeConfig,
-    Section,
-    StatisticsConfig,
-)
+from wmdd.config.base import Count, Method, Section, check_changes, option
+from wmdd.config.machines import RayConfig, RuntimeConfig
+from wmdd.config.recovery import BarycenterConfig, RecoverConfig, StatisticsConfig
+from wmdd.config.students import EvaluateConfig, RelabelConfig
+from wmdd.config.teacher import DataConfig, PretrainConfig
 from wmdd.config.values import load_yaml
 from wmdd.errors import ConfigError
 from wmdd.text import did_you_mean

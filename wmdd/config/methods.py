@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing
 from typing import Any
 
+from wmdd.config.base import SMALL_BELOW_PX, Method
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import SMALL_BELOW_PX, Method
 from wmdd.errors import ConfigError
 from wmdd.text import unknown
 

@@ -11,8 +11,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from wmdd.config.base import SMALL_BELOW_PX, Protocol
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.sections import SMALL_BELOW_PX, Protocol
 from wmdd.errors import ConfigError
 from wmdd.text import unknown
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wmdd.config.sections import Augment, PretrainConfig
+from wmdd.config.base import Augment
+from wmdd.config.teacher import PretrainConfig
 from wmdd.normalization import Normalization
 from wmdd.seeding import SeedTree
 

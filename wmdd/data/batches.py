@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from wmdd.config.sections import PretrainConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wmdd.config.sections import Subset
+from wmdd.config.base import Subset
 from wmdd.data.layouts.classes import all_class_names
 from wmdd.data.layouts.listing import Listing
 from wmdd.errors import DataError

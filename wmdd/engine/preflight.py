@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 
+from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig
-from wmdd.config.sections import Stem
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
 from wmdd.models.published import check_published, known_classes

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import torch
 
 from wmdd.config.distill import DistillConfig
-from wmdd.config.sections import PretrainConfig, RuntimeConfig
+from wmdd.config.machines import RuntimeConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import mark_outdated
 from wmdd.engine.board import Board

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from wmdd.config.distill import DistillConfig
-from wmdd.config.sections import PretrainConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.engine.events import Event, Listener, both
 from wmdd.engine.locations import open_run, open_store, refuse_in_set
 from wmdd.engine.metrics_file import MetricsFile

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import Views, apply_views, view_matrices
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics

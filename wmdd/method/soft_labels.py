@@ -30,7 +30,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.config.sections import Augment, RelabelConfig
+from wmdd.config.base import Augment
+from wmdd.config.students import RelabelConfig
 from wmdd.data.augment import augmented
 from wmdd.data.views import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
 from wmdd.errors import ArtifactError

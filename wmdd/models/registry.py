@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wmdd.config.sections import SMALL_BELOW_PX, Stem
+from wmdd.config.base import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
 from wmdd.text import one_line, suggestion

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch import Tensor, nn
 
-from wmdd.config.sections import Stem
+from wmdd.config.base import Stem
 from wmdd.models.registry import build_model, load_state
 from wmdd.normalization import NORMALIZATIONS, Normalization
 from wmdd.storage.artifact import Files, pack, unpack

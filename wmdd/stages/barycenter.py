@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from wmdd.config.methods import SELECTING
-from wmdd.config.sections import BarycenterConfig
+from wmdd.config.recovery import BarycenterConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
-from wmdd.config.sections import Section
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.sections import EvaluateConfig, RelabelConfig
+from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.data.batches import Geometry, validation_batches
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from wmdd.config.sections import PretrainConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.data.batches import Geometry, validation_batches
 from wmdd.data.index import DatasetIndex
 from wmdd.distributed import ALONE

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import Fidelity
-from wmdd.config.sections import Section
 from wmdd.data.batches import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.keys import content_key

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wmdd.config.sections import PretrainConfig, RelabelConfig, Stem
+from wmdd.config.base import Stem
+from wmdd.config.students import RelabelConfig
+from wmdd.config.teacher import PretrainConfig
 from wmdd.data.augment import augmentation, erasing, mixing
 from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
 from wmdd.distributed import ALONE, Ranks

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from wmdd.config.methods import SELECTING
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.data.batches import Geometry, class_images, forget_decoded
 from wmdd.errors import WmddError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wmdd.config.sections import RecoverConfig
+from wmdd.config.recovery import RecoverConfig
 from wmdd.method.objective import term_weights
 from wmdd.method.recovery import Paused, Recovered, record_every
 from wmdd.storage.artifact import pack, unpack

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from wmdd.config.sections import RelabelConfig
+from wmdd.config.students import RelabelConfig
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.soft_labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
 from wmdd.models.teacher import Teacher

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from wmdd.config.sections import Section
+from wmdd.config.base import Section
 from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
 from wmdd.method.artifacts import ClassStatistics, DistilledClass

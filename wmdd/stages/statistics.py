@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 import numpy as np
 import torch
 
-from wmdd.config.sections import StatisticsConfig
+from wmdd.config.recovery import StatisticsConfig
 from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
 from wmdd.data.views import apply_views, draw_resized_crops, view_matrices

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor
 
-from wmdd.config.sections import EvaluateConfig
+from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.losses import soft_label_loss

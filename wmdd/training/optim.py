@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer, RMSprop
 
-from wmdd.config.sections import EvaluateConfig, PretrainConfig
+from wmdd.config.students import EvaluateConfig
+from wmdd.config.teacher import PretrainConfig
 
 Groups = list[dict[str, Any]]
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from wmdd.config.sections import EvaluateConfig, PretrainConfig
+from wmdd.config.students import EvaluateConfig
+from wmdd.config.teacher import PretrainConfig
 
 Rate = Callable[[int], float]
 
