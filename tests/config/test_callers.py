@@ -9,7 +9,7 @@ from rich.console import Console
 
 import wmdd
 from wmdd.cli.main import _run
-from wmdd.cli.types import Whole
+from wmdd.cli.types import Value
 from wmdd.commands.compare import compare
 from wmdd.commands.export import export
 from wmdd.commands.rank import rank
@@ -209,7 +209,7 @@ LINES = {
 
 
 def test_short_and_full_option_read_a_number_alike(subtests):
-    short, full = Whole(), lambda given: override(DistillConfig(), {"seed": given}).seed
+    short, full = Value(int), lambda given: override(DistillConfig(), {"seed": given}).seed
     for text in ("3", "3.0", " 3", "1_000", "x", "3.5", "0x3", "1e3", "", "True", "9" * 30):
         with subtests.test(text=text):
             try:

@@ -50,11 +50,7 @@ class FieldOption(click.Option):
 
 
 class ConfigCommand(click.Command):
-    """A command with an option for each field of the configuration, grouped by section in its help.
-
-    Args:
-        more: further sections with their defaults, by name.
-    """
+    """A command with an option for each field of the configuration and of `more` sections, by section in its help."""
 
     def __init__(self, *args: Any, more: Mapping[str, Section] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

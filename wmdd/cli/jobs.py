@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -30,6 +31,9 @@ ADDRESS = click.option(
     help="The job server, http://HOST:8265 [default: RAY_API_SERVER_ADDRESS, or what wmdd cluster up started].",
 )
 AS_JOBS = ("compare", "rank", "distill", "tune", "plan", "report")
+
+
+_write = functools.partial(click.echo, nl=False)
 
 
 def _jobs(address: str | None) -> Jobs:
@@ -132,14 +136,9 @@ def _is_trial(address: str | None) -> bool:
 def _check_words(
     context: click.Context, words: tuple[str, ...], *, here: bool = False, is_known: bool = True
 ) -> tuple[str, ...]:
-    """Refuse what the job would refuse, and paths that would be lost with the job's folder.
+    """Return a job's words, paths in full if it runs `here`; refuse what it would refuse, and paths that it would lose.
 
-    Args:
-        here: the job sees this machine's files.
-        is_known: a cluster is named; without one, submitting says what is missing, whatever the paths are.
-
-    Returns:
-        the words, which give the paths of this folder in full where the job can use them.
+    If no cluster `is_known`, submitting says what is missing, whatever the paths are.
     """
     from wmdd.storage.filesystem import refuse_secrets
 
@@ -260,7 +259,3 @@ def stop(address: str | None, job: str) -> None:
     A job that is still PENDING cannot be stopped: Ray ends it by itself when it does not start.
     """
     click.echo(f"{job}: {_jobs(address).stop(job)}")
-
-
-def _write(text: str) -> None:
-    click.echo(text, nl=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from wmdd.cli.types import OneOf, Whole, WholeFrom, shown
+from wmdd.cli.types import OneOf, Value, WholeFrom, shown
 from wmdd.config.distill import STAGE_NAMES, DistillConfig, section_names
 from wmdd.config.methods import methods
 from wmdd.config.protocols import protocols
@@ -25,7 +25,7 @@ IPC = click.option(
 METHOD = click.option("--method", type=OneOf(methods()), help="What makes the images [default: wmdd].")
 _SHARED = (
     click.option("--protocol", type=OneOf(protocols()), help="Students' training [default: the recipe's]."),
-    click.option("--seed", type=Whole(), metavar="INT", help="Root of every random stream [default: 0]."),
+    click.option("--seed", type=Value(int), metavar="INT", help="Root of every random stream [default: 0]."),
     click.option(
         "--config",
         "file",
@@ -104,12 +104,7 @@ def file_of(params: Mapping[str, Any]) -> ConfigFile | None:
 
 
 def as_typed(error: ConfigError, typed: Mapping[str, str], before: str = "--") -> ConfigError:
-    """Return an error whose mistakes name options as the command line has them.
-
-    Args:
-        typed: flag and value by option, such as ``recover.lr``.
-        before: what stands before an option that is not among these.
-    """
+    """Return an error whose mistakes name options as they were `typed`, or with a text `before` their names."""
     lines = []
     for path, value, message in error.mistakes:
         words = next((words for label, words in typed.items() if path == label or path.startswith(f"{label}.")), "")

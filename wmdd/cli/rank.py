@@ -9,7 +9,7 @@ import click
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
 from wmdd.cli.progress import shown_on
-from wmdd.cli.types import Number, Several
+from wmdd.cli.types import Value
 from wmdd.process.terminal import Terminal
 
 
@@ -17,13 +17,13 @@ from wmdd.process.terminal import Terminal
 @common
 @click.option(
     "--rates",
-    type=Several(float),
+    type=Value(tuple[float, ...]),
     default="0.001,0.005,0.01,0.05,0.1",
     metavar="FLOAT,...",
     help="Learning rates that hard labels and random images may choose from.",
 )
 @SEEDS
-@click.option("--weight", type=Number(), default=0.5, help="Of the first part of each score.")
+@click.option("--weight", type=Value(float), metavar="FLOAT", default=0.5, help="Of the first part of each score.")
 @EXECUTOR
 @ADDRESS
 def rank(

@@ -38,16 +38,11 @@ class _Value:
             raise ConfigError(f"{name_of(param)} {shown(str(value))}: {exc}") from exc
 
 
-class Whole(_Value, click.types.IntParamType):
-    """A whole number."""
+class Value(_Value, click.types.StringParamType):
+    """A value of a type, such as ``tuple[int, ...]`` for numbers with commas between them."""
 
-    annotation = int
-
-
-class Number(_Value, click.types.FloatParamType):
-    """A number."""
-
-    annotation = float
+    def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
 
 
 class WholeFrom(_Value, click.IntRange):
@@ -56,13 +51,6 @@ class WholeFrom(_Value, click.IntRange):
     def __init__(self, min: int, max: int | None = None) -> None:
         super().__init__(min, max)
         self.annotation = Annotated[int, Field(ge=min, le=max)]
-
-
-class Several(_Value, click.types.StringParamType):
-    """A tuple of values of one type, with commas between them."""
-
-    def __init__(self, each: Any) -> None:
-        self.annotation = tuple[each, ...]
 
 
 class OneOf(click.Choice[str]):

@@ -35,12 +35,9 @@ def command_line() -> Iterator[None]:
 
 
 def in_callers_words(text: str, names: dict[str, str] | None = None) -> str:
-    """Return a message for the caller: from Python, ``--until foo`` is ``until=foo``.
+    """Return a message for the caller: from Python, ``--until foo`` is ``until=foo``, or another name by `names`.
 
     A whole command in the message, such as ``wmdd distill --run URL``, stays one.
-
-    Args:
-        names: keyword arguments whose names differ from those of the flags.
     """
     if _on_command_line.get():
         return text
@@ -60,10 +57,7 @@ def names_arguments(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Return a decorator for functions that Python and the command line call: their errors are in the caller's words.
 
     Arguments are checked as options are: a text may be a path of pathlib, and is not empty; a list may be given as the
-    text that the command line takes.
-
-    Args:
-        names: as for `in_callers_words`.
+    text that the command line takes. For `names` see `in_callers_words`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -82,11 +82,7 @@ def resolve(
 
 
 def under_protocol(config: DistillConfig, name: str, target: DistillConfig) -> DistillConfig:
-    """Return a configuration with a protocol's settings for the set, the students and the images per class of another.
-
-    Args:
-        target: the configuration with all layers, of which any may say what the protocol's settings depend on.
-    """
+    """Return a configuration with a protocol's settings for the set, students and images per class of `target`."""
     students = config.evaluate.model_copy(update={"students": target.evaluate.students})
     parts = {"recipe": target.recipe, "data": target.data, "ipc": target.ipc, "evaluate": students}
     named = with_protocol(config.model_copy(update=parts), name)
