@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmdd.commands.compare import Comparison, cases
+from wmdd.commands.compare import Comparison
 from wmdd.commands.distill import RunResult
 from wmdd.commands.rank import Ranking
 from wmdd.config.distill import from_yaml, override, to_yaml
@@ -17,7 +17,6 @@ from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
-from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
 from wmdd.report.scores import score_rows, validation_digest
 from wmdd.stages.select import herd
@@ -85,26 +84,6 @@ def test_herding_always_chooses_the_best_next_image(count, dim, seed):
         kept = chosen[: size - 1].tolist()
         gaps = {i: np.linalg.norm(features[[*kept, i]].mean(axis=0) - mean) for i in range(12) if i not in kept}
         assert gaps[chosen[size - 1]] <= min(gaps.values()) + 1e-6
-
-
-def test_cases_are_all_pairs_with_changes_by_method():
-    made = cases(recipe("digits"), ["wmdd", "sre2l"], [1, 10], {"sre2l": {"recover.bn_weight": "5"}})
-    assert list(made) == [("wmdd", 1), ("sre2l", 1), ("wmdd", 10), ("sre2l", 10)]
-    assert {made["sre2l", ipc].recover.bn_weight for ipc in (1, 10)} == {5.0}
-    assert made["wmdd", 10].recover == recipe("digits").recover
-    assert made["wmdd", 10].ipc == 10
-
-
-def test_comparison_that_cannot_work_is_refused(subtests):
-    refused = [
-        (["wmdd", "nosuch"], [1], {}, "--methods nosuch: no such method; choose from wmdd, "),
-        (["wmdd"], [1], {"cda": {}}, "--set cda: is not compared; the methods are wmdd"),
-        (["wmdd"], [0], {}, r"ipc=0"),
-        (["wmdd"], [], {}, "--methods, --ipc: name at least one"),
-    ]
-    for names, ipcs, changes, message in refused:
-        with subtests.test(names=names), pytest.raises(ConfigError, match=message):
-            cases(recipe("digits"), names, ipcs, changes)
 
 
 def facts():

@@ -1,18 +1,9 @@
 """Named protocols: what papers say, what depends on size and set, and when a score may carry the name."""
 
-import pytest
-
-from wmdd.cli.main import cli
-from wmdd.cli.options import configure
-from wmdd.commands.compare import cases
-from wmdd.config.distill import DistillConfig, override, to_yaml
+from wmdd.config.distill import override
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import is_exact, protocols, with_protocol
 from wmdd.config.recipes import recipe
-from wmdd.config.students import EvaluateConfig
-from wmdd.engine.plan import make_plan
-from wmdd.errors import ConfigError
-from wmdd.storage.store import ArtifactStore
 
 OWN = ("relabel", "evaluate")
 
@@ -31,10 +22,6 @@ def test_protocol_sets_students_training_and_no_more(subtests):
             assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
             assert not is_exact(override(made, {"evaluate.lr": 0.123}))
             assert is_exact(override(made, {"evaluate.val_every": 77}))
-
-
-def test_every_protocol_has_a_hash_of_its_own():
-    assert len({protocol_hash(settings(name), "resnet18") for name in protocols()}) == len(protocols())
 
 
 def test_released_recipes_follow_the_papers_protocol():
@@ -123,45 +110,6 @@ def test_student_among_others_is_trained_as_alone(subtests):
             assert len({protocol_hash(together, student) for student in students}) > 1
 
 
-def test_score_of_one_of_several_is_found_alone(tmp_path):
-    store = ArtifactStore(str(tmp_path / "store"))
-    several = {"evaluate.students": ("convnet2", "vgg11_bn"), "evaluate.rates": ("vgg11_bn=0.002:2",)}
-    base = override(recipe("digits"), {"data.image_size": 32})
-    together = make_plan(override(base, several), store)
-    lone = {"evaluate.students": ("vgg11_bn",), "evaluate.lr": 0.002, "evaluate.cosine_stretch": 2.0}
-    alone = make_plan(override(base, lone), store)
-    assert set(alone.refs("evaluate")) < set(together.refs("evaluate"))
-    sections = {
-        student: EvaluateConfig(**task.section).of(student)
-        for task in together.tasks["evaluate"]
-        for student in [task.units[0].params.student]
-    }
-    assert {name: (section.lr, section.cosine_stretch) for name, section in sections.items()} == {
-        "convnet2": (0.005, 1.0),
-        "vgg11_bn": (0.002, 2.0),
-    }
-
-
-def test_rate_that_means_nothing_is_refused(subtests):
-    cases = [
-        ("resnet18", "write NAME=LR"),
-        ("resnet18=fast", "write NAME=LR"),
-        ("resnet18=0", "write NAME=LR"),
-        ("resnet18=0.1:0.5", "write NAME=LR"),
-        ("resnet18=0.1:2:3", "write NAME=LR"),
-        ("=0.1", "write NAME=LR"),
-        ("vgg11=0.1", "vgg11 is none of evaluate.students=resnet18; leave it out"),
-    ]
-    for rate, message in cases:
-        with subtests.test(rate=rate), pytest.raises(ConfigError, match=rf"evaluate\.rates=.*{message}"):
-            override(DistillConfig(), {"evaluate.rates": (rate,)})
-
-
-def test_rate_may_leave_the_stretch_as_it_is():
-    made = override(DistillConfig(), {"evaluate.rates": ("resnet18=0.1",), "evaluate.cosine_stretch": 3.0})
-    assert (made.evaluate.of("resnet18").lr, made.evaluate.of("resnet18").cosine_stretch) == (0.1, 3.0)
-
-
 def test_fadrm_follows_size_and_set():
     nette = [settings("fadrm", "imagenette", ipc).relabel for ipc in (1, 10, 50)]
     assert {(made.batch_size, made.micro_batch, made.epochs) for made in nette} == {(10, 5, 300)}
@@ -203,130 +151,3 @@ def test_edc_follows_the_set(subtests):
             assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
             assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
             assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
-
-
-def configured(*words):
-    """The configuration that a command line names."""
-    command = cli.commands["distill"]
-    return configure(command.make_context("distill", list(words)).params)
-
-
-def test_protocol_follows_a_size_from_any_layer(subtests, tmp_path, monkeypatch):
-    cases = [("--ipc", "50"), ("--ipc", "50"), ("--config", "size.yaml")]
-    for words in cases:
-        with subtests.test(words=words):
-            monkeypatch.chdir(tmp_path)
-            (tmp_path / "size.yaml").write_text("ipc: 50\n")
-            made = configured("imagenet-1k", "--protocol", "fadrm", *words)
-            assert (made.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
-            assert is_exact(made)
-
-
-def test_protocol_follows_students_and_set_of_options():
-    made = configured("imagenette", "--protocol", "rded", "--evaluate.students", "mobilenet_v2")
-    assert made.evaluate.lr == 2.5e-3
-    assert is_exact(made)
-    four = "resnet18,resnet50,mobilenet_v2,vit_tiny_patch16_224"
-    several = configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
-    assert [several.evaluate.of(name).lr for name in four.split(",")] == [1e-3, 1e-3, 2.5e-3, 1e-4]
-    assert is_exact(several)
-    subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
-    assert subset.relabel.epochs == 1000
-
-
-def test_options_are_checked_with_their_protocol(subtests, tmp_path, monkeypatch):
-    cases = [
-        ("--protocol", "hard", "--evaluate.augment", "randaugment"),
-        ("--protocol", "cvdd", "--relabel.micro_batch", "4"),
-        ("--protocol", "hard", "--config", "more.yaml"),
-    ]
-    for words in cases:
-        with subtests.test(words=words):
-            monkeypatch.chdir(tmp_path)
-            (tmp_path / "more.yaml").write_text("evaluate: {augment: randaugment}\n")
-            made = configured("imagenette", *words)
-            assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
-
-
-def test_protocol_follows_the_set_of_a_file(tmp_path):
-    saved = tmp_path / "config.yaml"
-    saved.write_text(to_yaml(recipe("tiny-imagenet")))
-    (tmp_path / "set.yaml").write_text("recipe: tiny-imagenet\n")
-    made = configured("--protocol", "fadrm", "--ipc", "1", "--config", str(tmp_path / "set.yaml"))
-    assert (made.recipe, made.relabel.epochs, made.relabel.batch_size) == ("tiny-imagenet", 1000, 16)
-    # A whole configuration says itself how students are trained.
-    with pytest.raises(ConfigError, match=r"--protocol fadrm: --config .* is of protocol wmdd, .*; leave one out"):
-        configured("--protocol", "fadrm", "--config", str(saved))
-    assert configured("--config", str(saved)) == recipe("tiny-imagenet")
-
-
-def test_comparison_takes_rates_of_each_size():
-    words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
-    params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params
-    config = configure(params)
-    assert (config.evaluate.lr, config.evaluate.rates) == (5e-4, ())
-    ten = cases(config, ["wmdd"], [1, 10], {})["wmdd", 10].evaluate
-    assert (ten.lr, ten.cosine_stretch, ten.rates) == (5e-4, 1.0, ("resnet50=0.001:1",))
-
-
-def test_options_over_a_protocol_make_it_inexact():
-    made = configured("imagenet-1k", "--protocol", "cvdd", "--evaluate.lr", "0.002")
-    assert (made.evaluate.lr, made.relabel.batch_size) == (0.002, 16)
-    assert not is_exact(made)
-
-
-def test_name_alone_is_no_way_to_choose_a_protocol():
-    with pytest.raises(ConfigError, match=r"--evaluate\.protocol: names how students are trained .* use --protocol"):
-        configured("digits", "--evaluate.protocol", "hard")
-
-
-def test_comparison_applies_a_protocol_to_every_size():
-    made = cases(with_protocol(recipe("cifar10"), "rded"), ["wmdd"], [1, 50], {})
-    assert {ipc: case.relabel.batch_size for (_, ipc), case in made.items()} == {1: 10, 50: 100}
-    changed = cases(override(recipe("cifar10"), {"relabel.batch_size": 7}), ["wmdd"], [1, 50], {})
-    assert {case.relabel.batch_size for case in changed.values()} == {7}
-    longer = cases(override(with_protocol(recipe("cifar10"), "rded"), {"relabel.epochs": 20}), ["wmdd"], [1, 50], {})
-    assert [(case.relabel.batch_size, case.relabel.epochs) for case in longer.values()] == [(10, 20), (100, 20)]
-    plain = recipe("cifar10-quick")
-    (quick,) = cases(plain, ["wmdd"], [10], {}).values()
-    assert quick == override(plain, {"evaluate.random_real": False})
-
-
-def test_options_that_methods_share_are_for_all(subtests):
-    for field in ("ipc", "pretrain.epochs", "evaluate.num_students", "relabel.epochs", "data.path"):
-        line = rf"--set wmdd:{field}: is the same for all methods"
-        with subtests.test(field=field), pytest.raises(ConfigError, match=line):
-            cases(recipe("digits"), ["wmdd", "random"], [1], {"wmdd": {field: 1}})
-
-
-def test_hash_of_hard_labels_ignores_soft_options(subtests):
-    cases = [
-        {"evaluate.temperature": 3.0},
-        {"evaluate.loss": "mse"},
-        {"evaluate.ce_weight": 0.5},
-        {"relabel.bn_mode": "batch"},
-        {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
-    ]
-    for changes in cases:
-        with subtests.test(changes=changes):
-            soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
-            assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
-            assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
-
-
-def test_views_of_hard_labels_are_part_of_their_hash():
-    hard = with_protocol(recipe("cifar10"), "hard")
-    for changes in ({"relabel.epochs": 7}, {"relabel.flip": False}, {"evaluate.augment": "randaugment"}):
-        assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")
-
-
-def test_soft_options_rerun_no_hard_label_student(tmp_path):
-    store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
-    changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
-    assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
-
-
-def test_list_of_names_can_be_emptied(subtests):
-    for text in ["none", ""]:
-        with subtests.test(text=text):
-            assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")

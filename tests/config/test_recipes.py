@@ -6,9 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from wmdd.config.recipes import recipe
+from wmdd.config.distill import from_yaml, to_yaml
+from wmdd.config.recipes import recipe, recipes
 from wmdd.method.artifacts import DistilledClass
 from wmdd.stages.evaluate import StudentResult
+
+
+def test_recipe_loads_under_its_name_and_survives_yaml(subtests):
+    for name in recipes():
+        with subtests.test(name=name):
+            config = recipe(name)
+            assert config.recipe == name
+            assert from_yaml(to_yaml(config)) == config
 
 
 def test_released_recipes_keep_the_published_values(subtests):

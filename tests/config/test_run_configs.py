@@ -1,4 +1,4 @@
-"""A run's configuration is enough to run it again: it names recipe, method and protocol."""
+"""What words and files make of a configuration; that of a run is enough to run it again."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from wmdd.cli.main import cli, main
 from wmdd.cli.options import configure
 from wmdd.config.distill import DistillConfig, override, to_yaml
+from wmdd.config.protocols import is_exact
 from wmdd.config.recipes import recipe
 from wmdd.errors import ConfigError
 
@@ -101,3 +102,65 @@ def test_file_is_read_from_a_url(place):
     assert configured("--config", f"file://{place}/config.yaml") == recipe("digits")
     with pytest.raises(ConfigError, match=f"--config file://{place}/gone.yaml: "):
         configured("--config", f"file://{place}/gone.yaml")
+
+
+def test_protocol_follows_a_size_from_any_layer(subtests):
+    Path("size.yaml").write_text("ipc: 50\n")
+    for words in [("--ipc", "50"), ("--config", "size.yaml")]:
+        with subtests.test(words=words):
+            made = configured("imagenet-1k", "--protocol", "fadrm", *words)
+            assert (made.ipc, made.evaluate.cosine_stretch) == (50, 1.0)
+            assert is_exact(made)
+
+
+def test_protocol_follows_students_and_set_of_options():
+    made = configured("imagenette", "--protocol", "rded", "--evaluate.students", "mobilenet_v2")
+    assert made.evaluate.lr == 2.5e-3
+    assert is_exact(made)
+    four = "resnet18,resnet50,mobilenet_v2,vit_tiny_patch16_224"
+    several = configured("imagenet-1k", "--protocol", "rded", "--evaluate.students", four)
+    assert [several.evaluate.of(name).lr for name in four.split(",")] == [1e-3, 1e-3, 2.5e-3, 1e-4]
+    assert is_exact(several)
+    subset = configured("imagenet-1k", "--protocol", "edc", "--data.subset", "imagenette")
+    assert subset.relabel.epochs == 1000
+
+
+def test_options_are_checked_with_their_protocol(subtests):
+    Path("more.yaml").write_text("evaluate: {augment: randaugment}\n")
+    cases = [
+        ("--protocol", "hard", "--evaluate.augment", "randaugment"),
+        ("--protocol", "cvdd", "--relabel.micro_batch", "4"),
+        ("--protocol", "hard", "--config", "more.yaml"),
+    ]
+    for words in cases:
+        with subtests.test(words=words):
+            made = configured("imagenette", *words)
+            assert (made.evaluate.augment, made.relabel.micro_batch) in (("randaugment", 0), ("none", 4))
+
+
+def test_protocol_follows_the_set_of_a_file():
+    Path("config.yaml").write_text(to_yaml(recipe("tiny-imagenet")))
+    Path("set.yaml").write_text("recipe: tiny-imagenet\n")
+    made = configured("--protocol", "fadrm", "--ipc", "1", "--config", "set.yaml")
+    assert (made.recipe, made.relabel.epochs, made.relabel.batch_size) == ("tiny-imagenet", 1000, 16)
+    # A whole configuration says itself how students are trained.
+    with pytest.raises(ConfigError, match=r"--protocol fadrm: --config .* is of protocol wmdd, .*; leave one out"):
+        configured("--protocol", "fadrm", "--config", "config.yaml")
+    assert configured("--config", "config.yaml") == recipe("tiny-imagenet")
+
+
+def test_options_over_a_protocol_make_it_inexact():
+    made = configured("imagenet-1k", "--protocol", "cvdd", "--evaluate.lr", "0.002")
+    assert (made.evaluate.lr, made.relabel.batch_size) == (0.002, 16)
+    assert not is_exact(made)
+
+
+def test_name_alone_is_no_way_to_choose_a_protocol():
+    with pytest.raises(ConfigError, match=r"--evaluate\.protocol: names how students are trained .* use --protocol"):
+        configured("digits", "--evaluate.protocol", "hard")
+
+
+def test_list_of_names_can_be_emptied(subtests):
+    for text in ["none", ""]:
+        with subtests.test(text=text):
+            assert configured("digits", "--relabel.teachers", text, "--evaluate.rates", text) == configured("digits")

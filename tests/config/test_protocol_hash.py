@@ -1,0 +1,41 @@
+"""The hash of a protocol: what decides a student's score is in it, and nothing else."""
+
+from wmdd.config.distill import override
+from wmdd.config.protocol_hash import protocol_hash
+from wmdd.config.protocols import protocols, with_protocol
+from wmdd.config.recipes import recipe
+from wmdd.engine.plan import make_plan
+from wmdd.storage.store import ArtifactStore
+
+
+def test_every_protocol_has_a_hash_of_its_own():
+    assert len({protocol_hash(with_protocol(recipe("imagenet-1k"), name), "resnet18") for name in protocols()}) == len(
+        protocols()
+    )
+
+
+def test_hash_of_hard_labels_ignores_soft_options(subtests):
+    cases = [
+        {"evaluate.temperature": 3.0},
+        {"evaluate.loss": "mse"},
+        {"evaluate.ce_weight": 0.5},
+        {"relabel.bn_mode": "batch"},
+        {"relabel.mix": "mixup", "relabel.mix_alpha": 0.5},
+    ]
+    for changes in cases:
+        with subtests.test(changes=changes):
+            soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
+            assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
+            assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
+
+
+def test_views_of_hard_labels_are_part_of_their_hash():
+    hard = with_protocol(recipe("cifar10"), "hard")
+    for changes in ({"relabel.epochs": 7}, {"relabel.flip": False}, {"evaluate.augment": "randaugment"}):
+        assert protocol_hash(override(hard, changes), "resnet18") != protocol_hash(hard, "resnet18")
+
+
+def test_soft_options_rerun_no_hard_label_student(tmp_path):
+    store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
+    changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
+    assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
