@@ -84,26 +84,26 @@ def _status() -> None:
         from cluster.state import TrialCluster, settings
         from cluster.trial import rows_of
 
-    found = TrialCluster.load()
-    if found is None:
+    trial = TrialCluster.load()
+    if trial is None:
         raise ConfigError("wmdd cluster status: no cluster was started here; wmdd cluster up starts one")
-    if not found.nodes:
+    if not trial.nodes:
         click.echo("The cluster is being started, or its start was cut off; wmdd cluster down clears what is left.")
         return
     table = Table("node", "state", "process", "CPUs used", "GPUs used")
-    for name, state, pid, cpus, gpus in rows_of(found):
+    for name, state, pid, cpus, gpus in rows_of(trial):
         table.add_row(name, state, str(pid), _used(cpus), _used(gpus))
     console = Terminal(soft_wrap=True)
     console.print(table)
-    if not found.runs:
+    if not trial.runs:
         console.print("The head is gone, and the cluster with it: wmdd cluster down clears what is left.")
         return
     exports = " ".join(
         f"{name}={shlex.quote(value)}" for name, value in settings().items() if name.startswith("RAY_AUTH")
     )
-    console.print(f"runs       wmdd distill RECIPE --address {found.address}")
-    console.print(f"jobs       wmdd submit --address {found.dashboard} -- distill RECIPE --run FOLDER")
-    console.print(f"dashboard  {found.dashboard} (asks for the token)")
+    console.print(f"runs       wmdd distill RECIPE --address {trial.address}")
+    console.print(f"jobs       wmdd submit --address {trial.dashboard} -- distill RECIPE --run FOLDER")
+    console.print(f"dashboard  {trial.dashboard} (asks for the token)")
     console.print(f"others     export {exports}")
     console.print("A node ends with its process, as when a machine is lost: kill -9 PROCESS.")
 

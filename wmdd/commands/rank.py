@@ -52,16 +52,16 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     that no score comes from a rate that suits the other side badly.
     """
     rate = config.evaluate.lr
-    made = override(config, {"evaluate.random_real": False})
-    random, plain = with_method(made, "random"), override(made, _PLAIN)
+    distilled = override(config, {"evaluate.random_real": False})
+    random, plain = with_method(distilled, "random"), override(distilled, _PLAIN)
     views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
-    hard = override(made, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
+    hard = override(distilled, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
         return {rate: override(base, {"evaluate.lr": rate, "evaluate.rates": ()}) for rate in dict.fromkeys(rates)}
 
     return {
-        "made_soft": {rate: made},
+        "made_soft": {rate: distilled},
         "made_hard": each(hard),
         "random_soft": each(random),
         "made_plain": {rate: plain},

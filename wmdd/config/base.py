@@ -217,7 +217,7 @@ def check_changes(argument: str, changes: Any, such: str = '{"recover.lr": 0.1}'
 
 def _refusal(exc: ValidationError, root: type[Section]) -> ConfigError:
     mistakes = list(dict.fromkeys(_explain(error, root) for error in exc.errors()))
-    lines = (f"{name}={_shortened(value)}: {told}" if value else f"{name}: {told}" for name, value, told in mistakes)
+    lines = (f"{name}={_shortened(value)}: {text}" if value else f"{name}: {text}" for name, value, text in mistakes)
     return ConfigError("; ".join(lines), mistakes)
 
 

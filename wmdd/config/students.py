@@ -96,7 +96,7 @@ class EvaluateConfig(Section):
         0.0, "also score a running average of the student's weights, with this decay (0: none)", ge=0, lt=1
     )
     rates: tuple[str, ...] = option(
-        (), "students with an lr of their own: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
+        (), "students with another lr: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
     random_real: bool = option(
         True, "also train on as many random real images, one draw per seed", keyed=False, protocol=False
@@ -126,7 +126,7 @@ class EvaluateConfig(Section):
 
     @field_validator("augment")
     @classmethod
-    def _has_views_of_its_own(cls, augment: str, info: ValidationInfo) -> str:
+    def _has_other_views(cls, augment: str, info: ValidationInfo) -> str:
         if augment != "none" and info.data.get("labels") == "soft":
             raise ValueError("soft labels belong to the stored views; set relabel.augment, and this to none")
         return augment
