@@ -10,6 +10,7 @@ import contextlib
 import json
 import shlex
 from collections.abc import Callable
+from typing import Any
 
 from ray_jobs.executor import RayExecutor
 from tuning.config import TuneConfig, check_space, search_config
@@ -59,8 +60,8 @@ def search(
         _note_search(session.folder, config, tune, session.store.url)
         executor.connect()
         prepare(plan, session.store, RayExecutor(plan.config), listener)
-        gpu = trial_share(plan.config)["gpu"] > 0
-        objective = Objective(plan.config, tune, session.store.url, plan.index_ref, gpu)
+        has_gpu = trial_share(plan.config)["gpu"] > 0
+        objective = Objective(plan.config, tune, session.store.url, plan.index_ref, has_gpu)
         trials = run_trials(objective, space, session.folder, listener)
         outcome = _conclude(config, trials, objective, session.folder)
         write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
@@ -68,11 +69,14 @@ def search(
             for name, chosen in {"winner": outcome.best, "recipe": config}.items():
                 values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)
                 session.note(f"{name}: all data, with {values}")
-                url = f"{session.url}/{name}"
-                forget_other(Folder(url), chosen)
-                outcome.final[name] = distill(chosen, run=url, store=session.store.url, listener=listener).metrics
+                outcome.final[name] = _distill_all(chosen, f"{session.url}/{name}", session.store.url, listener)
             write_page(outcome, objective, space, session.folder)
         return outcome
+
+
+def _distill_all(config: DistillConfig, url: str, store: str, listener: Listener) -> dict[str, Any]:
+    forget_other(Folder(url), config)
+    return distill(config, run=url, store=store, listener=listener).metrics
 
 
 def _conclude(config: DistillConfig, trials: list[Trial], objective: Objective, folder: Folder) -> Outcome:
