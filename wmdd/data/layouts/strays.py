@@ -44,11 +44,7 @@ _ALL, _SAMPLE, _AT_ONCE, _ENDINGS, _HEAD = 64, 32, 8, 32, 2**16
 
 
 def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
-    """Return the files that file managers, editors and tools of cameras and networks made of others, by their names.
-
-    Args:
-        unclear: those whose names do not end as an image's.
-    """
+    """Return the files that tools made of others, by their names; `unclear` are those not named as images."""
     text = "/".join(["", *images]).lower()  # to search one text is many times faster than to test each name
     made = {path for path in unclear if _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower())}
     found = made and _with_originals(made, images)
