@@ -57,9 +57,7 @@ class Note:
 class Snapshot:
     """The state from which the unit, or the group that is one computation, can continue; replaces the one before.
 
-    Args:
-        optional: whether the work continues if it cannot be written; a snapshot may be many times the size of the
-            result, which may still fit.
+    If an optional one cannot be written, the work continues: the result, which may be much smaller, may still fit.
     """
 
     data: bytes

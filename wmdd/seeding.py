@@ -15,12 +15,7 @@ from wmdd.runtime import device_in_use
 
 @dataclass(frozen=True)
 class SeedTree:
-    """A node in a tree of named seeds.
-
-    Args:
-        root: the run's seed, any integer.
-        path: names from the root to this node.
-    """
+    """A node in a tree of named seeds: the run's seed, any integer, and the names from the root to this node."""
 
     root: int
     path: tuple[str, ...] = ()

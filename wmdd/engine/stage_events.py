@@ -13,9 +13,7 @@ from wmdd.storage.store import ArtifactRef
 class StageEvents:
     """A listener that passes an executor's events on, with where each stage begins and ends, and every unit once.
 
-    Args:
-        tasks: of the run, with those that are stored.
-        missing: artifacts that are not stored.
+    The tasks are all of the run's; only artifacts that are missing from the store are counted as left to do.
     """
 
     def __init__(self, tasks: Sequence[StageTask], missing: set[ArtifactRef], listener: Listener) -> None:
