@@ -37,6 +37,7 @@ SLOW = (
     "training/test_distributed.py",
     "tuning/test_search.py",
     "tuning/test_search_faults.py",
+    "tuning/test_snapshots.py",
 )
 # Begun first: files that take longest, of which no process should begin one when the others are done.
 FIRST = ("ray_jobs/", "tuning/test_search", "cluster/test_trial_cluster.py", "system/", "storage/test_servers.py")
