@@ -1,4 +1,4 @@
-"""What a finished run leaves behind, what `wmdd plan` says about it, and what the help says."""
+"""What a finished run leaves behind, and what `wmdd plan` says about it."""
 
 import io
 import json
@@ -11,11 +11,9 @@ import pytest
 from conftest import STAGES, TINY, call, commits, news, run, to_run
 from PIL import Image
 
-from wmdd.cli.fields import default_text
 from wmdd.commands.distill import distill, rewrite
-from wmdd.config.distill import DistillConfig, from_yaml, section_names
+from wmdd.config.distill import from_yaml
 from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.recipes import recipe, recipes
 from wmdd.data.index import DatasetIndex
 from wmdd.distilled import load_distilled
 from wmdd.engine.plan import plan_from
@@ -304,37 +302,3 @@ def test_python_shows_progress_if_asked(tiny_run, capsys):
         result = distill(config, run=str(tiny_run.run), executor="local", **options)
         assert capsys.readouterr().out.count("found in the store") == lines
     assert result.metrics == json.loads((tiny_run.run / "metrics.json").read_text())
-
-
-FIELDS = [
-    f"{section}.{name}" for section in section_names() for name in type(getattr(DistillConfig(), section)).model_fields
-]
-
-
-@pytest.fixture(scope="module")
-def help_texts(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("help")
-    texts = {}
-    for words in (("distill",), ("plan",), ("distill", "digits")):
-        result = call(folder, *words, "--help-all")
-        assert (result.returncode, result.stderr) == (0, "")
-        texts[words] = "".join(result.stdout.split())  # lines are folded, at hyphens too
-    return texts
-
-
-@pytest.mark.parametrize("label", FIELDS)
-def test_help_describes_every_option_and_default(help_texts, label):
-    section, name = label.split(".")
-    for words, text in help_texts.items():
-        values = getattr(recipe(words[1]) if len(words) > 1 else DistillConfig(), section)
-        meaning = type(values).model_fields[name].description
-        told = "".join(f"{meaning} [default: {default_text(getattr(values, name))}]".split())
-        assert re.search(rf"--{re.escape(label)}\S{{0,120}}?{re.escape(told)}", text), (words, told)
-
-
-def test_help_of_the_other_commands_and_the_recipes(tmp_path):
-    overview = call(tmp_path, "--help").stdout
-    assert all(f"  {name} " in overview for name in ("distill", "plan", "recipes", "report"))
-    assert "RUN" in call(tmp_path, "report", "--help").stdout
-    listed = call(tmp_path, "recipes").stdout
-    assert all(name in listed for name in recipes())
