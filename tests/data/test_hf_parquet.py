@@ -106,3 +106,12 @@ def test_parquet_file_that_is_something_else_is_named(tmp_path, data, told):
     (tmp_path / "train-0.parquet").write_bytes(data)
     with pytest.raises(DataError, match=f"train-0.parquet {told}"):
         build_index(str(tmp_path))
+
+
+def test_file_names_next_to_bytes_need_not_be_text(tmp_path):
+    names = pa.array([f"caf\xe9-{number}.png".encode("latin-1") for number in range(4)], pa.binary())
+    paths = pa.Array.from_buffers(pa.string(), 4, names.buffers())  # not UTF-8, as some writers leave it
+    data = pa.array([png(number) for number in range(4)], pa.binary())
+    images = pa.StructArray.from_arrays([data, paths], ["bytes", "path"])
+    pq.write_table(table(images, pa.array([0, 1, 0, 1])), tmp_path / "train-0.parquet")
+    assert len(build_index(str(tmp_path), val_fraction=0.5).train) == 2

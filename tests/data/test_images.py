@@ -1,10 +1,12 @@
 """Reading images in any order; files that changed after they were indexed, and damaged ones, are named."""
 
 import copy
+import gc
 import io
 import itertools
 import re
 import warnings
+import weakref
 
 import hypothesis.strategies as st
 import numpy as np
@@ -199,6 +201,18 @@ def test_streamed_images_work_in_spawned_workers(tmp_path, kind):
     for (image, label), (expected, expected_label) in zip(loader, here, strict=True):
         np.testing.assert_array_equal(np.asarray(image), expected)
         assert label == expected_label
+
+
+def test_streamed_images_that_are_dropped_free_their_groups(tmp_path):
+    dataset = StreamedImages(build_index(parquet(tmp_path)), "train", np.asarray)
+    dataset[0]
+    alive = weakref.ref(dataset)
+    gc.disable()
+    try:
+        del dataset
+        assert alive() is None, "a reference cycle waits for the garbage collector"
+    finally:
+        gc.enable()
 
 
 def test_identity_view_changes_no_pixel(tmp_path):

@@ -171,10 +171,13 @@ def parquet_class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None
 def read_row_group(
     parquet: pq.ParquetFile, group: int, file: str
 ) -> tuple[list[bytes | None], list[Any], list[str | None]]:
-    """Return the encoded images, labels and names of files of a row group; None for what a row does not hold."""
+    """Return the encoded images, labels and names of files of a row group; None for what a row lacks."""
     image, label = parquet_columns(parquet.schema_arrow, file)
     table = read_rows(parquet, group, [image, label])
-    images = table.column(image)
-    has_paths = pa.types.is_struct(images.type) and images.type.get_field_index("path") >= 0
-    paths = pc.struct_field(images, "path").to_pylist() if has_paths else [None] * len(images)
-    return encoded_images(images), table.column(label).to_pylist(), paths
+    column = table.column(image)
+    images, labels = encoded_images(column), table.column(label).to_pylist()
+    paths: list[str | None] = [None] * len(column)
+    # A name is needed only in place of bytes: with them, it may be no text that Python reads.
+    if None in images and pa.types.is_struct(column.type) and column.type.get_field_index("path") >= 0:
+        paths = pc.struct_field(column, "path").to_pylist()
+    return images, labels, paths

@@ -101,7 +101,7 @@ def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Im
 
 
 class StreamedImages(Dataset[tuple[Any, int]]):
-    """Images by position, decoded on access; fit for DataLoader workers.
+    """Images by position, decoded on access; fit for spawned DataLoader workers.
 
     Args:
         transform: from a PIL image.
@@ -113,12 +113,15 @@ class StreamedImages(Dataset[tuple[Any, int]]):
     ) -> None:
         self._arguments = index, split, transform, cached_groups
         self.index, self.split, self.part, self.transform = index, split, index.split(split), transform
-        self._file_system = functools.cache(lambda: open_file_system(index.url))  # to open an archive lists its members
-        self._starts = functools.cache(self._read_starts)
-        self._group = functools.lru_cache(cached_groups)(self._read_group)
+        self._file_system = functools.cache(
+            functools.partial(open_file_system, index.url)
+        )  # to open an archive lists its members
+        # Of functions, not of methods: an object that holds its own methods would keep its row groups in memory.
+        self._starts = functools.cache(functools.partial(_read_starts, index.url))
+        self._group = functools.lru_cache(cached_groups)(functools.partial(_read_group, index.url))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StreamedImages, self._arguments  # a loading process opens its own files
+        return StreamedImages, self._arguments  # a spawned process opens its own files
 
     def __len__(self) -> int:
         return len(self.part)
@@ -139,13 +142,15 @@ class StreamedImages(Dataset[tuple[Any, int]]):
             raise _changed(self.part, position)
         return _unchanged(self._group(file, group)[row - starts[group]], self.part, position)
 
-    def _read_starts(self, file: str) -> np.ndarray:
-        with open_parquet(self.index.url, file) as parquet:
-            return row_group_starts(parquet)
 
-    def _read_group(self, file: str, group: int) -> list[bytes | None]:
-        with open_parquet(self.index.url, file) as parquet:
-            return read_row_group(parquet, group, file)[0]
+def _read_starts(url: str, file: str) -> np.ndarray:
+    with open_parquet(url, file) as parquet:
+        return row_group_starts(parquet)
+
+
+def _read_group(url: str, file: str, group: int) -> list[bytes | None]:
+    with open_parquet(url, file) as parquet:
+        return read_row_group(parquet, group, file)[0]
 
 
 def window_shuffle(index: DatasetIndex, split: str, rng: np.random.Generator, window_groups: int = 8) -> np.ndarray:

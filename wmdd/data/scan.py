@@ -217,7 +217,11 @@ def _split(files: tuple[str, ...], rows: list[tuple[float, ...]]) -> Split:
 
 
 def _refuse_two_scales(url: str, first: dict[tuple[str, int], str]) -> None:
-    """Raise DataError if the first images of each mode and white differ: a dark one would be taken for a light one."""
+    """Raise DataError if images of a mode differ in the value that is white: a dark one would be taken for a light one.
+
+    Args:
+        first: the name of the first image of each mode and white.
+    """
     for mode in ("F", "I"):
         scales = sorted((white, name) for (other, white), name in first.items() if other == mode)
         if len(scales) > 1:

@@ -45,19 +45,19 @@ def read_labels(url: str, listed: Mapping[str, tuple[str, ...]]) -> Labels:
         DataError: if its files differ in the type of their labels, or in the names that they declare.
     """
     files = [(split, file) for split in ("train", "val") for file in listed[split]]
-    all_declared = list[_Declared]()
+    first: _Declared | None = None
     total, labels = 0, {"train": set[Any](), "val": set[Any]()}
     for split, file in files:
         with open_parquet(url, file) as parquet:
             schema = parquet.schema_arrow
             label = parquet_columns(schema, f"data.path={url}: {file}")[1]
             declared = _Declared(file, schema.field(label).type, parquet_class_names(schema, label))
-            all_declared.append(declared)
-            _refuse_two_kinds(url, all_declared[0], declared)
+            first = first or declared
+            _refuse_two_kinds(url, first, declared)
             total += parquet.metadata.num_rows
             if declared.names is None:
                 labels[split] |= {value for value in _distinct(parquet, label) if not is_missing(value)}
-    first = all_declared[0]
+    assert first is not None, "a set has files"
     is_text = holds_text(first.kind)
     if first.names is not None:
         by_value = first.names if is_text else range(len(first.names))
