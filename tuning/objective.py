@@ -78,12 +78,11 @@ class Objective:
             score, spread = statistics.fmean(scores), statistics.stdev(scores)
             yield {"level": level + 1, "score": score, "spread": spread, "cost_s": cost, "failed": ""}
 
-    def drop_snapshots(self, values: dict[str, Any], level: int) -> None:
-        """Remove the snapshots that the recovery of a level left, from which only a higher level would go on."""
-        store = ArtifactStore(self.store_url)
-        for task in self.plan(values, level).tasks["recover"]:
-            if wholes := [unit.whole for unit in task.units if unit.whole]:
-                ResumeNote(store, wholes, wholes).drop()
+    def snapshots(self, values: dict[str, Any], level: int) -> list[ResumeNote]:
+        """Return the snapshots that the recovery of a level left, from which only a higher level would go on."""
+        store, tasks = ArtifactStore(self.store_url), self.plan(values, level).tasks["recover"]
+        groups = ([unit.whole for unit in task.units if unit.whole] for task in tasks)
+        return [ResumeNote(store, wholes, wholes) for wholes in groups if wholes]
 
     def _check_shared(self, plan: Plan, store: ArtifactStore) -> None:
         absent = store.absent(ref for stage in SHARED_STAGES for ref in plan.refs(stage))

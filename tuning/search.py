@@ -17,7 +17,7 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.objective import Objective, prepare
 from tuning.report import write_page
 from tuning.trials import Outcome, Trial, best_trial, table
-from tuning.tuner import run_trials, trial_share, value_of
+from tuning.tuner import drop_snapshots, run_trials, trial_share, value_of
 from wmdd.commands.distill import distill
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml, override, to_yaml
@@ -65,6 +65,7 @@ def search(
         trials = run_trials(objective, space, session.folder, listener)
         outcome = _conclude(config, trials, objective, session.folder)
         write_page(outcome, objective, space, session.folder)  # what is known, whatever becomes of the rest
+        drop_snapshots(trials, objective)
         if tune.final:
             for name, chosen in {"winner": outcome.best, "recipe": config}.items():
                 values = ", ".join(f"{field} {value_of(chosen, field)}" for field in space)

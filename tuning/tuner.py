@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from typing import Any
@@ -12,6 +13,7 @@ from tuning.space import Domain
 from tuning.trials import Trial
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.events import Event, Listener
+from wmdd.errors import StorageError
 from wmdd.storage.folder import Folder
 
 # Tune's own words to the terminal, in addition to ours.
@@ -42,15 +44,20 @@ def run_trials(objective: Objective, space: dict[str, Domain], folder: Folder, l
     # A result without a report names no setting; its trial does.
     settings = [trial.config for trial in results._experiment_analysis.trials]
     trials = [Trial.of(values, result, options) for values, result in zip(settings, results, strict=True)]
-    drop_snapshots(trials, objective)
     return sorted(trials, key=lambda trial: trial.begun)
 
 
 def drop_snapshots(trials: list[Trial], objective: Objective) -> None:
-    """Remove the snapshots of trials that ended for good below the last level; at the last level none is left."""
-    for trial in trials:
-        if trial.scores and not trial.is_whole and not trial.is_open:
-            objective.drop_snapshots(trial.values, len(trial.scores) - 1)
+    """Remove the snapshots of trials that ended for good below the last level; at the last level none is left.
+
+    Trials that differ in nothing before their labels share a snapshot, which stays if any of them may go on.
+    """
+    stopped = [trial for trial in trials if trial.scores and not trial.is_whole]
+    notes = [(trial.is_open, objective.snapshots(trial.values, len(trial.scores) - 1)) for trial in stopped]
+    kept = {note.name for is_open, found in notes if is_open for note in found}
+    with contextlib.suppress(StorageError):  # what is left takes room, and nothing else
+        for note in {note.name: note for _, found in notes for note in found if note.name not in kept}.values():
+            note.drop()
 
 
 def _tuner(objective: Objective, space: dict[str, Domain], folder: Folder, listener: Listener) -> Any:

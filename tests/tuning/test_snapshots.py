@@ -1,5 +1,6 @@
 """What a search leaves in the notes of its store: nothing of trials that are over, and all that it may go on from."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_only_trials_that_may_go_on_keep_their_snapshots(prepared):
     tuner.drop_snapshots([failed, stopped, climbed(prepared, 4.0, levels=2)], prepared)
     assert snapshots(prepared) == kept
     list(prepared.climb(failed.values))
+    assert snapshots(prepared) == set()
+
+
+def test_snapshot_that_an_open_trial_shares_stays(prepared):
+    failed = climbed(prepared, 6.0, is_open=True)
+    kept = snapshots(prepared)
+    tuner.drop_snapshots([failed, replace(failed, is_open=False)], prepared)
+    assert snapshots(prepared) == kept != set()
+    tuner.drop_snapshots([replace(failed, is_open=False)], prepared)
     assert snapshots(prepared) == set()
 
 

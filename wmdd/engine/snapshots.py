@@ -25,7 +25,7 @@ class ResumeNote:
 
     def __init__(self, store: ArtifactStore, refs: Sequence[ArtifactRef], missing: Sequence[ArtifactRef]) -> None:
         key = refs[0].key if len(refs) == 1 else content_key({"units": [ref.key for ref in refs]})
-        self._store, self._name, self._last = store, f"resume-{refs[0].stage}-{key}", missing[-1]
+        self._store, self.name, self._last = store, f"resume-{refs[0].stage}-{key}", missing[-1]
         self._begun = time.perf_counter()
         self._has_failed = False
 
@@ -36,7 +36,7 @@ class ResumeNote:
 
     def read(self) -> bytes | None:
         """Return the last snapshot, or None if none was left; raise ValueError if it is damaged."""
-        data = self._store.read_note(self._name)
+        data = self._store.read_note(self.name)
         if data is None:
             return None
         head, _, body = data.partition(b"\n")
@@ -62,7 +62,7 @@ class ResumeNote:
             if finished or self._last not in self._store:
                 seconds = 0.0 if finished else self.seconds
                 head = json.dumps({"digest": content_digest(snapshot.data), "seconds": seconds}).encode()
-                self._store.write_note(self._name, b"".join((MAGIC, head, b"\n", snapshot.data)))
+                self._store.write_note(self.name, b"".join((MAGIC, head, b"\n", snapshot.data)))
         except StorageError as exc:
             if not snapshot.optional:
                 raise
@@ -72,4 +72,4 @@ class ResumeNote:
 
     def drop(self) -> None:
         """Remove the snapshot: its work is finished."""
-        self._store.drop_note(self._name)
+        self._store.drop_note(self.name)
