@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections.abc import Mapping
+from typing import Any
 
 from wmdd.config.distill import DistillConfig
-from wmdd.data.layouts.set_files import find_files, has_image_suffix, is_junk
+from wmdd.data.layouts.set_files import has_image_suffix, is_junk, is_junk_folder
 from wmdd.errors import ConfigError
-from wmdd.storage.filesystem import explain, kind, open_fs
+from wmdd.storage.filesystem import entries, explain, is_local, kind, open_fs
 from wmdd.storage.folder import Folder, absolute_url
 from wmdd.storage.marks import own_folders
 from wmdd.storage.store import ArtifactStore
@@ -93,11 +95,30 @@ def _location(url: str) -> tuple[str, str]:
 
 def _holds_images(url: str) -> bool:
     """Whether images or Parquet files lie below a folder, apart from what wmdd wrote."""
+    fs, root = open_fs(url)
+    seen = set[str]()
     try:
-        names, is_file = find_files(*open_fs(url))
+        folders = [root] if kind(fs, root) not in (None, "file") else []
+        while folders:
+            folder = folders.pop()
+            real = os.path.realpath(folder) if is_local(fs) else folder
+            items = [] if real in seen else entries(fs, folder)  # a link may lead back
+            seen.add(real)
+            names = [item["name"].rstrip("/").rpartition("/")[2] for item in items]
+            if "commit.json" in names or own_folders(f"own/{name}" for name in names):
+                continue
+            if any(map(_is_of_a_set, names)):
+                return True
+            inner = [name for item, name in zip(items, names, strict=True) if _is_folder(fs, item)]
+            folders += [posixpath.join(folder, name) for name in inner if not is_junk_folder(name)]
     except (OSError, EOFError):  # reported when the folder is opened
-        return False
-    paths = [f"own/{name}" for name in names]  # the folder itself may be one that wmdd wrote
-    written = tuple(f"{folder}/" for folder in own_folders(paths))
-    kept = (path for path in paths if not path.startswith(written) and not is_junk(path))
-    return not is_file and any(has_image_suffix(path) or path.lower().endswith(".parquet") for path in kept)
+        pass
+    return False
+
+
+def _is_folder(fs: Any, item: Mapping[str, Any]) -> bool:
+    return item["type"] == "directory" or bool(item.get("islink") and fs.isdir(item["name"]))
+
+
+def _is_of_a_set(name: str) -> bool:
+    return (has_image_suffix(name) or name.lower().endswith(".parquet")) and not is_junk(name)
