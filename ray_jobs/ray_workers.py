@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -90,6 +89,8 @@ class RayWorkers:
 
     def _reserved_cpus(self) -> list[tuple[Node, float]]:
         """Return the resources of each node, and its CPUs that are reserved while this run has no worker."""
+        from ray._private.state import available_resources_per_node  # private: nothing else should fail if it moves
+
         # Ray's head learns with some delay what terminated actors have freed.
         time.sleep(max(0.0, self._terminated_at + FREED_AFTER_S - time.monotonic()))
         self._resources()

@@ -15,7 +15,7 @@ SPELL = "wmdd.spell"
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Return text in one line, with escapes such as ``\\x1b`` for control characters but those to keep."""
+    """Return text in one line, with escapes such as ``\\x1b`` for all that would not be seen but what to keep."""
     return _UNSEEN.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
 
 

@@ -12,18 +12,17 @@ soon as it ends; a step that fails or takes too long keeps what it measured unti
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import multiprocessing
 import os
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 from benchmarks.gpu.runner import PRELOAD, Session
 from benchmarks.gpu.steps import STEPS, Setting
-from wmdd.errors import StorageError
-from wmdd.storage.errors import words
-from wmdd.storage.folder import Folder
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,10 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as made:
         out, work = args.out or (made if args.toy else str(RESULTS)), args.work or (made if args.toy else str(WORK))
         for option, folder in (("--out", out), ("--work", work)):
-            try:
-                Folder(folder).check_writable()
-            except StorageError as exc:
-                reason = words(exc.__cause__ or exc)
+            if reason := _unwritable(Path(folder)):
                 return _refuse(f"{option} {folder}: cannot be written ({reason}); give another folder")
         data = args.data or (str(CIFAR10) if CIFAR10.is_dir() else None)
         setting = Setting(args.toy, data, args.tiny, work, out, is_temporary=out == made)
@@ -75,6 +71,19 @@ def _arguments() -> argparse.Namespace:
     for name in ("out", "data", "tiny", "work"):  # quoted by make, so not expanded by a shell
         setattr(args, name, getattr(args, name) and os.path.expanduser(getattr(args, name)))
     return args
+
+
+def _unwritable(folder: Path) -> str:
+    """Return why nothing can be written into a folder, new or old; "" if it can."""
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    with contextlib.suppress(OSError):
+        os.unlink(probe)
+    return ""
 
 
 def _refuse(line: str) -> int:

@@ -10,7 +10,7 @@ import click
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, as_typed, check_cluster, common, configure, file_of
 from wmdd.cli.progress import shown_on
-from wmdd.cli.types import Value
+from wmdd.cli.types import OneOrMore, Value
 from wmdd.config.base import Count
 from wmdd.config.distill import DistillConfig, field_type, override
 from wmdd.config.methods import methods as known_methods
@@ -24,7 +24,7 @@ from wmdd.process.terminal import Terminal
 @click.command(cls=ConfigCommand)
 @functools.partial(
     common,
-    ipc=click.option("--ipc", type=Value(tuple[Count, ...]), metavar="INT,...", help="Distilled images per class."),
+    ipc=click.option("--ipc", type=Value(OneOrMore[Count]), metavar="INT,...", help="Distilled images per class."),
     method=click.option("--method", hidden=True),
 )
 @click.option(

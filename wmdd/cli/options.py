@@ -104,7 +104,12 @@ def file_of(params: Mapping[str, Any]) -> ConfigFile | None:
 
 
 def as_typed(error: ConfigError, typed: Mapping[str, str], before: str = "--") -> ConfigError:
-    """Return an error whose mistakes name options as they were `typed`, or with a text `before` their names."""
+    """Return an error that names each option as the user typed it.
+
+    Args:
+        typed: by option, the flag and value that were typed for it.
+        before: begins the names of all other options.
+    """
     lines = []
     for path, value, message in error.mistakes:
         words = next((words for label, words in typed.items() if path == label or path.startswith(f"{label}.")), "")

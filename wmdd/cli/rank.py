@@ -9,7 +9,8 @@ import click
 from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import ADDRESS, EXECUTOR, SEEDS, check_cluster, common, configure
 from wmdd.cli.progress import shown_on
-from wmdd.cli.types import Value
+from wmdd.cli.types import OneOrMore, Value
+from wmdd.config.base import Positive
 from wmdd.process.terminal import Terminal
 
 
@@ -17,7 +18,7 @@ from wmdd.process.terminal import Terminal
 @common
 @click.option(
     "--rates",
-    type=Value(tuple[float, ...]),
+    type=Value(OneOrMore[Positive]),
     default="0.001,0.005,0.01,0.05,0.1",
     metavar="FLOAT,...",
     help="Learning rates that hard labels and random images may choose from.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import click
 from pydantic import Field
@@ -11,6 +11,9 @@ from pydantic import Field
 from wmdd.config.values import read_as
 from wmdd.errors import ConfigError
 from wmdd.text import unknown
+
+T = TypeVar("T")
+OneOrMore = Annotated[tuple[T, ...], Field(min_length=1)]
 
 
 def shown(value: str) -> str:

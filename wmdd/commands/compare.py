@@ -59,7 +59,7 @@ def cases(
     """
     _check_names(methods, ipcs)
     _check_changes(changes, methods)
-    # Random images are another method here, and a teacher's score is enough for "all data".
+    # Random images are a separate method here, and a teacher's score is enough for "all data".
     same = {**_changed(config), "evaluate.random_real": False}
     return {
         (name, ipc): resolve(

@@ -92,6 +92,16 @@ def in_full(path: str | None) -> str | None:
     return path and expand_home(path)
 
 
+class _Short:
+    """A section as the default of a signature: without its values."""
+
+    def __init__(self, section: Section) -> None:
+        self._shown = f"{type(section).__name__}()"
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
 class Section(BaseModel):
     """A frozen part of the configuration that knows all of its keys."""
 
@@ -106,8 +116,8 @@ class Section(BaseModel):
             default = field.get_default(call_default_factory=True)
             meaning = f"{field.description} [default: {default!r}]"
             if isinstance(default, Section):
-                default = type(default)
-                meaning = (default.__doc__ or "").partition("\n")[0]
+                meaning = (type(default).__doc__ or "").partition("\n")[0]
+                default = _Short(default)
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default))
             lines.append(f"    {name}: {meaning}")
         cls.__signature__ = inspect.Signature(parameters)

@@ -126,7 +126,7 @@ class EvaluateConfig(Section):
 
     @field_validator("augment")
     @classmethod
-    def _has_other_views(cls, augment: str, info: ValidationInfo) -> str:
+    def _has_own_views(cls, augment: str, info: ValidationInfo) -> str:
         if augment != "none" and info.data.get("labels") == "soft":
             raise ValueError("soft labels belong to the stored views; set relabel.augment, and this to none")
         return augment

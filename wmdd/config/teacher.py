@@ -69,12 +69,14 @@ class DataConfig(Section):
 
 
 class PretrainConfig(Section):
-    """The teacher: trained here, or loaded from `weights`."""
+    """The teacher: trained here, or loaded from `checkpoint`."""
 
     model: str = option("resnet18", "convnetD, or a torchvision or timm classifier, with batch-norm", keyed=False)
     stem: Stem = option("auto", "first layers: auto takes small below 100 px, else standard", keyed=False)
     checkpoint: str | None = option(
-        None, "load instead of training: a .safetensors or .pth file, or published: default, IMAGENET1K_V1", keyed=False
+        None,
+        "load instead of training: a .safetensors or .pth file, or published weights: default, IMAGENET1K_V1",
+        keyed=False,
     )
     epochs: Count = option(50, "passes over the real training images")
     batch_size: Count = option(32, "images per step")

@@ -12,12 +12,12 @@ from wmdd.process.home import expand_home
 
 
 def read_config(path: str) -> DistillConfig:
-    """Return what a file holds, as `read_file` reads it, over the defaults."""
+    """Return what `read_file` reads, over the defaults; raise ConfigError for unknown options too."""
     return read_file(path).over(DistillConfig())
 
 
 def read_file(path: str) -> ConfigFile:
-    """Read a YAML file; raise ConfigError, which names it, if it is missing, no YAML, or holds unknown options."""
+    """Read a YAML file; raise ConfigError, which names it, if it is missing or no YAML."""
     from wmdd.storage.filesystem import explain, open_fs, read  # fsspec is slow to import, and few commands need it
 
     full = expand_home(path)

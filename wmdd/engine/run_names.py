@@ -66,7 +66,7 @@ def _safe(name: str) -> str:
 
 def subject(config: DistillConfig) -> str:
     """Return what a report is about: the set, with the recipe if its name differs, and the images per class."""
-    return f"{set_title(config)}, {counted(config.ipc, 'image', 'images')} per class"
+    return f"{set_title(config)}, {config.ipc} image{'' if config.ipc == 1 else 's'} per class"
 
 
 def set_title(config: DistillConfig) -> str:

@@ -98,9 +98,10 @@ class Session:
         return hold(self.url, self._check)
 
     def note_start(self, runs: Mapping[str, Plan]) -> None:
-        """Write the configuration into the run folder, and what each run starts with into its own, named as `cases`.
+        """Write the configuration into the run folder, and what each run starts with into its own.
 
-        The name of a run whose folder is the run folder itself is empty.
+        Args:
+            runs: by the names of their folders below the run folder; ``""`` is the run folder itself.
         """
         if "" not in runs:
             note_config(self.url, self._config, self._skip)

@@ -54,7 +54,8 @@ def load_weights(network: nn.Module, source: str, name: str, image_size: int | N
 def _completed(state: State, ours: State, name: str) -> State:
     """Return a state dict as torch completes those of older versions, without what only training needs."""
     heads = AUXILIARY if name.removeprefix("timm/") in SHIFTING else ()
-    unused = {key for key in state if key.startswith(heads) or key == "n_averaged"}  # torch's count of its updates
+    # n_averaged: torch's count of an average's updates.
+    unused = {key for key in state if key.startswith(heads) or key == "n_averaged"}
     state = {key: value for key, value in state.items() if key in ours or key not in unused}
     for key, value in ours.items():
         if key not in state and key.rpartition(".")[2] == "num_batches_tracked":

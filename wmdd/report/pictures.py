@@ -57,11 +57,13 @@ def figure(width: float, height: float, panels: int = 1) -> Iterator[tuple[Any, 
 
     A user's matplotlibrc does not change it, and it does not change the settings of a user's plots.
     """
-    from matplotlib import style
+    import matplotlib
     from matplotlib.figure import Figure
 
-    ours: Any = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
-    with style.context(ours, after_reset=True):
+    with matplotlib.rc_context():
+        default = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+        style = {"svg.hashsalt": "wmdd", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+        matplotlib.rcParams.update({**default, **style})
         drawing = Figure(figsize=(width, height), layout="constrained")
         axes = drawing.subplots(1, panels, squeeze=False, sharey=True)
         for panel in axes[0]:

@@ -94,7 +94,7 @@ def protocol_of(config: DistillConfig, student: str) -> dict[str, str]:
 
 
 def protocol_line(protocols: Mapping[Any, Mapping[str, str]], listed: Callable[[list[Any]], str] = ", ".join) -> str:
-    """Return the protocols of students or cases, each with those that have it if they differ: only equal ones compare.
+    """Return the one protocol, or each with the students or cases that have it: scores of equal hashes compare.
 
     Args:
         listed: from the keys of one protocol to their text.
