@@ -11,8 +11,8 @@ from typing import Any
 from benchmarks.gpu.steps import Setting, Tell, card_slug
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.engine.events import Event
 from wmdd.engine.run import LocalExecutor, versions
 from wmdd.engine.run_names import digest

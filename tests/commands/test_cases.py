@@ -6,8 +6,8 @@ from wmdd.cli.main import cli
 from wmdd.cli.options import configure
 from wmdd.commands.compare import cases
 from wmdd.config.distill import override
-from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_protocol
 from wmdd.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ from conftest import UNSEEDED, call, news
 
 from wmdd.commands.rank import rank, trials
 from wmdd.config.distill import override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.errors import ConfigError
 from wmdd.report.ranking import label_robust_score
 

@@ -10,8 +10,9 @@ from wmdd.commands.compare import Comparison
 from wmdd.commands.distill import RunResult
 from wmdd.commands.rank import Ranking
 from wmdd.config.distill import from_yaml, override, to_yaml
-from wmdd.config.methods import methods, with_method
+from wmdd.config.methods import methods
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.data.index import hold_out
 from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index

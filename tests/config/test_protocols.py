@@ -2,8 +2,9 @@
 
 from wmdd.config.distill import override
 from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.protocols import is_exact, protocols, with_protocol
+from wmdd.config.protocols import protocols
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import is_exact, with_protocol
 
 OWN = ("relabel", "evaluate")
 

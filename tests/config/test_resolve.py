@@ -3,10 +3,8 @@
 import pytest
 
 from wmdd.config.distill import changes_in, override, to_yaml
-from wmdd.config.methods import with_method
-from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import recipe
-from wmdd.config.resolve import ConfigFile, base_of, resolve
+from wmdd.config.resolve import ConfigFile, base_of, resolve, with_method, with_protocol
 from wmdd.errors import ConfigError
 
 

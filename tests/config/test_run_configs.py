@@ -7,8 +7,8 @@ import pytest
 from wmdd.cli.main import cli, main
 from wmdd.cli.options import configure
 from wmdd.config.distill import DistillConfig, override, to_yaml
-from wmdd.config.protocols import is_exact
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import is_exact
 from wmdd.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ from image_files import folder, png
 
 from wmdd.config.distill import override
 from wmdd.config.machines import RuntimeConfig
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.engine.plan import make_plan
 from wmdd.engine.run import LocalExecutor, run_plan, run_stage
 from wmdd.errors import StageError, StorageError

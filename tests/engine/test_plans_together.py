@@ -3,8 +3,8 @@
 import pytest
 
 from wmdd.config.distill import override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.engine.plan import make_plan
 from wmdd.engine.run import LocalExecutor, run_plans
 from wmdd.errors import StageError

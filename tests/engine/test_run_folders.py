@@ -16,8 +16,8 @@ from wmdd.commands.compare import cases
 from wmdd.commands.distill import distill
 from wmdd.commands.rank import rank
 from wmdd.config.distill import override
-from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_protocol
 from wmdd.engine import run_folder
 from wmdd.engine.run_folder import choose_run, default_run, hold, replaced
 from wmdd.engine.run_start import note_config

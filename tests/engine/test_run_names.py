@@ -6,8 +6,8 @@ from digits import changed
 from wmdd.cli.main import cli
 from wmdd.cli.options import configure
 from wmdd.config.distill import DistillConfig, from_yaml, override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.engine.run_folder import default_run
 from wmdd.engine.run_names import contrast, located, portable_yaml, set_name, subject
 

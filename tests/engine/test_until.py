@@ -9,8 +9,8 @@ from wmdd.cli.main import cli
 from wmdd.commands.distill import distill, rewrite
 from wmdd.commands.export import export
 from wmdd.config.distill import STAGE_NAMES, override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.data.scan import build_index
 from wmdd.distilled import load_distilled
 from wmdd.engine.plan import plan_from

@@ -10,8 +10,8 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.space import parse_space
 from tuning.trials import Trial, describe_final, describe_lead, noise, pareto, table
 from wmdd.cli.main import _run
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_method
 from wmdd.errors import ConfigError
 
 

@@ -14,8 +14,8 @@ from wmdd.cli.types import OneOrMore, Value
 from wmdd.config.base import Count
 from wmdd.config.distill import DistillConfig, field_type, override
 from wmdd.config.methods import methods as known_methods
-from wmdd.config.methods import own_options, with_method
-from wmdd.config.resolve import base_of
+from wmdd.config.methods import own_options
+from wmdd.config.resolve import base_of, with_method
 from wmdd.config.values import from_text
 from wmdd.errors import ConfigError
 from wmdd.process.terminal import Terminal

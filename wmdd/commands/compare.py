@@ -13,9 +13,8 @@ from wmdd.config.base import check_changes, refuse_twice
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig
 from wmdd.config.methods import methods as all_methods
-from wmdd.config.protocols import with_protocol
 from wmdd.config.recipes import as_config
-from wmdd.config.resolve import resolve
+from wmdd.config.resolve import resolve, with_protocol
 from wmdd.engine.events import Event, Listener
 from wmdd.engine.run_names import located
 from wmdd.engine.session import Session

@@ -10,8 +10,8 @@ from typing import Any
 from wmdd.commands.executors import check_executor, open_executor
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, override
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import as_config
+from wmdd.config.resolve import with_method
 from wmdd.engine.events import Listener
 from wmdd.engine.run_names import located
 from wmdd.engine.session import Session

@@ -37,8 +37,6 @@ Subset = Literal["imagenette", "imagewoof", "imagemeow", "imagesquawk", "imagefr
 Augment = Literal[
     "none", "randaugment", "trivialaugment", "augmix", "autoaugment-imagenet", "autoaugment-cifar10", "autoaugment-svhn"
 ]
-Protocol = Literal["wmdd", "sre2l", "cda", "rded", "edc", "cvdd", "fadrm", "hard"]
-Method = Literal["wmdd", "wmdd-paper-loss", "sre2l", "cda", "random", "herding"]
 
 # Options of earlier versions, and what became of them.
 FORMER = {

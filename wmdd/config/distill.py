@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from wmdd.config.base import Count, Method, Section, check_changes, option
+from wmdd.config.base import Count, Section, check_changes, option
 from wmdd.config.machines import RayConfig, RuntimeConfig
+from wmdd.config.methods import Method
 from wmdd.config.recovery import BarycenterConfig, RecoverConfig, StatisticsConfig
 from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.config.teacher import DataConfig, PretrainConfig

@@ -7,17 +7,16 @@ protocol's name and a hash of all these options, so that a changed protocol is s
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from wmdd.config.base import SMALL_BELOW_PX, Protocol
-from wmdd.config.distill import DistillConfig, override
-from wmdd.errors import ConfigError
-from wmdd.text import unknown
+from wmdd.config.base import SMALL_BELOW_PX
+
+if TYPE_CHECKING:
+    from wmdd.config.distill import DistillConfig
 
 # The settings of networks for ImageNet-1K; a protocol names those that differ for other sets.
-_COMMON: dict[str, Any] = {
+COMMON: dict[str, Any] = {
     "relabel.epochs": 300,
     "relabel.batch_size": 100,
     "relabel.crop_scale": (0.08, 1.0),
@@ -191,7 +190,7 @@ def _edc(config: DistillConfig) -> dict[str, Any]:
     return long
 
 
-_PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
+PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
     "wmdd": ("300 epochs of batches of 100, stored labels, cosine to 0", lambda config: {}),
     "sre2l": (
         "batches of 1,024 in two parts; few steps, so low scores (CIFAR: 400 epochs of 128, MixUp)",
@@ -215,31 +214,12 @@ _PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
     ),
 }
 
-
-def with_protocol(config: DistillConfig, name: str) -> DistillConfig:
-    """Return a recipe with a protocol's settings for its set, students and images per class.
-
-    Raises:
-        ConfigError: for an unknown name; lists the known ones.
-    """
-    if name not in _PROTOCOLS:
-        raise ConfigError(unknown("protocol", name, _PROTOCOLS))
-    return override(config, {"evaluate.protocol": name, **_COMMON, **_PROTOCOLS[name][1](config)})
-
-
-def is_exact(config: DistillConfig) -> bool:
-    """Whether a configuration's settings are those of the protocol that it names."""
-    try:
-        named = with_protocol(config, config.evaluate.protocol)
-    except ConfigError:
-        return False
-    relaxed = {"evaluate.val_every": config.evaluate.val_every}
-    return override(named, relaxed) == config
+if TYPE_CHECKING:  # a type checker does not know the names in a table
+    Protocol = str
+else:
+    Protocol = Literal[tuple(PROTOCOLS)]
 
 
 def protocols() -> dict[str, str]:
     """List the names of all protocols, each with one line about it."""
-    return {name: about for name, (about, _) in _PROTOCOLS.items()}
-
-
-assert set(_PROTOCOLS) == set(typing.get_args(Protocol))
+    return {name: about for name, (about, _) in PROTOCOLS.items()}

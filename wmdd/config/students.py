@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import ValidationInfo, field_validator
 
-from wmdd.config.base import Augment, Count, NonNegative, Positive, Protocol, Scale, Section, Stem, option, refuse_twice
+from wmdd.config.base import Augment, Count, NonNegative, Positive, Scale, Section, Stem, option, refuse_twice
+from wmdd.config.protocols import Protocol
 
 
 class RelabelConfig(Section):

@@ -9,9 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from wmdd.config.distill import DistillConfig, override, section_names, to_yaml
-from wmdd.config.methods import with_method
 from wmdd.config.recipes import DEBUG, recipe, recipes
-from wmdd.config.resolve import under_protocol
+from wmdd.config.resolve import under_protocol, with_method
 from wmdd.errors import ConfigError
 from wmdd.keys import content_key
 from wmdd.models.weight_files import is_file

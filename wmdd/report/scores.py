@@ -9,7 +9,7 @@ from typing import Any
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.protocols import is_exact
+from wmdd.config.resolve import is_exact
 from wmdd.data.index import DatasetIndex
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
