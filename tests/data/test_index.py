@@ -5,11 +5,11 @@ import pytest
 from builders import encoded, image_set, small_set
 from image_files import TWO_CLASSES, deep_png, folder, refusal, saved, stored_again
 from PIL import Image
+from ramps import COLOURS, RAMP, first_row, grey
 from tables import each_of
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.decoding.decoder import decode, read_header
 from wmdd.data.images import StreamedImages, load_uint8
 from wmdd.data.index import limit
 from wmdd.data.load_index import load_index
@@ -74,21 +74,6 @@ def test_limited_set_keeps_the_first_by_digest(tmp_path):
             assert sorted(kept.digest[kept.of_class(class_id)].tolist()) == digests[:2]
     assert limit(whole, 99).digest("train") == whole.digest("train")
     assert few.digest("val") != whole.digest("val")
-
-
-RAMP = np.linspace(0, 1, 80)[None].repeat(70, 0)  # too large to be decoded for the index without need
-
-
-COLOURS = np.stack([RAMP, RAMP / 2, 0 * RAMP], -1)
-
-
-def grey(top, dtype):
-    return (RAMP * top).astype(dtype)[..., None]
-
-
-def first_row(data, **options):
-    read_header(data, "x", **options)
-    return np.asarray(decode(data, "x", **options))[0, :, 0].astype(int)
 
 
 def noise(top, dtype, offset=0):

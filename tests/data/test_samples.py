@@ -5,24 +5,10 @@ import sys
 
 import numpy as np
 from image_files import fits, raw_tiff, refusal
+from ramps import COLOURS, RAMP, first_row, grey
 from tables import each_of
 
 from wmdd.data.decoding.decoder import decode, read_header
-
-RAMP = np.linspace(0, 1, 80)[None].repeat(70, 0)  # too large to be decoded for the index without need
-
-
-COLOURS = np.stack([RAMP, RAMP / 2, 0 * RAMP], -1)
-
-
-def grey(top, dtype):
-    return (RAMP * top).astype(dtype)[..., None]
-
-
-def first_row(data, **options):
-    read_header(data, "x", **options)
-    return np.asarray(decode(data, "x", **options))[0, :, 0].astype(int)
-
 
 DARK = np.rint(RAMP[0] * 64).astype(int)
 
