@@ -72,7 +72,7 @@ class RayWorkers:
         return f"{self._shares} on {has(self._resources())}"
 
     def start(self, kind: str) -> int:
-        """Request an actor; while no node can hold it, the request tells an autoscaler what is needed."""
+        """Request an actor; while no node can hold it, the request shows an autoscaler what is needed."""
         number, trains = next(self._numbers), kind == "train"
         handle = self._train_actor() if trains else self._stage_actor(kind)
         self._actors[number] = _Actor(handle, handle.hello.remote(), trains=trains)

@@ -275,7 +275,7 @@ class Scheduler:
                 self._retry(worker.task, f"its worker on {worker.name} sent no message for {limit:g} s", hint=SLOW)
 
     def _check_starts(self) -> None:
-        """Give up if tasks are ready, none runs, and no worker for them has started for too long."""
+        """End the run if tasks are ready, none runs, and for too long no worker for them has started."""
         waited_s = self._starts.waited_s(not self._running() and not self._retries)
         kinds = set(map(self._kind, self._board.queues()))
         if waited_s > self._config.start_timeout_s / 2:

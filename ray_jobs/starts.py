@@ -1,4 +1,4 @@
-"""Workers that do not start: when to try again, and when to give up."""
+"""Workers that do not start: when to try again, and when to end the run."""
 
 from __future__ import annotations
 

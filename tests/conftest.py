@@ -70,7 +70,7 @@ STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel"
 
 
 def environment(**more):
-    """The caller's environment without Ray's settings, so that a run starts a Ray of its own."""
+    """The caller's environment without Ray's settings, so that a run starts its own Ray."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return kept | {"OMP_NUM_THREADS": "1", "COLUMNS": "120", **more}
 
@@ -158,7 +158,7 @@ class TinyRun:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """Made once for all processes of the suite; each gets a copy of its own."""
+    """Made once for all processes of the suite; each gets a copy."""
     base = tmp_path_factory.getbasetemp()
     made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-made"
     with FileLock(f"{made}.lock"):

@@ -17,7 +17,7 @@ def test_make_clean_keeps_what_was_distilled():
 
 @pytest.mark.parametrize("uv", ["UV=/bin/uv", "UV="])
 def test_make_puts_the_checkout_on_the_path(uv):
-    """Else a folder named wmdd, such as the clone, hides the package from scripts that lie beside it."""
+    """Else a folder named wmdd, such as the clone, hides the package from scripts that lie next to it."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     words, root = ["make", "-n", "-B", ".venv/.installed", uv], Path(__file__).parents[1]
     told = subprocess.run(words, cwd=root, env=outside, capture_output=True, text=True, check=True)

@@ -56,7 +56,7 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         _report(Event("retry", STAGE, trial.trial_id, text=text))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Report that a trial was given up."""
+        """Report that a trial failed too often to be tried again."""
         text = f"a trial failed, {describe(trial.config)}; the search goes on"
         _end(trial, Event("failed", STAGE, trial.trial_id, text=text))
 

@@ -26,7 +26,7 @@ OWN_STAGES = ("recover", "relabel", "evaluate")
 
 @dataclass(frozen=True)
 class Objective:
-    """What all trials of a search are given; plain values, so that it can travel.
+    """What all trials of a search share; plain values, so that it can travel.
 
     Args:
         config: of `tuning.config.search_config`.

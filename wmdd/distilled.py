@@ -60,33 +60,33 @@ class DistilledImages(Dataset[tuple[Any, int]]):
         each = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else "0"
         size = " x ".join(map(str, self.images.shape[-2:]))
         names = ", ".join(self.class_names[:SHOWN]) + (", ..." if len(self.class_names) > SHOWN else "")
-        place = f"; from {self.url}" if self.url else ""
+        source = f"; from {self.url}" if self.url else ""
         return printable(
             f"DistilledImages({len(self)} images of {size} px, {each} for each of {len(self.class_names)} classes "
-            f"({names}){place})"
+            f"({names}){source})"
         )
 
     def __len__(self) -> int:
         return len(self.images)
 
     @overload
-    def __getitem__(self, place: int) -> tuple[Any, int]: ...
+    def __getitem__(self, index: int) -> tuple[Any, int]: ...
     @overload
-    def __getitem__(self, place: slice) -> DistilledImages: ...
-    def __getitem__(self, place: int | slice) -> tuple[Any, int] | DistilledImages:
+    def __getitem__(self, index: slice) -> DistilledImages: ...
+    def __getitem__(self, index: int | slice) -> tuple[Any, int] | DistilledImages:
         """Return an image with its label; of a slice, a set of these images, with the weights that they have here."""
-        if isinstance(place, slice):
-            rows = torch.arange(len(self))[list(range(len(self))[place])]  # torch takes no negative step
+        if isinstance(index, slice):
+            rows = torch.arange(len(self))[list(range(len(self))[index])]  # torch takes no negative step
             parts = (self.images[rows], self.labels[rows], self.weights[rows])
             return DistilledImages(*parts, self.class_names, self.transform, self.url)
         try:
-            place = operator.index(place)
+            index = operator.index(index)
         except TypeError as exc:
             raise TypeError(
-                f"images[{place!r}]: give a whole number or a slice; torch.utils.data.Subset takes a list"
+                f"images[{index!r}]: give a whole number or a slice; torch.utils.data.Subset takes a list"
             ) from exc
-        image = self.images[place]
-        return (self.transform(image) if self.transform else image.float() / 255), int(self.labels[place])
+        image = self.images[index]
+        return (self.transform(image) if self.transform else image.float() / 255), int(self.labels[index])
 
 
 @names_arguments()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.gpu.steps import Record, Setting
 
 FOLDER = Path(__file__).parents[2] / "tests" / "gpu"
 FILES = ("test_waits.py", "test_device_memory.py", "test_repeatability.py", "test_agreement.py")  # most important first
@@ -19,8 +19,8 @@ OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider")
 class _Counter:
     """Counts the tests as they end."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._ended: dict[str, int] = {}
         self._seconds: dict[str, float] = {}
         self._failures: dict[str, list[str]] = {}
@@ -35,14 +35,14 @@ class _Counter:
                 self._failures[name] = str(report.longrepr).splitlines()[-SHOWN:]
             counts = ", ".join(f"{count} {outcome}" for outcome, count in self._ended.items())
             failed = "".join(f"\nfailed: {test}" for test in self._failures)
-            self._tell(tests=self._seconds, failures=self._failures, result=counts + failed)
+            self._record(tests=self._seconds, failures=self._failures, result=counts + failed)
 
 
-def run(setting: Setting, tell: Tell) -> None:
+def run(setting: Setting, record: Record) -> None:
     """Run the tests; a failure of one fails the step, when all have run."""
     if setting.toy:
         os.environ["WMDD_TEST_DEVICE"] = "cpu"
     chosen = "gpu and not slow" if setting.toy else "gpu"
-    status = pytest.main([*OPTIONS, "-m", chosen, *(str(FOLDER / name) for name in FILES)], plugins=[_Counter(tell)])
+    status = pytest.main([*OPTIONS, "-m", chosen, *(str(FOLDER / name) for name in FILES)], plugins=[_Counter(record)])
     if status:
         raise SystemExit(1)

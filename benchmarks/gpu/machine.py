@@ -9,29 +9,29 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.device import ceilings_tflops, open_runtime
-from benchmarks.gpu.steps import Setting, Tell, output_of
+from benchmarks.gpu.steps import Record, Setting, output_of
 from wmdd.data.layouts.sources import list_files
 from wmdd.engine.run import versions
 from wmdd.errors import WmddError
 from wmdd.runtime import compiler_failure
 
 
-def run(setting: Setting, tell: Tell) -> None:
+def run(setting: Setting, record: Record) -> None:
     """Write card, driver, versions and rates of matrix products; refuse a machine without a GPU, or unusable data."""
     if refusal := _refusal(setting):
-        tell(refused=refusal)
+        record(refused=refusal)
         raise SystemExit(2)
     runtime = open_runtime(setting)
     machine = runtime.describe() | _facts(setting)
-    tell(machine=machine)
+    record(machine=machine)
     ceilings = ceilings_tflops(setting)
-    tell(ceilings_tflops=ceilings)
+    record(ceilings_tflops=ceilings)
     # Last, because nothing is known of this machine's compilers: one that hangs is ended with this step.
     failure = compiler_failure(runtime.device) if runtime.compile else ""
-    tell(machine=machine | runtime.describe(), compiler_failure=failure)
+    record(machine=machine | runtime.describe(), compiler_failure=failure)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in ceilings.items())
     can = f"; torch cannot compile here: {failure}" if failure else ""
-    tell(result=f"{machine['device']}, torch {torch.__version__}; matrix products, TFLOP/s: {rates}{can}")
+    record(result=f"{machine['device']}, torch {torch.__version__}; matrix products, TFLOP/s: {rates}{can}")
 
 
 def _refusal(setting: Setting) -> str:
@@ -50,7 +50,7 @@ def _refusal(setting: Setting) -> str:
 
 
 def _facts(setting: Setting) -> dict[str, Any]:
-    """Return what every line carries beside the runtime's own description."""
+    """Return what every line holds in addition to the runtime's description."""
     triton = next((found.version for found in distributions(name="triton")), "none")
     facts: dict[str, Any] = {"versions": {**versions(), "cuda": torch.version.cuda, "triton": triton}}
     facts |= {"cpus": _cpus(), "driver": _driver()}

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.steps import Setting, Tell, card_slug
+from benchmarks.gpu.steps import Record, Setting, card_slug
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
@@ -35,23 +35,23 @@ TOY: dict[str, Any] = {
 }
 
 
-def run(setting: Setting, tell: Tell, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
+def run(setting: Setting, record: Record, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
     """Run a recipe in this process; write each stage's seconds and each student's score at once."""
     config = _config(setting, recipe_name, ipc, method)
     # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
     card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
     name = f"{method}-ipc-{ipc}-{digest(config)}"
     folder = Path(setting.work) / f"{card}-torch-{versions()['torch']}" / recipe_name / name
-    watch = _Watch(tell)
+    watch = _Watch(record)
     begun = time.perf_counter()
     result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)
     wall_s = time.perf_counter() - begun
     if method == "wmdd":
         shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{card}-{recipe_name}-{ipc}.png")
-    tell(metrics=result.metrics, wall_s=round(wall_s, 1))
+    record(metrics=result.metrics, wall_s=round(wall_s, 1))
     # Every score: last epoch, mean and sample standard deviation over the students.
     scores = " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(result.metrics))
-    tell(result=f"{scores}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
+    record(result=f"{scores}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
 
 
 def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
@@ -64,8 +64,8 @@ def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> Distil
 class _Watch:
     """Listens to a run: seconds of each stage's units, and the last score of each student."""
 
-    def __init__(self, tell: Tell) -> None:
-        self._tell = tell
+    def __init__(self, record: Record) -> None:
+        self._record = record
         self._seconds = Counter[str]()
         self._units = Counter[str]()
         self._found: dict[str, int] = {}
@@ -87,7 +87,7 @@ class _Watch:
         self._latest = f"{event.stage} of {event.unit}: {event.text}" if event.kind == "progress" else ""
         seconds = {stage: round(value, 2) for stage, value in self._seconds.items()}
         lines = "\n".join(filter(None, (self.stages(), self._latest)))
-        self._tell(stage_s=seconds, units=self._units, units_found=self._found, top1=self._top1, result=lines)
+        self._record(stage_s=seconds, units=self._units, units_found=self._found, top1=self._top1, result=lines)
 
     def stages(self) -> str:
         """Return the seconds of each stage that ran, and how many units were in the store."""

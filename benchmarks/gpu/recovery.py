@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.device import Trace, ceilings_tflops, open_runtime, peak_memory
 from benchmarks.gpu.plain_loop import PlainLoop
-from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.gpu.steps import Record, Setting
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
@@ -32,48 +32,48 @@ PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products a
 Way = Callable[[], float]
 
 
-def warm(setting: Setting, tell: Tell, sizes: list[int]) -> None:
-    """Compile recovery at each size, beside another step, so that later steps find it in torch's cache on disk."""
+def warm(setting: Setting, record: Record, sizes: list[int]) -> None:
+    """Compile recovery at each size, while another step runs, so that later steps find it in torch's cache on disk."""
     figures: dict[str, float] = {}
     cache = "warm" if any(Path(cache_dir()).glob("fxgraph/*")) else "cold"
-    tell(cache=cache)
+    record(cache=cache)
     for size in sizes:
         case = _Case(setting, size, IMAGES)
         next(case.events(case.plainly()))  # the device and its libraries are loaded before the clock runs
         if failure := compiler_failure(case.runtime.device):
-            tell(compiler_failure=failure, result="torch cannot compile here")
+            record(compiler_failure=failure, result="torch cannot compile here")
             return
         figures[f"{size} px"] = round(case.first_step_s(), 1)
         shown = ", ".join(f"{name} {seconds:g}" for name, seconds in figures.items())
-        tell(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
+        record(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
 
 
-def run(setting: Setting, tell: Tell, size: int, more: int) -> None:
+def run(setting: Setting, record: Record, size: int, more: int) -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
     case, ceilings = _Case(setting, size, IMAGES), ceilings_tflops(setting)
-    tell(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(case.gflop_per_image, 3))
-    tell(ceilings_tflops=ceilings)
+    record(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(case.gflop_per_image, 3))
+    record(ceilings_tflops=ceilings)
     ways = case.ways()
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
-        _tell(tell, case.figures(ms, ceilings), case.images)
+        _record(record, case.figures(ms, ceilings), case.images)
     try:
         if failure := compiler_failure(case.runtime.device):
             raise ConfigError(failure)
-        tell(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
+        record(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
         ways = {"wmdd": case.timed(case.runtime), **ways}
     except ConfigError as exc:  # torch cannot compile, here or this network
-        tell(compiler_failure=str(exc))
+        record(compiler_failure=str(exc))
         case.runtime = case.plainly()
     for ms in _alternate(ways, ROUNDS):
-        _tell(tell, case.figures(ms, ceilings), case.images)
-    tell(profile=case.profile())
+        _record(record, case.figures(ms, ceilings), case.images)
+    record(profile=case.profile())
     ways.clear()  # their images and networks are none of a run's
-    tell(memory=peak_memory(case.runtime, case.timed(case.runtime)))
-    # Not compiled, as that would take longer than all else: the same way at both numbers tells whether 100 fill a GPU.
+    record(memory=peak_memory(case.runtime, case.timed(case.runtime)))
+    # Not compiled, as that would take longer than all else: the same way at both numbers shows whether 100 fill a GPU.
     larger = _Case(setting, size, more)
     ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
-    tell(more_images={"images": larger.images, **larger.figures(ms, ceilings)[NOT_COMPILED]})
+    record(more_images={"images": larger.images, **larger.figures(ms, ceilings)[NOT_COMPILED]})
 
 
 class _Case:
@@ -177,10 +177,10 @@ def _alternate(ways: dict[str, Way], rounds: int) -> Iterator[dict[str, float]]:
         yield best
 
 
-def _tell(tell: Tell, figures: dict[str, dict[str, Any]], images: int) -> None:
+def _record(record: Record, figures: dict[str, dict[str, Any]], images: int) -> None:
     name = "wmdd" if "wmdd" in figures else NOT_COMPILED
     ours, like = figures[name], figures[FP32]
-    tell(
+    record(
         ways=figures,
         result=f"{images} images, {name} in {ours['precision']}: {ours['ms']:g} ms, {ours['tflops']:g} TFLOP/s, "
         f"{ours['share_of_ceiling']:.0%} of the ceiling\n"

@@ -115,7 +115,7 @@ class Session:
         process.start()
 
     def _finish_all(self) -> None:
-        """Wait for the step that was begun last, and then for what runs beside it."""
+        """Wait for the step that was begun last, and then for what runs at the same time."""
         for running in reversed(list(self._running)):
             process = running.process
             process.join(max(0.0, running.begun + running.limit_s - time.monotonic()))
@@ -125,8 +125,8 @@ class Session:
         """End a step's process with all that it started, and keep what it measured."""
         _end(running.process)
         self._running.remove(running)
-        told, log = self._files(running.step)
-        line = self._line(running.step, ended, running.begun) | _read(told)
+        figures_file, log = self._files(running.step)
+        line = self._line(running.step, ended, running.begun) | _read(figures_file)
         if ended != "done":
             line |= {"log": _tail(log), "limit_s": round(running.limit_s), "exit": running.process.exitcode}
         self._machine = line["machine"]
@@ -190,22 +190,24 @@ def _commit() -> str:
     return output_of("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12")
 
 
-def _run(step: Step, setting: Setting, told: Path, log: Path) -> None:
+def _run(step: Step, setting: Setting, figures_file: Path, log: Path) -> None:
     """Run a step in this process, which becomes the leader of a session so that its children end with it."""
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with open(log, "wb") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
-    with open(told, "w", buffering=1) as file:
+    with open(figures_file, "w", buffering=1) as file:
 
-        def tell(**figures: Any) -> None:
+        def record(**figures: Any) -> None:
             file.write(json.dumps(figures) + "\n")
 
         begun = time.monotonic()
         try:
-            step.load()(setting, tell, **step.arguments)
-            tell(seconds=round(time.monotonic() - begun, 1))  # a step beside another is seen to end later than it does
+            step.load()(setting, record, **step.arguments)
+            record(
+                seconds=round(time.monotonic() - begun, 1)
+            )  # of two steps at a time, one is seen to end later than it does
         except Exception:
             traceback.print_exc()
             raise SystemExit(1) from None
@@ -232,10 +234,10 @@ def _end(process: BaseProcess) -> None:
     process.join()
 
 
-def _read(told: Path) -> Figures:
-    """Merge what a step has told; a line that its end cut short is left out."""
+def _read(figures_file: Path) -> Figures:
+    """Merge the figures that a step has written; a line that its end cut short is left out."""
     figures: Figures = {}
-    for line in told.read_text().splitlines(keepends=True) if told.exists() else []:
+    for line in figures_file.read_text().splitlines(keepends=True) if figures_file.exists() else []:
         if line.endswith("\n"):
             figures |= json.loads(line)
     return figures

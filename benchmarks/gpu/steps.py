@@ -26,10 +26,10 @@ def output_of(*command: str) -> str:
         return ""
 
 
-# Writes figures, given by name, down at once; a later value of a name replaces the earlier one. ``result`` is what the
-# table shows, in one or more lines, the first of which matters most; ``refused`` says why nothing can be measured on
-# this machine, or with these data.
-Tell = Callable[..., None]
+# Writes figures by name to the file of the step at once; a later value of a name replaces the earlier one. ``result``
+# is what the table shows, in one or more lines, the first of which matters most; ``refused`` says why nothing can be
+# measured on this machine, or with these data.
+Record = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Step:
 
     Args:
         name: as ``--steps`` takes it.
-        function: ``module:function``, called with the setting, a `Tell` and the arguments.
+        function: ``module:function``, called with the setting, a `Record` and the arguments.
         limit_s: seconds at most, of those that are left.
         needs: names of the setting's images that must be given; a rehearsal has its own.
         beside: name of the step, not one that is timed, beside which this one runs if that is the next.

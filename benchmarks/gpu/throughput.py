@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks.gpu.device import Trace, open_runtime
-from benchmarks.gpu.steps import Setting, Tell
+from benchmarks.gpu.steps import Record, Setting
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import DistillConfig, override
 from wmdd.data.batches import Geometry
@@ -30,7 +30,7 @@ from wmdd.stages import STAGES, Unit
 CLASSES, IPC = 10, 10
 
 
-def run(setting: Setting, tell: Tell, size: int) -> None:
+def run(setting: Setting, record: Record, size: int) -> None:
     """Time each stage without a profile and then, shorter, with one, after a first run that chooses kernels."""
     size, each = (16, 4) if setting.toy else (size, 40 if size > 100 else 500)
     epochs = 4 if setting.toy else 60 if size > 100 else 240
@@ -47,7 +47,7 @@ def run(setting: Setting, tell: Tell, size: int) -> None:
                 stage(short)
             figures[stage.__name__] = {"images_per_s": round(images / seconds, 1), "busy_share": trace.busy_share()}
             shown = ", ".join(f"{name} {_rate(**figure)}" for name, figure in figures.items())
-            tell(stages=figures, result=f"images per second: {shown}")
+            record(stages=figures, result=f"images per second: {shown}")
 
 
 def _rate(images_per_s: float, busy_share: float | None) -> str:

@@ -75,7 +75,7 @@ def test_steps_share_a_card_that_holds_both(tmp_path, memory_gib, together):
     assert ended == ["describes", *(("works", "notes_time") if together else ("notes_time", "works"))]
     (tmp_path / "alone").mkdir()
     _, found = session(tmp_path / "alone", aside, step("fails"))
-    assert [line["step"] for line in found] == ["notes_time", "fails"]  # only beside the step that it names
+    assert [line["step"] for line in found] == ["notes_time", "fails"]  # only while the step that it names runs
 
 
 @pytest.mark.parametrize(("name", "measured"), [("fails", 3), ("dies", 4)])

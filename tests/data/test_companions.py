@@ -1,4 +1,4 @@
-"""Masks and copies beside the images of a class: noted by their names, and never taken for what they are not."""
+"""Masks and copies next to the images of a class: noted by their names, and never taken for what they are not."""
 
 from image_files import folder
 from tables import each_of

@@ -33,7 +33,7 @@ def photo(orientation, kind="JPEG", image=PHOTO, **options):
 
 
 def photos(root, kind, *images):
-    """Write images of class a, beside those of b, which carry no orientation; return the set's URL."""
+    """Write images of class a, next to those of b, which carry no orientation; return the set's URL."""
     plain = [saved(PHOTO, "JPEG", quality=5 + place) for place in range(len(images))]
     if kind == "folder":
         for name, data in (("a", images), ("b", plain)):

@@ -35,7 +35,7 @@ def test_evaluation_view_crops_the_resized_centre(tmp_path):
     url = write_folder(tmp_path, {f"{s}/{c}/0.png": out.getvalue() for s in ("train", "val") for c in "ab"})
     images = load_uint8(build_index(url), "train", np.array([0]), size=10, crop_ratio=1.0)
     assert images.shape == (1, 3, 10, 10)
-    # Antialiasing blends the outermost pixel with the black beside the crop.
+    # Antialiasing blends the outermost pixel with the black outside of the crop.
     assert images.min() > 200
     assert images[:, :, :, 1:-1].min() == 255
 

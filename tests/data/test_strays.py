@@ -1,4 +1,4 @@
-"""Files beside the images that are none of the set: copies that tools made, and what begins as no image does."""
+"""Files next to the images that are none of the set: copies that tools made, and what begins as no image does."""
 
 import shutil
 

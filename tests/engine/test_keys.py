@@ -1,4 +1,4 @@
-"""What an option changes: the keys of its own stage and of what follows from it, and no others.
+"""What an option changes: the keys of the stage that reads it and of what follows from it, and no others.
 
 Keys and the protocol's hash leave out values at their default. Who changes a default raises the version of each stage
 that reads it and writes the table of defaults again (`PYTHONPATH=tests python tests/engine/test_keys.py`); who adds an
@@ -78,7 +78,7 @@ VALUES = {
     "evaluate.rates": ("convnet2_w16=0.001",),
     "ray.address": "auto",
 }
-# What an option needs beside it.
+# The other options that an option needs.
 BESIDE = {
     "relabel.micro_batch": {"relabel.bn_mode": "batch"},
     "evaluate.augment": {"evaluate.labels": "hard"},

@@ -79,7 +79,7 @@ def test_failure_of_one_plan_leaves_the_other_alone(plans, store, monkeypatch):
 
 def test_stage_ends_once_with_late_workers(plans, store):
     class Late(LocalExecutor):
-        """Tells that tasks are done after all of their units were told, as workers side by side do."""
+        """Reports tasks as done after the units of all were reported, as parallel workers do."""
 
         def run(self, tasks, missing, store, listener):
             late = []

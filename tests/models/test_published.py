@@ -92,7 +92,7 @@ def quick(monkeypatch):
 
 
 def marked(shapes):
-    """Tensors that take no memory, each of its own value."""
+    """Tensors that take no memory, each of another value."""
     return {
         key: torch.full((), float(place) if value.is_floating_point() else 0, dtype=value.dtype).expand(value.shape)
         for place, (key, value) in enumerate(shapes.items())

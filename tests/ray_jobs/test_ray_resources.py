@@ -66,7 +66,7 @@ def test_cpu_workers_leave_gpus_and_their_cpus_free():
     found = shares(*nodes, cpus_per_actor=2)
     assert found.has_cpu_workers(nodes)
     assert found.capacity("main", nodes) == 2
-    assert found.capacity("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs beside the GPUs, and a node without any
+    assert found.capacity("cpu", nodes) == 3 + 1  # 10 - 2 * 2 CPUs that the GPUs leave, and a node without any
     assert found.of_kind("cpu") == Share(2.0, 0.0)
     assert found.of_kind("main") == Share(2.0, 1.0)
 

@@ -1,4 +1,4 @@
-"""A run on a Ray of its own: it survives a lost worker and a store that fails, and leaves nothing behind."""
+"""A run that starts Ray: it survives a lost worker and a store that fails, and leaves nothing behind."""
 
 import contextlib
 import os
@@ -23,14 +23,14 @@ SITE = str(Path(__file__).parents[1] / "storage/site")
 
 @pytest.fixture(scope="module")
 def short_folder():
-    """Ray's sockets need a short path, and a folder of its own keeps it from meeting another Ray."""
+    """Ray's sockets need a short path, and a new folder keeps it apart from any other Ray."""
     folder = tempfile.mkdtemp(prefix="rt")
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class Watched:
-    """A `wmdd distill --executor ray` of its own process, with every process that it starts."""
+    """A `wmdd distill --executor ray` in a process, with every process that it starts."""
 
     def __init__(self, folder, tmpdir, *words, **settings):
         self.folder, self.family, self.listening, self.niceness = folder, {}, set(), set()

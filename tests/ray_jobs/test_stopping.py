@@ -1,4 +1,4 @@
-"""Commands with a Ray of their own that are told to end: as Ray starts, and while its workers are at work."""
+"""Commands that start Ray and get SIGTERM: as Ray starts, and while its workers are at work."""
 
 import signal
 import tempfile

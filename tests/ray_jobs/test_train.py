@@ -80,7 +80,7 @@ def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path
     on_ranks(2, in_a_group, config, str(tmp_path / "plain"))
 
     def strike(event):
-        """Kill a rank after the first epoch, and the trainer while it starts the ranks anew."""
+        """Kill a rank after the first epoch, and the trainer while it starts the ranks again."""
         events.append(event)
         if event.stage == "pretrain" and (event.kind, len(struck)) in (("progress", 0), ("retry", 1)):
             victims = processes("ray::TrainActor") if struck else processes("RayTrainWorker")
@@ -100,7 +100,7 @@ def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path
     assert "its worker on" in retries[1]
     steps = [event.done for event in events if event.kind == "progress" and event.stage == "pretrain"]
     assert steps[-1] == config.pretrain.epochs
-    assert len(steps) <= config.pretrain.epochs + 2  # an epoch is done anew at most for each that was killed
+    assert len(steps) <= config.pretrain.epochs + 2  # one epoch at most is repeated for each that was killed
     assert teachers(url) == teachers(tmp_path / "plain") != {}
     # A writer that was killed may leave a part, which nobody reads.
     assert not [path for path in (tmp_path / "store/notes").glob("resume-*") if path.suffix != ".part"]

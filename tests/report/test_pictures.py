@@ -33,7 +33,7 @@ def _strict(monkeypatch):
 
 
 def names_in(svg):
-    """The texts of a drawing: matplotlib notes them beside their outlines, or leaves them to the browser."""
+    """The texts of a drawing: matplotlib notes them next to their outlines, or leaves them to the browser."""
     return re.findall(r"<!-- (.*?) -->|<text[^>]*>(.*?)</text>", svg)
 
 

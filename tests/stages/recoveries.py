@@ -76,7 +76,7 @@ def filled(path, measured=None):
 
 
 def group(section=SECTION, key="r", classes=range(CLASSES), **params):
-    """A task; with fewer `steps` than all it has keys of its own, and goes on in that of the whole optimisation."""
+    """A task; with fewer `steps` than all, its keys differ, and the task of the whole optimisation goes on from it."""
     units = []
     for c in classes:
         needs = {
@@ -91,8 +91,10 @@ def group(section=SECTION, key="r", classes=range(CLASSES), **params):
 
 
 def run(task, store, *, kill_after=None, holds=1000):
-    """Run a task, with a snapshot at each step, on a device that holds so many images, until so many snapshots are
-    written; return its events and the number of steps that were computed."""
+    """Run a task, with a snapshot at each step, on a device that has memory for `holds` images.
+
+    It ends after `kill_after` snapshots. Return its events and the number of steps that were computed.
+    """
     written, seen = [], []
     keep = ArtifactStore.write_note
 

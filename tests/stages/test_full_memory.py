@@ -36,7 +36,7 @@ FULL = (
 
 
 def recover(inputs, class_ids, holds=1000, error=FULL[0]):
-    """The values of a group, in the order in which they are finished, on a device that holds so many images."""
+    """The values of a group, in the order of their end, on a device that has memory for `holds` images."""
     units = [Unit(f"class-{c}", Params(c), inputs[c].__getitem__) for c in class_ids]
     with recoveries.device_that_holds(holds, inputs[0]["teacher"].network, error):
         outputs = STAGES["recover"].run(FEW, units, SeedTree(7), CPU)

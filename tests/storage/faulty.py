@@ -1,4 +1,4 @@
-"""File systems that fail on schedule, over a local folder: ``flaky://`` every so many calls, ``full://`` when full.
+"""File systems that fail on schedule, over a local folder: ``flaky://`` at every n-th call, ``full://`` when full.
 
 A process knows them once this module is imported. Put the folder ``site`` beside it on PYTHONPATH: its
 ``sitecustomize.py`` imports it at the start of every Python, in Ray's workers too.
@@ -27,7 +27,7 @@ class FlakyFileSystem(LocalFileSystem):
 
     protocol = ("flaky",)
     calls = count()
-    cut_short = 0  # so many reads to come lose their last byte
+    cut_short = 0  # number of the next reads that lose their last byte
 
     @classmethod
     def _strip_protocol(cls, path):
@@ -75,7 +75,7 @@ class FlakyFileSystem(LocalFileSystem):
 
 
 class FullFileSystem(FlakyFileSystem):
-    """Has room for so many bytes."""
+    """Has room for a number of bytes, which a file holds."""
 
     protocol = ("full",)
 

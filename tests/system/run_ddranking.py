@@ -1,4 +1,4 @@
-"""Runs in an environment of its own: let ddranking score what `wmdd export` wrote, on ten made-up images per class.
+"""Runs in a separate environment: let ddranking score what `wmdd export` wrote, on ten made-up images per class.
 
 python run_ddranking.py EXPORT WORK
 """

@@ -1,4 +1,4 @@
-"""ddranking 0.2.0 itself, in an environment of its own, reads what `wmdd export --format ddranking` writes."""
+"""ddranking 0.2.0 itself, in a separate environment, reads what `wmdd export --format ddranking` writes."""
 
 import csv
 import shutil

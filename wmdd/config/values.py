@@ -176,7 +176,7 @@ def read_as(annotation: Any, value: Any) -> Any:
 
 
 def message_of(error: Any) -> str:
-    """Return what pydantic says of a value, in plain words where it speaks of parsing."""
+    """Return pydantic's message about a value, in plain words if it is about parsing."""
     if error["type"] in _WORDS:
         return f"input should be {_WORDS[error['type']]}"
     if error["type"] == "too_short":

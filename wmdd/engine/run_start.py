@@ -1,4 +1,4 @@
-"""What a run folder says of its run from the start: ``config.yaml``, and ``run.json`` with store and index."""
+"""What a run folder holds from the start of its run: ``config.yaml``, and ``run.json`` with store and index."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def noted_config(folder: Folder) -> DistillConfig | None:
 
 
 def forget_other(folder: Folder, config: DistillConfig, skip: Collection[str] = ()) -> None:
-    """Remove what is left of a run of another configuration that was given up, so that the two do not mix."""
+    """Remove what is left of an unfinished run of another configuration, so that the two do not mix."""
     before = noted_config(folder)
     if before and same_but(before, config, skip):
         folder.remove("manifest.json")

@@ -1,4 +1,4 @@
-"""What a file or folder is that was given as weights and holds none that torch reads, and the remedy."""
+"""What a file or folder is that was named as weights and holds none that torch reads, and the remedy."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def part(source: str) -> str:
 
 
 def folder(fs: Any, path: str, source: str) -> str:
-    """Return what a folder holds that was given as weights, and the remedy."""
+    """Return what a folder holds that was named as weights, and the remedy."""
     try:
         names = sorted(item["name"].rstrip("/").rpartition("/")[2] for item in entries(fs, path))
     except (OSError, WmddError):

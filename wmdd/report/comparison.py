@@ -99,7 +99,7 @@ def _every(full: dict[str, Any]) -> str:
 
 
 def changed(comparison: dict[str, Any]) -> str:
-    """Return the options that single methods were given, to be added to a caption."""
+    """Return the options that were changed for single methods, to be added to a caption."""
     parts = [
         f"{method} with {', '.join(f'{field} {value}' for field, value in options.items())}"
         for method, options in comparison["changes"].items()

@@ -1,4 +1,4 @@
-"""Scores that tell images from tricks: label-robust and augmentation-robust score (DD-Ranking, Li et al., 2024).
+"""Label-robust and augmentation-robust score: images apart from training tricks (DD-Ranking, Li et al., 2024).
 
 Soft labels and augmentations raise the accuracy of any set, random images too. So the label-robust score (LRS) weighs
 how much a set improves over random images under the same labels (IOR) against what it loses to all data when both have

@@ -142,17 +142,17 @@ def _recover(
         targets.append(target)
         sources.append(rows)
     whole = yield from _optimise(section, units[0].params, targets, parts, teacher, runtime)
-    for place, (unit, target) in enumerate(zip(units, targets, strict=True)):
-        if place in whole.diverged:
-            yield Failure(unit.name, whole.diverged[place])
+    for row, (unit, target) in enumerate(zip(units, targets, strict=True)):
+        if row in whole.diverged:
+            yield Failure(unit.name, whole.diverged[row])
             continue
         value = DistilledClass(
             class_id=unit.params.class_id,
-            images=whole.images[place],
+            images=whole.images[row],
             mass=target.barycenter.mass,
-            losses=whole.losses[place],
+            losses=whole.losses[row],
             terms=tuple(term_weights(section)),
-            sources=sources[place],
+            sources=sources[row],
             notes={} if joint else {"tensor_batch_classes": len(units)},
             class_name=target.statistics.class_name,
         )
@@ -165,7 +165,7 @@ def _optimise(
     """Optimise the images part by part; return all, class by class. If a part of a class diverged, the class has."""
     slices = _parts(len(targets[0].barycenter.support), params)
     recovered: list[Recovered] = []
-    for number, places in enumerate(slices):
+    for number, atoms in enumerate(slices):
         begun = parts[number] if number < len(parts) else None
         if isinstance(begun, Recovered):
             recovered.append(begun)
@@ -173,8 +173,8 @@ def _optimise(
         if begun:
             done, total = number * section.iterations + begun.step, len(slices) * section.iterations
             yield Progress(done, total, "goes on from a snapshot")
-        own = targets if len(slices) == 1 else [target.part(places, number) for target in targets]
-        for event in recover_images(section, teacher, own, runtime, steps=params.steps, begun=begun):
+        partial = targets if len(slices) == 1 else [target.part(atoms, number) for target in targets]
+        for event in recover_images(section, teacher, partial, runtime, steps=params.steps, begun=begun):
             if isinstance(event, Progress):
                 yield replace(event, done=number * event.total + event.done, total=len(slices) * event.total)
                 continue
@@ -185,7 +185,7 @@ def _optimise(
             if isinstance(event, Paused) and event.step < _steps(section, params):
                 yield event
     losses = torch.stack([part.losses for part in recovered]).mean(dim=0)
-    diverged = {place: reason for part in reversed(recovered) for place, reason in part.diverged.items()}
+    diverged = {row: reason for part in reversed(recovered) for row, reason in part.diverged.items()}
     return Recovered(torch.cat([part.images for part in recovered], dim=1), losses, diverged)
 
 
@@ -204,16 +204,16 @@ def _target(
 ) -> tuple[Target, tuple[int, ...]]:
     statistics: ClassStatistics = unit.load("statistics")
     barycenter: Barycenter = unit.load("barycenter")
-    own = seeds.child("recover", unit.params.class_id)
+    class_seeds = seeds.child("recover", unit.params.class_id)
     ipc = len(barycenter.support)
     if section.init == "noise":
-        return Target(statistics, barycenter, own, None), (-1,) * ipc
+        return Target(statistics, barycenter, class_seeds, None), (-1,) * ipc
     rows = barycenter.nearest
     if section.init == "random":
-        rows = torch.from_numpy(own.child("start").numpy().permutation(len(statistics.features))[:ipc])
+        rows = torch.from_numpy(class_seeds.child("start").numpy().permutation(len(statistics.features))[:ipc])
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     start = class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy())
-    return Target(statistics, barycenter, own, start), tuple(rows.tolist())
+    return Target(statistics, barycenter, class_seeds, start), tuple(rows.tolist())
 
 
 RECOVER = Stage("recover", 1, "recover", DistilledClass, Params, plan, recover, joint=True, snapshots=True)

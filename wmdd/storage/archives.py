@@ -18,7 +18,7 @@ from fsspec.archive import AbstractArchiveFileSystem
 from wmdd.text import one_line
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, gzip.BadGzipFile)
-# What bz2 and the readers of compressed files raise without a type of their own.
+# Texts of the errors that bz2 and the readers of compressed files raise as plain OSError or EOFError.
 _DAMAGED_WORDS = ("Invalid data stream", "end-of-stream marker")
 _COMPRESSION = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz"}  # fsspec knows .gz, .bz2 and .xz
 _AGAIN = "download it again, or restore it"

@@ -165,7 +165,7 @@ def kind(fs: Any, path: str) -> str | None:
         return None
     except (OSError, EOFError, WmddError):
         raise
-    except Exception as exc:  # file systems of others raise errors of their own
+    except Exception as exc:  # file systems of other packages raise errors of any type
         raise as_os_error(exc) from exc
 
 

@@ -172,5 +172,5 @@ class ArtifactStore:
 
 
 def _described(data: bytes) -> dict[str, Any]:
-    """Return what a commit says of a file."""
+    """Return the entry of a file in a commit."""
     return {"size": len(data), "digest": content_digest(data)}

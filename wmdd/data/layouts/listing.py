@@ -18,7 +18,7 @@ class SetFiles:
     """The files below the root of a set."""
 
     url: str  # of the root
-    infos: Mapping[str, Any]  # what the storage says of each file, by its path; files of the system are left out
+    infos: Mapping[str, Any]  # what the storage lists for each file, by its path; files of the system are left out
     paths: Collection[str]  # of `infos`, without what wmdd wrote
     written: Collection[str]  # folders that wmdd wrote, each with a slash at its end
     images: list[str]  # those of `paths` that may be images, without copies and other strays

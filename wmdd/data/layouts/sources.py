@@ -80,9 +80,9 @@ def _class_folders(files: SetFiles) -> Listing:
     layout = recognise(tree, files.url)
     splits: dict[str, list[str]] = {"train": [], "val": sorted(annotated)}
     for path in images:
-        place = layout.places.get(path.rpartition("/")[0])
-        if place and path not in annotated:
-            splits[place[0]].append(path)
+        split_and_class = layout.places.get(path.rpartition("/")[0])
+        if split_and_class and path not in annotated:
+            splits[split_and_class[0]].append(path)
     listed = {split: tuple(paths) for split, paths in splits.items()}
     extra: list[Any] = [sorted(annotated.items())] if annotated else []
     odd = {folder: place for folder, place in layout.places.items() if place != _usual(folder)}
@@ -102,8 +102,8 @@ SOURCES: tuple[Callable[[SetFiles], Listing | None], ...] = (_parquet, _class_fo
 
 def _set_files(url: str) -> SetFiles:
     try:
-        place = open_file_system(url)  # once: an archive is read to its end for this
-        infos, is_single = find_files(*place)
+        fs, root = open_file_system(url)  # once: an archive is read to its end for this
+        infos, is_single = find_files(fs, root)
     except FileNotFoundError as exc:
         inside = "::" in url and not url.partition("::")[0].endswith("://")
         whole = f", or {url.partition('://')[0]}://::{url.partition('::')[2]} for all of the archive" if inside else ""
@@ -121,15 +121,14 @@ def _set_files(url: str) -> SetFiles:
     if file := next(filter(is_unfinished, sorted(paths)), None):
         raise DataError(f"data.path={url}: {file} is a download that has not finished; finish it, or remove the file")
     images = sorted(filter(may_be_image, paths))
-    kept, notes = (images, ()) if is_single else _without_strays(url, place, infos, images)
+    kept, notes = (images, ()) if is_single else _without_strays(url, fs, root, infos, images)
     return SetFiles(url, infos, paths, written, kept, frozenset(images).difference(kept), notes, is_single)
 
 
 def _without_strays(
-    url: str, place: tuple[Any, str], infos: Mapping[str, Any], images: list[str]
+    url: str, fs: Any, root: str, infos: Mapping[str, Any], images: list[str]
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the images without copies that tools made and files that are no images, and notes about these."""
-    fs, root = place
     unclear = [path for path in images if suffix(path) not in NAMED_IMAGES]
     refuse_broken_links(url, fs, root, [path for path in unclear if infos[path].get("islink")])
     copies, cameras = tool_copies(images, unclear), camera_files(images)

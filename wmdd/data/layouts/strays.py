@@ -46,17 +46,17 @@ _ALL, _SAMPLE, _AT_ONCE, _ENDINGS, _HEAD = 64, 32, 8, 32, 2**16
 def tool_copies(images: Sequence[str], unclear: Sequence[str]) -> set[str]:
     """Return the files that tools made of others, by their names; `unclear` are those not named as images."""
     text = "/".join(["", *images]).lower()  # to search one text is many times faster than to test each name
-    made = {path for path in unclear if _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower())}
-    found = made and _with_originals(made, images)
+    backups = {path for path in unclear if _TOOL_COPY.fullmatch(path.rpartition("/")[2].lower())}
+    copies = backups and _with_originals(backups, images)
     if "conflict" in text:
         known = set(images)
         matches = ((path, _CONFLICT.fullmatch(path)) for path in images)
-        found |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
+        copies |= {path for path, match in matches if match and match["stem"] + match["suffix"] in known}
     may_be = any(f"/{word}" in text or f"/_{word}" in text for word in _WORDS)
-    return found | (_in_copied_folders(images) if may_be else set())
+    return copies | (_in_copied_folders(images) if may_be else set())
 
 
-def _with_originals(made: Collection[str], images: Iterable[str]) -> set[str]:
+def _with_originals(backups: Collection[str], images: Iterable[str]) -> set[str]:
     """Return the files whose original is there: `0.png` of `0.png~` and `#0.png#`, or `0.jpg` of `0.thm`."""
     named = [path.lower() for path in images if has_image_suffix(path)]
     known = {*named, *map(_stem, named)}
@@ -66,14 +66,14 @@ def _with_originals(made: Collection[str], images: Iterable[str]) -> set[str]:
         without = _TAIL.sub("", name.strip("#"))
         return not known.isdisjoint(join(folder, part) for part in (name.strip("#"), without, _stem(without)))
 
-    return set(filter(has_original, made))
+    return set(filter(has_original, backups))
 
 
 def camera_files(images: Sequence[str]) -> set[str]:
     """Return the files in a format of cameras that is not read whose image is there in another one: 0.CR2 of 0.jpg."""
-    found = {path for path in images if suffix(path) in CAMERAS}
-    known = {_stem(path) for path in images if path not in found and has_image_suffix(path)} if found else set()
-    return {path for path in found if _stem(path) in known}
+    raw = {path for path in images if suffix(path) in CAMERAS}
+    known = {_stem(path) for path in images if path not in raw and has_image_suffix(path)} if raw else set()
+    return {path for path in raw if _stem(path) in known}
 
 
 def _stem(path: str) -> str:
@@ -99,11 +99,11 @@ def _in_copied_folders(images: Sequence[str]) -> set[str]:
     @functools.cache
     def has_originals(above: str, name: str) -> bool:
         """Whether another folder holds an image of each name that is below this one, and the two are no classes."""
-        place = join(above, name)
-        if place in folders and (not above or split_role(above.rpartition("/")[2])):
+        folder = join(above, name)
+        if folder in folders and (not above or split_role(above.rpartition("/")[2])):
             return False
         originals = (other for other in tree.below(above) if is_generic(other) or other.lower() in _ORIGINALS)
-        return any(names_below(place) <= names_below(join(above, other)) for other in originals if other != name)
+        return any(names_below(folder) <= names_below(join(above, other)) for other in originals if other != name)
 
     def is_copied(folder: str, above: str, name: str) -> bool:
         if _THUMBNAILS.fullmatch(name):
@@ -126,8 +126,8 @@ def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | No
     for path, size in zip(files, sizes, strict=True):
         ending = _ending(path)
         ending = ending if ending in frequent else ""
-        place = path if _is_note(path) else path.rpartition("/")[0]
-        groups.setdefault((ending, "" if ending else place), []).append((path, size))
+        judged_with = path if _is_note(path) else path.rpartition("/")[0]
+        groups.setdefault((ending, "" if ending else judged_with), []).append((path, size))
     with warnings.catch_warnings(), ThreadPoolExecutor(_AT_ONCE) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # such as one about a large image
 
@@ -136,11 +136,11 @@ def no_images(fs: Any, root: str, files: Sequence[str], sizes: Sequence[int | No
             parts = (sample[:1], *(sample[start : start + _AT_ONCE] for start in range(1, len(sample), _AT_ONCE)))
             return any(any(pool.map(lambda item: _may_be_image(fs, root, *item), part)) for part in parts)
 
-        found: dict[str, list[str]] = {}
+        others: dict[str, list[str]] = {}
         for (ending, _), group in groups.items():
             if not holds_images(group):
-                found.setdefault(ending, []).extend(path for path, _ in group)
-        return found
+                others.setdefault(ending, []).extend(path for path, _ in group)
+        return others
 
 
 def _is_note(path: str) -> bool:
@@ -148,8 +148,8 @@ def _is_note(path: str) -> bool:
 
 
 def _ending(path: str) -> str:
-    found = suffix(path)  # a number, or a sentence with a point in it, is no ending
-    return found if found[:1].isalpha() and found.isascii() and found.isalnum() and len(found) <= 12 else ""
+    ending = suffix(path)  # a number, or a sentence with a point in it, is no ending
+    return ending if ending[:1].isalpha() and ending.isascii() and ending.isalnum() and len(ending) <= 12 else ""
 
 
 def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
@@ -163,14 +163,14 @@ def _may_be_image(fs: Any, root: str, path: str, size: int | None) -> bool:
 
 def lost_splits(strays: Collection[str], tree: Folders) -> list[tuple[str, str]]:
     """Return the folders that are named for a split, next to another one, and hold only strays, each with a stray."""
-    inside = {path.rpartition("/")[0]: path for path in sorted(strays, reverse=True)}
-    found: dict[str, str] = {}
-    for place, path in inside.items():
-        for above, name in steps(place):
+    first_stray = {path.rpartition("/")[0]: path for path in sorted(strays, reverse=True)}
+    splits: dict[str, str] = {}
+    for folder, path in first_stray.items():
+        for above, name in steps(folder):
             role = split_role(name)
             if role and role.rank < 2 and tree.below(above) and name not in tree.below(above):
-                found[join(above, name)] = min(path, found.get(join(above, name), path))
-    return list(found.items())
+                splits[join(above, name)] = min(path, splits.get(join(above, name), path))
+    return list(splits.items())
 
 
 def refuse_broken_links(url: str, fs: Any, root: str, links: Sequence[str]) -> None:
@@ -184,10 +184,10 @@ def refuse_broken_links(url: str, fs: Any, root: str, links: Sequence[str]) -> N
 
 def stray_notes(copies: Iterable[str], cameras: Iterable[str], others: dict[str, list[str]]) -> tuple[str, ...]:
     """Return a line about each kind of files that are left out."""
-    notes, made, raw = [], sorted(copies), sorted(cameras)
-    if made:
-        what = counted(len(made), "copy or thumbnail", "copies and thumbnails")
-        notes.append(f"left out: {what} that a tool made ({some(made, 2)})")
+    notes, copied, raw = [], sorted(copies), sorted(cameras)
+    if copied:
+        what = counted(len(copied), "copy or thumbnail", "copies and thumbnails")
+        notes.append(f"left out: {what} that a tool made ({some(copied, 2)})")
     if raw:
         what = counted(len(raw), "raw or HEIC file of an image that is", "raw or HEIC files of images that are")
         notes.append(f"left out: {what} there in another format too ({some(raw, 2)})")
