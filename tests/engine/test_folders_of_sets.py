@@ -9,8 +9,11 @@ from tables import each_of
 from wmdd.cli.main import cli
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
+from wmdd.engine import locations
 from wmdd.engine.locations import refuse_in_set
 from wmdd.errors import ConfigError
+from wmdd.storage.filesystem import entries
+from wmdd.storage.store import ArtifactStore
 
 SPLITS = [f"{split}/{name}/{number}.png" for split in ("train", "val") for name in "ab" for number in range(3)]
 
@@ -77,6 +80,20 @@ def test_folder_of_a_set_is_known_through_links(tmp_path):
             with pytest.raises(ConfigError, match="is a folder of the data set"):
                 refuse_in_set(config, place, "elsewhere/store")
     refuse_in_set(config, str(tmp_path / "set/new"), str(tmp_path / "link/new"))
+
+
+def test_store_in_a_set_is_not_listed_below_its_mark(tmp_path, monkeypatch):
+    """On a remote storage, each folder of an artifact would be a request."""
+    folder(tmp_path, "train/a/0.png")
+    store = ArtifactStore(str(tmp_path / "runs/store"))
+    store.check_writable()
+    for number in range(5):
+        store.write_note(f"note-{number}", b"x")
+    listed = []
+    monkeypatch.setattr(locations, "entries", lambda fs, path: listed.append(path) or entries(fs, path))
+    config = override(recipe("cifar10-quick"), {"data.path": str(tmp_path)})
+    refuse_in_set(config, str(tmp_path / "runs/x"), None)
+    assert listed == [f"{tmp_path}/runs/store"]
 
 
 def test_folder_of_runs_in_a_set_is_allowed(tmp_path):
