@@ -1,1 +1,1 @@
-"""What Python users call: distill, compare, rank, export."""
+"""What Python users call: distill, which `wmdd` exports, compare, rank and export, each in a module of its name."""
