@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # Many containers set it, and each command and each worker of a Ray would compile all of torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-slow lint gpu lock clean
+.PHONY: demo test test-all test-slow lint bench gpu lock clean
 
 demo: $(STAMP)
 	.venv/bin/wmdd distill digits
@@ -27,6 +27,11 @@ lint: $(STAMP)
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Measures every stage on the CPU, against plain loops, in ten minutes: make bench [STEPS=NAME,...] [OUT=DIR].
+bench: $(STAMP)
+	.venv/bin/python -m benchmarks cpu $(if $(OUT),--out '$(OUT)') \
+	  $(call given,DATA,data) $(call given,MINUTES,minutes) $(call given,WORK,work) $(call given,STEPS,steps)
+
 # Tests and measures the GPU: make gpu DATA=CIFAR10 [TINY=TINY_IMAGENET] [MINUTES=6.5] [OUT=DIR] [WORK=DIR] [STEPS=NAME,...].
 # TOY=1 rehearses it on the CPU. If there is no .venv, and Python has all that is needed, no environment is made.
 GPU_NEEDS := torch torchvision timm numpy scipy sklearn pyarrow safetensors fsspec click yaml jinja2 matplotlib PIL \
@@ -40,7 +45,7 @@ endif
 # Many clusters set WORK or DATA for other ends: these count on the command line alone.
 given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks.gpu $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') \
+	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks gpu $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') \
 	  $(call given,DATA,data) $(call given,TINY,tiny) $(call given,MINUTES,minutes) $(call given,WORK,work) \
 	  $(call given,STEPS,steps))
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 import wmdd.runtime
-from benchmarks.gpu import machine, recovery
-from benchmarks.gpu.runner import Session
-from benchmarks.gpu.steps import STEPS, Setting, Step
+from benchmarks import machine, recovery
+from benchmarks.runner import Session
+from benchmarks.steps import STEPS, Setting, Step
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,9 +98,9 @@ def test_steps_without_time_or_data_are_skipped(tmp_path):
     _, (line,) = session(tmp_path, step("works"), seconds=1)
     assert (line["ended"], line["result"]) == ("skipped", "no time is left")
     on_gpu = Setting(False, None, None, "", "")
-    assert STEPS["cifar10"].skip(on_gpu) == "give --data"
-    assert STEPS["tiny"].skip(on_gpu) == "give --tiny"
-    assert STEPS["tests"].skip(on_gpu) == ""
+    assert STEPS["gpu"]["cifar10"].skip(on_gpu) == "give --data"
+    assert STEPS["gpu"]["tiny"].skip(on_gpu) == "give --tiny"
+    assert STEPS["gpu"]["tests"].skip(on_gpu) == ""
 
 
 def test_refused_machine_is_one_line_writing_nothing(tmp_path, capsys):
@@ -177,9 +177,9 @@ def test_recovery_is_measured_without_a_compiler(monkeypatch):
     assert told["result"].startswith("4 images, wmdd, not compiled in ")
 
 
-@pytest.mark.parametrize("name", STEPS)
-def test_every_step_names_a_function(name):
-    assert callable(STEPS[name].load())
+@pytest.mark.parametrize(("on", "name"), [(on, name) for on, steps in STEPS.items() for name in steps])
+def test_every_step_names_a_function(on, name):
+    assert callable(STEPS[on][name].load())
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_every_step_names_a_function(name):
 )
 def test_wrong_options_are_one_line(words, line):
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "benchmarks", "gpu", *words], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(line)
@@ -210,7 +210,7 @@ def test_make_passes_options_and_no_other_variables():
     done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(
-        "-m benchmarks.gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"
+        "-m benchmarks gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"
     )
 
 

@@ -1,12 +1,14 @@
-"""Test and measure wmdd on this machine's GPU in a few minutes, most important first.
+"""Measure wmdd on this machine's GPU or CPU in a few minutes, against plain loops; most important first.
 
-    make gpu                                     # python -m benchmarks.gpu
-    make gpu TOY=1                               # a rehearsal on the CPU, at toy size
-    python -m benchmarks.gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
-    python -m benchmarks.gpu --steps cifar10     # goes on where the time of an earlier call ended
+    make bench                               # python -m benchmarks cpu
+    make gpu                                 # python -m benchmarks gpu: also tests
+    make gpu TOY=1                           # a rehearsal of the GPU's steps on the CPU, at toy size
+    python -m benchmarks gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
+    python -m benchmarks gpu --steps cifar10 # goes on where the time of an earlier call ended
 
-Needs neither Ray nor a network. Each step runs in a separate process with a time limit, and its JSON line is written as
-soon as it ends; a step that fails or takes too long keeps what it measured until then, and the next one runs.
+The steps on a GPU need neither Ray nor a network. Each step runs in a separate process with a time limit, and its JSON
+line is written as soon as it ends; a step that fails or takes too long keeps what it measured until then, and the next
+one runs.
 """
 
 from __future__ import annotations
@@ -21,51 +23,57 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from benchmarks.gpu.runner import PRELOAD, Session
-from benchmarks.gpu.steps import STEPS, Setting
+from benchmarks.runner import PRELOAD, Session
+from benchmarks.steps import STEPS, On, Setting
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CIFAR10 = ROOT / ".gpu" / "cifar10"
 WORK = ROOT / "build" / "gpu"
-MINUTES = 6.5  # with imports and an environment's start, seven
+MINUTES: dict[On, float] = {"gpu": 6.5, "cpu": 9.5}  # with imports and an environment's start, seven and ten
 
 
 def main() -> int:
     """Run the steps that were asked for; return the exit status."""
     args = _arguments()
-    names = args.steps.split(",") if args.steps else list(STEPS)
+    steps = STEPS[args.on]
+    names = args.steps.split(",") if args.steps else list(steps)
     names = ["machine", *(name for name in names if name != "machine")]
-    if unknown := [name for name in names if name not in STEPS]:
-        return _refuse(f"--steps {unknown[0]}: there is no such step; choose from {','.join(STEPS)}")
+    if unknown := [name for name in names if name not in steps]:
+        return _refuse(f"--steps {unknown[0]}: there is no such step; choose from {','.join(steps)}")
+    if args.minutes is None:
+        args.minutes = MINUTES[args.on]
     if not 0 < args.minutes < math.inf:
-        return _refuse(f"--minutes {args.minutes:g}: must be a number above 0, such as {MINUTES:g}")
+        return _refuse(f"--minutes {args.minutes:g}: must be a number above 0, such as {MINUTES[args.on]:g}")
     for option, folder in (("--data", args.data), ("--tiny", args.tiny)):
         if folder and ":" not in folder and not Path(folder).is_dir():
             return _refuse(f"{option} {folder}: there is no such folder")
-    with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as made:
+    with tempfile.TemporaryDirectory(prefix="wmdd-bench-") as made:
         out, work = args.out or (made if args.toy else str(RESULTS)), args.work or (made if args.toy else str(WORK))
         for option, folder in (("--out", out), ("--work", work)):
             if reason := _unwritable(Path(folder)):
                 return _refuse(f"{option} {folder}: cannot be written ({reason}); give another folder")
         data = args.data or (str(CIFAR10) if CIFAR10.is_dir() else None)
-        setting = Setting(args.toy, data, args.tiny, work, out, is_temporary=out == made)
+        setting = Setting(args.toy, data, args.tiny, work, out, is_temporary=out == made, on=args.on)
         # This process imports no torch; those of the steps are forked from one that has imported it once.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([PRELOAD])
-        return Session(context, setting, args.minutes * 60).run([STEPS[name] for name in names])
+        return Session(context, setting, args.minutes * 60).run([steps[name] for name in names])
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", help="folder of gpu-<card>.jsonl, its log, and pictures (default: benchmarks/results)")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for all steps together (default: {MINUTES:g})")
+    parser.add_argument("on", choices=list(STEPS), help="the device")
+    parser.add_argument("--out", help="folder of <device>-<name>.jsonl, its log, and pictures (benchmarks/results)")
+    minutes = ", ".join(f"{on}: {value:g}" for on, value in MINUTES.items())
+    parser.add_argument("--minutes", type=float, help=f"for all steps together (default: {minutes})")
     parser.add_argument("--data", help="CIFAR-10, as data.path takes it (default: .gpu/cifar10, if that is there)")
     parser.add_argument("--tiny", help="Tiny-ImageNet, for a further recipe")
     parser.add_argument("--work", help="folder of stores, kept, so that a second call goes on (default: build/gpu)")
-    parser.add_argument("--steps", metavar="NAME,...", help=f"only these of: {', '.join(STEPS)}")
+    steps = "; ".join(f"{on}: {', '.join(names)}" for on, names in STEPS.items())
+    parser.add_argument("--steps", metavar="NAME,...", help=f"only these of: {steps}")
     parser.add_argument("--toy", action="store_true", help="rehearse the steps on the CPU, at toy size")
     args = parser.parse_args()
     for name in ("out", "data", "tiny", "work"):  # quoted by make, so not expanded by a shell

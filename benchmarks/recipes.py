@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.steps import Record, Setting, card_slug
+from benchmarks.steps import Record, Setting, card_slug
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
@@ -47,7 +47,7 @@ def run(setting: Setting, record: Record, recipe_name: str, ipc: int, method: st
     result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)
     wall_s = time.perf_counter() - begun
     if method == "wmdd":
-        shutil.copy(folder / "images.png", Path(setting.out) / f"gpu-{card}-{recipe_name}-{ipc}.png")
+        shutil.copy(folder / "images.png", Path(setting.out) / f"{setting.on}-{card}-{recipe_name}-{ipc}.png")
     record(metrics=result.metrics, wall_s=round(wall_s, 1))
     # Every score: last epoch, mean and sample standard deviation over the students.
     scores = " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(result.metrics))
@@ -58,7 +58,7 @@ def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> Distil
     data = setting.tiny if recipe_name.startswith("tiny") else setting.data
     ipc = min(ipc, 2) if setting.toy else ipc
     config = with_method(override(recipe(recipe_name), {"data.path": data, "ipc": ipc}), method)
-    return override(config, TOY if setting.toy else {"runtime.device": "cuda"})
+    return override(config, TOY if setting.toy else {"runtime.device": setting.device})
 
 
 class _Watch:

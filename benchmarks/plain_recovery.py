@@ -17,7 +17,7 @@ import torchvision.transforms.v2.functional as VF
 from torch import Tensor, nn
 from torchvision.transforms import RandomResizedCrop
 
-from benchmarks.gpu.device import synchronize
+from benchmarks.device import synchronize
 from wmdd.method.recovery import Target
 from wmdd.models.teacher import Teacher
 from wmdd.seeding import SeedTree

@@ -14,9 +14,9 @@ import torch
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.device import Trace, ceilings_tflops, open_runtime, peak_memory
-from benchmarks.gpu.plain_loop import PlainLoop
-from benchmarks.gpu.steps import Record, Setting
+from benchmarks.device import Trace, ceilings_tflops, open_runtime, peak_memory
+from benchmarks.plain_recovery import PlainLoop
+from benchmarks.steps import Record, Setting
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError

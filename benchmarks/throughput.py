@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.gpu.device import Trace, open_runtime
-from benchmarks.gpu.steps import Record, Setting
+from benchmarks.device import Trace, open_runtime
+from benchmarks.steps import Record, Setting
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import DistillConfig, override
 from wmdd.data.batches import Geometry

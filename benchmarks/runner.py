@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from benchmarks.gpu.steps import Setting, Step, card_slug, output_of
+from benchmarks.steps import Setting, Step, card_slug, output_of
 
-PRELOAD = "benchmarks.gpu.preload"
+PRELOAD = "benchmarks.preload"
 SHORTEST_S = 5.0  # less time than this is not worth a start
 TAIL_LINES = 20
 LOG_BYTES = 200_000  # of a step's output in the common log
@@ -67,7 +67,7 @@ class Session:
             0 if no step failed; 1 if one did (in a rehearsal also if one was cut); 2 if the machine or the data were
             refused; 128 plus the signal's number after SIGINT or SIGTERM.
         """
-        with tempfile.TemporaryDirectory(prefix="wmdd-gpu-") as folder:
+        with tempfile.TemporaryDirectory(prefix="wmdd-bench-") as folder:
             self._folder = Path(folder)
             status = self._run_all(steps)
         if refused := next((line["refused"] for line in self._lines if "refused" in line), ""):
@@ -137,7 +137,7 @@ class Session:
 
     def _line(self, step: Step, ended: str, begun: float) -> Figures:
         seconds = round(time.monotonic() - begun, 1)
-        line = {"benchmark": "gpu", "step": step.name, "ended": ended, "seconds": seconds}
+        line = {"benchmark": self._setting.on, "step": step.name, "ended": ended, "seconds": seconds}
         return {**line, **self._common, "machine": self._machine}
 
     def _keep(self, line: Figures) -> None:
@@ -154,7 +154,7 @@ class Session:
 
     def _path(self) -> Path:
         card = "toy" if self._setting.toy else card_slug(str(self._machine.get("device", "unknown")))
-        return Path(self._setting.out) / f"gpu-{card}.jsonl"
+        return Path(self._setting.out) / f"{self._setting.on}-{card}.jsonl"
 
     def _print_table(self) -> None:
         counts = {ended: sum(line["ended"] == ended for line in self._lines) for ended in ENDS}

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.device import ceilings_tflops, open_runtime
-from benchmarks.gpu.steps import Record, Setting, output_of
+from benchmarks.device import ceilings_tflops, open_runtime
+from benchmarks.steps import Record, Setting, output_of
 from wmdd.data.layouts.sources import list_files
 from wmdd.engine.run import versions
 from wmdd.errors import WmddError
@@ -35,7 +35,7 @@ def run(setting: Setting, record: Record) -> None:
 
 
 def _refusal(setting: Setting) -> str:
-    if setting.toy:
+    if setting.device == "cpu":
         return ""
     if not torch.cuda.is_available():
         built = f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'no version'}"
@@ -54,7 +54,7 @@ def _facts(setting: Setting) -> dict[str, Any]:
     triton = next((found.version for found in distributions(name="triton")), "none")
     facts: dict[str, Any] = {"versions": {**versions(), "cuda": torch.version.cuda, "triton": triton}}
     facts |= {"cpus": _cpus(), "driver": _driver()}
-    if not setting.toy:
+    if setting.device == "cuda":
         card = torch.cuda.get_device_properties(0)
         facts |= {"memory_gib": round(card.total_memory / 2**30, 1), "multiprocessors": card.multi_processor_count}
         facts |= {"capability": f"{card.major}.{card.minor}"}

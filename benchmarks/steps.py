@@ -8,9 +8,10 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-HERE = "benchmarks.gpu"
+HERE = "benchmarks"
+On = Literal["gpu", "cpu"]
 
 
 def card_slug(name: str) -> str:
@@ -43,6 +44,7 @@ class Setting:
         work: folder of stores.
         out: folder of results.
         is_temporary: whether `out` is removed at the end.
+        on: the device that is measured, unless `toy`.
     """
 
     toy: bool
@@ -51,6 +53,12 @@ class Setting:
     work: str
     out: str
     is_temporary: bool = False
+    on: On = "gpu"
+
+    @property
+    def device(self) -> Literal["cuda", "cpu"]:
+        """Value of ``runtime.device``."""
+        return "cuda" if self.on == "gpu" and not self.toy else "cpu"
 
 
 @dataclass(frozen=True)
@@ -89,21 +97,26 @@ def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") 
 
 
 _METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
-STEPS = {
-    step.name: step
-    for step in (
-        Step("machine", f"{HERE}.machine:run", 90),
-        Step("compilation", f"{HERE}.recovery:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
-        Step("tests", f"{HERE}.checks:run", 200),
-        Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
-        Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
-        Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
-        Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
-        _recipe("cifar10", "data", "cifar10", 10),
-        Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
-        _recipe("cifar10-50", "data", "cifar10", 50),
-        _recipe("cifar10-1", "data", "cifar10", 1),
-        *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),
-        _recipe("tiny", "tiny", "tiny-imagenet", 10),
-    )
+_GPU = (
+    Step("machine", f"{HERE}.machine:run", 90),
+    Step("compilation", f"{HERE}.recovery:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
+    Step("tests", f"{HERE}.checks:run", 200),
+    Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
+    Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
+    Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
+    Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
+    _recipe("cifar10", "data", "cifar10", 10),
+    Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
+    _recipe("cifar10-50", "data", "cifar10", 50),
+    _recipe("cifar10-1", "data", "cifar10", 1),
+    *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),
+    _recipe("tiny", "tiny", "tiny-imagenet", 10),
+)
+_CPU = (
+    Step("machine", f"{HERE}.machine:run", 30),
+    Step("recovery-32", f"{HERE}.recovery:run", 120, {"size": 32, "more": 200}),
+)
+STEPS: dict[On, dict[str, Step]] = {
+    "gpu": {step.name: step for step in _GPU},
+    "cpu": {step.name: step for step in _CPU},
 }

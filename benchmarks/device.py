@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.steps import Setting
+from benchmarks.steps import Setting
 from wmdd.config.machines import RuntimeConfig
 from wmdd.runtime import Runtime
 
 
 def open_runtime(setting: Setting, **changes: Any) -> Runtime:
     """Open the runtime as a worker does."""
-    device = "cpu" if setting.toy else "cuda"
-    runtime = Runtime.create(RuntimeConfig(device=device, **changes))
+    runtime = Runtime.create(RuntimeConfig(device=setting.device, **changes))
     runtime.enter()
     return runtime
 
@@ -43,7 +42,8 @@ def ceilings_tflops(setting: Setting) -> dict[str, float]:
 
 def _product_tflops(setting: Setting, dtype: torch.dtype) -> float:
     """Multiply for half a second, after a start that chooses the kernel."""
-    size, device, seconds = (256, "cpu", 0.01) if setting.toy else (8192, "cuda", 0.5)
+    size, seconds = (256, 0.01) if setting.toy else (8192 if setting.on == "gpu" else 2048, 0.5)
+    device = setting.device
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     left @ right

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gpu.steps import Record, Setting
+from benchmarks.steps import Record, Setting
 
-FOLDER = Path(__file__).parents[2] / "tests" / "gpu"
+FOLDER = Path(__file__).parents[1] / "tests" / "gpu"
 FILES = ("test_waits.py", "test_device_memory.py", "test_repeatability.py", "test_agreement.py")  # most important first
 SHOWN = 12  # lines of each failure
 OPTIONS = ("-q", "-o", "addopts=", "-p", "no:cacheprovider")
