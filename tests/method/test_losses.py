@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from builders import normal
 
+from wmdd.method import moments
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, soft_label_loss
 from wmdd.seeding import SeedTree
 
@@ -210,3 +211,39 @@ def test_relative_batch_norm_loss_has_no_unit():
     assert not torch.allclose(
         batch_norm_loss(inputs * 30, mean * 30, var * 900, weights), batch_norm_loss(inputs, mean, var, weights)
     )
+
+
+def moments_and_gradient(inputs, *, passed=True):
+    """Both moments of two classes, and the gradient of them and of what comes after the layer."""
+    inputs = inputs.detach().requires_grad_(True)
+    mass = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
+    shown, first, second = moments.ClassMoments.apply(inputs, normal(2, 5, seed=1), mass)
+    after = (shown if passed else inputs).float().sin().sum()
+    return first, second, *gradient(after + first.square().sum() + second.square().sum(), inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_moments_do_not_depend_on_the_pieces_in_which_they_are_computed(dtype, monkeypatch):
+    inputs = normal(6, 5, 4, 4).to(dtype)
+    whole = moments_and_gradient(inputs)
+    for cached in (1, 200):  # one image, and two
+        monkeypatch.setattr(moments, "CACHED", cached)
+        for value, expected in zip(moments_and_gradient(inputs), whole, strict=True):
+            assert torch.equal(value, expected)
+    assert whole[2].dtype == dtype
+
+
+def test_the_gradient_of_what_follows_is_added_where_inputs_are_passed_on():
+    inputs = normal(6, 5, 4, 4).contiguous(memory_format=torch.channels_last)
+    passed, beside = moments_and_gradient(inputs), moments_and_gradient(inputs, passed=False)
+    torch.testing.assert_close(passed[2], beside[2], rtol=1e-5, atol=1e-6)
+    assert passed[2].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_moments_keep_no_copy_of_their_inputs():
+    inputs = normal(6, 5, 4, 4).bfloat16().requires_grad_(True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
+        moments.ClassMoments.apply(inputs, torch.zeros(2, 5), torch.full((2, 3), 1 / 3))
+    large = [tensor for tensor in kept if tensor.numel() >= inputs.numel()]
+    assert [tensor.data_ptr() for tensor in large] == [inputs.data_ptr()]

@@ -12,7 +12,7 @@ Sources:
 - [DI] Yin et al., "Dreaming to Distill via DeepInversion", CVPR 2020: the priors total variation and L2.
 - [FKD] Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition", ECCV 2022: soft labels.
 
-Cost: O(k d) for features; for each batch-norm layer two float32 copies of its inputs.
+Cost: O(k d) for features; two passes over the inputs of each batch-norm layer, of which no copy is kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from wmdd.method.moments import ClassMoments
 
 
 def feature_loss(features: Tensor, support: Tensor, mass: Tensor, kind: Literal["rms", "squared"]) -> Tensor:
@@ -57,12 +59,13 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, mass: Tensor, *, 
         relative: divide each of the two norms by that of its target (not in [WMDD]). Moments are as large as a layer's
             inputs happen to be, so that a weight that suits one teacher does not suit another.
     """
-    classes, ipc = mass.shape
-    # Moments about the target mean: one pass, and no cancellation once the means agree.
-    shift = mean.repeat_interleave(ipc, dim=0)[:, :, None, None]
-    centred = inputs.float() - shift
-    first = (centred.mean(dim=(2, 3)).view(classes, ipc, -1) * mass[:, :, None]).sum(dim=1)
-    second = (centred.square().mean(dim=(2, 3)).view(classes, ipc, -1) * mass[:, :, None]).sum(dim=1)
+    _, first, second = ClassMoments.apply(inputs, mean, mass)
+    return moment_distance(first, second, mean, var, relative=relative)
+
+
+def moment_distance(first: Tensor, second: Tensor, mean: Tensor, var: Tensor, *, relative: bool = False) -> Tensor:
+    """Return `batch_norm_loss` from the moments about the target mean (`ClassMoments`), (classes, channels) each."""
+    # About this mean nothing cancels once the means agree.
     of_means, of_vars = _norm(first), _norm(second - first.square() - var)
     return of_means / _norm(mean) + of_vars / _norm(var) if relative else of_means + of_vars
 

@@ -20,7 +20,8 @@ from torch import Tensor
 from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import Views, apply_views, view_matrices
 from wmdd.method.artifacts import Barycenter, ClassStatistics
-from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
+from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, moment_distance, total_variation_loss
+from wmdd.method.moments import ClassMoments
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 
@@ -81,18 +82,29 @@ class Objective:
         size = (images.shape[-2], images.shape[-1])
         rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
         views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
+        layers = _Layers(self)
         with self.runtime.autocast():
-            logits, features, bn_inputs = self.probe.run(self.runtime.images(views.flatten(0, 1)))
+            shown = self.runtime.images(views.flatten(0, 1))
+            logits, features, _ = self.probe.run(shown, layers if self.needs_batch_norm else None)
         features = features.float().unflatten(0, (classes, ipc))
         feature = feature_loss(features, self.support, self.mass, self.section.feature_loss)
-        batch_norm = self._batch_norm(bn_inputs, torch.zeros_like(feature))
+        batch_norm = sum(layers.losses, torch.zeros_like(feature))
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
 
-    def _batch_norm(self, layers: list[Tensor], total: Tensor) -> Tensor:
-        relative = self.section.bn_weight_scale == "relative"
-        for layer, inputs in enumerate(layers if self.needs_batch_norm else ()):
-            factor = self.section.first_bn_multiplier if layer == 0 else 1.0
-            loss = batch_norm_loss(inputs, self.means[layer], self.vars[layer], self.bn_mass, relative=relative)
-            total = total + factor * loss
-        return total
+
+class _Layers:
+    """The batch-norm losses of one forward pass, measured where the input of each layer passes by."""
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self.losses: list[Tensor] = []
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Record the loss of the next layer; return its input."""
+        objective, layer = self._objective, len(self.losses)
+        mean, var = objective.means[layer], objective.vars[layer]
+        inputs, first, second = ClassMoments.apply(inputs, mean, objective.bn_mass)
+        loss = moment_distance(first, second, mean, var, relative=objective.section.bn_weight_scale == "relative")
+        self.losses.append(loss * objective.section.first_bn_multiplier if layer == 0 else loss)
+        return inputs

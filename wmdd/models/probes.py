@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self, cast
 
 import torch
@@ -26,6 +27,7 @@ class Probe:
         self._head = _head(model, num_classes)
         self.features: Tensor | None = None
         self.bn_inputs: list[Tensor] = []
+        self._pass_on: Callable[[Tensor], Tensor] | None = None
 
     def __enter__(self) -> Self:
         layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -37,9 +39,16 @@ class Probe:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return logits, features (n, d) and batch-norm inputs of (n, 3, h, w) images."""
-        self.bn_inputs, self.features = [], None
+    def run(
+        self, images: Tensor, pass_on: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return logits, features (n, d) and batch-norm inputs of (n, 3, h, w) images.
+
+        Args:
+            pass_on: called with each batch-norm input, in order; returns what the layer gets in its place. Then no
+                inputs are recorded.
+        """
+        self.bn_inputs, self.features, self._pass_on = [], None, pass_on
         logits: Tensor = self._model(images)
         return logits, cast(Tensor, self.features), self.bn_inputs
 
@@ -54,8 +63,11 @@ class Probe:
             handle.remove()
         return [(cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)) for layer in order]
 
-    def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        if self._pass_on is not None:
+            return self._pass_on(inputs[0])
         self.bn_inputs.append(inputs[0])
+        return None
 
     def _on_head(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0]
