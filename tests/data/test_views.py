@@ -13,6 +13,7 @@ from wmdd.data.views import (
     draw_mix_box,
     draw_resized_crops,
     draw_shifts,
+    sample_views,
     view_matrices,
 )
 from wmdd.seeding import SeedTree
@@ -35,12 +36,16 @@ def show(images, views, target):
     return apply_views(images, *view_matrices(views, tuple(images.shape[-2:]), target))
 
 
+WAYS = [show, sample_views]
+
+
 @each_of(("source", "target"), [((7, 31), 16), ((40, 9), 8), ((5, 5), 33), ((1, 12), 4), ((64, 64), 3)])
-def test_views_of_any_shape_equal_the_slow_loop(source, target):
+@each_of("way", WAYS)
+def test_views_of_any_shape_equal_the_slow_loop(source, target, way):
     images = uniform(24, 3, *source)
     views = draw_resized_crops(SeedTree(1).numpy(), 24, source, (0.08, 1.0), flip=True, roll_px=target)
     expected = torch.stack([slow_view(images[i], views, i, target) for i in range(24)])
-    torch.testing.assert_close(show(images, views, target), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(way(images, views, target), expected, atol=1e-5, rtol=0)
 
 
 def test_whole_image_at_its_own_size_is_the_image():
@@ -89,6 +94,7 @@ def test_views_stay_float32_under_autocast():
     outside = show(images, views, 9)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(show(images, views, 9), outside)
+        torch.testing.assert_close(sample_views(images, views, 9), outside, atol=1e-5, rtol=0)
 
 
 def test_rows_of_the_maps_are_averages():
@@ -154,10 +160,11 @@ def test_flips_and_rolls_are_uniform_and_optional():
 
 
 @each_of("size", [(9, 9), (8, 12)])
-def test_shifts_equal_padding_and_cutting(size):
+@each_of("way", WAYS)
+def test_shifts_equal_padding_and_cutting(size, way):
     images, pad = uniform(40, 3, *size), 4
     views = draw_shifts(SeedTree(11).numpy(), 40, size, pad, flip=True)
-    shown = show(images, views, 16)
+    shown = way(images, views, 16)
     padded = F.pad(images, (pad,) * 4, mode="replicate")
     for i, (top, left, height, width) in enumerate(views.box.tolist()):
         cut = padded[i : i + 1, :, pad + top : pad + top + height, pad + left : pad + left + width]

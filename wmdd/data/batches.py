@@ -15,7 +15,7 @@ from wmdd.config.teacher import PretrainConfig
 from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
-from wmdd.data.views import Views, apply_views, draw_resized_crops, draw_shifts, view_matrices
+from wmdd.data.views import Views, draw_resized_crops, draw_shifts, sample_views
 from wmdd.distributed import ALONE, Ranks
 from wmdd.errors import WmddError
 from wmdd.normalization import NORMALIZATIONS, Normalization
@@ -137,12 +137,10 @@ def _from_memory(
     labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
     rows = torch.from_numpy(order)
     rows = runtime.send(rows) if images.is_cuda else rows
-    source = (images.shape[-2], images.shape[-1])
     for batch in batch_places(len(order), section.batch_size, ranks):
         part = ranks.part(batch)
-        maps = view_matrices(views[part], source, geometry.image_size)
-        inputs = apply_views(geometry.pixels.normalize(runtime.send(images[rows[part]])), *maps)
-        yield runtime.images(inputs), labels[part]
+        pixels = geometry.pixels.normalize(runtime.send(images[rows[part]]))
+        yield runtime.images(sample_views(pixels, views[part], geometry.image_size)), labels[part]
 
 
 def _repeated(order: np.ndarray, times: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wmdd.runtime import Runtime
@@ -106,6 +107,13 @@ def view_matrices(views: Views, source: tuple[int, int], target: int) -> tuple[T
 
 
 def _axis_matrix(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, source: int, target: int) -> Tensor:
+    at = _positions(start, length, roll, flip, source, target)
+    pixel = torch.arange(source, device=start.device)
+    return (1 - (at[:, :, None] - pixel).abs()).clamp(min=0)
+
+
+def _positions(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, source: int, target: int) -> Tensor:
+    """Return where along an axis of the source each pixel of the views is read, (n, target) float32, px."""
     out = torch.arange(target, device=start.device)
     index = (out[None, :] - roll[:, None]) % target
     index = torch.where(flip[:, None], target - 1 - index, index)
@@ -113,9 +121,7 @@ def _axis_matrix(start: Tensor, length: Tensor, roll: Tensor, flip: Tensor, sour
     at = start[:, None] + (index + 0.5) * (length[:, None] / target) - 0.5
     low = start.clamp(min=0)[:, None].float()
     high = ((start + length).clamp(max=source) - 1)[:, None].float()
-    at = at.clamp(min=low, max=high)
-    pixel = torch.arange(source, device=start.device)
-    return (1 - (at[:, :, None] - pixel).abs()).clamp(min=0)
+    return at.clamp(min=low, max=high)
 
 
 def apply_views(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -133,6 +139,29 @@ def apply_views(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     columns = columns.view(columns.shape[0], *([1] * extra), *columns.shape[1:])
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images @ columns.mT
+
+
+def sample_views(images: Tensor, views: Views, target: int) -> Tensor:
+    """Return the views that `apply_views` returns, within rounding, by four reads for each pixel of a view.
+
+    Several times as fast, but only for images without gradients: on a GPU, these would be summed in no fixed order.
+
+    Args:
+        images: (n, channels, h, w) float32.
+        views: n views, on the same device.
+        target: height and width of the views, px.
+
+    Returns:
+        (n, channels, target, target).
+    """
+    (height, width), box, roll = images.shape[-2:], views.box, views.roll
+    rows = _positions(box[:, 0], box[:, 2], roll[:, 0], torch.zeros_like(views.flip), height, target)
+    columns = _positions(box[:, 1], box[:, 3], roll[:, 1], views.flip, width, target)
+    # From -1 at the outer edge of the first pixel to 1 at that of the last.
+    down, across = (2 * rows + 1) / height - 1, (2 * columns + 1) / width - 1
+    grid = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), dim=-1)
+    with torch.autocast(images.device.type, enabled=False):
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def draw_mix_box(rng: np.random.Generator, size: int, alpha: float) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import torch
 from wmdd.config.recovery import StatisticsConfig
 from wmdd.data.batches import Geometry, class_images
 from wmdd.data.index import DatasetIndex
-from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
+from wmdd.data.views import draw_resized_crops, sample_views
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.models.probes import Probe
@@ -63,7 +63,7 @@ def _measure(
         for part, images in zip(parts, batches, strict=True):
             pixels = teacher.pixels.normalize(runtime.send(images))
             if section.views == "random":
-                pixels = apply_views(pixels, *view_matrices(views[part].to(runtime), size, size[0]))
+                pixels = sample_views(pixels, views[part].to(runtime), teacher.image_size)
             with runtime.autocast():
                 _, batch_features, bn_inputs = probe.run(runtime.images(pixels))
             features.append(batch_features.float())
