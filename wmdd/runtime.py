@@ -110,6 +110,14 @@ class Runtime:
                     module.__class__ = TrimmedConv2d
         return model.to(device=self.device).to(memory_format=torch.channels_last)
 
+    def round_weights(self, network: M) -> M:
+        """Round the weights of a network that is only evaluated as autocast rounds them, in place of each time anew."""
+        if self.bf16:
+            for module in network.modules():
+                if type(module) in (nn.Conv2d, TrimmedConv2d, nn.Linear):  # subclasses may do more with their weights
+                    module.to(torch.bfloat16)
+        return network
+
     def images(self, images: Tensor) -> Tensor:
         """Move (n, 3, h, w) images to the device in the networks' memory format."""
         return self.send(images).contiguous(memory_format=torch.channels_last)

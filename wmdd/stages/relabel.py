@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import nn
 from wmdd.config.students import RelabelConfig
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.soft_labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
+from wmdd.models.folding import folded
 from wmdd.models.teacher import Teacher
 from wmdd.normalization import Normalization
 from wmdd.outputs import Output, Progress
@@ -51,7 +53,8 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
     """Label blocks of epochs: inputs ``teacher``, ``classes`` and, if an ensemble labels, the ``others``."""
     for unit in units:
         teacher: Teacher = unit.load("teacher")
-        networks = [teacher.network, *(other.network for other in (unit.load("others") if section.teachers else ()))]
+        ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
+        networks = [_as_it_labels(section, member, runtime) for member in ensemble]
         images = ImageSet.of(unit.load("classes")).images
         # On the device, unless torchvision changes them first, which it does on the host.
         images = runtime.keep(images) if section.augment == "none" else images
@@ -82,33 +85,31 @@ def _labelled(
     images: torch.Tensor,
     runtime: Runtime,
 ) -> list[LabelBatch]:
-    placed = [runtime.place(network) for network in networks]
-    for network in placed:
-        _norm_by_batch(network, section.bn_mode == "batch")
     labelled = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
     for batch in drawn:
         parts = split_batch((batch.replay(images, pixels, runtime),), count)
         with runtime.autocast():
-            voices = [torch.cat([network(part) for (part,) in parts]).float() for network in placed]
+            voices = [torch.cat([network(part) for (part,) in parts]).float() for network in networks]
         logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
         labelled.append(dataclasses.replace(batch, logits=logits.half()))
         if batch.augment != "none":
             brightness = mean_pixels(batch.changed(images, runtime))
             labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
-    for network in placed:
-        _norm_by_batch(network, False)
     # One wait for the device in an epoch, where a copy of each batch would be one wait each.
     return [dataclasses.replace(batch, logits=batch.logits.cpu()) for batch in labelled]
 
 
-def _norm_by_batch(network: nn.Module, by_batch: bool) -> None:
+def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> nn.Module:
+    """Return a copy of a network that normalises by running averages, or by batch, at the least cost."""
+    network = runtime.place(teacher.network)
+    if section.bn_mode == "running":
+        return runtime.round_weights(folded(network, teacher.image_size))
+    network = copy.deepcopy(network)
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train(by_batch)
-            # Momentum 0 leaves the running averages as they were: a teacher is only looked at.
-            module.momentum = 0.0 if by_batch else 0.1
+        module.train(isinstance(module, nn.BatchNorm2d))
+    return runtime.round_weights(network)
 
 
 RELABEL = Stage("relabel", 2, "relabel", LabelBlock, Params, plan, relabel)
