@@ -33,7 +33,7 @@ from torch.utils.data import Dataset
 from wmdd.config.base import Augment
 from wmdd.config.students import RelabelConfig
 from wmdd.data.augment import augmented
-from wmdd.data.views import Views, apply_mix, apply_views, draw_mix_box, draw_resized_crops, view_matrices
+from wmdd.data.views import Views, apply_mix, draw_mix_box, draw_resized_crops, sample_views
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
 from wmdd.normalization import Normalization
@@ -88,9 +88,7 @@ class LabelBatch:
                 "the version that made them, or run relabel again"
             )
         chosen = normalization.normalize(runtime.send(changed))
-        size = (chosen.shape[-2], chosen.shape[-1])
-        rows, columns = view_matrices(self.views.to(runtime), size, size[0])
-        views = apply_views(chosen, rows, columns)
+        views = sample_views(chosen, self.views.to(runtime), chosen.shape[-1])
         return runtime.images(apply_mix(views, runtime.send(self.partner), self.box, self.share))
 
 
