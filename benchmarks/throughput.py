@@ -19,7 +19,7 @@ from benchmarks.device import Trace, open_runtime
 from benchmarks.steps import Record, Setting
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import DistillConfig, override
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass

@@ -6,11 +6,12 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from wmdd.runtime import device_in_use
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class SeedTree:
 
     def torch(self) -> torch.Generator:
         """Return a new generator on the CPU, so that its draws are the same for every device."""
+        import torch  # for seconds, which a process that only plans does without
+
         return torch.Generator().manual_seed(self.seed())
 
     @contextlib.contextmanager
@@ -45,6 +48,10 @@ class SeedTree:
         Of several GPUs only the generator of the one in use is restored: to read those of the others would create a
         context of some hundred MiB on each, also in processes that compute on the CPU.
         """
+        import torch
+
+        from wmdd.runtime import device_in_use
+
         with torch.random.fork_rng(devices=device_in_use()):
             torch.manual_seed(self.seed())
             yield

@@ -31,6 +31,26 @@ def test_cluster_for_one_process_is_refused(command, option):
     assert "1.2.3.4:6379: --executor local joins no cluster" in str(result.exception)
 
 
+# Each takes a second or more, or hundreds of MiB.
+SLOW = ("torch", "torchvision", "timm", "ot", "scipy", "sklearn", "matplotlib", "pandas", "ray", "jinja2")
+
+
+def imported_by(folder, *words):
+    """Return which slow libraries a command imports, and what it writes to stderr."""
+    code = (
+        "import sys; from wmdd.cli.main import cli\n"
+        f"cli.main(args={list(words)!r}, standalone_mode=False)\n"
+        f"sys.stderr.write(repr([name for name in {SLOW} if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stderr
+
+
+def test_plan_of_convnets_imports_no_slow_library(tmp_path):
+    assert imported_by(tmp_path, "plan", "digits") == "[]"  # indexes the set
+    assert imported_by(tmp_path, "plan", "digits") == "[]"  # finds the index
+
+
 def test_command_draws_with_any_backend_of_a_notebook():
     code = "from wmdd.cli.main import main\ntry:\n    main(['recipes'])\nexcept SystemExit:\n    import matplotlib"
     there = {**os.environ, "MPLBACKEND": "module://nowhere.backend"}

@@ -16,7 +16,7 @@ import pytest
 from wmdd.config.distill import override, section_names
 from wmdd.config.recipes import recipe
 from wmdd.config.recovery import RecoverConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.engine.plan import make_plan
 from wmdd.stages import STAGES as DEFINED
 from wmdd.stages.planning import UNKEYED, params_for_key

@@ -12,7 +12,7 @@ from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recovery import RecoverConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.recovery import Paused, Recovered, recover_images

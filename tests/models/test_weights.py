@@ -10,8 +10,9 @@ from tables import each_of
 from users_files import check_refused, network, saved, written
 
 from wmdd.errors import ConfigError
+from wmdd.models.names import is_file
 from wmdd.models.teacher import Teacher
-from wmdd.models.weight_files import card_in, is_file
+from wmdd.models.weight_files import card_in
 from wmdd.models.weights import check_card, load_weights, translated
 
 NAME = "convnet3_w16"

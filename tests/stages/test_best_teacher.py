@@ -10,7 +10,7 @@ from wmdd.outputs import Output, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN
+from wmdd.stages.plans.pretrain import PRETRAIN
 from wmdd.storage.store import ArtifactStore
 
 # With this rate the first epoch is the best and the last is far below it.

@@ -19,7 +19,7 @@ from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.relabel import RELABEL, Params
+from wmdd.stages.plans.relabel import RELABEL, Params
 from wmdd.storage.store import ArtifactRef
 
 NAMES = ("convnet1_w8", "convnet2_w8", "convnet1_w16")

@@ -16,7 +16,7 @@ from builders import CPU
 from image_files import folder
 
 from wmdd.config.distill import DistillConfig, override
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.moments import Moments

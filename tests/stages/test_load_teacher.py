@@ -18,7 +18,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
 from wmdd.stages.load_teacher import best_input, check_order, hardly
-from wmdd.stages.pretrain import PRETRAIN
+from wmdd.stages.plans.pretrain import PRETRAIN
 from wmdd.storage.store import ArtifactStore
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from builders import CPU, normal
 
 from wmdd.config.students import EvaluateConfig, RelabelConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.method.artifacts import DistilledClass, ImageSet
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock, draw_epoch

@@ -16,7 +16,8 @@ from conftest import TINY, call, commits, contents, environment, news
 from image_files import TWO_CLASSES, folder
 from PIL import Image
 
-from wmdd.data.batches import Geometry, class_images
+from wmdd.data.batches import class_images
+from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.errors import ArtifactError, ConfigError, DataError, StorageError
 from wmdd.storage.filesystem import again, open_fs

@@ -11,7 +11,8 @@ from gloo_ranks import on_ranks
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.batches import Geometry, batch_places, training_batches, validation_batches
+from wmdd.data.batches import batch_places, training_batches, validation_batches
+from wmdd.data.geometry import Geometry
 from wmdd.data.load_index import load_index
 from wmdd.distributed import Ranks
 from wmdd.engine.plan import plan_from
@@ -19,7 +20,7 @@ from wmdd.errors import ConfigError
 from wmdd.outputs import Output, Snapshot
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
-from wmdd.stages.pretrain import PRETRAIN
+from wmdd.stages.plans.pretrain import PRETRAIN
 from wmdd.storage.store import ArtifactStore
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.trainer import Trainer

@@ -14,7 +14,7 @@ from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.pretrain import PRETRAIN
+from wmdd.stages.plans.pretrain import PRETRAIN
 from wmdd.storage.store import ArtifactStore
 from wmdd.training import threads
 from wmdd.training.threads import Batches, CostWatch, choose_threads

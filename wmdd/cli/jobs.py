@@ -185,7 +185,7 @@ def _paths(name: str, params: dict[str, Any], *, here: bool) -> dict[str, str]:
     """Return the paths and URLs that a command uses, by option; an empty one for a run folder that must be named."""
     from cluster.runtime_env import check_travels
     from wmdd.cli.options import configure
-    from wmdd.models.weight_files import is_file
+    from wmdd.models.names import is_file
 
     run, store = params["run_url"], params["store"]
     if name == "report":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from wmdd.config.teacher import PretrainConfig
 from wmdd.data.decoding.pixels import to_tensor
+from wmdd.data.geometry import Geometry
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.data.views import Views, draw_resized_crops, draw_shifts, sample_views
 from wmdd.distributed import ALONE, Ranks
 from wmdd.errors import WmddError
-from wmdd.normalization import NORMALIZATIONS, Normalization
 from wmdd.process.interruptions import accept
 from wmdd.process.temporary import shorten_tmpdir
 from wmdd.runtime import Runtime
@@ -26,20 +25,6 @@ from wmdd.seeding import SeedTree
 
 Batch = tuple[Tensor, Tensor]
 _decoded: dict[str, tuple[Any, Tensor]] = {}  # the images of each split that were decoded last, with their key
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How real images become inputs: size in px, share kept by the centre crop, channel constants by name."""
-
-    image_size: int
-    crop_ratio: float
-    normalization: str
-
-    @property
-    def pixels(self) -> Normalization:
-        """The channel constants."""
-        return NORMALIZATIONS[self.normalization]
 
 
 def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: np.ndarray | None = None) -> Tensor:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from wmdd.errors import DataError
 from wmdd.storage.artifact import Files
-from wmdd.storage.parquet import column, read_table
+from wmdd.storage.parquet import column, number_table, read_table
 
 _FILE = "index.parquet"
 LEVELS = ("low", "high", "white", "several", "alpha")
@@ -112,7 +112,7 @@ class DatasetIndex:
         card = {name: getattr(self, name) for name in ("url", "kind", "class_names", "val_held_out", "upright", "bits")}
         card |= {"notes": self.notes} if self.notes else {}
         card |= {"train": len(self.train), "train_files": self.train.files, "val_files": self.val.files}
-        table = pa.table(columns).replace_schema_metadata({"wmdd": json.dumps(card)})
+        table = number_table(columns).replace_schema_metadata({"wmdd": json.dumps(card)})
         out = io.BytesIO()
         pq.write_table(table, out, compression="zstd")
         return {_FILE: out.getvalue()}

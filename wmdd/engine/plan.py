@@ -11,7 +11,7 @@ from wmdd.data.load_index import load_index
 from wmdd.engine.preflight import check, check_weights
 from wmdd.engine.task import Plan, StageTask
 from wmdd.keys import content_digest
-from wmdd.models.weight_files import is_file, read_bytes
+from wmdd.models.names import is_file
 from wmdd.stages import STAGES
 from wmdd.stages.base import PlannedUnit, Stage
 from wmdd.stages.planning import Planner
@@ -51,13 +51,19 @@ def plan_from(
     """
     config = level.apply(config)
     source = config.pretrain.checkpoint
-    digest = weights or (content_digest(read_bytes(source)) if source and is_file(source) else None)
+    digest = weights or (_digest(source) if source and is_file(source) else None)
     planner = Planner(config, index, ref, level, digest)
     tasks = {}
     for name, stage in STAGES.items():
         planner.planned[name] = stage.plan(planner)
         tasks[name] = tuple(_task(stage, group, config) for group in planner.planned[name])
     return Plan(config, index, ref, tasks, digest)
+
+
+def _digest(file: str) -> str:
+    from wmdd.models.weight_files import read_bytes  # imports torch
+
+    return content_digest(read_bytes(file))
 
 
 def _task(stage: Stage, group: list[PlannedUnit], config: DistillConfig) -> StageTask:

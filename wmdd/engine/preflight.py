@@ -1,4 +1,7 @@
-"""What cannot work is refused before anything is trained."""
+"""What cannot work is refused before anything is trained.
+
+Networks and weights are looked at by modules that import torch, for seconds: only where there are any to look at.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,7 @@ from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
-from wmdd.models.published import check_published, known_classes
-from wmdd.models.registry import build_model, check_model, has_batch_norm, skeleton
-from wmdd.models.weight_files import is_file, read_weights
-from wmdd.models.weights import check_card, load_weights
+from wmdd.models.names import is_file, is_sound_convnet
 from wmdd.text import counted
 
 
@@ -38,13 +38,15 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             option = f"{section}.batch_size"
             raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
     teacher = config.pretrain
-    check_model(teacher.model, num_classes, size, stem=teacher.stem, option="pretrain.model")
-    if config.recover.bn_weight and not has_batch_norm(skeleton(teacher.model, num_classes, size)):
+    _check_network(teacher.model, num_classes, size, teacher.stem, "pretrain.model")
+    if config.recover.bn_weight and not _has_batch_norm(teacher.model, num_classes, size):
         raise ConfigError(
             f"pretrain.model={teacher.model}: has no batch-norm layers, whose statistics the images are to match; "
             "choose a teacher with batch-norm, such as resnet18, or set recover.bn_weight to 0"
         )
     if teacher.checkpoint and is_file(teacher.checkpoint):
+        from wmdd.models.weights import check_card
+
         check_card(teacher.checkpoint, index.class_names, size, config.data.normalization)
     if config.relabel.teachers and config.evaluate.labels == "hard":
         names = ",".join(config.relabel.teachers)
@@ -52,9 +54,24 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
     for name in config.relabel.teachers:
         if name == teacher.model:
             raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
-        check_model(name, num_classes, size, stem=teacher.stem, option="relabel.teachers")
+        _check_network(name, num_classes, size, teacher.stem, "relabel.teachers")
     for student in config.evaluate.students:
-        check_model(student, num_classes, size, stem=config.evaluate.stem, option="evaluate.students")
+        _check_network(student, num_classes, size, config.evaluate.stem, "evaluate.students")
+
+
+def _check_network(name: str, num_classes: int, image_size: int, stem: Stem, option: str) -> None:
+    if not is_sound_convnet(name, image_size):
+        from wmdd.models.registry import check_model
+
+        check_model(name, num_classes, image_size, stem=stem, option=option)
+
+
+def _has_batch_norm(name: str, num_classes: int, image_size: int) -> bool:
+    if is_sound_convnet(name, image_size):
+        return True
+    from wmdd.models.registry import has_batch_norm, skeleton
+
+    return has_batch_norm(skeleton(name, num_classes, image_size))
 
 
 def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool = True) -> None:
@@ -70,6 +87,11 @@ def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool
     teacher, data = config.pretrain, config.data
     if teacher.checkpoint is None:
         return
+    from wmdd.models.published import check_published
+    from wmdd.models.registry import build_model
+    from wmdd.models.weight_files import read_weights
+    from wmdd.models.weights import load_weights
+
     if is_file(teacher.checkpoint):
         if num_classes is None:
             read_weights(teacher.checkpoint)
@@ -90,6 +112,10 @@ def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool
 @functools.cache
 def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
     """Load published weights once in a process, as the stage will."""
+    from wmdd.models.published import known_classes
+    from wmdd.models.registry import build_model
+    from wmdd.models.weights import load_weights
+
     num_classes = known_classes(name, source)
     if num_classes is not None:
         network = build_model(name, num_classes, image_size, stem=stem, option="pretrain.model")
@@ -97,6 +123,8 @@ def _fit_published(name: str, source: str, stem: Stem, image_size: int) -> None:
 
 
 def _check_published_ensemble(config: DistillConfig, name: str, num_classes: int | None) -> None:
+    from wmdd.models.published import check_published
+
     try:
         check_published(name, "default", num_classes, config.data.normalization)
     except ConfigError as exc:

@@ -12,9 +12,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.machines import RuntimeConfig
@@ -28,11 +26,13 @@ from wmdd.engine.stage_events import StageEvents
 from wmdd.engine.task import Plan, PlannedUnit, StageTask
 from wmdd.errors import ChangedError, StageError, StorageError, WmddError
 from wmdd.outputs import Failure, Note, Progress, Snapshot
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.pretrain import TEACHER, check_alone
+from wmdd.stages.plans.pretrain import TEACHER, check_alone
 from wmdd.storage.store import ArtifactRef, ArtifactStore
+
+if TYPE_CHECKING:
+    from wmdd.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -182,12 +182,16 @@ class LocalExecutor:
     """Runs tasks one after the other in this process."""
 
     def __init__(self, config: RuntimeConfig) -> None:
+        from wmdd.runtime import Runtime  # imports torch, for seconds, which a process that only plans does without
+
         self._runtime = Runtime.create(config)
 
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
         """Run tasks as every executor does; raise ConfigError if a teacher is to be trained by several workers."""
+        import torch
+
         for joint in filter(is_joint, tasks):
             check_alone(PretrainConfig.model_validate(joint.section))
         # Students of all data train longest, and only labels wait for some of them: one after another, they come last.

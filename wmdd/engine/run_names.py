@@ -13,7 +13,7 @@ from wmdd.config.recipes import DEBUG, recipe, recipes
 from wmdd.config.resolve import under_protocol, with_method
 from wmdd.errors import ConfigError
 from wmdd.keys import content_key
-from wmdd.models.weight_files import is_file
+from wmdd.models.names import is_file
 from wmdd.storage.folder import absolute_url
 from wmdd.text import counted
 

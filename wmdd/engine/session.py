@@ -19,7 +19,7 @@ from wmdd.engine.run_start import note_config, note_start
 from wmdd.engine.task import Plan
 from wmdd.engine.until import cut_or_further
 from wmdd.process.home import expand_home
-from wmdd.stages.pretrain import check_alone
+from wmdd.stages.plans.pretrain import check_alone
 
 
 class Session:

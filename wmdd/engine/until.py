@@ -8,7 +8,7 @@ from wmdd.config.distill import STAGE_NAMES
 from wmdd.engine.task import Plan, StageTask
 from wmdd.errors import ConfigError
 from wmdd.stages import STAGES
-from wmdd.stages.pretrain import TEACHER
+from wmdd.stages.plans.pretrain import TEACHER
 from wmdd.storage.store import ArtifactStore
 
 assert tuple(STAGES) == STAGE_NAMES

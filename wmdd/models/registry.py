@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from wmdd.config.base import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
+from wmdd.models.names import convnet_shape
 from wmdd.text import one_line, suggestion
 
 SHIFTING = ("googlenet", "inception_v3")  # torchvision's, with auxiliary heads, and a shift of the input if published
@@ -91,9 +92,8 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], *, transform_inp
 
 
 def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.Module:
-    convnet = re.fullmatch(r"convnet(\d)(?:_w([1-9]\d*))?", name)
-    if convnet:
-        depth, width = int(convnet[1]), int(convnet[2] or 128)
+    if shape := convnet_shape(name):
+        depth, width = shape
         return ConvNet(num_classes, depth=depth, width=width, image_size=image_size)
     import torchvision.models as zoo
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from wmdd.errors import ConfigError
 from wmdd.models.foreign_files import folder, foreign, is_safetensors, unread
+from wmdd.models.names import is_file
 from wmdd.storage.filesystem import explain, is_local, open_fs, read
 from wmdd.storage.pointers import broken_link
 from wmdd.text import one_line
@@ -50,11 +51,6 @@ class Loaded:
     card: dict[str, Any] = field(default_factory=dict)
     origin: str = ""
     notes: tuple[str, ...] = ()
-
-
-def is_file(source: str) -> bool:
-    """Whether weights are a file, and not the name of published ones."""
-    return ("/" in source or "." in source) and not re.fullmatch(r"\w+_Weights\.\w+", source)
 
 
 def refused(source: str, reason: str) -> ConfigError:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from wmdd.models.foreign_files import MERGE, part
+from wmdd.models.names import is_file
 from wmdd.models.published import build_published, is_published_file
 from wmdd.models.registry import SHIFTING, load_state
-from wmdd.models.weight_files import State, card_in, is_file, read_weights, refused
+from wmdd.models.weight_files import State, card_in, read_weights, refused
 from wmdd.text import counted
 
 AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # heads for training only, which our networks leave out

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from wmdd.config.distill import to_yaml
-from wmdd.data.batches import Geometry, class_images
+from wmdd.data.batches import class_images
+from wmdd.data.geometry import Geometry
 from wmdd.engine.progress import clock
 from wmdd.engine.run import load_value
 from wmdd.engine.task import Plan

@@ -16,7 +16,7 @@ from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
 from wmdd.models.teacher import Teacher
 from wmdd.stages.evaluate import StudentResult
-from wmdd.stages.pretrain import ensemble_of
+from wmdd.stages.plans.pretrain import ensemble_of
 from wmdd.storage.store import ArtifactStore
 
 # Of a run's metrics, what all runs of a comparison or ranking share.

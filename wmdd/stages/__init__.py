@@ -1,13 +1,13 @@
 """The stages, by name."""
 
-from wmdd.stages.barycenter import BARYCENTER
 from wmdd.stages.base import Stage, Unit
-from wmdd.stages.evaluate import EVALUATE
-from wmdd.stages.pretrain import PRETRAIN
-from wmdd.stages.recover import RECOVER
-from wmdd.stages.relabel import RELABEL
-from wmdd.stages.select import SELECT
-from wmdd.stages.statistics import STATISTICS
+from wmdd.stages.plans.barycenter import BARYCENTER
+from wmdd.stages.plans.evaluate import EVALUATE
+from wmdd.stages.plans.pretrain import PRETRAIN
+from wmdd.stages.plans.recover import RECOVER
+from wmdd.stages.plans.relabel import RELABEL
+from wmdd.stages.plans.select import SELECT
+from wmdd.stages.plans.statistics import STATISTICS
 
 STAGES = {stage.name: stage for stage in (PRETRAIN, STATISTICS, BARYCENTER, RECOVER, SELECT, RELABEL, EVALUATE)}
 

@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 
-from wmdd.config.methods import SELECTING
 from wmdd.config.recovery import BarycenterConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Stage, Unit, Yielded
-from wmdd.stages.planning import Planner
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of a class, for which `ipc` atoms are to be found."""
-
-    class_id: int
-    ipc: int
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan a unit for each class whose images are optimised."""
-    if planner.config.method in SELECTING:
-        return []
-    return [
-        [
-            planner.class_unit(
-                BARYCENTER, class_id, Params(class_id, planner.config.ipc), {"statistics": unit.ref}, images=False
-            )
-        ]
-        for class_id, unit in enumerate(planner.units("statistics"))
-    ]
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.plans.barycenter import Params
 
 
 def barycenter(
@@ -68,6 +44,3 @@ def barycenter(
             class_name=statistics.class_name,
         )
         yield Output(unit.name, value)
-
-
-BARYCENTER = Stage("barycenter", 1, "barycenter", Barycenter, Params, plan, barycenter, gpu=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
-from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.storage.artifact import Artifact
 from wmdd.storage.store import ArtifactRef
 
 if TYPE_CHECKING:
+    from wmdd.runtime import Runtime
     from wmdd.stages.planning import Planner
 
 P = TypeVar("P")
@@ -58,18 +59,23 @@ class Unit(Generic[P]):
     saved: bool = False
 
 
+Function = Callable[[Any, list[Unit[Any]], SeedTree, "Runtime"], Iterator[Yielded]]
+
+
 @dataclass(frozen=True, eq=False)
 class Stage:
     """A pure function with a name.
+
+    Its function and artifact are named, and imported on use: planning needs no torch.
 
     Args:
         name: as in the store and the report.
         version: raised whenever the numbers of its output move, or a default that its keys leave out.
         section: the configuration's section that it reads; none if empty.
-        kind: what one unit yields.
+        yields: ``module:class`` of what one unit yields.
         params: the dataclass of a unit's params.
         plan: returns the units of a run in groups; a group is what one worker gets.
-        function: (section, units, seeds, runtime) -> outputs and progress, in any order.
+        runs: ``module:function`` of its function: (section, units, seeds, runtime) -> outputs and progress.
         gpu: it runs networks, on a GPU if the run has any; its keys then hold the precision.
         joint: the units of a task are one computation, so that all are run when any is missing.
         snapshots: its units, or its joint tasks, leave snapshots to resume from.
@@ -78,13 +84,19 @@ class Stage:
     name: str
     version: int
     section: str
-    kind: type[Artifact]
+    yields: str
     params: type
     plan: Callable[[Planner], Groups]
-    function: Callable[[Any, list[Unit[Any]], SeedTree, Runtime], Iterator[Yielded]]
+    runs: str
     gpu: bool = True
     joint: bool = False
     snapshots: bool = False
+
+    @property
+    def kind(self) -> type[Artifact]:
+        """The type of what one unit yields."""
+        kind: type[Artifact] = pkgutil.resolve_name(self.yields)
+        return kind
 
     def section_of(self, config: DistillConfig) -> Section:
         """Return the section that it reads; one without options if it reads none."""
@@ -94,4 +106,5 @@ class Stage:
     def run(self, section: Section, units: list[Unit[Any]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""
         runtime.enter()
-        yield from self.function(section, units, seeds, runtime)
+        function: Function = pkgutil.resolve_name(self.runs)
+        yield from function(section, units, seeds, runtime)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Self
 
 import numpy as np
 import torch
 
-from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.students import EvaluateConfig, RelabelConfig
-from wmdd.data.batches import Geometry, validation_batches
+from wmdd.config.students import EvaluateConfig
+from wmdd.data.batches import validation_batches
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
@@ -21,8 +19,8 @@ from wmdd.models.registry import build_model
 from wmdd.outputs import Output, Progress, Pulse, Snapshot, SnapshotClock
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
-from wmdd.stages.planning import UNKEYED, Planner
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.plans.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 from wmdd.storage.artifact import Files
 from wmdd.training.accuracy import top1_accuracy
@@ -77,52 +75,6 @@ class StudentResult:
             return cls(**values)
         except (KeyError, TypeError) as exc:
             raise ArtifactError(f"student.json has another schema: {exc}") from exc
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of a student.
-
-    Args:
-        images: name of the set of images that it is trained on.
-        class_ids: of the validation images that it is scored on, if not all are.
-        views: that hard labels are trained on.
-    """
-
-    student: str
-    seed: int
-    images: str
-    geometry: Geometry
-    protocol: str
-    protocol_hash: str
-    class_ids: tuple[int, ...] = ()
-    views: RelabelConfig | None = field(default=None, metadata=UNKEYED)  # in the key by the protocol's hash
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan each student on each set of images: with every seed on the distilled ones, with one on each random draw."""
-    config, units, identity = planner.config, [], {"index": planner.index.digest("val")}
-    hard, class_ids = config.evaluate.labels == "hard", planner.class_ids
-    blocks = planner.units("relabel")
-    for images, classes in planner.image_sets.items():
-        inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
-        if not hard:
-            inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
-        seeds = range(config.evaluate.num_students) if images == "distilled" else [int(images.rpartition("-")[2])]
-        for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
-            params = Params(
-                student=student,
-                seed=seed,
-                images=images,
-                geometry=planner.geometry,
-                protocol=config.evaluate.protocol,
-                protocol_hash=protocol_hash(config, student),
-                class_ids=tuple(class_ids) if len(class_ids) < len(planner.index.class_names) else (),
-                views=config.relabel.hard() if hard else None,
-            )
-            name, section = f"{images}-{student.replace('/', '_')}-seed-{seed}", config.evaluate.of(student)
-            units.append(planner.unit(EVALUATE, name, params, inputs, section=section, identity=identity))
-    return [[unit] for unit in units]
 
 
 def evaluate(
@@ -199,6 +151,3 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
         accumulate=section.accumulate,
         ema=section.ema,
     )
-
-
-EVALUATE = Stage("evaluate", 2, "evaluate", StudentResult, Params, plan, evaluate, snapshots=True)

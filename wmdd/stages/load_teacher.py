@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from wmdd.config.teacher import PretrainConfig
-from wmdd.data.batches import Geometry, validation_batches
+from wmdd.data.batches import validation_batches
+from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.distributed import ALONE
 from wmdd.errors import ConfigError
@@ -24,7 +25,7 @@ from wmdd.training.accuracy import predictions
 from wmdd.training.threads import Batches, choose_threads
 
 if TYPE_CHECKING:
-    from wmdd.stages.pretrain import Params
+    from wmdd.stages.plans.pretrain import Params
 
 VALIDATION_BATCH = 250
 FEW_IMAGES = 5  # of a class: what fewer are called says little

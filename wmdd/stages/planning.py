@@ -10,7 +10,7 @@ from typing import Any
 from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import Fidelity
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.keys import content_key
 from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
-from wmdd.config.methods import SELECTING
 from wmdd.config.recovery import RecoverConfig
-from wmdd.data.batches import Geometry, class_images, forget_decoded
+from wmdd.data.batches import class_images, forget_decoded
+from wmdd.data.geometry import Geometry
 from wmdd.errors import WmddError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.objective import term_weights
@@ -19,48 +19,11 @@ from wmdd.models.teacher import Teacher
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Stage, Unit, Yielded
-from wmdd.stages.planning import IMAGES_PER_BATCH, Planner
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.plans.recover import Params
 from wmdd.stages.recovery_snapshot import Parts, RecoverySnapshot
 
 NO_ROOM = "the images of one class do not fit into the device's memory; lower ipc or data.image_size"
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of one class; but for the class, those of a task are equal.
-
-    Args:
-        steps: number of steps to run, if not all.
-        images_at_once: number of images that are optimised together, if not all.
-    """
-
-    class_id: int
-    steps: int | None = None
-    images_at_once: int | None = None
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan the classes whose images are optimised, in groups that share a tensor batch."""
-    config = planner.config
-    if config.method in SELECTING:
-        return []
-    statistics, barycenters = planner.units("statistics"), planner.units("barycenter")
-    steps = planner.level.steps(config)
-    groups: Groups = []
-    for group in planner.groups():
-        at_once = max(1, IMAGES_PER_BATCH // len(group)) if config.recover.bn_target == "global" else None
-        groups.append([])
-        for class_id in group:
-            inputs = {"statistics": statistics[class_id].ref, "barycenter": barycenters[class_id].ref}
-            params = Params(class_id, images_at_once=at_once)
-            unit = planner.class_unit(RECOVER, class_id, params, {"teacher": planner.teacher, **inputs})
-            if steps < config.recover.iterations:
-                # More steps go on from the snapshot that these leave, which has the name of the whole optimisation.
-                fewer = planner.class_unit(RECOVER, class_id, replace(params, steps=steps), unit.inputs)
-                unit = replace(fewer, whole=unit.ref)
-            groups[-1].append(unit)
-    return groups
 
 
 def recover(section: RecoverConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -214,6 +177,3 @@ def _target(
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     start = class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy())
     return Target(statistics, barycenter, class_seeds, start), tuple(rows.tolist())
-
-
-RECOVER = Stage("recover", 1, "recover", DistilledClass, Params, plan, recover, joint=True, snapshots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,34 +18,9 @@ from wmdd.normalization import Normalization
 from wmdd.outputs import Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
-from wmdd.stages.planning import Planner
-from wmdd.stages.pretrain import ensemble_of
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.plans.relabel import Params
 from wmdd.training.trainer import split_batch
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of a block of epochs; `images` is the name of the set of images."""
-
-    images: str
-    first_epoch: int
-    epochs: int
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan the blocks of each set of images; none for hard labels."""
-    section, units = planner.config.relabel, []
-    if planner.config.evaluate.labels == "hard":
-        return []
-    ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
-    for images, classes in planner.image_sets.items():
-        inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(classes)}
-        inputs |= {"others": ensemble} if ensemble else {}
-        for first in range(0, section.epochs, section.epochs_per_block):
-            params = Params(images, first, min(section.epochs_per_block, section.epochs - first))
-            units.append(planner.unit(RELABEL, f"{images}-epochs-{first:04d}", params, inputs))
-    return [[unit] for unit in units]
 
 
 def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
@@ -110,6 +84,3 @@ def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) ->
     for module in network.modules():
         module.train(isinstance(module, nn.BatchNorm2d))
     return runtime.round_weights(network)
-
-
-RELABEL = Stage("relabel", 2, "relabel", LabelBlock, Params, plan, relabel)

@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from wmdd.config.base import Section
-from wmdd.data.batches import Geometry, class_images
+from wmdd.data.batches import class_images
 from wmdd.data.index import DatasetIndex
 from wmdd.method.artifacts import ClassStatistics, DistilledClass
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage, Unit, Yielded
-from wmdd.stages.planning import Planner
-
-
-@dataclass(frozen=True)
-class Params:
-    """Of one class.
-
-    Args:
-        ipc: images to choose.
-        draw: number of the random draw; None for herding.
-    """
-
-    class_id: int
-    ipc: int
-    geometry: Geometry
-    draw: int | None = None
-
-    @property
-    def images(self) -> str:
-        """The name of the set of images that the class belongs to."""
-        return "distilled" if self.draw is None else f"random-{self.draw}"
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan the images that herding chooses, if it is the method, and one random draw for each student's seed."""
-    config, class_ids, groups = planner.config, planner.class_ids, []
-    ipc, geometry = config.ipc, planner.geometry
-    if config.method == "herding":
-        statistics = planner.units("statistics")
-        groups.append([_unit(planner, Params(c, ipc, geometry), {"statistics": statistics[c].ref}) for c in class_ids])
-    draws = config.evaluate.num_students if config.evaluate.random_real or config.method == "random" else 0
-    for draw in range(draws):
-        groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in class_ids])
-    return groups
-
-
-def _unit(planner: Planner, params: Params, inputs: Inputs) -> PlannedUnit:
-    prefix = "herding-" if params.draw is None else f"{params.images}-"
-    return planner.class_unit(SELECT, params.class_id, params, inputs, prefix=prefix)
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.plans.select import Params
 
 
 def select(_section: Section, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
@@ -92,6 +53,3 @@ def herd(features: np.ndarray, count: int) -> np.ndarray:
         chosen.append(int(distance.argmin()))
         total += wide[chosen[-1]]
     return np.array(chosen)
-
-
-SELECT = Stage("select", 1, "", DistilledClass, Params, plan, select, gpu=False)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from wmdd.config.recovery import StatisticsConfig
-from wmdd.data.batches import Geometry, class_images
+from wmdd.data.batches import class_images
+from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.data.views import draw_resized_crops, sample_views
 from wmdd.method.artifacts import ClassStatistics
@@ -18,17 +19,8 @@ from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Progress, Pulse
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
-from wmdd.stages.base import Groups, Inputs, Stage, Unit, Yielded
-from wmdd.stages.planning import ClassParams, Planner
-
-
-def plan(planner: Planner) -> Groups:
-    """Plan a unit for each class, unless all images are random real ones."""
-    if planner.config.method == "random":
-        return []
-    inputs: Inputs = {"teacher": planner.teacher}
-    class_ids = range(len(planner.index.class_names))
-    return [[planner.class_unit(STATISTICS, class_id, ClassParams(class_id), inputs)] for class_id in class_ids]
+from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.planning import ClassParams
 
 
 def statistics(
@@ -72,6 +64,3 @@ def _measure(
             if pulse.is_due():
                 yield Progress(part.start, len(rows), "images")
     return ClassStatistics(class_id, torch.cat(features).cpu(), moments, index.class_names[class_id])
-
-
-STATISTICS = Stage("statistics", 1, "statistics", ClassStatistics, ClassParams, plan, statistics)

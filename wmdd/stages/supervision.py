@@ -21,7 +21,7 @@ from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
 
 if TYPE_CHECKING:
-    from wmdd.stages.evaluate import Params
+    from wmdd.stages.plans.evaluate import Params
 
 
 class SoftLessons:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import safetensors.torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Files(Protocol):
@@ -30,6 +30,8 @@ class Artifact(Protocol):
 
 def pack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
     """Return tensors, and metadata that fits into JSON, as one safetensors file."""
+    import safetensors.torch  # for seconds, which a process that only plans does without
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data: bytes = safetensors.torch.save(plain, metadata={"wmdd": json.dumps(meta)})
     return data
@@ -37,5 +39,7 @@ def pack(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the metadata of what `pack` returned."""
+    import safetensors.torch
+
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return safetensors.torch.load(data), json.loads(header["__metadata__"]["wmdd"])

@@ -1,4 +1,4 @@
-"""Reading Parquet tables in the calling thread alone.
+"""Tables of numbers, and reading Parquet in the calling thread alone.
 
 Arrow's threads release Python's buffers a little late: one that does so while the process ends, for instance after a
 refusal, aborts it, and its exit status is lost. So none may be started: neither to decode nor to read ahead.
@@ -7,7 +7,7 @@ refusal, aborts it, and its exit status is lost. So none may be started: neither
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,3 +53,12 @@ def column(table: pa.Table, name: str) -> np.ndarray:
     """
     values = table.column(name).combine_chunks()
     return np.from_dlpack(values.cast(pa.uint8()) if pa.types.is_boolean(values.type) else values)
+
+
+def number_table(columns: Mapping[str, np.ndarray]) -> pa.Table:
+    """Return (n,) columns of numbers as a table. ``pa.array`` would import pandas, as in `column`."""
+    arrays = [
+        pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+        for values in map(np.ascontiguousarray, columns.values())
+    ]
+    return pa.Table.from_arrays(arrays, list(columns))

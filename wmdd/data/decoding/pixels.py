@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LARGEST_PX = 2**28  # of 3 bytes, such as a strip of 1 x 4096 px for networks of 256 px
 
 
 def to_tensor(image: Image.Image) -> Tensor:
     """Return an RGB image as (3, h, w) uint8."""
+    import torch  # for seconds, which a process that only plans does without
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 

@@ -1,0 +1,1 @@
+"""What each stage plans, without the libraries that it computes with, whose import takes seconds."""

@@ -1,0 +1,44 @@
+"""The units of stage "relabel": the labels of an image set, a block of epochs each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wmdd.stages.base import Groups, Inputs, Stage
+from wmdd.stages.planning import Planner
+from wmdd.stages.plans.pretrain import ensemble_of
+
+
+@dataclass(frozen=True)
+class Params:
+    """Of a block of epochs; `images` is the name of the set of images."""
+
+    images: str
+    first_epoch: int
+    epochs: int
+
+
+def plan(planner: Planner) -> Groups:
+    """Plan the blocks of each set of images; none for hard labels."""
+    section, units = planner.config.relabel, []
+    if planner.config.evaluate.labels == "hard":
+        return []
+    ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
+    for images, classes in planner.image_sets.items():
+        inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(classes)}
+        inputs |= {"others": ensemble} if ensemble else {}
+        for first in range(0, section.epochs, section.epochs_per_block):
+            params = Params(images, first, min(section.epochs_per_block, section.epochs - first))
+            units.append(planner.unit(RELABEL, f"{images}-epochs-{first:04d}", params, inputs))
+    return [[unit] for unit in units]
+
+
+RELABEL = Stage(
+    "relabel",
+    2,
+    "relabel",
+    "wmdd.method.soft_labels:LabelBlock",
+    Params,
+    plan,
+    "wmdd.stages.relabel:relabel",
+)
