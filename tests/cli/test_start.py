@@ -31,6 +31,9 @@ def test_cluster_for_one_process_is_refused(command, option):
     assert "1.2.3.4:6379: --executor local joins no cluster" in str(result.exception)
 
 
+SMALL = ("--ipc", "1", "--pretrain.epochs", "1", "--recover.iterations", "2", "--relabel.epochs", "2")
+SMALL += ("--evaluate.num_students", "1", "--evaluate.random_real", "false")
+
 # Each takes a second or more, or hundreds of MiB.
 SLOW = ("torch", "torchvision", "timm", "ot", "scipy", "sklearn", "matplotlib", "pandas", "ray", "jinja2")
 
@@ -49,6 +52,12 @@ def imported_by(folder, *words):
 def test_plan_of_convnets_imports_no_slow_library(tmp_path):
     assert imported_by(tmp_path, "plan", "digits") == "[]"  # indexes the set
     assert imported_by(tmp_path, "plan", "digits") == "[]"  # finds the index
+
+
+def test_second_run_imports_no_slow_library(tmp_path):
+    words = ("distill", "digits", "--executor", "local", *SMALL)
+    assert "torch" in imported_by(tmp_path, *words)
+    assert imported_by(tmp_path, "distill", "digits", *SMALL) == "[]"
 
 
 def test_command_draws_with_any_backend_of_a_notebook():

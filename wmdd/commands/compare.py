@@ -21,7 +21,7 @@ from wmdd.engine.session import Session
 from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError
 from wmdd.report.comparison import cells, write_comparison
-from wmdd.report.folder import write_run
+from wmdd.report.written import write_once
 from wmdd.storage.folder import Folder
 from wmdd.text import printable, unknown
 
@@ -195,5 +195,5 @@ class _CaseFolders:
     def write(self, name: str) -> dict[str, Any]:
         """Return a case's metrics, and write its run folder if that is not yet done."""
         if name not in self._metrics:
-            self._metrics[name] = write_run(f"{self._session.url}/{name}", self._plans[name], self._session.store)
+            self._metrics[name] = write_once(f"{self._session.url}/{name}", self._plans[name], self._session.store)
         return self._metrics[name]

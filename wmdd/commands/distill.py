@@ -22,8 +22,8 @@ from wmdd.engine.session import Session
 from wmdd.engine.until import check_until, cut_or_further
 from wmdd.errors import ArtifactError
 from wmdd.process.home import expand_home
-from wmdd.report.folder import write_run
 from wmdd.report.scores import brief
+from wmdd.report.written import write_once
 from wmdd.text import printable
 
 
@@ -79,7 +79,7 @@ def distill(
                 session.note(note)
             session.note_start(plans)
             session.run(plans, open_executor(executor, config))
-            return RunResult(session.url, write_run(session.url, plan, session.store))
+            return RunResult(session.url, write_once(session.url, plan, session.store))
 
 
 @names_arguments(RUN="url")
@@ -106,4 +106,6 @@ def rewrite(url: str, store: str | None = None) -> RunResult:
             f"{url} is not finished: {first.stage} of {first.unit} is missing; the command that began it goes on"
         )
     note_start(url, plan, artifacts)
+    from wmdd.report.folder import write_run  # imports torch and matplotlib, for seconds
+
     return RunResult(expand_home(url), write_run(url, plan, artifacts))

@@ -7,6 +7,7 @@ from wmdd.process.exports import public
 PUBLIC = {
     "folder": ("write_run",),
     "scores": ("collect_metrics",),
+    "written": ("write_once",),
 }
 
 

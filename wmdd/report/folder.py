@@ -17,20 +17,21 @@ from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
 from wmdd.storage.folder import Folder
-from wmdd.storage.store import ArtifactStore
+from wmdd.storage.store import ArtifactStore, described
 from wmdd.text import counted
 
 IMAGES_PER_SHARD = 500
 _RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "validation_images", "validation_digest")
 
 
-def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
+def write_run(url: str, plan: Plan, store: ArtifactStore, inputs: str = "") -> dict[str, Any]:
     """Write a finished run's folder and return its metrics.
 
     Args:
         url: of the folder; files of an earlier run in it are replaced.
+        inputs: hash of what the files are made from, by which `write_once` recognises them.
     """
-    folder = Folder(url)
+    folder = _Recorded(url)
     metrics = collect_metrics(plan, store)
     manifest = _manifest(plan, store, metrics)
     folder.write("config.yaml", portable_yaml(plan.config).encode())
@@ -39,8 +40,21 @@ def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     _write_labels(folder, plan, store)
     folder.write("metrics.json", json.dumps(metrics, indent=1).encode())
     folder.write("report.html", report_html(plan, store, metrics, manifest).encode())
+    manifest |= {"written": {"inputs": inputs, "files": folder.files}}
     folder.write("manifest.json", json.dumps(manifest, indent=1).encode())
     return metrics
+
+
+class _Recorded(Folder):
+    """A folder that keeps size and digest of each file that is written into it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.files: dict[str, dict[str, Any]] = {}
+
+    def write(self, name: str, data: bytes) -> None:
+        super().write(name, data)
+        self.files[name] = described(data)
 
 
 def _write_images(folder: Folder, plan: Plan, store: ArtifactStore) -> None:

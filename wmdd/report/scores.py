@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.protocol_hash import protocol_hash
@@ -14,10 +14,12 @@ from wmdd.data.index import DatasetIndex
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
-from wmdd.models.teacher import Teacher
-from wmdd.stages.evaluate import StudentResult
 from wmdd.stages.plans.pretrain import ensemble_of
 from wmdd.storage.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from wmdd.models.teacher import Teacher
+    from wmdd.stages.evaluate import StudentResult
 
 # Of a run's metrics, what all runs of a comparison or ranking share.
 SHARED = (

@@ -59,7 +59,7 @@ class StoredFiles:
         path = posixpath.join(self.ref.folder, self.commit["attempt"], name)
         for _ in range(2):  # bytes may be lost on their way, too
             data = self.store.folder.read(path)
-            if expected and data is not None and _described(data) == expected:
+            if expected and data is not None and described(data) == expected:
                 return data
         self.store.withdraw(self.ref)
         full = self.store.folder.path(path)
@@ -117,7 +117,7 @@ class ArtifactStore:
         files = {}
         for name, data in value.to_files().items():
             self.folder.write(posixpath.join(ref.folder, attempt, name), data)
-            files[name] = _described(data)
+            files[name] = described(data)
         commit = {"schema": 1, "stage": ref.stage, "unit": ref.unit, "attempt": attempt, "files": files}
         commit |= {"saved_at": time.time(), **(facts or {})}
         self.folder.write(f"{ref.folder}/commit.json", json.dumps(commit).encode())
@@ -171,6 +171,6 @@ class ArtifactStore:
             ) from exc
 
 
-def _described(data: bytes) -> dict[str, Any]:
+def described(data: bytes) -> dict[str, Any]:
     """Return the entry of a file in a commit."""
     return {"size": len(data), "digest": content_digest(data)}
