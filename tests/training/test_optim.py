@@ -1,10 +1,10 @@
 """Which parameters decay, and by which optimiser they are updated."""
 
 import pytest
-import torch
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
+from wmdd.models import optimizers
 from wmdd.models.registry import build_model
 from wmdd.training.optim import groups_by_layer, student_optimizer, teacher_optimizer
 
@@ -36,7 +36,7 @@ def test_teachers_decay_is_the_optimisers_unless_set(changes, decays):
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(("name", "kind"), [("sgd", optimizers.SGD), ("adamw", optimizers.AdamW)])
 def test_student_decays_weights_of_two_dimensions(name, kind):
     network = build_model("convnet2_w16", 3, 16)
     optimizer = student_optimizer(EvaluateConfig(optimizer=name, weight_decay=0.5, lr=0.1), network)

@@ -39,6 +39,7 @@ from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.objective import Objective, term_weights
+from wmdd.models.optimizers import Adam
 from wmdd.models.probes import Probe
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress, Pulse, SnapshotClock
@@ -201,7 +202,7 @@ class _State:
     ) -> None:
         self.images = torch.cat(starts).to(device).requires_grad_(True)
         self.by_class = self.images.detach().unflatten(0, (len(starts), -1))
-        self.optimizer = torch.optim.Adam([self.images], lr=section.lr, betas=section.betas)
+        self.optimizer = Adam([self.images], lr=section.lr, betas=section.betas)
         self.terms, self.every = tuple(term_weights(section)), record_every(section.iterations)
         self.losses = torch.zeros(len(range(0, steps, self.every)), len(starts), len(self.terms), device=device)
         self.diverged = dict(begun.diverged) if begun else {}

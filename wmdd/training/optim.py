@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
+from wmdd.models.optimizers import SGD, AdamW, RMSprop
 
 Groups = list[dict[str, Any]]
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
