@@ -14,21 +14,16 @@ from torch.utils.data import DataLoader
 from wmdd.config.students import RelabelConfig
 from wmdd.data.views import apply_mix, apply_views, view_matrices
 from wmdd.errors import ArtifactError
+from wmdd.method import label_batches, soft_labels
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.soft_labels import (
-    LabelBatch,
-    LabelBlock,
-    SoftLabels,
-    batch_sizes,
-    check_labels,
-    draw_epoch,
-    mean_pixels,
-)
+from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels, replay, replayed_together
+from wmdd.method.soft_labels import LabelBlock, SoftLabels, check_labels
 from wmdd.normalization import NORMALIZATIONS
 from wmdd.seeding import SeedTree
 
 SIZE, IMAGES, CLASSES = 12, 10, 5
 SEEDS = SeedTree(0).child("relabel", "distilled")
+SEEN = (IMAGES, SIZE, SEEDS)
 EXTREMES = [0.0, -0.0, 65504.0, -65504.0, 2**-24]
 
 
@@ -62,6 +57,57 @@ def test_block_gives_back_every_field_that_was_written(mix):
         written, stored = block(RelabelConfig(batch_size=batch_size, mix=mix), 0, 3)
         read = LabelBlock.from_bytes(stored.data).read(range(len(written)))
         assert list(map(fields, read)) == list(map(fields, written))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "limit", "groups"),
+    [(6, 2**25, [30]), (6, 1100, [20, 10]), (6, 520, [10] * 3), (6, 1, [6, 4] * 3), (2, 200, [4] * 7 + [2])],
+)
+def test_row_groups_hold_whole_epochs_or_a_part_of_one(batch_size, limit, groups, monkeypatch):
+    """Ten labels an epoch, of 43 bytes each."""
+    monkeypatch.setattr(soft_labels, "GROUP_BYTES", limit)
+    written, stored = block(RelabelConfig(batch_size=batch_size), 0, 3)
+    metadata = pq.read_metadata(io.BytesIO(stored.data))
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == groups
+    assert list(map(fields, stored.read(range(len(written))))) == list(map(fields, written))
+
+
+def test_labels_of_ten_classes_take_24_bytes():
+    section = RelabelConfig(batch_size=20)
+    drawn = [batch for epoch in range(50) for batch in draw_epoch(section, epoch, 100, 32, SEEDS)]
+    logits = torch.randn(50 * 100, 10, generator=SEEDS.torch()).half().split(20)
+    batches = [replace(batch, logits=own) for batch, own in zip(drawn, logits, strict=True)]
+    stored = LabelBlock.write(batches, {"first_epoch": 0, "epochs": 50, "batches": 5, "classes": 10})
+    assert len(stored.data) < 24 * 50 * 100
+
+
+def test_each_row_group_is_decoded_once(monkeypatch):
+    monkeypatch.setattr(soft_labels, "GROUP_BYTES", 1000)  # two epochs
+    labels = SoftLabels([block(RelabelConfig(batch_size=5), first, 4)[1] for first in (0, 4)])
+    decoded, decode = [], LabelBlock.decode
+    monkeypatch.setattr(
+        LabelBlock,
+        "decode",
+        lambda stored, group: decoded.append((stored.meta["first_epoch"], group)) or decode(stored, group),
+    )
+    epochs = [labels.epoch(epoch) for epoch in range(8)]
+    assert decoded == [(0, 0), (0, 1), (4, 0), (4, 1)]
+    first, second = epochs[0][0], epochs[1][1]
+    for name in ("images", "partner", "logits"):
+        storages = {getattr(batch, name).untyped_storage().data_ptr() for batch in (first, second)}
+        assert len(storages) == 1, "batches are views of what was decoded"
+    labels.epoch(0)
+    assert decoded[4:] == [(0, 0)], "one row group is kept, however many epochs were read"
+
+
+def test_files_of_a_row_group_for_each_batch_are_read(monkeypatch):
+    """As relabel wrote them up to its version 2."""
+    monkeypatch.setattr(soft_labels, "GROUP_BYTES", 1)
+    written, stored = block(RelabelConfig(batch_size=5), 0, 3)
+    older = {name: value for name, value in stored.meta.items() if name != "batches_per_group"}
+    labels = SoftLabels([LabelBlock(stored.data, older)])
+    read = [fields(batch) for epoch in range(3) for batch in labels.epoch(epoch)]
+    assert read == list(map(fields, written))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +211,24 @@ def test_replay_of_a_stored_batch_is_the_drawn_ones():
         first, again = (read.replay(pixels, normalization, CPU) for _ in range(2))
         assert torch.equal(first, again)
         assert torch.equal(first, drawn.replay(pixels, normalization, CPU))
+
+
+@pytest.mark.parametrize("mix", ["cutmix", "mixup", "none"])
+def test_batches_replayed_together_are_those_replayed_alone(mix, monkeypatch):
+    drawn = [batch for epoch in range(2) for batch in draw_epoch(RelabelConfig(batch_size=4, mix=mix), epoch, *SEEN)]
+    arguments = (pixels_of_a_set(), NORMALIZATIONS["half"], CPU)
+    alone = [batch.replay(*arguments) for batch in drawn]
+    together = list(replay(drawn, *arguments))
+    assert [len(images) for images in together] == [4, 4, 2] * 2
+    for images, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(images, other, rtol=1e-6, atol=1e-6)
+        assert images.stride() == other.stride()
+    for limit, counts in ((10**6, [3, 3]), (8 * 3 * SIZE**2, [2, 1] * 2), (1, [1] * 6)):
+        monkeypatch.setattr(label_batches, "REPLAYED_VALUES", limit)
+        groups = list(replayed_together(drawn, SIZE))
+        assert [len(group) for group in groups] == counts
+        assert [batch for group in groups for batch in group] == drawn
+        assert all(group[0].epoch == group[-1].epoch for group in groups)
 
 
 def test_replay_pastes_finished_views():

@@ -10,8 +10,9 @@ from builders import CPU, normal
 from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.data.geometry import Geometry
 from wmdd.method.artifacts import DistilledClass, ImageSet
+from wmdd.method.label_batches import draw_epoch
 from wmdd.method.losses import soft_label_loss
-from wmdd.method.soft_labels import LabelBlock, draw_epoch
+from wmdd.method.soft_labels import LabelBlock
 from wmdd.normalization import NORMALIZATIONS
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit

@@ -15,9 +15,10 @@ from wmdd.config.students import RelabelConfig
 from wmdd.data.decoding.pixels import png, to_image, to_tensor
 from wmdd.data.scan import build_index
 from wmdd.engine.plan import plan_from
+from wmdd.method.label_batches import draw_epoch
 from wmdd.method.losses import feature_loss
 from wmdd.method.moments import Moments
-from wmdd.method.soft_labels import LabelBlock, SoftLabels, draw_epoch
+from wmdd.method.soft_labels import LabelBlock, SoftLabels
 from wmdd.models.registry import build_model
 from wmdd.report.scores import _summary
 from wmdd.seeding import SeedTree

@@ -39,6 +39,12 @@ class Views:
         return Views(runtime.send(self.box), runtime.send(self.flip), runtime.send(self.roll))
 
     @staticmethod
+    def cat(parts: list[Views]) -> Views:
+        """Return views one after another along their first axis."""
+        boxes, flips, rolls = zip(*((part.box, part.flip, part.roll) for part in parts), strict=True)
+        return Views(torch.cat(boxes), torch.cat(flips), torch.cat(rolls))
+
+    @staticmethod
     def stack(parts: list[Views]) -> Views:
         """Return views stacked along a new second axis: (n, parts, ...)."""
         boxes, flips, rolls = zip(*((part.box, part.flip, part.roll) for part in parts), strict=True)

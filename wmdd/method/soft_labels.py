@@ -1,26 +1,19 @@
-"""Soft labels: stored label batches, each with its views, mixture and teacher logits, replayed exactly.
+"""Soft labels: label batches with the teacher's logits, stored as Parquet and read in any order.
 
-For each epoch and batch of a student's training, images i_1, ..., i_n of the set are drawn without replacement, a view
-V_j (crop and flip) for each, and a permutation p of the batch. The student then sees, and the teacher has seen,
+A block of epochs is one file with a row for each image of each batch, in the order of (epoch, batch). A row group holds
+whole batches, as many as fit into `GROUP_BYTES`, and is decoded once for all of them: one row group for a block of a
+small set, some for each epoch of a large set. A sampler of pairs (epoch, batch) and ``DataLoader(batch_size=None)``
+read `SoftLabels` in any process and any order.
 
-    x_j = M(V_j(i_j), V_p(j)(i_p(j))),        labels z_j = teacher(x_j),
-
-where M pastes one box of the partner (CutMix; its area is 1 - Beta(alpha, alpha)), or adds images by one share (MixUp).
-
-Source: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition" (ECCV 2022). The method's
-released code draws the images of a batch again from a seed, which needs a changed PyTorch. Here they are stored, too: a
-block of epochs is one Parquet file whose row groups are label batches, in the order of (epoch, batch). A sampler of
-such pairs and ``DataLoader(batch_size=None)`` read it in any process and any order.
-
-Cost: 2 bytes for each image, epoch and class; a replay is two small matrix products for each image.
+Cost: for each image and epoch 2 bytes for each class, of which compression saves about 8 %, and 4 bytes for its view.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -30,99 +23,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from wmdd.config.base import Augment
-from wmdd.config.students import RelabelConfig
-from wmdd.data.augment import augmented
-from wmdd.data.views import Views, apply_mix, draw_mix_box, draw_resized_crops, sample_views
+from wmdd.data.views import Views
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
-from wmdd.normalization import Normalization
-from wmdd.runtime import Runtime
-from wmdd.seeding import SeedTree
+from wmdd.method.label_batches import LabelBatch
 from wmdd.storage.artifact import Files
 from wmdd.storage.parquet import column, open_table, read_rows
 
-
-@dataclass(frozen=True, eq=False)
-class LabelBatch:
-    """One stored batch of a student's training.
-
-    Args:
-        epoch, batch: counted from 0; batch within the epoch.
-        images: (n,) int64, rows of the image set.
-        views: n crops and flips.
-        partner: (n,) int64, rows of this batch that each image is mixed with.
-        box: top, left, bottom, right of CutMix, px; empty for none.
-        share: of each image in MixUp's sum, in [0, 1]; 1 for none.
-        logits: (n, classes) float16, of the teacher on the mixed views; empty before relabelling.
-        augment: torchvision's change of the images before their views, drawn from `augment_seed`.
-        brightness: (n,) float32 mean of each changed image's pixels, in [0, 255]; empty if none was changed.
-    """
-
-    epoch: int
-    batch: int
-    images: Tensor
-    views: Views
-    partner: Tensor
-    box: tuple[int, int, int, int]
-    logits: Tensor
-    share: float = 1.0
-    augment: Augment = "none"
-    augment_seed: int = 0
-    brightness: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    def changed(self, pixels: Tensor, runtime: Runtime) -> Tensor:
-        """Return this batch's images among (set, 3, h, w) uint8 ones, changed by `augment`."""
-        return augmented(runtime.pick(pixels, self.images), self.augment, self.augment_seed)
-
-    def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
-        """Return the mixed views of (set, 3, h, w) uint8 images, (n, 3, h, w) normalised float32 on the device.
-
-        Raises:
-            ArtifactError: if torchvision does not change the images as it did for the teacher.
-        """
-        changed = self.changed(pixels, runtime)
-        if len(self.brightness) and (mean_pixels(changed) - self.brightness).abs().max() > 1:
-            raise ArtifactError(
-                f"{self.augment} of this torchvision differs from that of the labels of epoch {self.epoch}; install "
-                "the version that made them, or run relabel again"
-            )
-        chosen = normalization.normalize(runtime.send(changed))
-        views = sample_views(chosen, self.views.to(runtime), chosen.shape[-1])
-        return runtime.images(apply_mix(views, runtime.send(self.partner), self.box, self.share))
-
-
-def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
-    """Return the number of images of each batch of an epoch, in which every image occurs once.
-
-    The last batch may be smaller. If it would be of one image, that joins the batch before, since batch-norm needs two.
-    """
-    whole, rest = divmod(num_images, section.batch_size)
-    sizes = [section.batch_size] * whole + ([rest] if rest else [])
-    if len(sizes) > 1 and rest == 1:
-        sizes[-2:] = [section.batch_size + 1]
-    return sizes
-
-
-def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
-    """Draw the batches of an epoch, without logits, of `num_images` images of `size` px."""
-    rng = seeds.child("epoch", epoch).numpy()
-    ends = np.cumsum(batch_sizes(section, num_images))
-    for batch, images in enumerate(np.split(rng.permutation(num_images), ends[:-1])):
-        count = len(images)
-        views = draw_resized_crops(rng, count, (size, size), section.crop_scale, flip=section.flip)
-        partner = rng.permutation(count)
-        box = draw_mix_box(rng, size, section.mix_alpha) if section.mix == "cutmix" else (0, 0, 0, 0)
-        share = float(np.float32(rng.beta(section.mix_alpha, section.mix_alpha))) if section.mix == "mixup" else 1.0
-        empty = torch.zeros(count, 0, dtype=torch.float16)
-        seed = 0 if section.augment == "none" else int(rng.integers(2**63))
-        rows = torch.from_numpy(images), views, torch.from_numpy(partner)
-        yield LabelBatch(epoch, batch, *rows, box, empty, share, section.augment, seed)
-
-
-def mean_pixels(images: Tensor) -> Tensor:
-    """Return the (n,) float32 brightness of (n, 3, h, w) uint8 images, which rounding hardly changes."""
-    return images.float().mean(dim=(1, 2, 3)).cpu()
+GROUP_BYTES = 2**25  # of a row group: enough for compression, and little to decode for one of its batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +39,8 @@ class LabelBlock:
 
     Args:
         data: the file.
-        meta: first epoch, number of epochs, batches per epoch, classes and their names in the order of the logits, and
-            the change of the images before their views, if any.
+        meta: first epoch, number of epochs, batches per epoch, classes and their names in the order of the logits, the
+            change of the images before their views, if any, and batches per row group.
     """
 
     data: bytes
@@ -162,25 +70,41 @@ class LabelBlock:
 
     @classmethod
     def write(cls, batches: Iterable[LabelBatch], meta: dict[str, Any]) -> Self:
-        """Return a block of label batches, each as one row group."""
-        out = io.BytesIO()
+        """Return a block of label batches; the batches per row group are added to its `meta`."""
         batches = list(batches)
         mixup, augment = any(batch.share < 1 for batch in batches), batches[0].augment
         meta = meta if augment == "none" else {**meta, "augment": augment}
+        count = _batches_per_group(max(len(batch.images) for batch in batches), meta)
+        meta = {**meta, "batches_per_group": count}
         schema = _schema(meta["classes"], mixup, "augment" in meta).with_metadata({"wmdd": json.dumps(meta)})
-        with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-            for batch in batches:
-                writer.write_table(_table(batch, schema), row_group_size=len(batch.images))
+        # Logits hardly repeat: a dictionary of them is as large as they are.
+        options = {"use_dictionary": schema.names[:-1], "write_statistics": ["epoch", "batch"]}
+        out = io.BytesIO()
+        with pq.ParquetWriter(out, schema, compression="zstd", **options) as writer:
+            for start in range(0, len(batches), count):
+                table = _table(batches[start : start + count], schema)
+                writer.write_table(table, row_group_size=len(table))
         return cls(out.getvalue(), meta)
 
-    def read(self, row_groups: Sequence[int]) -> list[LabelBatch]:
-        """Read row groups."""
+    def row_group(self, position: int) -> tuple[int, int]:
+        """Return the row group of a batch, and its position there, by its position in the block."""
+        count: int = self.meta.get("batches_per_group", 1)  # which is left out in files of older versions
+        return divmod(position, count)
+
+    def decode(self, row_group: int) -> list[LabelBatch]:
+        """Return the batches of a row group, which are views of the same tensors."""
         with open_table(io.BytesIO(self.data)) as table:
-            return [_batch(read_rows(table, group), self.meta) for group in row_groups]
+            return _batches(read_rows(table, row_group), self.meta)
+
+    def read(self, positions: Sequence[int]) -> list[LabelBatch]:
+        """Read batches by their positions in the block."""
+        places = [self.row_group(position) for position in positions]
+        decoded = {row_group: self.decode(row_group) for row_group in dict(places)}
+        return [decoded[row_group][position] for row_group, position in places]
 
 
 class SoftLabels(Dataset[LabelBatch]):
-    """All label batches of an image set, by (epoch, batch).
+    """All label batches of an image set, by (epoch, batch); the row group that was read last stays decoded.
 
     Args:
         blocks: in the order of epochs.
@@ -197,20 +121,26 @@ class SoftLabels(Dataset[LabelBatch]):
             raise ArtifactError(f"soft labels cover epochs {firsts[:3]}..., not each epoch once")
         self.epochs, self.augment = len(firsts), str(self._blocks[0].meta.get("augment", "none"))
         self.batches = int(self._blocks[0].meta["batches"])
+        self._decoded: tuple[LabelBlock, int, list[LabelBatch]] | None = None
 
     def epoch(self, epoch: int) -> list[LabelBatch]:
         """Read all batches of an epoch, in order."""
-        block = self._of_epoch[epoch]
-        start = (epoch - block.meta["first_epoch"]) * self.batches
-        return block.read(range(start, start + self.batches))
+        return [self[epoch, batch] for batch in range(self.batches)]
 
     def __len__(self) -> int:
         return self.epochs * self.batches
 
-    def __getitem__(self, position: tuple[int, int]) -> LabelBatch:
-        epoch, batch = position
+    def __getitem__(self, place: tuple[int, int]) -> LabelBatch:
+        epoch, batch = place
         block = self._of_epoch[epoch]
-        return block.read([(epoch - block.meta["first_epoch"]) * self.batches + batch])[0]
+        row_group, position = block.row_group((epoch - block.meta["first_epoch"]) * self.batches + batch)
+        if self._decoded is None or self._decoded[:2] != (block, row_group):
+            self._decoded = None  # before the next one is decoded
+            self._decoded = block, row_group, block.decode(row_group)
+        return self._decoded[2][position]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoded": None}  # another process decodes what it reads
 
 
 def check_labels(labels: SoftLabels, images: ImageSet) -> None:
@@ -219,47 +149,86 @@ def check_labels(labels: SoftLabels, images: ImageSet) -> None:
     Raises:
         ArtifactError: if a row is out of range.
     """
-    last = max(int(batch.images.max()) for batch in labels.epoch(0))
+    last = max(int(labels[0, batch].images.max()) for batch in range(labels.batches))
     if last >= len(images):
         raise ArtifactError(f"soft labels name image {last}, the set has {len(images)}")
 
 
 _INTS = {"epoch": pa.int32(), "batch": pa.int32(), "image": pa.int32(), "partner": pa.int32(), "flip": pa.bool_()}
-_PIXELS = ("top", "left", "height", "width", "mix_top", "mix_left", "mix_bottom", "mix_right")
+_CROP, _MIX = ("top", "left", "height", "width"), ("mix_top", "mix_left", "mix_bottom", "mix_right")
+_VIEW_BYTES = 33  # a row's columns without its logits
 
 
 def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
     fields = [pa.field(name, dtype) for name, dtype in _INTS.items()]
-    fields += [pa.field(name, pa.uint16()) for name in _PIXELS]
+    fields += [pa.field(name, pa.uint16()) for name in (*_CROP, *_MIX)]
     fields += [pa.field("mix_share", pa.float32())] if mixup else []
     fields += [pa.field("augment_seed", pa.int64()), pa.field("brightness", pa.float32())] if augmented else []
     return pa.schema([*fields, pa.field("logits", pa.binary(2 * classes))])
 
 
-def _table(batch: LabelBatch, schema: pa.Schema) -> pa.Table:
-    n = len(batch.images)
-    columns = {"epoch": batch.epoch, "batch": batch.batch, "image": batch.images, "partner": batch.partner}
-    columns |= {"flip": batch.views.flip, **dict(zip(_PIXELS, (*batch.views.box.T, *batch.box), strict=True))}
-    columns |= {"mix_share": batch.share, "augment_seed": batch.augment_seed, "brightness": batch.brightness}
-    width = schema.field("logits").type
-    logits = pa.FixedSizeBinaryArray.from_buffers(width, n, [None, pa.py_buffer(batch.logits.contiguous().numpy())])
-    arrays = [pa.array(np.full(n, columns[name])).cast(schema.field(name).type) for name in schema.names[:-1]]
-    return pa.Table.from_arrays([*arrays, logits], schema=schema)
+def _batches_per_group(images: int, meta: dict[str, Any]) -> int:
+    """Return how many batches, of at most so many images, share a row group: those of whole epochs, or of a part."""
+    count: int = max(1, GROUP_BYTES // (images * (2 * meta["classes"] + _VIEW_BYTES)))
+    return count - count % meta["batches"] if count > meta["batches"] else count
 
 
-def _batch(table: pa.Table, meta: dict[str, Any]) -> LabelBatch:
+def _table(batches: Sequence[LabelBatch], schema: pa.Schema) -> pa.Table:
+    sizes = [len(batch.images) for batch in batches]
+    numbers = [(batch.epoch, batch.batch, *batch.box, batch.share, batch.augment_seed) for batch in batches]
+    names = ("epoch", "batch", *_MIX, "mix_share", "augment_seed")
+    columns = {name: np.repeat(values, sizes) for name, values in zip(names, zip(*numbers, strict=True), strict=True)}
+    columns |= {"image": _joined([batch.images for batch in batches])}
+    columns |= {"partner": _joined([batch.partner for batch in batches])}
+    columns |= {"flip": _joined([batch.views.flip for batch in batches])}
+    columns |= dict(zip(_CROP, _joined([batch.views.box for batch in batches]).T, strict=True))
+    columns |= {"brightness": _joined([batch.brightness for batch in batches])}
+    arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
+    logits = pa.py_buffer(_joined([batch.logits for batch in batches]))
+    binary = pa.FixedSizeBinaryArray.from_buffers(schema.field("logits").type, sum(sizes), [None, logits])
+    return pa.Table.from_arrays([*arrays, binary], schema=schema)
+
+
+def _joined(parts: list[Tensor]) -> np.ndarray:
+    joined: np.ndarray = torch.cat(parts).numpy()
+    return joined
+
+
+def _batches(table: pa.Table, meta: dict[str, Any]) -> list[LabelBatch]:
     values = {name: column(table, name) for name in table.column_names[:-1]}
-    box = torch.from_numpy(np.stack([values[name].astype(np.int32) for name in _PIXELS[:4]], axis=1))
-    flip = torch.from_numpy(values["flip"].astype(bool))
-    views = Views(box, flip, torch.zeros(len(flip), 2, dtype=torch.int32))
-    raw = b"".join(table.column("logits").to_pylist())
-    logits = torch.frombuffer(bytearray(raw), dtype=torch.float16).view(-1, meta["classes"])
-    top, left, bottom, right = (int(values[name][0]) for name in _PIXELS[4:])
-    rows, partner = (torch.from_numpy(values[name].astype(np.int64)) for name in ("image", "partner"))
-    position = int(values["epoch"][0]), int(values["batch"][0])
-    share = float(values["mix_share"][0]) if "mix_share" in values else 1.0
-    batch = LabelBatch(*position, rows, views, partner, (top, left, bottom, right), logits, share)
-    if "augment" not in meta:
-        return batch
-    seed, brightness = int(values["augment_seed"][0]), torch.from_numpy(values["brightness"].copy())
-    return replace(batch, augment=meta["augment"], augment_seed=seed, brightness=brightness)
+    starts = np.flatnonzero(np.diff(values["epoch"], prepend=-1) | np.diff(values["batch"], prepend=-1))
+    sizes = np.diff(starts, append=len(table)).tolist()
+    numbers = {name: array[starts].tolist() for name, array in values.items()}
+    tensors = {name: torch.from_numpy(values[name].astype(np.int64)).split(sizes) for name in ("image", "partner")}
+    crops = torch.from_numpy(np.stack([values[name].astype(np.int32) for name in _CROP], axis=1)).split(sizes)
+    flips = torch.from_numpy(values["flip"].astype(bool)).split(sizes)
+    rolls = torch.zeros(len(table), 2, dtype=torch.int32).split(sizes)
+    logits = _logits(table, meta["classes"]).split(sizes)
+    changes: list[dict[str, Any]] = [{}] * len(sizes)
+    if "augment" in meta:
+        brightness = torch.from_numpy(values["brightness"].copy()).split(sizes)
+        changes = [
+            {"augment": meta["augment"], "augment_seed": seed, "brightness": mean}
+            for seed, mean in zip(numbers["augment_seed"], brightness, strict=True)
+        ]
+    return [
+        LabelBatch(
+            epoch=numbers["epoch"][i],
+            batch=numbers["batch"][i],
+            images=tensors["image"][i],
+            views=Views(crops[i], flips[i], rolls[i]),
+            partner=tensors["partner"][i],
+            box=(numbers["mix_top"][i], numbers["mix_left"][i], numbers["mix_bottom"][i], numbers["mix_right"][i]),
+            logits=logits[i],
+            share=numbers["mix_share"][i] if "mix_share" in numbers else 1.0,
+            **changes[i],
+        )
+        for i in range(len(sizes))
+    ]
+
+
+def _logits(table: pa.Table, classes: int) -> Tensor:
+    """Return the (rows, classes) float16 logits, copied out of Arrow's memory, which is read-only."""
+    binary = table.column("logits").combine_chunks()
+    values = np.frombuffer(binary.buffers()[1], np.float16, len(table) * classes, offset=2 * classes * binary.offset)
+    return torch.from_numpy(values.reshape(-1, classes).copy())

@@ -90,7 +90,7 @@ def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
         "relabel": plan.config.relabel.model_dump(mode="json"),
         "image_size": plan.config.data.image_size,
         "normalization": plan.config.data.normalization,
-        "logits": "float16, before softmax; one row group per label batch; image = row of images/ in file order",
+        "logits": "float16, before softmax; rows by (epoch, batch), image = row of images/ in file order",
     }
     folder.write("labels/manifest.json", json.dumps(manifest, indent=1).encode())
 

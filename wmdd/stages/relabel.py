@@ -11,7 +11,8 @@ from torch import nn
 
 from wmdd.config.students import RelabelConfig
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.soft_labels import LabelBatch, LabelBlock, batch_sizes, draw_epoch, mean_pixels
+from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels
+from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.folding import folded
 from wmdd.models.teacher import Teacher
 from wmdd.normalization import Normalization

@@ -5,17 +5,20 @@ Both classes have the number of epochs and of steps in each, the batches of an e
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
 from wmdd.method.artifacts import ImageSet
+from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayed_together
 from wmdd.method.losses import soft_label_loss
-from wmdd.method.soft_labels import LabelBatch, SoftLabels, batch_sizes, check_labels, draw_epoch
+from wmdd.method.soft_labels import SoftLabels, check_labels
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
@@ -41,22 +44,29 @@ class SoftLessons:
         self._names = images.labels.to(runtime.device)
         self.epochs, self.steps = self._labels.epochs, self._labels.batches
         self._next = -1
-        self._epochs: Iterator[list[LabelBatch]] = iter(())
+        self._read: Iterator[list[LabelBatch]] = iter(())
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views, the teacher's logits, the images' weights and their classes."""
-        send = self._runtime.send
-        for batch in self._read(epoch):
-            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
-            rows = send(batch.images)
-            yield shown, send(batch.logits), self._weights[rows], self._names[rows]
-
-    def _read(self, epoch: int) -> list[LabelBatch]:
-        """Read an epoch's labels; on a GPU the next epoch's are read meanwhile."""
         if epoch != self._next:
-            self._epochs = self._runtime.ahead(map(self._labels.epoch, range(epoch, self.epochs)))
+            self._read = self._runtime.ahead(self._from(epoch))
+        done = 0
+        while done < self.steps:
+            batches = next(self._read)
+            done += len(batches)
+            # One copy to the device for all of these batches.
+            rows = self._runtime.send(torch.cat([batch.images for batch in batches]))
+            logits = self._runtime.send(torch.cat([batch.logits for batch in batches]))
+            sizes = [len(batch.images) for batch in batches]
+            numbers = (tensor.split(sizes) for tensor in (logits, self._weights[rows], self._names[rows]))
+            shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
+            yield from zip(shown, *numbers, strict=True)
         self._next = epoch + 1
-        return next(self._epochs)
+
+    def _from(self, epoch: int) -> Iterator[list[LabelBatch]]:
+        """Read the labels from an epoch on; on a GPU the next ones are read meanwhile."""
+        places = itertools.product(range(epoch, self.epochs), range(self.steps))
+        return replayed_together(map(self._labels.__getitem__, places), self._geometry.image_size)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Return the divergence at temperature or squared distance of logits, with a cross-entropy if it has weight."""
@@ -87,9 +97,12 @@ class HardLessons:
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views and their classes."""
         size = self._geometry.image_size
-        for batch in draw_epoch(self._views, epoch, len(self._names), size, self._seeds):
-            shown = batch.replay(self._pixels, self._geometry.pixels, self._runtime)
-            yield self._change(shown), self._names[self._runtime.send(batch.images)]
+        drawn = draw_epoch(self._views, epoch, len(self._names), size, self._seeds)
+        for batches in replayed_together(drawn, size):
+            rows = self._runtime.send(torch.cat([batch.images for batch in batches]))
+            names = self._names[rows].split([len(batch.images) for batch in batches])
+            shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
+            yield from zip(map(self._change, shown), names, strict=True)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Return the cross-entropy."""

@@ -35,7 +35,7 @@ def plan(planner: Planner) -> Groups:
 
 RELABEL = Stage(
     "relabel",
-    2,
+    3,
     "relabel",
     "wmdd.method.soft_labels:LabelBlock",
     Params,
