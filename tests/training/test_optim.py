@@ -1,12 +1,17 @@
 """Which parameters decay, and by which optimiser they are updated."""
 
 import pytest
+import torch
+import torch.nn.functional as F
+from builders import CPU, normal
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
 from wmdd.models import optimizers
 from wmdd.models.registry import build_model
+from wmdd.seeding import SeedTree
 from wmdd.training.optim import groups_by_layer, student_optimizer, teacher_optimizer
+from wmdd.training.trainer import Trainer
 
 
 def test_each_parameter_decays_by_its_layer():
@@ -45,3 +50,72 @@ def test_student_decays_weights_of_two_dimensions(name, kind):
     assert (matrices["weight_decay"], others["weight_decay"], matrices["lr"]) == (0.5, 0.0, 0.1)
     assert {weight.ndim for weight in matrices["params"]} == {2, 4}
     assert {weight.ndim for weight in others["params"]} == {1}
+
+
+OPTIMIZERS = {
+    "student's AdamW": (student_optimizer, EvaluateConfig(weight_decay=0.1)),
+    "student's SGD": (student_optimizer, EvaluateConfig(optimizer="sgd", weight_decay=0.1)),
+    "teacher's SGD": (teacher_optimizer, PretrainConfig(nesterov=True, weight_decay=0.1)),
+    "teacher's AdamW": (teacher_optimizer, PretrainConfig(optimizer="adamw", weight_decay=0.1)),
+}
+
+
+def training(name, *, fused=True):
+    """Six steps of a network in the runtime's memory format, three epochs of two."""
+    with SeedTree(1).scoped():
+        network = CPU.place(build_model("convnet2_w16", 4, 16))
+    make, section = OPTIMIZERS[name]
+    optimizer = make(section, network)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    if not fused:
+        optimizer = type(optimizer)([{**group, "fused": False} for group in optimizer.param_groups])
+    return Trainer(
+        network=network,
+        optimizer=optimizer,
+        schedule=lambda step: 0.01 * (1 - step / 6),
+        batches=lambda epoch: [(CPU.images(normal(4, 3, 16, 16, seed=2 * epoch + i)), torch.arange(4)) for i in (0, 1)],
+        loss=F.cross_entropy,
+        validate=lambda network: 0.5,
+        epochs=3,
+        steps_per_epoch=2,
+        runtime=CPU,
+        seeds=SeedTree(0),
+    )
+
+
+def weights_after(trainer):
+    list(trainer.run())
+    return [weight.detach() for weight in trainer.network.parameters()]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_fused_steps_are_those_of_torchs_default(name):
+    fused, default = weights_after(training(name)), weights_after(training(name, fused=False))
+    for weight, other in zip(fused, default, strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_resumed_training_equals_an_undisturbed_one(name):
+    whole = training(name)
+    run = whole.run()
+    next(run)
+    resumed = training(name)
+    resumed.resume(whole.snapshot())
+    list(run)
+    for weight, other in zip(weights_after(resumed), whole.network.parameters(), strict=True):
+        assert torch.equal(weight, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_goes_on_from_a_snapshot_of_torchs_default(name):
+    default = training(name, fused=False)
+    run = default.run()
+    next(run)
+    resumed = training(name)
+    resumed.resume(default.snapshot())
+    list(run)
+    for weight, other in zip(weights_after(resumed), default.network.parameters(), strict=True):
+        torch.testing.assert_close(weight, other.detach(), rtol=1e-5, atol=1e-6)
+    states = [value for state in resumed.optimizer.state.values() for value in state.values()]
+    assert {value.dtype for value in states} == {torch.float32}
