@@ -71,8 +71,9 @@ def test_resumed_teacher_equals_an_undisturbed_one(name, way, tmp_path):
         assert torch.equal(value(resumed).weights[layer], weights), layer
 
 
-def test_resumed_student_equals_an_undisturbed_one(tmp_path):
+def test_resumed_student_equals_an_undisturbed_one(tmp_path, monkeypatch):
     runtime, changes = open_runtime(precision="bf16"), {"evaluate.ema": 0.9}
+    monkeypatch.setattr("wmdd.outputs.SnapshotClock.is_due", lambda clock: True)
     events = evaluate(tmp_path, runtime, changes=changes)
     resumed = evaluate(tmp_path, runtime, changes=changes, resume=snapshots(events)[0])
     assert len(snapshots(resumed)) == 1

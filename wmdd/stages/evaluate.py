@@ -88,7 +88,8 @@ def evaluate(
         if unit.resume:
             trainer.resume(unit.resume)
             yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")
-        pulse, snapshots = Pulse(), SnapshotClock()
+        # The optimiser keeps two numbers for each weight.
+        pulse, snapshots = Pulse(), SnapshotClock(3 * sum(weight.nbytes for weight in trainer.network.parameters()))
         for epoch in trainer.run():
             if isinstance(epoch, Steps):
                 yield Progress(trainer.epoch, trainer.epochs, str(epoch))
@@ -97,8 +98,7 @@ def evaluate(
                 yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
             elif pulse.is_due():
                 yield Progress(trainer.epoch, trainer.epochs)
-            # Epochs that are not validated may be many and long.
-            if epoch.epoch < trainer.epochs and (epoch.top1 is not None or snapshots.is_due()):
+            if epoch.epoch < trainer.epochs and snapshots.is_due():
                 snapshots.begin()
                 yield Snapshot(trainer.snapshot())
                 snapshots.end()
