@@ -20,8 +20,7 @@ class Normalization:
     def normalize(self, images: Tensor) -> Tensor:
         """Return (n, 3, h, w) uint8 as normalised float32."""
         mean, std = _constants(self, images.device)
-        # In place: memory that is new to the process costs more than the arithmetic.
-        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        return (images / 255).sub_(mean).div_(std)  # in place: new memory costs more than the arithmetic
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Return normalised float32 as rounded uint8 (truncation would darken every image)."""

@@ -152,7 +152,8 @@ class Runtime:
 
     def pick(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return rows of images, gathered on the device that holds the images."""
-        return images[self.send(rows) if images.is_cuda else rows]
+        # Not images[rows], which on a CPU copies uint8 value by value: 20 times as slow.
+        return images.index_select(0, self.send(rows) if images.is_cuda else rows)
 
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
