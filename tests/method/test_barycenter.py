@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 import numpy as np
+import ot
 import pytest
 from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
@@ -131,6 +132,27 @@ def test_barycenter_moves_and_scales_with_the_features():
     plain = solve(points, 4, "learned", init=start)
     moved = solve(points * 3 + 1000, 4, "learned", init=start * 3 + 1000)
     np.testing.assert_allclose(moved.support, plain.support * 3 + 1000, rtol=1e-4)
+
+
+def test_atoms_that_stay_are_not_solved_for_again(monkeypatch):
+    solved = []
+    emd = ot.emd
+    monkeypatch.setattr(
+        ot, "emd", lambda *masses_and_costs, **options: solved.append(1) or emd(*masses_and_costs, **options)
+    )
+    result = solve(features_of(11, 97, 6), 10, tolerance=0.0)
+    assert result.converged
+    assert result.objective[-1] == result.objective[-2] < result.objective[-3]
+    assert len(solved) == len(result.objective) - 1
+
+
+@pytest.mark.parametrize("duplicates", [0, 2])
+def test_one_step_of_learned_mass_is_one_of_kmeans(duplicates):
+    points = features_of(12, 90, 6)
+    start = np.concatenate([points[:8], points[:duplicates]])
+    reference = KMeans(len(start), init=start, n_init=1, algorithm="lloyd", tol=0, max_iter=1).fit(points)
+    result = solve(points, len(start), "learned", init=start, max_iterations=1)
+    np.testing.assert_allclose(result.support, reference.cluster_centers_, rtol=1e-5, atol=1e-5)
 
 
 def test_step_limit_leaves_it_unconverged():
