@@ -115,6 +115,7 @@ _GPU = (
 _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
     Step("recovery-32", f"{HERE}.recovery:run", 120, {"size": 32, "more": 200}),
+    Step("planning", f"{HERE}.planning:run", 60, {"units": 100_000}),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},

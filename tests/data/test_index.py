@@ -11,7 +11,7 @@ from tables import each_of
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import StreamedImages, load_uint8
-from wmdd.data.index import limit
+from wmdd.data.index import COLUMNS, Split, limit
 from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.data.set_notes import pixel_notes
@@ -34,6 +34,15 @@ def test_index_survives_the_round_trip(tmp_path):
         for name in ("file", "row", "label", "height", "width", "digest", "orientation"):
             np.testing.assert_array_equal(getattr(getattr(again, split), name), getattr(getattr(index, split), name))
             assert getattr(getattr(again, split), name).dtype == getattr(getattr(index, split), name).dtype
+
+
+def test_images_of_each_class_are_found_in_any_order():
+    label = np.array([2, 0, 2, 4, 0, 2], np.int32)
+    empty = {name: np.zeros(6, dtype) for name, dtype in COLUMNS.items()}
+    split = Split(("none",), **(empty | {"label": label}))
+    for class_id in (-1, 0, 1, 2, 3, 4, 5):
+        np.testing.assert_array_equal(split.of_class(class_id), np.flatnonzero(label == class_id))
+    assert split.take(np.array([1, 3])).of_class(4).tolist() == [1]  # it knows nothing of the whole
 
 
 def test_class_digest_depends_on_its_own_class_only(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -44,7 +45,15 @@ class Split:
 
     def of_class(self, class_id: int) -> np.ndarray:
         """Return the positions of a class's images, ascending."""
-        return np.flatnonzero(self.label == class_id)
+        order, ends = self._by_class
+        return order[ends[class_id] : ends[class_id + 1]] if 0 <= class_id < len(ends) - 1 else order[:0]
+
+    @functools.cached_property
+    def _by_class(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the positions sorted by class, and where each class begins: to search all for each takes long."""
+        order = np.argsort(self.label, kind="stable")
+        classes = np.arange(self.label.max(initial=-1) + 2)
+        return order, np.searchsorted(self.label[order], classes)
 
     def image_name(self, position: int) -> str:
         """Return the name of an image for messages: its file, and its row in a Parquet file."""
@@ -93,8 +102,13 @@ class DatasetIndex:
 
     def class_digest(self, class_id: int) -> str:
         """Return the hash of one class's name and training images; it does not depend on other classes."""
-        part = self.train.take(self.train.of_class(class_id))
-        return _hash(self.class_names[class_id].encode(), part.digest.tobytes(), *self._decoded)
+        return self._class_digests[class_id]
+
+    @functools.cached_property
+    def _class_digests(self) -> list[str]:
+        images = (self.train.digest[self.train.of_class(number)] for number in range(len(self.class_names)))
+        names = (name.encode() for name in self.class_names)
+        return [_hash(name, part.tobytes(), *self._decoded) for name, part in zip(names, images, strict=True)]
 
     def digest(self, split: Literal["train", "val"]) -> str:
         """Return the hash of a split: class names, labels and contents, in order."""

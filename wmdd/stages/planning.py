@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ class Planner:
     level: Fidelity
     weights: str | None
     planned: dict[str, Groups] = field(default_factory=dict)
+    _sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def units(self, stage: str) -> list[PlannedUnit]:
         """List the units of a stage that is planned."""
@@ -53,7 +55,7 @@ class Planner:
         """The teacher: the first network of all."""
         return self.units("pretrain")[0].ref
 
-    @property
+    @functools.cached_property
     def geometry(self) -> Geometry:
         """How images become inputs of networks."""
         return Geometry(**self.config.data.geometry())
@@ -94,12 +96,18 @@ class Planner:
             identity: in the key in place of inputs, or of unkeyed params, that say more than the unit depends on.
         """
         parts = {"stage": stage.name, "version": stage.version, "unit": name, "params": params_for_key(params)}
-        parts |= {"section": (section or stage.section_of(self.config)).for_key()}
+        parts |= {"section": section.for_key() if section else self._section_for_key(stage)}
         keys = {label: _keys(refs) for label, refs in inputs.items()}
         parts |= {"inputs": keys | (identity or {}), "seed": self.config.seed}
         if stage.gpu:
             parts["precision"] = self.config.runtime.precision
         return PlannedUnit(ArtifactRef(stage.name, name, content_key(parts)), params, inputs)
+
+    def _section_for_key(self, stage: Stage) -> dict[str, Any]:
+        """Return what the configuration's section adds to a key; worked out once, for a stage may have 10^6 units."""
+        if stage.name not in self._sections:
+            self._sections[stage.name] = stage.section_of(self.config).for_key()
+        return self._sections[stage.name]
 
     def class_unit(
         self, stage: Stage, class_id: int, params: Any, inputs: Inputs, *, prefix: str = "", images: bool = True
@@ -112,12 +120,15 @@ class Planner:
 
 def params_for_key(params: Any) -> dict[str, Any]:
     """Return the plain params that belong to the key; those at their default are left out, as options are."""
-    values = {
-        item.name: getattr(params, item.name)
-        for item in dataclasses.fields(params)
-        if item.metadata.get("keyed", True) and getattr(params, item.name) != item.default
-    }
+    cls: type = type(params)
+    given = {name: (getattr(params, name), default) for name, default in _keyed_fields(cls)}
+    values = {name: value for name, (value, default) in given.items() if value != default}
     return {name: params_for_key(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+
+
+@functools.cache
+def _keyed_fields(params: type) -> list[tuple[str, Any]]:
+    return [(item.name, item.default) for item in dataclasses.fields(params) if item.metadata.get("keyed", True)]
 
 
 def image_sets(recovered: Iterable[PlannedUnit], selected: Iterable[PlannedUnit]) -> dict[str, list[ArtifactRef]]:
