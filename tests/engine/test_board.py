@@ -125,3 +125,41 @@ def test_any_order_runs_tasks_once_after_their_inputs(needs, data):
             finished.add(done.name)
     assert len(finished) + len(board.failures) + len(board.blocked) == len(tasks)
     assert not running
+
+
+def with_references():
+    """A chain, and what is for comparison alone, planned before it."""
+    references = [task("pretrain", "full-net"), task("relabel", "random-0-epochs-0000")]
+    references.append(task("evaluate", "random-0-net-seed-0", ref("relabel", "random-0-epochs-0000")))
+    return [*references, task("select", "random-0-class-0"), *chain(2)]
+
+
+def test_references_wait_until_all_tasks_of_images_are_taken():
+    tasks = with_references()
+    board = Board(tasks, refs(tasks))
+    assert taken(board) == ["select random-0-class-0", "pretrain teacher"]
+    board.finish(tasks[4])
+    assert taken(board) == ["statistics class-0", "statistics class-1"]
+    board.finish(tasks[5])
+    assert taken(board) == ["recover class-0"]
+    board.finish(tasks[6])
+    assert board.ready("") == 1
+    assert board.take().name == "class-1"
+    assert taken(board) == ["pretrain full-net", "relabel random-0-epochs-0000"]  # while images are made
+
+
+def test_references_come_after_labels_of_distilled_images():
+    tasks = with_references()
+    board = Board(tasks[:3] + tasks[-1:], refs(tasks[:3] + tasks[-1:]))
+    assert taken(board) == ["relabel all", "pretrain full-net", "relabel random-0-epochs-0000"]
+    board.finish(tasks[1])
+    assert taken(board) == ["evaluate random-0-net-seed-0"]
+
+
+def test_failed_images_do_not_hold_references():
+    tasks = with_references()
+    board = Board(tasks, refs(tasks))
+    taken(board)
+    board.fail(tasks[4], StageError("pretrain", "teacher", "broken"))
+    assert taken(board) == ["pretrain full-net", "relabel random-0-epochs-0000"]
+    assert [item.stage for item in board.blocked].count("recover") == 2

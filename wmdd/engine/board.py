@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from wmdd.engine.task import StageTask
+from wmdd.engine.task import StageTask, is_reference, makes_images
 from wmdd.errors import StageError
 from wmdd.storage.store import ArtifactRef
 
@@ -14,8 +14,9 @@ from wmdd.storage.store import ArtifactRef
 class Board:
     """The tasks of a run that are not finished, in one queue for each kind of worker.
 
-    Tasks leave a queue in the plan's order, as soon as their inputs exist. If one fails, only tasks that need its
-    output are blocked. A task is identified by its stage and name.
+    Tasks leave a queue in the plan's order, as soon as their inputs exist; those of references come last, and none
+    before all tasks that make images were taken. If one fails, only tasks that need its output are blocked. A task is
+    identified by its stage and name.
 
     Args:
         tasks: with units left to do, in the plan's order.
@@ -29,7 +30,7 @@ class Board:
         missing: Iterable[ArtifactRef],
         queue: Callable[[StageTask], str] = lambda task: "",
     ) -> None:
-        absent = set(missing)
+        tasks, absent = sorted(tasks, key=is_reference), set(missing)
         self.tasks, self.queue = tasks, queue
         self.failures: list[StageError] = []
         self.blocked: list[StageTask] = []
@@ -46,6 +47,8 @@ class Board:
             self._unfinished_inputs[index] = self._waiting_inputs[index] = len(producers)
             for needed in producers:
                 self._consumers[needed].append(index)
+        self._to_take = {index for index, task in enumerate(tasks) if makes_images(task)}
+        self._held = list[int]()  # ready tasks of references
         self._open = set(range(len(tasks)))
         self._left = Counter(self._queue_of)
         self._ready: dict[str, list[int]] = {}
@@ -76,7 +79,11 @@ class Board:
     def take(self, queue: str = "") -> StageTask | None:
         """Take the first ready task from a queue, or None."""
         indices = self._ready.get(queue)
-        return self.tasks[heapq.heappop(indices)] if indices else None
+        if not indices:
+            return None
+        index = heapq.heappop(indices)
+        self._pass(index)
+        return self.tasks[index]
 
     def put_back(self, task: StageTask) -> None:
         """Return a task that was taken to its queue."""
@@ -115,8 +122,20 @@ class Board:
     def _close(self, index: int) -> None:
         self._open.discard(index)
         self._left[self._queue_of[index]] -= 1
+        self._pass(index)
+
+    def _pass(self, index: int) -> None:
+        """Record that no reference need wait for a task any more."""
+        self._to_take.discard(index)
+        if not self._to_take:
+            held, self._held = self._held, []
+            for reference in held:
+                self._push(reference)
 
     def _push(self, index: int) -> None:
+        if self._to_take and is_reference(self.tasks[index]):
+            self._held.append(index)
+            return
         heapq.heappush(self._ready.setdefault(self._queue_of[index], []), index)
         if index not in self._reached:
             self._reached.add(index)

@@ -40,6 +40,17 @@ class StageTask:
             yield from (refs,) if isinstance(refs, ArtifactRef) else refs
 
 
+def makes_images(task: StageTask) -> bool:
+    """Whether distilled images wait for a task, once there is a teacher."""
+    return task.stage in ("statistics", "barycenter", "recover")
+
+
+def is_reference(task: StageTask) -> bool:
+    """Whether a task serves comparison alone: a network of all data, or labels and students of random images."""
+    unit = task.units[0].ref.unit
+    return unit.startswith({"pretrain": "full-", "relabel": "random-", "evaluate": "random-"}.get(task.stage, "-"))
+
+
 @dataclass(frozen=True)
 class Plan:
     """All tasks, stage by stage in the order of the data.
