@@ -29,6 +29,8 @@ from wmdd.text import (
     on_a_page,
     one_line,
     printable,
+    rough_bytes,
+    rough_time,
     suggestion,
     unknown,
 )
@@ -244,6 +246,13 @@ def test_page_takes_no_control_code_from_a_value():
     assert on_a_page("a\x00b\udce9") == r"a\x00b\xe9"
     assert on_a_page(Ready("<svg>\n")) == "<svg>\n"
     assert on_a_page(3) == 3
+
+
+def test_estimates_are_rounded():
+    seconds = (0.2, 47.4, 99.4, 330, 100 * 60, 47 * 3600, 22.4 * 86400)
+    assert [rough_time(value) for value in seconds] == ["1 s", "47 s", "99 s", "5.5 min", "1.7 h", "47 h", "22 days"]
+    sizes = (0, 640, 315_200, 5_440_000, 33e9, 1.24e12)
+    assert [rough_bytes(size) for size in sizes] == ["0 kB", "0.64 kB", "320 kB", "5.4 MB", "33 GB", "1.2 TB"]
 
 
 def test_one_of_a_kind_is_counted_as_one():

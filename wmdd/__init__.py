@@ -9,6 +9,7 @@
 - recipe: the configuration of a named data set.
 - override: a copy of a configuration with options changed; "wmdd distill digits --help-all" lists them.
 - DistillConfig: the configuration itself; its sections are attributes.
+- plan: what distill would compute of it; returns a PlannedRun, whose cost holds an estimate of hours and bytes.
 - distill: run a configuration and write its run folder; returns a RunResult, whose metrics hold the scores.
 - load_distilled: read a run folder's images as DistilledImages.
 - rewrite: write a run folder's report and files again, from its store.
@@ -26,6 +27,7 @@ from wmdd.cpus import wait_passively
 
 if TYPE_CHECKING:
     from wmdd.commands.distill import RunResult, distill, rewrite
+    from wmdd.commands.plan import PlannedRun, plan
     from wmdd.config.distill import DistillConfig, override
     from wmdd.config.recipes import recipe
     from wmdd.distilled import DistilledImages, load_distilled
@@ -33,16 +35,19 @@ if TYPE_CHECKING:
 __all__ = [
     "DistillConfig",
     "DistilledImages",
+    "PlannedRun",
     "RunResult",
     "distill",
     "load_distilled",
     "override",
+    "plan",
     "recipe",
     "rewrite",
 ]
 
 _HOMES = {
     "wmdd.commands.distill": ("RunResult", "distill", "rewrite"),
+    "wmdd.commands.plan": ("PlannedRun", "plan"),
     "wmdd.config.distill": ("DistillConfig", "override"),
     "wmdd.distilled": ("DistilledImages", "load_distilled"),
     "wmdd.config.recipes": ("recipe",),

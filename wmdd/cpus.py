@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -36,6 +37,18 @@ def compute_cpus() -> int:
     """Return on how many CPUs this process may compute: `usable_cpus`, or fewer if ``OMP_NUM_THREADS`` says so."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(usable_cpus(), int(first)) if first.isdecimal() and int(first) else usable_cpus()
+
+
+@functools.cache
+def cpuinfo() -> str:
+    """Return what Linux says of the CPUs; "" on other systems."""
+    return "\n".join(_lines(Path("/proc/cpuinfo")))
+
+
+def bf16_unit() -> str:
+    """Return what computes in bf16 on this CPU, ``AMX`` or ``AVX-512``; "" if bf16 is emulated, slower than fp32."""
+    units = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}
+    return next((name for flag, name in units.items() if flag in cpuinfo()), "")
 
 
 def free_cpus(usable: int, root: Path = Path("/")) -> int:

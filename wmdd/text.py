@@ -65,6 +65,27 @@ def counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
 
+def two_digits(value: float) -> str:
+    """Return a positive number rounded to two digits, as an estimate is written: ``0.031``, ``8.3``, ``12,000``."""
+    return f"{float(f'{value:.2g}'):,.10g}"
+
+
+def rough_time(seconds: float) -> str:
+    """Return an estimated duration in the largest unit that leaves a number above one."""
+    for unit, length in (("days", 48 * 3600), ("h", 100 * 60), ("min", 100)):
+        if seconds >= length:
+            return f"{two_digits(seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit])} {unit}"
+    return f"{max(1, round(float(f'{seconds:.2g}')))} s"
+
+
+def rough_bytes(count: float) -> str:
+    """Return an estimated number of bytes in decimal units."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{two_digits(count / size)} {unit}"
+    return f"{two_digits(count / 1e3)} kB"
+
+
 def and_more(count: int) -> str:
     """Return how many more there are, in parentheses after a blank; nothing for 0."""
     return f" (and {count:,} more)" if count else ""

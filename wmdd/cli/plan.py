@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Table
@@ -11,6 +11,11 @@ from wmdd.cli.fields import ConfigCommand
 from wmdd.cli.options import UNTIL, common, configure
 from wmdd.cli.types import OneOf
 from wmdd.process.terminal import Terminal
+from wmdd.text import rough_bytes, rough_time
+
+if TYPE_CHECKING:
+    from wmdd.commands.plan import PlannedRun
+    from wmdd.engine.cost import Cost
 
 _HELD_OUT = " (held out of the training images: the set has no validation split)"
 
@@ -20,28 +25,49 @@ _HELD_OUT = " (held out of the training images: the set has no validation split)
 @click.option("--executor", type=OneOf(["ray", "local"]), expose_value=False, hidden=True)  # as distill has it
 @UNTIL
 def plan(run_url: str | None, store: str | None, until: str | None, **params: Any) -> None:
-    """Print what `distill` would run and what is in the store already; run nothing but the data's index."""
+    """Print what `distill` would run, what that costs, and what is in the store; run nothing but the data's index."""
     config = configure(params)
+    from wmdd.commands.plan import plan as plan_run
     from wmdd.data.set_notes import describe_classes
     from wmdd.engine.console import show_index
     from wmdd.engine.events import Event
-    from wmdd.engine.plan import make_plan
-    from wmdd.engine.session import Session
-    from wmdd.engine.until import cut
 
     console = Terminal()
     events: list[Event] = []
-    artifacts = Session("distill", config, run_url, store, events.append).store
-    planned = cut(make_plan(config, artifacts, show_index(console)), until)
-    index = planned.index
+    planned = plan_run(
+        config, run=run_url, store=store, listener=events.append, status=show_index(console), until=until
+    )
+    index = planned.plan.index
     sizes = f"{len(index.train)} training and {len(index.val)} validation images"
     console.print(f"{len(index.class_names)} classes, {sizes}{_HELD_OUT if index.val_held_out else ''}")
     for line in (describe_classes(index), *index.notes, *(event.text for event in events)):
         console.print(line, soft_wrap=True)
-    table = Table("stage", "units", "in the store", "to run", "first units to run")
-    for stage in (stage for stage in planned.tasks if planned.tasks[stage] or not until):
-        refs = planned.refs(stage)
-        missing = [ref.unit for ref in refs if ref not in artifacts]
+    cost = planned.cost
+    console.print(_table(planned, cost, whole=not until))
+    for line in cost.lines():
+        console.print(line, soft_wrap=True)
+    if cost.stages and planned.is_begun:
+        whole = planned.whole_cost
+        console.print(
+            f"with what is in the store already: {rough_time(whole.elapsed_s)} on this CPU, {rough_time(whole.gpu_s)} "
+            f"on one GPU, {rough_bytes(whole.stored_bytes)} of store",
+            soft_wrap=True,
+        )
+
+
+def _table(planned: PlannedRun, cost: Cost, *, whole: bool) -> Table:
+    """Return a row for each stage, with `whole` also for those without units."""
+    table = Table("stage", "units", "in the store", "to run", "time", "store", "first units to run")
+    for stage in (stage for stage, tasks in planned.plan.tasks.items() if tasks or whole):
+        refs = planned.plan.refs(stage)
+        missing = [ref.unit for ref in refs if ref in planned.missing]
         units = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        table.add_row(stage, str(len(refs)), str(len(refs) - len(missing)), str(len(missing)), units)
-    console.print(table)
+        counts = (str(len(refs)), str(len(refs) - len(missing)), str(len(missing)))
+        about = cost.stages.get(stage)
+        estimate = (
+            (rough_time(about.elapsed_s) if about.elapsed_s else "", rough_bytes(about.stored_bytes))
+            if about
+            else ("", "")
+        )
+        table.add_row(stage, *counts, *estimate, units)
+    return table
