@@ -3,9 +3,9 @@
     python -m benchmarks.scaling --run runs/cifar10-quick-1281 >> benchmarks/results/scaling.jsonl
 
 The plan is that of ``imagenet-1k`` over a thousand classes of 1,281 images. A task's seconds are its floating-point
-operations (counted by torch on ResNet-18) at an assumed rate for one GPU, times the ratio of a measured unit's seconds
-to the mean of its stage, drawn from the units of a real run: so the spread between units is measured, the rate is not.
-Barycenters are not networks: theirs are the measured seconds. ``--without`` switches off a part of the scheduler.
+operations (`wmdd.engine.work`) at an assumed rate for one GPU, times the ratio of a measured unit's seconds to the mean
+of its stage, drawn from the units of a real run: so the spread between units is measured, the rate is not. Barycenters
+are not networks: theirs are the measured seconds. ``--without`` switches off a part of the scheduler.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import statistics
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import report
 from ray_jobs.scheduler import Scheduler
@@ -29,10 +27,11 @@ from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.index import DatasetIndex, Split
 from wmdd.engine.board import Board
+from wmdd.engine.cost import GPU_FLOPS_PER_S
 from wmdd.engine.events import Event
 from wmdd.engine.plan import plan_from
 from wmdd.engine.task import Plan, StageTask
-from wmdd.models.registry import build_model
+from wmdd.engine.work import Workload
 from wmdd.stages import STAGES
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactRef
@@ -40,7 +39,6 @@ from wmdd.storage.store import ArtifactRef
 CLASSES, PER_CLASS, VALIDATION = 1000, 1281, 50_000
 GPUS_PER_NODE = 8
 IMAGE_STAGES = ("pretrain", "statistics", "barycenter", "recover")
-PASSES = {"statistics": 1, "recover": 2, "relabel": 1, "evaluate": 3, "pretrain": 1}  # in forward passes of one image
 
 
 def make_plan(ipc: int) -> Plan:
@@ -69,39 +67,16 @@ def measured(run: str) -> dict[str, list[float]]:
     return seconds
 
 
-def forward_flops() -> float:
-    """Return the operations of ResNet-18 for one image of 224 px."""
-    network = build_model("resnet18", CLASSES, 224).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(1, 3, 224, 224))
-    return float(counter.get_total_flops())
-
-
-def images_seen(task: StageTask, plan: Plan) -> float:
-    """Return the images that pass through a network in a task, with repetitions, in forward passes."""
-    config, ipc = plan.config, plan.config.ipc
-    whole = CLASSES * ipc
-    seen = {
-        "pretrain": lambda: VALIDATION,
-        "statistics": lambda: PER_CLASS,
-        "recover": lambda: len(task.units) * ipc * config.recover.iterations,
-        "relabel": lambda: task.units[0].params.epochs * whole,
-        "evaluate": lambda: config.relabel.epochs * whole,
-    }
-    count = float(seen[task.stage]() * PASSES[task.stage]) if task.stage in seen else 0.0
-    return count + VALIDATION * config.relabel.epochs / config.evaluate.val_every * (task.stage == "evaluate")
-
-
 def durations(plan: Plan, spread: dict[str, list[float]], flops_per_s: float) -> Callable[[StageTask, str], float]:
     """Return the seconds of a task, which are the same on every node and in every simulation."""
-    flops = forward_flops()
+    work = Workload(plan)
 
     def seconds(task: StageTask, _node: str) -> float:
         past = spread.get(task.stage) or [1.0]
         ratio = random.Random(f"{task.stage} {task.name}").choice(past) / statistics.mean(past)
         if not STAGES[task.stage].gpu:
             return ratio * statistics.mean(past) * len(task.units)
-        return ratio * images_seen(task, plan) * flops / flops_per_s
+        return ratio * sum(item.flops for item in work.passes(task)) / flops_per_s
 
     return seconds
 
@@ -174,7 +149,7 @@ def main() -> None:
     """Simulate every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="a finished run whose units' spread is used")
-    parser.add_argument("--tflops", type=float, default=50.0, help="assumed rate of one GPU (default 50)")
+    parser.add_argument("--tflops", type=float, default=GPU_FLOPS_PER_S / 1e12, help="assumed rate of one GPU")
     parser.add_argument("--start-s", type=float, default=12.0, help="from a worker's placement to its first task")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
