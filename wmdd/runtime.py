@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wmdd.cpus import usable_cpus
+from wmdd.cpus import bf16_unit, cpuinfo, usable_cpus
 from wmdd.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -289,21 +288,9 @@ def device_in_use() -> list[int]:
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without native instructions bf16 on a CPU is emulated and slower than fp32.
-    return torch.backends.mkldnn.is_available() and _cpu_has_bf16()
-
-
-def _cpu_has_bf16() -> bool:
-    return any(flag in _cpuinfo() for flag in ("amx_bf16", "avx512_bf16"))
+    return torch.backends.mkldnn.is_available() and bool(bf16_unit())
 
 
 def _cpu_name() -> str:
-    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in cpuinfo().splitlines() if line.startswith("model name")]
     return f"{names[0] if names else 'CPU'}, {usable_cpus()} cores"
-
-
-@functools.cache
-def _cpuinfo() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as cpuinfo:
-        return cpuinfo.read()
-    return ""
