@@ -64,10 +64,7 @@ def _table(planned: PlannedRun, cost: Cost, *, whole: bool) -> Table:
         units = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         counts = (str(len(refs)), str(len(refs) - len(missing)), str(len(missing)))
         about = cost.stages.get(stage)
-        estimate = (
-            (rough_time(about.elapsed_s) if about.elapsed_s else "", rough_bytes(about.stored_bytes))
-            if about
-            else ("", "")
-        )
-        table.add_row(stage, *counts, *estimate, units)
+        seconds = rough_time(about.elapsed_s) if about and about.elapsed_s else ""
+        size = rough_bytes(about.stored_bytes) if about else ""
+        table.add_row(stage, *counts, seconds, size, units)
     return table

@@ -29,6 +29,9 @@ class PlannedRun:
     plan: Plan
     missing: frozenset[ArtifactRef]
 
+    def __repr__(self) -> str:
+        return f"PlannedRun({len(self.missing)} units to run; {'; '.join(self.cost.lines())})"
+
     @property
     def is_begun(self) -> bool:
         """Whether some of it is in the store."""

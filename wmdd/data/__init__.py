@@ -5,7 +5,8 @@ from typing import Any
 from wmdd.process.exports import public
 
 PUBLIC = {
-    "batches": ("Geometry", "class_images", "training_batches", "validation_batches"),
+    "batches": ("class_images", "training_batches", "validation_batches"),
+    "geometry": ("Geometry",),
     "images": ("StreamedImages",),
     "index": ("DatasetIndex", "Split"),
     "scan": ("build_index",),

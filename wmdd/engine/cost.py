@@ -19,7 +19,9 @@ from wmdd.text import rough_bytes, rough_time, two_digits
 
 GPU_FLOPS_PER_S = 50e12  # assumed
 
-# FLOP/s of one core by what computes on it: of networks of at most `SMALL`, and of at least `LARGE` FLOP for an image.
+# FLOP/s of one core by what computes on it: of networks of at most `SMALL`, and of at least `LARGE` FLOP for an image,
+# as ConvNet-3 and ResNet-18 are. With AMX they are means of whole stages (ResNet-18: 160e9 in recovery, 350e9 in
+# relabelling); with AVX-512 they lie between an Intel and an AMD chip; in fp32 they are those of a chip with AVX-512.
 CPU_FLOPS_PER_S = {"AMX bf16": (80e9, 220e9), "AVX-512 bf16": (70e9, 130e9), "fp32": (45e9, 100e9)}
 SMALL, LARGE = 0.03e9, 1e9
 STEP_S = 5e-3  # of a step, besides its network

@@ -19,8 +19,8 @@ from wmdd.engine.task import Plan, PlannedUnit, StageTask
 from wmdd.models.size import NetworkSize, network_size
 
 FORWARD, IMAGE_GRADIENT, TRAINING = 1, 2, 3  # operations, in those of forward passes: each gradient costs another
-LABEL_BYTES = 10  # of a stored view, besides its logits
-LABEL_BATCH_BYTES = 2600  # of the Parquet row group of a label batch
+LABEL_BYTES = 4  # of a stored view, besides its logits
+LABEL_BLOCK_BYTES = 3400  # of the file of a block, besides its rows
 UNIT_BYTES = 800  # of a unit: its commit, and names in its file
 RECORD_BYTES = 600  # of the losses of a class's images
 
@@ -207,9 +207,8 @@ class Workload:
 
     def _label_bytes(self, unit: PlannedUnit) -> int:
         images = self._set_size(unit)
-        views = images * (2 * len(self.plan.index.class_names) + LABEL_BYTES)
-        batches = math.ceil(images / self.config.relabel.batch_size)
-        return int(unit.params.epochs * (views + batches * LABEL_BATCH_BYTES))
+        row = 2 * len(self.plan.index.class_names) + LABEL_BYTES
+        return int(LABEL_BLOCK_BYTES + unit.params.epochs * images * row)
 
 
 def _none(_workload: Workload, _unit: PlannedUnit) -> Iterator[Passes]:
