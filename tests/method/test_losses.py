@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from builders import normal
 
-from wmdd.method import moments
+from wmdd.method import batch_norm_term
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss, soft_label_loss
 from wmdd.seeding import SeedTree
 
@@ -90,18 +90,21 @@ def test_no_loss_leaks_a_gradient_into_another_class():
         assert not other.any()
 
 
-def obvious_batch_norm_loss(inputs, mean, var):
+def obvious_batch_norm_loss(inputs, mean, var, relative):
+    norm = torch.linalg.vector_norm
     own_var, own_mean = torch.var_mean(inputs, dim=(0, 2, 3), correction=0)
-    return torch.linalg.vector_norm(own_mean - mean) + torch.linalg.vector_norm(own_var - var)
+    scales = (norm(mean), norm(var)) if relative else (1, 1)
+    return norm(own_mean - mean) / scales[0] + norm(own_var - var) / scales[1]
 
 
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_batch_norm_loss_and_gradient_are_var_means(offset):
+def test_batch_norm_loss_and_gradient_are_var_means(offset, relative):
     inputs = (normal(CLASSES * IPC, 5, 4, 4) + offset).requires_grad_(True)
     mean, var = normal(CLASSES, 5, seed=1) + offset, normal(CLASSES, 5, seed=2).exp()
-    ours = batch_norm_loss(inputs, mean, var, torch.full((CLASSES, IPC), 1 / IPC))
+    ours = batch_norm_loss(inputs, mean, var, torch.full((CLASSES, IPC), 1 / IPC), relative=relative)
     parts = zip(inputs.double().split(IPC), mean.double(), var.double(), strict=True)
-    theirs = torch.stack([obvious_batch_norm_loss(*part) for part in parts]).float()
+    theirs = torch.stack([obvious_batch_norm_loss(*part, relative) for part in parts]).float()
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(*gradient(ours, inputs), *gradient(theirs, inputs), rtol=1e-4, atol=1e-6)
 
@@ -213,37 +216,38 @@ def test_relative_batch_norm_loss_has_no_unit():
     )
 
 
-def moments_and_gradient(inputs, *, passed=True):
-    """Both moments of two classes, and the gradient of them and of what comes after the layer."""
+def term_and_gradient(inputs, *, passed=True):
+    """The loss of two classes, and the gradient of it and of what comes after the layer."""
     inputs = inputs.detach().requires_grad_(True)
     mass = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
-    shown, first, second = moments.ClassMoments.apply(inputs, normal(2, 5, seed=1), mass)
+    targets = normal(2, 5, seed=1), normal(2, 5, seed=2).exp()
+    shown, loss = batch_norm_term.BatchNormTerm.apply(inputs, *targets, mass, False)
     after = (shown if passed else inputs).float().sin().sum()
-    return first, second, *gradient(after + first.square().sum() + second.square().sum(), inputs)
+    return loss, *gradient(after + loss.square().sum(), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_moments_do_not_depend_on_the_pieces_in_which_they_are_computed(dtype, monkeypatch):
+def test_the_batch_norm_loss_does_not_depend_on_the_pieces_in_which_they_are_computed(dtype, monkeypatch):
     inputs = normal(6, 5, 4, 4).to(dtype)
-    whole = moments_and_gradient(inputs)
+    whole = term_and_gradient(inputs)
     for cached in (1, 200):  # one image, and two
-        monkeypatch.setattr(moments, "CACHED", cached)
-        for value, expected in zip(moments_and_gradient(inputs), whole, strict=True):
+        monkeypatch.setattr(batch_norm_term, "CACHED", cached)
+        for value, expected in zip(term_and_gradient(inputs), whole, strict=True):
             assert torch.equal(value, expected)
-    assert whole[2].dtype == dtype
+    assert whole[1].dtype == dtype
 
 
 def test_the_gradient_of_what_follows_is_added_where_inputs_are_passed_on():
     inputs = normal(6, 5, 4, 4).contiguous(memory_format=torch.channels_last)
-    passed, beside = moments_and_gradient(inputs), moments_and_gradient(inputs, passed=False)
-    torch.testing.assert_close(passed[2], beside[2], rtol=1e-5, atol=1e-6)
-    assert passed[2].is_contiguous(memory_format=torch.channels_last)
+    passed, beside = term_and_gradient(inputs), term_and_gradient(inputs, passed=False)
+    torch.testing.assert_close(passed[1], beside[1], rtol=1e-5, atol=1e-6)
+    assert passed[1].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_moments_keep_no_copy_of_their_inputs():
+def test_the_batch_norm_loss_keeps_no_copy_of_its_inputs():
     inputs = normal(6, 5, 4, 4).bfloat16().requires_grad_(True)
-    kept = []
+    kept, arguments = [], (torch.zeros(2, 5), torch.ones(2, 5), torch.full((2, 3), 1 / 3), True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
-        moments.ClassMoments.apply(inputs, torch.zeros(2, 5), torch.full((2, 3), 1 / 3))
+        batch_norm_term.BatchNormTerm.apply(inputs, *arguments)
     large = [tensor for tensor in kept if tensor.numel() >= inputs.numel()]
     assert [tensor.data_ptr() for tensor in large] == [inputs.data_ptr()]

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wmdd.method.moments import ClassMoments
+from wmdd.method.batch_norm_term import BatchNormTerm, norm
 
 
 def feature_loss(features: Tensor, support: Tensor, mass: Tensor, kind: Literal["rms", "squared"]) -> Tensor:
@@ -59,15 +59,8 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, mass: Tensor, *, 
         relative: divide each of the two norms by that of its target (not in [WMDD]). Moments are as large as a layer's
             inputs happen to be, so that a weight that suits one teacher does not suit another.
     """
-    _, first, second = ClassMoments.apply(inputs, mean, mass)
-    return moment_distance(first, second, mean, var, relative=relative)
-
-
-def moment_distance(first: Tensor, second: Tensor, mean: Tensor, var: Tensor, *, relative: bool = False) -> Tensor:
-    """Return `batch_norm_loss` from the moments about the target mean (`ClassMoments`), (classes, channels) each."""
-    # About this mean nothing cancels once the means agree.
-    of_means, of_vars = _norm(first), _norm(second - first.square() - var)
-    return of_means / _norm(mean) + of_vars / _norm(var) if relative else of_means + of_vars
+    loss: Tensor = BatchNormTerm.apply(inputs, mean, var, mass, relative)[1]
+    return loss
 
 
 def cross_entropy_loss(logits: Tensor, class_ids: Tensor, ipc: int) -> Tensor:
@@ -86,13 +79,13 @@ def total_variation_loss(images: Tensor, ipc: int) -> Tensor:
     """
     right, down = images[..., :-1] - images[..., 1:], images[..., :-1, :] - images[..., 1:, :]
     falling, rising = images[..., :-1, :-1] - images[..., 1:, 1:], images[..., 1:, :-1] - images[..., :-1, 1:]
-    norms = torch.stack([_norm(part.flatten(1)) for part in (right, down, falling, rising)]).sum(dim=0)
+    norms = torch.stack([norm(part.flatten(1)) for part in (right, down, falling, rising)]).sum(dim=0)
     return norms.view(-1, ipc).mean(dim=1)
 
 
 def l2_loss(images: Tensor, ipc: int) -> Tensor:
     """Return the mean norm of each class's images, (classes,), from (classes * ipc, 3, h, w) normalised ones."""
-    return _norm(images.flatten(1)).view(-1, ipc).mean(dim=1)
+    return norm(images.flatten(1)).view(-1, ipc).mean(dim=1)
 
 
 def soft_label_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
@@ -107,7 +100,3 @@ def soft_label_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperatu
     log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
     return (divergence * weights).mean()
-
-
-def _norm(difference: Tensor) -> Tensor:
-    return torch.sqrt(difference.square().sum(dim=-1) + 1e-12)

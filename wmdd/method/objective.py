@@ -20,8 +20,8 @@ from torch import Tensor
 from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import Views, apply_views, view_matrices
 from wmdd.method.artifacts import Barycenter, ClassStatistics
-from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, moment_distance, total_variation_loss
-from wmdd.method.moments import ClassMoments
+from wmdd.method.batch_norm_term import BatchNormTerm
+from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 
@@ -60,7 +60,7 @@ class Objective:
         self.term_weights = torch.tensor(list(weights.values()), device=device)
         self.priors = [loss for name, (_, loss) in PRIORS.items() if name in weights]
         # Compiled code is bound to the value of every number that it reads, and a search changes this weight.
-        self.needs_batch_norm = section.bn_weight > 0
+        self.needs_batch_norm, self.relative = section.bn_weight > 0, section.bn_weight_scale == "relative"
         self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
         self.mass = torch.stack([barycenter.mass for barycenter in barycenters]).to(device)
         self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
@@ -103,8 +103,7 @@ class _Layers:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Record the loss of the next layer; return its input."""
         objective, layer = self._objective, len(self.losses)
-        mean, var = objective.means[layer], objective.vars[layer]
-        inputs, first, second = ClassMoments.apply(inputs, mean, objective.bn_mass)
-        loss = moment_distance(first, second, mean, var, relative=objective.section.bn_weight_scale == "relative")
+        targets, relative = (objective.means[layer], objective.vars[layer]), objective.relative
+        inputs, loss = BatchNormTerm.apply(inputs, *targets, objective.bn_mass, relative)
         self.losses.append(loss * objective.section.first_bn_multiplier if layer == 0 else loss)
         return inputs

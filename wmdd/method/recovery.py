@@ -26,6 +26,7 @@ the tensor batch, and four times their pixels (images, gradient, Adam's two aver
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -168,7 +169,8 @@ def recover_images(
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
-    with Probe(runtime.place(teacher.network), teacher.num_classes) as probe:
+    network = runtime.round_weights(copy.deepcopy(runtime.place(teacher.network)))
+    with Probe(network, teacher.num_classes) as probe:
         statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
         objective = Objective(section, statistics, barycenters, probe, teacher.image_size, runtime)
         for step, terms in optimise(objective, state.images, state.optimizer, views, bounds, span):
