@@ -216,37 +216,45 @@ def test_relative_batch_norm_loss_has_no_unit():
     )
 
 
-def term_and_gradient(inputs, *, passed=True):
-    """The loss of two classes, and the gradient of it and of what comes after the layer."""
+SCALE, SHIFT = torch.tensor([0.5, 1.0, 2.0, 3.0, -1.0]), torch.tensor([0.0, 1.0, -2.0, 0.5, 4.0])
+MASS = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
+
+
+def layer_and_gradient(inputs, *, fused=True):
+    """A layer's output, the loss of its inputs, and the gradient of both, also as two passes give them."""
     inputs = inputs.detach().requires_grad_(True)
-    mass = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
-    targets = normal(2, 5, seed=1), normal(2, 5, seed=2).exp()
-    shown, loss = batch_norm_term.BatchNormTerm.apply(inputs, *targets, mass, False)
-    after = (shown if passed else inputs).float().sin().sum()
-    return loss, *gradient(after + loss.square().sum(), inputs)
+    mean, var = normal(2, 5, seed=1), normal(2, 5, seed=2).exp()
+    if fused:
+        output, loss = batch_norm_term.BatchNormTerm.apply(inputs, mean, var, MASS, False, SCALE, SHIFT)
+    else:
+        output = inputs * SCALE[:, None, None] + SHIFT[:, None, None]
+        loss = batch_norm_loss(inputs, mean, var, MASS)
+    return output, loss, *gradient(output.float().sin().sum() + loss.square().sum(), inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_batch_norm_loss_does_not_depend_on_the_pieces_in_which_they_are_computed(dtype, monkeypatch):
     inputs = normal(6, 5, 4, 4).to(dtype)
-    whole = term_and_gradient(inputs)
+    whole = layer_and_gradient(inputs)
     for cached in (1, 200):  # one image, and two
         monkeypatch.setattr(batch_norm_term, "CACHED", cached)
-        for value, expected in zip(term_and_gradient(inputs), whole, strict=True):
+        for value, expected in zip(layer_and_gradient(inputs), whole, strict=True):
             assert torch.equal(value, expected)
-    assert whole[1].dtype == dtype
+    assert whole[2].dtype == dtype
 
 
-def test_the_gradient_of_what_follows_is_added_where_inputs_are_passed_on():
+def test_a_layer_with_its_loss_equals_both_one_after_the_other():
     inputs = normal(6, 5, 4, 4).contiguous(memory_format=torch.channels_last)
-    passed, beside = term_and_gradient(inputs), term_and_gradient(inputs, passed=False)
-    torch.testing.assert_close(passed[1], beside[1], rtol=1e-5, atol=1e-6)
-    assert passed[1].is_contiguous(memory_format=torch.channels_last)
+    fused, separate = layer_and_gradient(inputs), layer_and_gradient(inputs, fused=False)
+    for value, expected in zip(fused, separate, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+    assert fused[0].is_contiguous(memory_format=torch.channels_last)
+    assert fused[2].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_batch_norm_loss_keeps_no_copy_of_its_inputs():
     inputs = normal(6, 5, 4, 4).bfloat16().requires_grad_(True)
-    kept, arguments = [], (torch.zeros(2, 5), torch.ones(2, 5), torch.full((2, 3), 1 / 3), True)
+    kept, arguments = [], (torch.zeros(2, 5), torch.ones(2, 5), MASS, True, SCALE, SHIFT)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda kept: kept):
         batch_norm_term.BatchNormTerm.apply(inputs, *arguments)
     large = [tensor for tensor in kept if tensor.numel() >= inputs.numel()]

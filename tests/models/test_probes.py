@@ -91,3 +91,43 @@ def test_probe_leaves_the_logits_alone():
 def test_probe_refuses_another_number_of_classes():
     with pytest.raises(ConfigError, match="ConvNet has no layer with 6 outputs"):
         Probe(build_model("convnet3_w16", 5, 16), 6)
+
+
+@pytest.mark.parametrize("model", ["resnet18", "convnet3_w16"])
+def test_layers_normalized_by_a_function_give_the_same_outputs(model):
+    network = build_model(model, 5, 32).eval()
+    for layer in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        nn.init.uniform_(layer.running_mean)
+        nn.init.uniform_(layer.running_var, 0.5, 2.0)
+    images = torch.randn(2, 3, 32, 32, generator=SeedTree(0).torch())
+    seen = []
+
+    def normalize(inputs, scale, shift):
+        seen.append(inputs)
+        return inputs * scale[:, None, None] + shift[:, None, None]
+
+    with Probe(network, 5) as probe, torch.no_grad():
+        logits, features, recorded = probe.run(images)
+        probe.normalize_by(normalize)
+        again = probe.run(images)
+    assert again[2] == []
+    torch.testing.assert_close(again[0], logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again[1], features, rtol=1e-4, atol=1e-5)
+    for inputs, expected in zip(seen, recorded, strict=True):
+        torch.testing.assert_close(inputs, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network(images), logits)
+    assert not any("Normalized" in type(module).__name__ for module in network.modules())
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, images):
+        return super().forward(images).relu()
+
+
+def test_a_layer_that_does_more_than_normalize_still_does_it():
+    network = nn.Sequential(Activated(3), nn.Flatten(), nn.Linear(12, 5)).eval()
+    images = torch.randn(2, 3, 2, 2, generator=SeedTree(0).torch())
+    with Probe(network, 5) as probe, torch.no_grad():
+        probe.normalize_by(lambda inputs, scale, shift: inputs * scale[:, None, None] + shift[:, None, None])
+        torch.testing.assert_close(probe.run(images)[0], network(images))
+        assert probe.features.min() == 0

@@ -59,7 +59,8 @@ def batch_norm_loss(inputs: Tensor, mean: Tensor, var: Tensor, mass: Tensor, *, 
         relative: divide each of the two norms by that of its target (not in [WMDD]). Moments are as large as a layer's
             inputs happen to be, so that a weight that suits one teacher does not suit another.
     """
-    loss: Tensor = BatchNormTerm.apply(inputs, mean, var, mass, relative)[1]
+    unchanged = torch.ones_like(mean[0]), torch.zeros_like(mean[0])
+    loss: Tensor = BatchNormTerm.apply(inputs, mean, var, mass, relative, *unchanged)[1]
     return loss
 
 

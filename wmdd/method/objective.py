@@ -13,6 +13,7 @@ The loss is their sum with the weights of `term_weights`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -59,8 +60,7 @@ class Objective:
         weights = term_weights(section)
         self.term_weights = torch.tensor(list(weights.values()), device=device)
         self.priors = [loss for name, (_, loss) in PRIORS.items() if name in weights]
-        # Compiled code is bound to the value of every number that it reads, and a search changes this weight.
-        self.needs_batch_norm, self.relative = section.bn_weight > 0, section.bn_weight_scale == "relative"
+        self.relative = section.bn_weight_scale == "relative"
         self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
         self.mass = torch.stack([barycenter.mass for barycenter in barycenters]).to(device)
         self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
@@ -75,6 +75,8 @@ class Objective:
             self.means = [mean.float()[None] for mean, _ in running]
             self.vars = [var.float()[None] for _, var in running]
             self.bn_mass = (self.mass / len(barycenters)).view(1, -1)
+        if section.bn_weight > 0:
+            probe.normalize_by(self._normalize)
 
     def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
         """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class."""
@@ -82,28 +84,19 @@ class Objective:
         size = (images.shape[-2], images.shape[-1])
         rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
         views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
-        layers = _Layers(self)
+        self.layer_losses: list[Tensor] = []
         with self.runtime.autocast():
-            shown = self.runtime.images(views.flatten(0, 1))
-            logits, features, _ = self.probe.run(shown, layers if self.needs_batch_norm else None)
+            logits, features, _ = self.probe.run(self.runtime.images(views.flatten(0, 1)))
         features = features.float().unflatten(0, (classes, ipc))
         feature = feature_loss(features, self.support, self.mass, self.section.feature_loss)
-        batch_norm = sum(layers.losses, torch.zeros_like(feature))
+        batch_norm = sum(self.layer_losses, torch.zeros_like(feature))
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
 
-
-class _Layers:
-    """The batch-norm losses of one forward pass, measured where the input of each layer passes by."""
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self.losses: list[Tensor] = []
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Record the loss of the next layer; return its input."""
-        objective, layer = self._objective, len(self.losses)
-        targets, relative = (objective.means[layer], objective.vars[layer]), objective.relative
-        inputs, loss = BatchNormTerm.apply(inputs, *targets, objective.bn_mass, relative)
-        self.losses.append(loss * objective.section.first_bn_multiplier if layer == 0 else loss)
-        return inputs
+    def _normalize(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Return the output of the next batch-norm layer, and record the loss of its inputs."""
+        layer = len(self.layer_losses)
+        targets = self.means[layer], self.vars[layer], self.bn_mass
+        output, loss = BatchNormTerm.apply(inputs, *targets, self.relative, scale, shift)
+        self.layer_losses.append(loss * self.section.first_bn_multiplier if layer == 0 else loss)
+        return cast(Tensor, output)

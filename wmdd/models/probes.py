@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from wmdd.errors import ConfigError
 
+Normalize = Callable[[Tensor, Tensor, Tensor], Tensor]
+
 
 class Probe:
     """Records features and batch-norm inputs at each forward pass inside the ``with`` block.
@@ -27,28 +29,36 @@ class Probe:
         self._head = _head(model, num_classes)
         self.features: Tensor | None = None
         self.bn_inputs: list[Tensor] = []
-        self._pass_on: Callable[[Tensor], Tensor] | None = None
+        self._normalize: Normalize | None = None
 
     def __enter__(self) -> Self:
-        layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
-        self._handles = [layer.register_forward_pre_hook(self._on_batch_norm) for layer in layers]
+        self._layers = [module for module in self._model.modules() if isinstance(module, nn.BatchNorm2d)]
+        self._handles = [layer.register_forward_pre_hook(self._on_batch_norm) for layer in self._layers]
         self._handles.append(self._head.register_forward_pre_hook(self._on_head))
         return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
+        for layer in self._layers:
+            if type(layer) is _Normalized:
+                layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
 
-    def run(
-        self, images: Tensor, pass_on: Callable[[Tensor], Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return logits, features (n, d) and batch-norm inputs of (n, 3, h, w) images.
+    def normalize_by(self, normalize: Normalize) -> None:
+        """Call a function in place of each batch-norm layer, in order, inside the block; none records its input then.
 
         Args:
-            pass_on: called with each batch-norm input, in order; returns what the layer gets in its place. Then no
-                inputs are recorded.
+            normalize: from a layer's inputs, scale and shift, (channels,) float32 each, to the inputs times scale plus
+                shift. If a layer does more than that, it is called with 1 and 0 before it.
         """
-        self.bn_inputs, self.features, self._pass_on = [], None, pass_on
+        self._normalize = normalize
+        for layer in self._layers:
+            if type(layer) is nn.BatchNorm2d and not layer.training and layer.running_var is not None:
+                layer.__class__ = _Normalized
+
+    def run(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return logits, features (n, d) and batch-norm inputs of (n, 3, h, w) images."""
+        self.bn_inputs, self.features = [], None
         logits: Tensor = self._model(images)
         return logits, cast(Tensor, self.features), self.bn_inputs
 
@@ -63,16 +73,35 @@ class Probe:
             handle.remove()
         return [(cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)) for layer in order]
 
-    def _on_batch_norm(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor | None:
-        if self._pass_on is not None:
-            return self._pass_on(inputs[0])
-        self.bn_inputs.append(inputs[0])
-        return None
+    def _on_batch_norm(self, layer: nn.BatchNorm2d, inputs: tuple[Tensor, ...]) -> Tensor | None:
+        if self._normalize is None:
+            self.bn_inputs.append(inputs[0])
+            return None
+        return self._normalize(inputs[0], *_scale_and_shift(layer))
 
     def _on_head(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0]
         # A convolutional head (SqueezeNet) is pooled after it; pooling its input gives the same average.
         self.features = features.mean(dim=(2, 3)) if isinstance(layer, nn.Conv2d) else features.flatten(1)
+
+
+class _Normalized(nn.BatchNorm2d):
+    """A layer whose input is normalised already."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the images."""
+        return images
+
+
+def _scale_and_shift(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Return what a layer in evaluation multiplies and adds, (channels,) each; 1 and 0 for one that does it itself."""
+    mean, var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
+    if type(layer) is not _Normalized:
+        ones = torch.ones(layer.num_features, device=next(layer.parameters()).device)
+        return ones, torch.zeros_like(ones)
+    scale = torch.rsqrt(var + layer.eps)
+    scale = scale if layer.weight is None else scale * layer.weight
+    return scale, -mean * scale if layer.bias is None else layer.bias - mean * scale
 
 
 def _head(model: nn.Module, num_classes: int) -> nn.Module:
