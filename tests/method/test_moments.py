@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from wmdd.method.moments import Moments, mean_and_var_by_image
+from wmdd.method.moments import PART, Moments, mean_and_var_by_image
 from wmdd.seeding import SeedTree
 
 
@@ -32,6 +32,16 @@ def test_moments_are_numpys_over_images_and_positions(dtype):
         assert moments.mean.dtype == moments.var.dtype == torch.float64
         np.testing.assert_allclose(moments.mean, flat.mean(axis=1), rtol=0, atol=1e-14)
         np.testing.assert_allclose(moments.var, flat.var(axis=1), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("shape", [(9, 64, 40, 40), (PART // 16 + 1, 16), (2, 3, 300, 301)])
+def test_moments_of_large_layers_are_those_of_float64(shape):
+    """They are measured in parts, the last of which is smaller, and of which an image may be more than one."""
+    values = (normal(*shape, offset=30) + normal(shape[0], 1, *shape[2:], seed=1)).float()
+    values = values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+    moments, flat = Moments.of(values), np.moveaxis(values.double().numpy(), 1, 0).reshape(shape[1], -1)
+    np.testing.assert_allclose(moments.mean, flat.mean(axis=1), rtol=1e-13)
+    np.testing.assert_allclose(moments.var, flat.var(axis=1), rtol=1e-12)
 
 
 def test_moments_far_from_zero_keep_their_variance():
