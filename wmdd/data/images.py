@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding.decoder import decode
-from wmdd.data.decoding.pixels import evaluation_crop, to_tensor
+from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.layouts.set_files import open_file_system
@@ -82,17 +82,20 @@ def _load(
 ) -> Tensor:
     unique, where = np.unique(positions, return_inverse=True)
     place = {int(position): i for i, position in enumerate(unique)}
-    out = torch.empty(len(unique), 3, *size, dtype=torch.uint8)
+    out = np.empty((len(unique), 3, *size), dtype=np.uint8)
 
-    def fill(item: tuple[int, bytes]) -> None:
-        position, data = item
-        out[place[position]] = to_tensor(transform(_decoded(data, index, index.split(split), position)))
+    def fill(items: list[tuple[int, bytes]]) -> None:
+        for position, data in items:
+            image = transform(_decoded(data, index, index.split(split), position))
+            out[place[position]] = np.asarray(image).transpose(2, 0, 1)
 
     encoded = read_encoded(index, split, unique)
     with ThreadPoolExecutor(_THREADS) as pool:
         while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
-            list(pool.map(fill, chunk))
-    return out[torch.from_numpy(where.reshape(-1))]
+            # Several images at a time: to hand one to a thread takes as long as to decode it, if it is small.
+            step = -(-len(chunk) // (4 * _THREADS))
+            list(pool.map(fill, (chunk[at : at + step] for at in range(0, len(chunk), step))))
+    return torch.from_numpy(out[where.reshape(-1)])
 
 
 def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Image.Image:
