@@ -12,11 +12,11 @@ from typing import Any, Protocol, TypeVar
 
 import threadpoolctl
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wmdd.cpus import bf16_unit, cpuinfo, usable_cpus
 from wmdd.errors import ConfigError
+from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
 
 logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
@@ -104,9 +104,7 @@ class Runtime:
     def place(self, model: M) -> M:
         """Move a network to the device, in channels-last format (measured faster on GPUs and on CPUs in bf16)."""
         if self.device.type == "cpu":
-            for module in model.modules():
-                if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
-                    module.__class__ = TrimmedConv2d
+            trim_kernels(model)
         return model.to(device=self.device).to(memory_format=torch.channels_last)
 
     def round_weights(self, network: M) -> M:
@@ -196,35 +194,6 @@ class Runtime:
             "compile": self.compile and not _compiler_failures.get(self.device.type),
             "threads": torch.get_num_threads(),
         }
-
-
-class TrimmedConv2d(nn.Conv2d):
-    """A convolution that leaves out the rows and columns of its kernel that meet only padding, as at 1 x 1 positions.
-
-    They multiply zeros, at the price of all others: trimmed, the last stage of a ResNet-18 for 32 px images with the
-    standard stem takes a twentieth of the time in oneDNN's bf16 kernels. With AMX their weight gradient is
-    uninitialised memory (seen with torch 2.11 and 2.15), up to 1e37 or NaN in place of 0.
-    """
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the convolution of (n, channels, h, w) images."""
-        axes = zip(images.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        (rows, down), (columns, across) = (_trimmed(*axis) for axis in axes)  # type: ignore[arg-type]
-        weight = self.weight[:, :, rows, columns]
-        if weight.shape == self.weight.shape:
-            weight = self.weight  # the gradient of a part is copied into that of the whole
-        return F.conv2d(images, weight, self.bias, self.stride, (down, across), self.dilation, self.groups)
-
-
-def _trimmed(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
-    """Return the part of a kernel that meets pixels along an axis, and the padding that it needs."""
-    last = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride  # number of the last output
-    start = max(0, -((last * stride - padding) // dilation))
-    stop = min(kernel, (size - 1 + padding) // dilation + 1)
-    needed = padding - start * dilation
-    # The padding is the same on both sides, and the number of outputs stays.
-    fits = (size + 2 * needed - dilation * (stop - start - 1) - 1) // stride == last
-    return (slice(start, stop), needed) if fits and start < stop and needed >= 0 else (slice(kernel), padding)
 
 
 _compiler_failures: dict[str, str] = {}

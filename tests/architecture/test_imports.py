@@ -13,7 +13,7 @@ SOURCES = sorted(path for top in ("wmdd", "ray_jobs", "cluster", "tuning") for p
 
 # From the ground up: a folder, or a file at the front door, imports only from lower floors.
 FLOORS = (
-    ("wmdd.cpus", "wmdd.distributed", "wmdd.errors", "wmdd.keys", "wmdd.normalization", "wmdd.text"),
+    ("wmdd.cpus", "wmdd.distributed", "wmdd.errors", "wmdd.keys", "wmdd.layers", "wmdd.normalization", "wmdd.text"),
     ("wmdd.process", "wmdd.runtime"),
     ("wmdd.config", "wmdd.seeding", "wmdd.storage", "cluster"),
     ("wmdd.data", "wmdd.models", "wmdd.outputs"),

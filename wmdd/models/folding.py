@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from wmdd.runtime import TrimmedConv2d
+from wmdd.layers.convolution import TrimmedConv2d
 
 Layer = tuple[nn.Conv2d, nn.BatchNorm2d]
 
