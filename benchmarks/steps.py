@@ -116,6 +116,9 @@ _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
     Step("recovery-32", f"{HERE}.recovery:run", 120, {"size": 32, "more": 200}),
     Step("planning", f"{HERE}.planning:run", 60, {"units": 100_000}),
+    Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 10}),
+    Step("statistics", f"{HERE}.class_statistics:run", 60, {"size": 32, "stem": "standard", "each": 300}),
+    Step("teacher", f"{HERE}.teacher:run", 60, {"size": 32, "stem": "standard", "each": 30}),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},

@@ -54,7 +54,7 @@ def _rate(images_per_s: float, busy_share: float | None) -> str:
     return f"{images_per_s:g}" + ("" if busy_share is None else f" (device busy {busy_share:.0%})")
 
 
-def _real_images(folder: Path, size: int, each: int) -> DatasetIndex:
+def real_images(folder: Path, size: int, each: int) -> DatasetIndex:
     """Write smooth random images, as JPEG of about the size that photographs have, or PNG where they are small."""
     rng = SeedTree(0).child("real").numpy()
     side = size if size < 100 else size * 8 // 7
@@ -76,7 +76,7 @@ class _Work:
     """
 
     def __init__(self, model: str, size: int, folder: Path, each: int, setting: Setting) -> None:
-        self._model, self._index = model, _real_images(folder, size, each)
+        self._model, self._index = model, real_images(folder, size, each)
         self.runtime = open_runtime(setting)
         self._teacher = untrained_teacher(model, size, CLASSES)
         self._geometry = Geometry(size, 1.0, "half")

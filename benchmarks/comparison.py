@@ -1,0 +1,67 @@
+"""A stage against a plain loop and against its network alone, on the same images in one process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from benchmarks.device import synchronize
+from benchmarks.steps import Record
+from wmdd.normalization import NORMALIZATIONS
+from wmdd.runtime import Runtime
+
+ROUNDS = 2
+HALF = NORMALIZATIONS["half"]
+Way = Callable[[], int]
+
+
+def compare(record: Record, runtime: Runtime, *, wmdd: Way, plain: Way, network: Way) -> None:
+    """Time the ways alternately, after a first call of each that chooses kernels; each returns its number of images.
+
+    On a CPU the time is that of this process on CPUs, which other programs hardly change.
+    """
+    ways = {"wmdd": wmdd, "plain loop": plain, "network alone": network}
+    best = dict.fromkeys(ways, math.inf)
+    clock = time.process_time if runtime.device.type == "cpu" else time.perf_counter
+    for number in range(1 + ROUNDS):
+        for name, way in ways.items():
+            synchronize()
+            begun = clock()
+            images = way()
+            synchronize()
+            best[name] = min(best[name], (clock() - begun) / images) if number else math.inf
+        if number:
+            _record(record, best)
+
+
+def _record(record: Record, seconds: dict[str, float]) -> None:
+    ratio = seconds["plain loop"] / seconds["wmdd"]
+    share = seconds["network alone"] / seconds["wmdd"]
+    record(
+        ways={name: {"us_per_image": round(1e6 * value, 1)} for name, value in seconds.items()},
+        ratio=round(ratio, 2),
+        share_of_network=round(share, 3),
+        result=f"{1e6 * seconds['wmdd']:.0f} us an image, {ratio:.2f} times as fast as the plain loop; "
+        f"the network alone is {share:.0%} of it",
+    )
+
+
+def plain_transform(*changes: object) -> transforms.Compose:
+    """Return changes of a PIL image, and its conversion to a normalised tensor."""
+    return transforms.Compose([*changes, transforms.ToTensor(), transforms.Normalize(HALF.mean, HALF.std)])
+
+
+def plain_loader(images: Dataset, batch_size: int, runtime: Runtime, *, shuffle: bool = False) -> DataLoader:  # type: ignore[type-arg]
+    """Return batches as a script would load them: in this process on a CPU, whose time is counted, else by eight."""
+    workers = 0 if runtime.device.type == "cpu" else 8
+    return DataLoader(images, batch_size, shuffle=shuffle, num_workers=workers, pin_memory=workers > 0)
+
+
+def sizes(count: int, batch_size: int) -> Iterator[int]:
+    """Yield the sizes of the batches of some images."""
+    for start in range(0, count, batch_size):
+        yield min(batch_size, count - start)
