@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import logging
+import platform
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +91,8 @@ class Runtime:
     def enter(self) -> None:
         """Set the process's thread count and kernel choices."""
         self.use_threads(self.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # Benchmarking chooses kernels by timing, and a resumed run must give the images of an uninterrupted one.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -240,6 +244,21 @@ def choose_gpu(device: torch.device) -> None:
     """Make this process use one of the GPUs that it sees; other processes of its node use the others."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 1 GiB of freed memory for the next tensors, if it is glibc.
+
+    Each step frees what the next one allocates. By default glibc returns it to the kernel, which clears every page
+    again: a quarter of the time of a small network's step.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_TRIM_THRESHOLD, 2**30)
+        mallopt(_MMAP_THRESHOLD, 2**25)  # the most that every version of glibc takes
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def free_memory() -> None:
