@@ -106,6 +106,7 @@ _GPU = (
     Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
     Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
     _recipe("cifar10", "data", "cifar10", 10),
+    Step("students", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 40}),
     Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
     _recipe("cifar10-50", "data", "cifar10", 50),
     _recipe("cifar10-1", "data", "cifar10", 1),
@@ -119,6 +120,9 @@ _CPU = (
     Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 10}),
     Step("statistics", f"{HERE}.class_statistics:run", 60, {"size": 32, "stem": "standard", "each": 300}),
     Step("teacher", f"{HERE}.teacher:run", 60, {"size": 32, "stem": "standard", "each": 30}),
+    Step("students", f"{HERE}.students:run", 60, {"model": "convnet3_w64", "batch_size": 20, "epochs": 10}),
+    Step("students-resnet18", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 1}),
+    Step("labels", f"{HERE}.labels:run", 30),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},
