@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from wmdd.config.machines import RuntimeConfig
+from wmdd.cpus import bf16_on_cpu, cpu_flags
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 
@@ -58,6 +59,59 @@ def test_fp32_is_not_tf32(precision, tf32):
     assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
     assert torch.backends.cudnn.deterministic
     assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_kernels_are_timed_only_on_request(deterministic):
+    runtime = Runtime.create(RuntimeConfig(device="cpu", deterministic=deterministic))
+    try:
+        runtime.enter()
+        assert torch.backends.cudnn.deterministic is deterministic
+        assert torch.backends.cudnn.benchmark is not deterministic
+        assert runtime.describe()["deterministic"] is deterministic
+    finally:
+        Runtime.create(RuntimeConfig(device="cpu")).enter()
+
+
+@pytest.mark.parametrize(
+    ("flags", "bf16", "reason"),
+    [
+        ("fpu avx512f amx_tile amx_bf16 avx512_bf16", True, "auto: the CPU has amx_bf16"),
+        ("fpu avx512f avx512_bf16", True, "auto: the CPU has avx512_bf16"),
+        ("fpu avx2 avx512f avx512_vnni", False, "auto: the CPU has neither amx_bf16 nor avx512_bf16"),
+        ("", False, "auto: the CPU has neither amx_bf16 nor avx512_bf16"),
+    ],
+)
+def test_flags_of_the_cpu_decide_on_bf16(monkeypatch, flags, bf16, reason):
+    assert bf16_on_cpu(flags.split()) == (bf16, reason)
+    monkeypatch.setattr("wmdd.runtime.cpu_flags", lambda: flags.split())
+    runtime = Runtime.create(RuntimeConfig(device="cpu"))
+    assert runtime.bf16 is bf16
+    assert runtime.describe()["reasons"]["precision"] == reason
+
+
+def test_flags_are_words_of_this_cpu():
+    assert all(flag.isprintable() and " " not in flag for flag in cpu_flags())
+
+
+def test_description_says_why():
+    chosen = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="off", threads=2, train_threads=3))
+    before = torch.get_num_threads()
+    try:
+        chosen.use_threads(2)
+        assert chosen.describe()["reasons"] == {
+            "precision": "set by runtime.precision",
+            "compile": "set by runtime.compile",
+            "threads": "set by runtime.threads",
+        }
+        chosen.use_threads(3)
+        assert chosen.describe()["reasons"]["threads"] == "set by runtime.train_threads"
+        chosen.use_threads(4)
+        assert chosen.describe()["reasons"]["threads"] == "auto: what training keeps busy"
+    finally:
+        chosen.use_threads(before)
+    reason = Runtime.create(RuntimeConfig(device="cpu")).describe()["reasons"]["compile"]
+    assert reason == "auto: compiling for a CPU takes longer than short loops save"
 
 
 def test_cpu_worker_does_not_look_for_a_gpu(monkeypatch):

@@ -7,16 +7,16 @@ import ctypes
 import gc
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import threadpoolctl
 import torch
 from torch import Tensor, nn
 
-from wmdd.cpus import bf16_unit, cpuinfo, usable_cpus
+from wmdd.cpus import bf16_on_cpu, cpu_flags, cpu_name
 from wmdd.errors import ConfigError
 from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
 
@@ -35,6 +35,8 @@ class Settings(Protocol):
     def precision(self) -> str: ...
     @property
     def compile(self) -> str: ...
+    @property
+    def deterministic(self) -> bool: ...
     @property
     def threads(self) -> int: ...
     @property
@@ -58,6 +60,8 @@ class Runtime:
         memory_bytes: real images that fit in this are kept decoded.
         loaders: processes that decode images that do not fit.
         cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
+        deterministic: choose a GPU's kernels by rules, never by timing, and only those that repeat bit for bit.
+        reasons: why precision and compilation are what they are, for the manifest.
     """
 
     device: torch.device
@@ -68,6 +72,8 @@ class Runtime:
     memory_bytes: int = 0
     loaders: int = 0
     cpus: int = 0
+    deterministic: bool = True
+    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def create(config: Settings, cpus: int = 0) -> Runtime:
@@ -81,12 +87,22 @@ class Runtime:
         if config.device == "cuda" and not cuda:
             raise ConfigError("runtime.device=cuda: torch sees no GPU here; use auto or cpu")
         device = torch.device("cuda" if cuda else "cpu")
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and _fast_bf16(device))
-        compiled = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+        bf16, why_precision = _choose_bf16(config.precision, device)
+        compiled, why_compile = _choose_compile(config.compile, device)
         if config.compile == "on" and (failure := compiler_failure(device)):
             raise ConfigError(f"runtime.compile=on: torch cannot compile here ({failure}); use auto or off")
-        memory = int(config.memory_gib * 2**30)
-        return Runtime(device, bf16, compiled, config.threads, config.train_threads, memory, config.loaders, cpus)
+        return Runtime(
+            device,
+            bf16,
+            compiled,
+            config.threads,
+            config.train_threads,
+            memory_bytes=int(config.memory_gib * 2**30),
+            loaders=config.loaders,
+            cpus=cpus,
+            deterministic=config.deterministic,
+            reasons={"precision": why_precision, "compile": why_compile},
+        )
 
     def enter(self) -> None:
         """Set the process's thread count and kernel choices."""
@@ -94,8 +110,8 @@ class Runtime:
         if self.device.type == "cpu":
             keep_freed_memory()
         # Benchmarking chooses kernels by timing, and a resumed run must give the images of an uninterrupted one.
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = not self.deterministic
+        torch.backends.cudnn.deterministic = self.deterministic
         # TF32 has ten bits of mantissa and bf16 seven; a run in fp32 must not be rounded to either.
         torch.backends.cuda.matmul.allow_tf32 = self.bf16
         torch.backends.cudnn.allow_tf32 = self.bf16
@@ -165,9 +181,9 @@ class Runtime:
     def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return the compiled function if `compile` is set and torch can compile here, else the function.
 
-        Each shape is compiled separately and nothing is chosen by timing: kernels for dynamic shapes, or the fastest of
-        several, would depend on what this process ran before, and a resumed run must give the images of an
-        uninterrupted one.
+        Each shape is compiled separately and, if `deterministic` is set, nothing is chosen by timing: kernels for
+        dynamic shapes, or the fastest of several, would depend on what this process ran before, and a resumed run must
+        give the images of an uninterrupted one.
         """
         if not self.compile or compiler_failure(self.device):
             return function
@@ -177,8 +193,9 @@ class Runtime:
         # Beyond its limit torch stops compiling any function of the process, and rounding changes.
         dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
         dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
-        options: dict[str, Any] = {"deterministic": True} if hasattr(inductor, "deterministic") else {}
-        options["triton.autotune_pointwise"] = False  # the one choice by timing that "deterministic" leaves
+        options: dict[str, Any] = {"deterministic": self.deterministic} if hasattr(inductor, "deterministic") else {}
+        # The one choice by timing that inductor's "deterministic" leaves.
+        options["triton.autotune_pointwise"] = not self.deterministic
         compiled = torch.compile(function, dynamic=False, options=options)
 
         def run(*arguments: Any) -> Any:
@@ -190,13 +207,19 @@ class Runtime:
         return run
 
     def describe(self) -> dict[str, Any]:
-        """Return device, precision, compilation and threads as they are now, for the manifest."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
+        """Return device, precision, compilation and threads as they are now, and why, for the manifest."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
+        threads, reasons = torch.get_num_threads(), dict(self.reasons)
+        reasons["threads"] = _why_threads(threads, self)
+        if failure := self.compile and _compiler_failures.get(self.device.type):
+            reasons["compile"] = f"torch cannot compile here ({failure})"
         return {
             "device": name,
             "precision": "bf16" if self.bf16 else "fp32",
-            "compile": self.compile and not _compiler_failures.get(self.device.type),
-            "threads": torch.get_num_threads(),
+            "compile": self.compile and not failure,
+            "deterministic": self.deterministic,
+            "threads": threads,
+            "reasons": reasons,
         }
 
 
@@ -273,12 +296,32 @@ def device_in_use() -> list[int]:
     return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
-def _fast_bf16(device: torch.device) -> bool:
+def _choose_bf16(setting: str, device: torch.device) -> tuple[bool, str]:
+    """Return whether networks compute in bf16, and why: by what the chip has, because timings would vary."""
+    if setting != "auto":
+        return setting == "bf16", "set by runtime.precision"
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.backends.mkldnn.is_available() and bool(bf16_unit())
+        native = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return native, f"auto: the GPU has {'' if native else 'no '}bf16"
+    if not torch.backends.mkldnn.is_available():
+        return False, "auto: this torch has no oneDNN"
+    return bf16_on_cpu(cpu_flags())
 
 
-def _cpu_name() -> str:
-    names = [line.partition(":")[2].strip() for line in cpuinfo().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, {usable_cpus()} cores"
+def _choose_compile(setting: str, device: torch.device) -> tuple[bool, str]:
+    """Return whether long loops are compiled, and why.
+
+    On a CPU a process compiles for 15 to 60 s, with a C++ compiler that may not be there. Steps of 50 images of 32 px
+    then take half (ResNet-18) to a quarter (ConvNet-3) of the time, which pays from some 100 to 600 steps on.
+    """
+    if setting != "auto":
+        return setting == "on", "set by runtime.compile"
+    if device.type == "cuda":
+        return True, "auto: the device is a GPU"
+    return False, "auto: compiling for a CPU takes longer than short loops save"
+
+
+def _why_threads(threads: int, runtime: Runtime) -> str:
+    if threads == runtime.threads:
+        return "set by runtime.threads"
+    return "set by runtime.train_threads" if threads == runtime.train_threads else "auto: what training keeps busy"

@@ -78,6 +78,8 @@ def test_nothing_is_chosen_by_timing(monkeypatch):
         "dynamic": False,
         "options": {"deterministic": True, "triton.autotune_pointwise": False},
     }
+    Runtime(CPU, bf16=False, compile=True, threads=1, deterministic=False).maybe_compile(torch.neg)
+    assert given[-1]["options"] == {"deterministic": False, "triton.autotune_pointwise": True}
 
 
 def no_compiler(function, **options):
@@ -97,6 +99,7 @@ def test_missing_compiler_is_noted_once(monkeypatch, caplog):
     (record,) = caplog.records
     assert "torch cannot compile here (RuntimeError: Failed to find C compiler.)" in record.getMessage()
     assert runtime.describe()["compile"] is False
+    assert "torch cannot compile here (RuntimeError: Failed" in runtime.describe()["reasons"]["compile"]
 
 
 def test_compile_on_is_refused_without_a_compiler(monkeypatch):

@@ -81,6 +81,8 @@ def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):
     assert named | {plan.index_ref.folder} == set(commits(tiny_run.store))
     assert manifest["config"] == plan.config.model_dump(mode="json")
     assert {"torch", "python"} <= set(manifest["versions"])
+    assert all(set(machine["reasons"]) == {"precision", "compile", "threads"} for machine in manifest["hardware"])
+    assert all(machine["deterministic"] for machine in manifest["hardware"])
 
 
 @pytest.mark.parametrize("stage", ["statistics", "barycenter", "recover", "select"])

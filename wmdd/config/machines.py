@@ -14,7 +14,12 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "of networks; losses and moments are fp32 (auto: bf16 where the chip has it)"
     )
-    compile: Literal["auto", "on", "off"] = option("auto", "torch.compile of long loops (auto: on GPUs)")
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "torch.compile of long loops (auto: on GPUs; on CPUs on pays from some 1,000 steps)"
+    )
+    deterministic: bool = option(
+        True, "kernels of GPUs that repeat bit for bit (false: the fastest by timing; rounding varies)"
+    )
     threads: Count = option(1, "CPU threads of one worker; fixed, because it changes rounding")
     train_threads: int = option(
         0, "CPU threads of the teacher's training (0: as many as its work keeps busy and are free)", ge=0

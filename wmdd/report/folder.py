@@ -104,9 +104,12 @@ def _drop_others(folder: Folder, name: str, kept: set[str]) -> None:
 
 
 def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict[str, Any]:
-    names = ("device", "precision", "compile", "threads")
+    names = ("device", "precision", "compile", "deterministic", "threads", "reasons")
     commits = store.commits(ref for stage in plan.tasks for ref in plan.refs(stage)).values()
-    machines = [{name: commit[name] for name in names} for commit in commits if commit and "device" in commit]
+    # Older stores hold fewer of the names.
+    machines = [
+        {name: commit[name] for name in names if name in commit} for commit in commits if commit and "device" in commit
+    ]
     barycenters: list[Barycenter] = [load_value(ref, store) for ref in plan.refs("barycenter")]
     notes = []
     if stopped := sum(not item.converged for item in barycenters):
