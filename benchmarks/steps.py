@@ -123,6 +123,7 @@ _CPU = (
     Step("students", f"{HERE}.students:run", 60, {"model": "convnet3_w64", "batch_size": 20, "epochs": 10}),
     Step("students-resnet18", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 1}),
     Step("labels", f"{HERE}.labels:run", 30),
+    Step("barycenters", f"{HERE}.barycenters:run", 60),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},
