@@ -124,6 +124,7 @@ _CPU = (
     Step("students-resnet18", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 1}),
     Step("labels", f"{HERE}.labels:run", 30),
     Step("barycenters", f"{HERE}.barycenters:run", 60),
+    Step("precision", f"{HERE}.precision:run", 90),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},

@@ -61,9 +61,9 @@ def free_cpus(usable: int, root: Path = Path("/")) -> int:
 def bf16_on_cpu(flags: Collection[str]) -> tuple[bool, str]:
     """Return whether a CPU with these flags computes networks faster in bf16, and why.
 
-    Measured (``benchmarks/precision.py``): 1.9 to 2.7 times as fast with AMX, a half to an eighth as fast without
-    either instruction, where bf16 is emulated. A network's size does not enter: only the smallest, of some
-    milliseconds a step, gain nothing with AMX.
+    Measured (``benchmarks/precision.py``): 1.7 to 2.5 times as fast with AMX, 0.3 to 0.5 times without either
+    instruction, where bf16 is emulated. avx512_bf16 alone is what AMD has, where recovery is 1.5 times as fast; an
+    Intel CPU limited to it reaches 0.7 to 0.9. The smallest networks, of some milliseconds a step, gain nothing.
     """
     for flag in BF16_UNITS:
         if flag in flags:
