@@ -1,22 +1,44 @@
-"""A whole run while other programs work: how many times its idle time does it take? `python -m benchmarks.busy`."""
+"""Step: a whole run of a recipe with a temporary Ray, on an idle machine and beside one busy process for each core.
+
+With as many busy processes as cores, half of each core is left: twice the idle time is the least that can be reached.
+"""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 
-from benchmarks.common import report, seconds_of_run
+from benchmarks.processes import FEW_STEPS, Cost, cost
+from benchmarks.steps import Record, Setting
 from wmdd.cpus import free_cpus, usable_cpus
 
-WISHED = 3.0  # with as many busy processes as cores, half of each core is left: two is the least that can be hoped for
+
+def run(setting: Setting, record: Record, recipe: str) -> None:
+    """Time the recipe from nothing, as a user starts it."""
+    cores = usable_cpus()
+    record(recipe=recipe, cores=cores, cores_free_at_start=free_cpus(cores))
+    options = FEW_STEPS if setting.toy else ()
+    idle = _cost(recipe, *options)
+    record(ways={"idle": round(idle.wall_s, 1)}, result=f"{recipe}: {idle.wall_s:.0f} s idle")
+    with _busy(cores):
+        busy = _cost(recipe, *options)
+    record(
+        ways={"idle": round(idle.wall_s, 1), "busy": round(busy.wall_s, 1)},
+        ratio=round(busy.wall_s / idle.wall_s, 2),
+        result=f"{recipe}: {idle.wall_s:.0f} s idle, {busy.wall_s:.0f} s beside {cores} busy processes",
+    )
+
+
+def _cost(recipe: str, *options: str) -> Cost:
+    with tempfile.TemporaryDirectory() as folder:
+        return cost(folder, "-m", "wmdd", "distill", recipe, *options, "--run", "run")
 
 
 @contextlib.contextmanager
-def busy(count: int) -> Iterator[None]:
+def _busy(count: int) -> Iterator[None]:
     """Keep this number of processes busy inside the block."""
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
@@ -25,39 +47,3 @@ def busy(count: int) -> Iterator[None]:
         for loop in loops:
             loop.kill()
             loop.wait()
-
-
-def timed(recipe: str, executor: str) -> float:
-    """Return the seconds of a run of the recipe from nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        return seconds_of_run(folder, recipe, "--executor", executor)
-
-
-def main() -> int:
-    """Time a recipe on this machine as it is, and with one busy process for each core."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="digits")
-    parser.add_argument("--executor", default="ray", choices=("ray", "local"))
-    parser.add_argument("--processes", type=int, default=usable_cpus(), help="busy ones (default: one for each core)")
-    options = parser.parse_args()
-    free, cores = free_cpus(usable_cpus()), usable_cpus()
-    idle_s = timed(options.recipe, options.executor)
-    with busy(options.processes):
-        busy_s = timed(options.recipe, options.executor)
-    report(
-        "busy",
-        recipe=options.recipe,
-        executor=options.executor,
-        busy_processes=options.processes,
-        cores=cores,
-        cores_free_at_start=free,
-        idle_s=round(idle_s, 1),
-        busy_s=round(busy_s, 1),
-        ratio=round(busy_s / idle_s, 2),
-        wished=WISHED,
-    )
-    return int(busy_s > WISHED * idle_s)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,23 +1,20 @@
-"""What do the scheduler and the store cost for each unit of work, when the work itself is nothing?
+"""Step: what the scheduler and the store cost for each unit of work, if the work itself is nothing.
 
-    python -m benchmarks.overhead >> benchmarks/results/overhead.jsonl
-
-Runs so many units of an empty stage on workers of a Ray of its own and in this process, against writing the same files
-with nothing around it. Also gives how much the driver's memory grew.
+Units of an empty stage run on workers of a temporary Ray and in this process; the plain loop saves the same files with
+nothing around it.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 
-from benchmarks.common import report
+from benchmarks.steps import Record, Setting
 from ray_jobs.executor import RayExecutor
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recovery import BarycenterConfig
@@ -53,7 +50,7 @@ def _run(section: BarycenterConfig, units: list[Unit[None]], seeds: SeedTree, ru
 
 def register() -> None:
     """Make the empty stage known to this process."""
-    STAGES[STAGE] = replace(STAGES["barycenter"], name=STAGE, kind=Nothing, function=_run)
+    STAGES[STAGE] = replace(STAGES["barycenter"], name=STAGE, yields=f"{__name__}:Nothing", runs=f"{__name__}:_run")
 
 
 def tasks(count: int) -> list[StageTask]:
@@ -84,37 +81,34 @@ def bare(count: int) -> float:
         return time.perf_counter() - begun
 
 
-def main() -> None:
-    """Measure every count."""
+def run(setting: Setting, record: Record, units: int) -> None:
+    """Run the units on workers of a temporary Ray, in this process, and with nothing around them."""
     from ray_jobs.connect import import_ray
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--units", type=int, nargs="+", default=[100, 1000, 10_000])
-    args = parser.parse_args()
+    units = 20 if setting.toy else units
     register()
-    known = {"worker_process_setup_hook": "benchmarks.overhead.register", "env_vars": {"PYTHONPATH": os.getcwd()}}
+    environment = {
+        "worker_process_setup_hook": "benchmarks.overhead.register",
+        "env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])},
+    }
+    local, process = LocalExecutor(CONFIG.runtime), psutil.Process()
+    ways = {"saving alone": bare(units), "in this process": seconds(local, units)}
+    _record(record, units, ways)
     ray = import_ray(alone=True)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False, runtime_env=known)
-    executor, local, me = RayExecutor(CONFIG), LocalExecutor(CONFIG.runtime), psutil.Process()
-    seconds(executor, 10)
-    # Workers are started for each run: their start is no cost of a unit, and a run of ten units is nearly nothing else.
-    start = min(seconds(executor, 10) for _ in range(3))
-    for count in args.units:
-        before = me.memory_info().rss
-        on_ray, in_process, saving = seconds(executor, count) - start, seconds(local, count), bare(count)
-        report(
-            "overhead per unit",
-            units=count,
-            ray_ms=round(1e3 * on_ray / count, 2),
-            local_ms=round(1e3 * in_process / count, 2),
-            saving_ms=round(1e3 * saving / count, 2),
-            ray_over_saving=round(on_ray / saving, 2),
-            local_over_saving=round(in_process / saving, 2),
-            driver_grew_mib=round((me.memory_info().rss - before) / 2**20, 1),
-            workers_start_s=round(start, 1),
-        )
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    executor = RayExecutor(CONFIG)
+    # Workers are started for each run: their start is no cost of a unit, and a run of ten units is hardly more.
+    start = min(seconds(executor, 10) for _ in range(2))
+    before = process.memory_info().rss
+    ways["on Ray"] = seconds(executor, units) - start
+    grown = (process.memory_info().rss - before) / 2**20
+    record(workers_start_s=round(start, 1), driver_grew_mib=round(grown, 1))
+    _record(record, units, ways)
     ray.shutdown()
 
 
-if __name__ == "__main__":
-    main()
+def _record(record: Record, units: int, ways: dict[str, float]) -> None:
+    per_unit_ms = {name: round(1e3 * taken / units, 2) for name, taken in ways.items()}
+    shown = ", ".join(f"{name} {value:g}" for name, value in per_unit_ms.items())
+    ratios = {name: round(taken / ways["saving alone"], 2) for name, taken in ways.items()}
+    record(units=units, ways=per_unit_ms, ratio=ratios, result=f"ms for each of {units} units: {shown}")

@@ -17,4 +17,9 @@ import torchvision.transforms.v2
 import wmdd.commands.distill
 import wmdd.method.barycenter
 import wmdd.report.folder
-import wmdd.stages
+import wmdd.stages.evaluate
+import wmdd.stages.pretrain
+import wmdd.stages.recover
+import wmdd.stages.relabel
+import wmdd.stages.select
+import wmdd.stages.statistics

@@ -125,6 +125,10 @@ _CPU = (
     Step("labels", f"{HERE}.labels:run", 30),
     Step("barycenters", f"{HERE}.barycenters:run", 60),
     Step("precision", f"{HERE}.precision:run", 90),
+    Step("startup", f"{HERE}.startup:run", 60),
+    Step("memory", f"{HERE}.memory:run", 60),
+    Step("overhead", f"{HERE}.overhead:run", 60, {"units": 200}),
+    Step("digits", f"{HERE}.busy:run", 150, {"recipe": "digits"}),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},
