@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -69,20 +70,25 @@ class StageActor:
         gpu: whether this worker reserved a GPU (one without may still see the GPU).
         probe: name of a note that the driver wrote to the store.
         cpus: that this worker may use while it trains a teacher; other stages use ``runtime.threads``.
+        functions: ``module:function`` of stages whose libraries are imported before the first task.
     """
 
-    def __init__(self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str, cpus: int) -> None:
+    def __init__(
+        self, store_url: str, runtime: dict[str, Any], gpu: bool, probe: str, cpus: int, functions: Sequence[str] = ()
+    ) -> None:
         end_with_raylet()
         save_on_sigterm()
         config = RuntimeConfig.model_validate(runtime)
         self._config = config if gpu else config.model_copy(update={"device": "cpu"})
         self._store = ArtifactStore(store_url)
-        self._probe, self._cpus = probe, cpus
+        self._probe, self._cpus, self._functions = probe, cpus, functions
 
     def hello(self) -> tuple[str, int]:
-        """Create the runtime, and return what `greet` does; raise ConfigError if the device is not available."""
+        """Prepare for tasks, and return what `greet` does; raise ConfigError if the device is not available."""
         ids = greet(self._store, self._probe)
         self._runtime = Runtime.create(self._config, self._cpus)
+        for function in self._functions:
+            pkgutil.resolve_name(function)
         return ids
 
     def run(self, task: StageTask) -> Iterator[Event]:

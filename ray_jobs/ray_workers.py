@@ -19,6 +19,7 @@ from ray_jobs.workers import Message, last_line
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError, StorageError, WmddError
+from wmdd.stages import STAGES
 
 NODES_EVERY_S = 1.0
 FREED_AFTER_S = 1.0
@@ -85,7 +86,10 @@ class RayWorkers:
         cpus = 0 if share.gpus else self._cpus
         options = {**NO_RETRIES, "num_cpus": share.cpus, "num_gpus": share.gpus}
         actor = ray.remote(concurrency_groups={SNAPSHOTS: 1})(StageActor).options(**options)
-        return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe, cpus or max(1, int(share.cpus)))
+        # A CPU worker is started early: POT takes seconds to import, and there is time for it.
+        functions = [stage.runs for stage in STAGES.values() if not stage.gpu] if kind == "cpu" else []
+        cpus = cpus or max(1, int(share.cpus))
+        return actor.remote(self._store_url, runtime, share.gpus > 0, self._probe, cpus, functions)
 
     def _reserved_cpus(self) -> list[tuple[Node, float]]:
         """Return the resources of each node, and its CPUs that are reserved while this run has no worker."""

@@ -1,11 +1,15 @@
-"""Workers whose end is near: what they leave, and how."""
+"""Workers before their first task, and whose end is near: what they leave, and how."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from ray_jobs import actors
+from ray_jobs import actors, ray_workers
+from ray_jobs.resources import Share
 from wmdd import outputs as events
+from wmdd.config.distill import DistillConfig
+from wmdd.stages import STAGES
 
 
 @pytest.fixture
@@ -52,3 +56,22 @@ def test_idle_worker_ends_with_its_raylet(raylet, monkeypatch):
     gone.set()
     assert ended.wait(60)
     assert codes == [1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "functions"), [("cpu", [STAGES[name].runs for name in ("barycenter", "select")]), ("main", [])]
+)
+def test_cpu_worker_imports_libraries_of_its_stages_before_its_first_task(kind, functions, tmp_path, monkeypatch):
+    requested = []
+    actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *args: requested.append(args)))
+    monkeypatch.setattr(ray_workers.ray, "remote", lambda **_: lambda cls: actor)
+    shares = SimpleNamespace(of_kind=lambda kind: Share(1.0, 0.0))
+    workers = ray_workers.RayWorkers(DistillConfig(), shares, str(tmp_path), "probe")
+    workers._stage_actor(kind)
+    for name in ("end_with_raylet", "save_on_sigterm"):
+        monkeypatch.setattr(actors, name, lambda: None)
+    monkeypatch.setattr(actors, "greet", lambda store, probe: ("node", 1))
+    resolved = []
+    monkeypatch.setattr(actors.pkgutil, "resolve_name", resolved.append)
+    assert actors.StageActor(*requested[0]).hello() == ("node", 1)
+    assert resolved == functions

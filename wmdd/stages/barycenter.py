@@ -8,6 +8,7 @@ import torch
 
 from wmdd.config.recovery import BarycenterConfig
 from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.barycenter import free_support_barycenter
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -19,8 +20,6 @@ def barycenter(
     section: BarycenterConfig, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime
 ) -> Iterator[Yielded]:
     """Solve each unit's class: input ``statistics``."""
-    from wmdd.method.barycenter import free_support_barycenter  # POT and scikit-learn take seconds to import
-
     for unit in units:
         statistics: ClassStatistics = unit.load("statistics")
         result = free_support_barycenter(
