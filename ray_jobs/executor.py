@@ -12,7 +12,7 @@ from wmdd.config.distill import DistillConfig
 from wmdd.cpus import compute_cpus
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
-from wmdd.engine.run import is_joint
+from wmdd.engine.run import workers_of
 from wmdd.engine.task import StageTask
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef, ArtifactStore
@@ -24,7 +24,7 @@ class RayExecutor:
     Ray starts with the first task, so that a run that finds everything in the store needs no Ray.
 
     Args:
-        config: its ray, runtime and pretrain sections are read.
+        config: its sections ray and runtime, and the numbers of workers that train together, are read.
     """
 
     def __init__(self, config: DistillConfig) -> None:
@@ -49,13 +49,15 @@ class RayExecutor:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         shares = Shares.of(self._config.ray, nodes, self._config.runtime.device)
         if self._owns_ray:
-            trainers = self._config.pretrain.workers if any(is_joint(task) for task in tasks) else 1
+            trainers = {task.stage: workers_of(task) for task in tasks if workers_of(task) > 1}
             check_fit(self._config.ray, shares, nodes, trainers)  # no node will ever join
         probe = f"probe-{uuid.uuid4().hex}"
         store.write_note(probe, b"")
         backend = RayWorkers(self._config, shares, store.url, probe, compute_cpus() if self._owns_ray else 0)
         has_cpu_workers = shares.has_cpu_workers(nodes)
         board = Board(tasks, missing, lambda task: self._queue(task, shares.gpu_per_worker > 0, has_cpu_workers))
+        # Workers that share a GPU leave no whole one free, unless all end.
+        alone = {"team": "team"} if 0 < shares.gpu_per_worker < 1 else {}
         with contextlib.ExitStack() as stack:
             stack.callback(store.drop_note, probe)
             scheduler = Scheduler(
@@ -64,7 +66,8 @@ class RayExecutor:
                 stack.enter_context(metered(listener, tasks)),
                 limits={"main": self._config.ray.actors or self._limit(shares, nodes, listener)},
                 # On a temporary Ray, a main worker that trains a teacher may use all CPUs.
-                exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train"},
+                exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train", **alone},
+                teams={} if alone else {"team": self._config.evaluate.workers},
                 early={"cpu"},
                 grows=not self._owns_ray,
             )
@@ -84,8 +87,8 @@ class RayExecutor:
         return limit
 
     def _queue(self, task: StageTask, has_gpus: bool, has_cpu_workers: bool) -> str:
-        if is_joint(task):
-            return "train"
+        if workers_of(task) > 1:
+            return "team" if task.stage == "evaluate" else "train"
         if task.stage == "pretrain" and not task.units[0].params.weights:
             # On CPUs a teacher's training uses as many cores as it can: other tasks would only slow it down.
             return "main" if has_gpus else "alone"

@@ -1,8 +1,8 @@
-"""Teachers that several workers train together, with Ray Train.
+"""Networks, teachers or students, that several workers train together, with Ray Train.
 
 Ray Train places the workers, creates their process group (NCCL on GPUs, Gloo on CPUs), notices when one dies, and
 restarts all of them. They run the stage itself (`wmdd.engine.run.run_stage`), whose snapshots in the store are the only
-ones: if a worker, the trainer or the driver dies, training resumes after the last whole epoch.
+ones: if a worker, the trainer or the driver dies, training resumes from the last one, at the end of an epoch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
 from wmdd.config.machines import RayConfig, RuntimeConfig
 from wmdd.engine.events import Event
-from wmdd.engine.run import run_stage
+from wmdd.engine.run import run_stage, workers_of
 from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError
 from wmdd.runtime import Runtime, choose_gpu
@@ -77,26 +77,34 @@ class Restarts(UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Report the first one, with its error."""
         rank, exc = min(worker_exceptions.items())
-        text = f"{self._task.name}: rank {rank} of its training failed ({reason(exc)}); all go on from the last epoch"
+        text = (
+            f"{self._task.name}: rank {rank} of its training failed ({reason(exc)}); all go on from the last snapshot"
+        )
         self._messages.put(Event("retry", self._task.stage, self._task.name, text=text))
 
 
 class TrainActor:
-    """Trains teachers with workers that it starts, and streams their events as `ray_jobs.actors.StageActor` does.
+    """Trains networks with workers that it starts, and streams their events as `ray_jobs.actors.StageActor` does.
 
     Args:
-        workers: number of workers that train together.
-        share: what each of them reserves.
+        share: what each of the workers uses.
+        bundle: what Ray reserves for each of them.
     """
 
     def __init__(
-        self, store_url: str, runtime: dict[str, Any], probe: str, config: RayConfig, workers: int, share: Share
+        self,
+        store_url: str,
+        runtime: dict[str, Any],
+        probe: str,
+        config: RayConfig,
+        share: Share,
+        bundle: dict[str, float],
     ) -> None:
         end_with_raylet()
         device = "cuda" if share.gpus else "cpu"
         self._runtime = RuntimeConfig.model_validate(runtime).model_copy(update={"device": device})
         self._store, self._probe, self._config = ArtifactStore(store_url), probe, config
-        self._workers, self._share = workers, share
+        self._share, self._bundle = share, bundle
         # Ray Train passes these to its controller, which reads no others.
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.start_timeout_s)
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.silence_s)
@@ -131,14 +139,13 @@ class TrainActor:
             raise self._explained(task, error)
 
     def _trainer(self, task: StageTask, messages: Any, folder: str) -> TorchTrainer:
-        with_gpu = self._share.gpus > 0
-        needs = {"CPU": self._share.cpus} | ({"GPU": self._share.gpus} if with_gpu else {})
+        workers, with_gpu = workers_of(task), self._share.gpus > 0
         cpus = max(1, int(self._share.cpus))
         training = Training(task, self._store.url, self._probe, self._runtime, cpus, messages)
         return TorchTrainer(
             train,
             train_loop_config={"training": training},
-            scaling_config=ScalingConfig(num_workers=self._workers, use_gpu=with_gpu, resources_per_worker=needs),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=with_gpu, resources_per_worker=self._bundle),
             torch_config=NodeConfig(timeout_s=int(self._config.silence_s)),
             run_config=RunConfig(
                 name=f"wmdd-{uuid.uuid4().hex}",  # a name that was used before would resume its state
@@ -152,7 +159,7 @@ class TrainActor:
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
             return ConfigError(
-                f"pretrain.workers={self._workers}: they could not start, each with {self._share}, within "
+                f"{task.stage}.workers={workers_of(task)}: they could not start, each with {self._share}, within "
                 f"ray.start_timeout_s={self._config.start_timeout_s:g}; ask for less, or give a longer time if nodes "
                 "are on their way"
             )

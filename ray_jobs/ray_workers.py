@@ -36,7 +36,11 @@ class _Actor:
     call: Any
     task: StageTask | None = None
     node_id: str = ""
-    trains: bool = False
+    bundle: dict[str, float] | None = None  # that Ray Train reserves for each worker that it starts
+
+
+TRAIN_KINDS = ("train", "team")
+MARKS = 100  # of the bundles of trainers that may be present together
 
 
 class RayWorkers:
@@ -55,7 +59,7 @@ class RayWorkers:
         self._by_call: dict[Any, int] = {}
         self._numbers = itertools.count()
         self._nodes: dict[str, tuple[str, Node]] = {}
-        self._has_trained = False
+        self._bundles: list[dict[str, float]] = []
         self._terminated_at = -FREED_AFTER_S
         self._nodes_at = -NODES_EVERY_S
 
@@ -66,6 +70,8 @@ class RayWorkers:
         """Return how many workers of a kind the present nodes can hold; one for those whose tasks are exclusive."""
         if kind == "train":
             return 1
+        if kind == "team":
+            return self._shares.capacity("train", self._resources()) // self._config.evaluate.workers
         capacity = self._shares.capacity(kind, self._resources())
         return min(1, capacity) if kind == "alone" else capacity
 
@@ -74,9 +80,10 @@ class RayWorkers:
 
     def start(self, kind: str) -> int:
         """Request an actor; while no node can hold it, the request shows an autoscaler what is needed."""
-        number, trains = next(self._numbers), kind == "train"
-        handle = self._train_actor() if trains else self._stage_actor(kind)
-        self._actors[number] = _Actor(handle, handle.hello.remote(), trains=trains)
+        number = next(self._numbers)
+        bundle = self._bundle(number) if kind in TRAIN_KINDS else None
+        handle = self._stage_actor(kind) if bundle is None else self._train_actor(bundle)
+        self._actors[number] = _Actor(handle, handle.hello.remote(), bundle=bundle)
         self._by_call[self._actors[number].call] = number
         return number
 
@@ -104,13 +111,22 @@ class RayWorkers:
             for node_id, (_, node) in self._nodes.items()
         ]
 
-    def _train_actor(self) -> Any:
+    def _bundle(self, number: int) -> dict[str, float]:
+        """Return what Ray Train is to reserve for each worker: CPUs, less some ten-thousandths that mark the trainer.
+
+        Ray does not tell which reservation is whose, and ten-thousandths are the smallest parts that it counts.
+        """
+        share = self._shares.of_kind("train")
+        bundle = {"CPU": round(share.cpus - 1e-4 * (number % MARKS), 4), "GPU": share.gpus}
+        return {name: amount for name, amount in bundle.items() if amount}
+
+    def _train_actor(self, bundle: dict[str, float]) -> Any:
         from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
 
         self._remove_reservations()
-        self._has_trained = True
+        self._bundles.append(bundle)
         config, share = self._config, self._shares.of_kind("train")
-        arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, config.pretrain.workers, share)
+        arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, share, bundle)
         return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)
 
     def assign(self, worker: int, task: StageTask) -> None:
@@ -120,7 +136,7 @@ class RayWorkers:
 
     def request_snapshots(self, workers: Collection[int], limit_s: float) -> None:
         actors = [self._actors[worker] for worker in workers if worker in self._actors]
-        saves = [actor.handle.save.options(concurrency_group=SNAPSHOTS) for actor in actors if not actor.trains]
+        saves = [actor.handle.save.options(concurrency_group=SNAPSHOTS) for actor in actors if not actor.bundle]
         if saves:
             calls = [save.remote(limit_s) for save in saves]
             ray.wait(calls, num_returns=len(calls), timeout=limit_s, fetch_local=False)
@@ -131,20 +147,21 @@ class RayWorkers:
             self._by_call.pop(actor.call, None)
             ray.kill(actor.handle)
             self._terminated_at = time.monotonic()
-            if actor.trains:
+            if actor.bundle:
                 self._remove_reservations()
 
     def _remove_reservations(self) -> None:
-        """Free what train actors that are gone reserved for their workers, who end with them.
+        """Free what train actors that are gone reserved for their workers, which end with them.
 
         Ray Train keeps its reservation for the whole job when its controller is killed, and frees it by itself only
         where a dashboard runs. As it ends it may make one more, so this is repeated now and then.
         """
-        share, workers = self._shares.of_kind("train"), self._config.pretrain.workers
-        bundle = {name: amount for name, amount in (("CPU", share.cpus), ("GPU", share.gpus)) if amount}
+        present = [actor.bundle for actor in self._actors.values()]
+        gone = [bundle for bundle in self._bundles if bundle not in present]
         job = ray.get_runtime_context().get_job_id()
-        for group_id, group in placement_group_table().items():
-            is_ours = group_id.endswith(job) and list(group["bundles"].values()) == [bundle] * workers
+        for group_id, group in placement_group_table().items() if gone else ():
+            first = next(iter(group["bundles"].values()), {})
+            is_ours = group_id.endswith(job) and {name: round(amount, 4) for name, amount in first.items()} in gone
             if is_ours and group["state"] != "REMOVED":
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group_id))))
 
@@ -204,8 +221,7 @@ class RayWorkers:
         """Return the resources of the nodes, which are asked for once a second at most."""
         if time.monotonic() - self._nodes_at > NODES_EVERY_S:
             self._nodes_at = time.monotonic()
-            if self._has_trained and not any(actor.trains for actor in self._actors.values()):
-                self._remove_reservations()
+            self._remove_reservations()
             alive = [node for node in ray.nodes() if node["Alive"]]
             shared = collections.Counter(node["NodeManagerAddress"] for node in alive)
             self._nodes = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
@@ -13,6 +14,7 @@ Node = dict[str, float]
 # Measured with a cgroup's limit on two cores: Ray's own processes, and a worker with small networks and images.
 RAY_BYTES = 0.25 * 2**30
 WORKER_BYTES = 2**30
+NOBODY: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ class Shares:
         return sum(map(share.on, nodes))
 
 
-def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: int = 1) -> None:
+def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: Mapping[str, int] = NOBODY) -> None:
     """Refuse workers that this machine can never hold.
 
     Args:
-        trainers: number of workers that train the teacher together.
+        trainers: number of workers that train a network together, by the stage that trains it.
 
     Raises:
         ConfigError: naming what was requested and what there is.
@@ -96,11 +98,12 @@ def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: in
         raise ConfigError(f"{shares}: no worker fits {has(nodes)}; ask for less")
     if config.actors > fit:
         raise ConfigError(f"ray.actors={config.actors}: only {fit} fit {has(nodes)}; ask for fewer, or smaller ones")
-    if trainers > 1 and shares.capacity("train", nodes) < trainers:
-        each = shares.of_kind("train")
-        raise ConfigError(
-            f"pretrain.workers={trainers}: each takes {each}, which {has(nodes)} cannot hold; ask for fewer"
-        )
+    for stage, workers in trainers.items():
+        if workers > 1 and shares.capacity("train", nodes) < workers:
+            each = shares.of_kind("train")
+            raise ConfigError(
+                f"{stage}.workers={workers}: each takes {each}, which {has(nodes)} cannot hold; ask for fewer"
+            )
 
 
 def fit_memory(node: Node) -> tuple[int, float]:

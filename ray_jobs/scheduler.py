@@ -8,6 +8,7 @@ that running one twice is harmless.
 from __future__ import annotations
 
 import collections
+import sys
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError, StageError
 from wmdd.process.interruptions import SAVE_S
 
+MAIN = "main"
 POLL_S = 0.5
 MAX_UNFIT = 3  # workers in a row that report why they cannot work, while none is ready
 FEWER = "; is memory too small? --ray.actors 1, or --executor local, needs less"
@@ -50,6 +52,8 @@ class Scheduler:
     Args:
         limits: maximum number of workers by kind; 0 or absent: as many as the nodes hold.
         exclusive: queues whose tasks run while no other task does, with the kind of worker that serves them.
+        teams: kinds of workers that start others, with the number of main workers whose place these take. The tasks of
+            their queues go first: main workers end, as they finish their tasks, until a team has room.
         early: kinds of workers to start while upstream tasks still run, so that GPU workers never wait for a CPU worker
             to start.
         grows: nodes may join when workers wait for them: up to as many more are requested as the present nodes hold.
@@ -63,12 +67,13 @@ class Scheduler:
         *,
         limits: Mapping[str, int] | None = None,
         exclusive: Mapping[str, str] | None = None,
+        teams: Mapping[str, int] | None = None,
         early: Container[str] = (),
         grows: bool = False,
     ) -> None:
         self._backend, self._config, self._listener = backend, config, listener
         self._limits, self._exclusive = dict(limits or {}), dict(exclusive or {})
-        self._early, self._grows = early, grows
+        self._teams, self._early, self._grows = dict(teams or {}), early, grows
         self._workers: dict[int, _Worker] = {}
         self._starts = Starts(backend, config, listener)
 
@@ -135,7 +140,20 @@ class Scheduler:
         running = self._running()
         if queue in self._exclusive:
             return not running
+        if queue == MAIN and running.count(MAIN) >= self._room():
+            return False
         return not self._next_exclusive() and not any(name in self._exclusive for name in running)
+
+    def _room(self) -> int:
+        """Return how many main workers may work, so that each team that runs, or whose task is ready, has room."""
+        running, reserved = collections.Counter(self._running()), 0
+        for kind, places in self._teams.items():
+            wanted = max(self._board.ready(kind) + running[kind], self._count(kind))
+            reserved += places * min(wanted, self._backend.capacity(kind))
+        return max(0, self._backend.capacity(MAIN) - reserved) if reserved else sys.maxsize
+
+    def _count(self, kind: str) -> int:
+        return sum(worker.kind == kind for worker in self._workers.values())
 
     def _next_exclusive(self) -> str:
         """Return the first exclusive queue that has a task ready; "" if none has."""
@@ -150,9 +168,18 @@ class Scheduler:
         present = collections.Counter(worker.kind for worker in self._workers.values())
         for kind, demand in self._demand().items():
             capacity = max(1, self._backend.capacity(kind)) * (2 if self._grows else 1)
-            for _ in range(min(self._limits.get(kind) or capacity, demand) - present[kind]):
+            most = min(self._limits.get(kind) or capacity, demand)
+            if kind == MAIN or kind in self._teams:
+                most = min(most, self._room() if kind == MAIN else self._teams_that_fit(kind))
+            for _ in range(most - present[kind]):
                 number = self._backend.start(kind)
                 self._workers[number] = _Worker(number, kind)
+
+    def _teams_that_fit(self, kind: str) -> int:
+        """Return how many teams of a kind fit beside the main workers: one in any case if there are none."""
+        main = self._count(MAIN)
+        free = self._backend.capacity(MAIN) - main
+        return max(free // self._teams[kind], 0 if main else 1)
 
     def _demand(self) -> dict[str, int]:
         """Return how many workers the tasks that are ready, running or about to be ready can use, by kind."""
@@ -182,7 +209,10 @@ class Scheduler:
                 waiting = 0
             spare = [worker for worker in self._workers.values() if worker.kind == kind and not worker.task]
             spare.sort(key=lambda worker: (worker.node is not None, -worker.number))  # first those not ready
-            for worker in spare[: max(0, len(spare) - waiting)]:
+            surplus = len(spare) - waiting
+            if kind == MAIN:
+                surplus = max(surplus, self._count(MAIN) - self._room())
+            for worker in spare[: max(0, surplus)]:
                 self._terminate(worker)
 
     def _terminate(self, worker: _Worker) -> None:
@@ -245,7 +275,7 @@ class Scheduler:
 
     def _release(self, worker: _Worker) -> None:
         worker.task = None
-        if worker.kind in self._exclusive:
+        if worker.kind in self._exclusive or worker.kind in self._teams:
             self._terminate(worker)
 
     def _report_workers(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import heapq
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from wmdd.errors import StageError
 class _Worker:
     kind: str
     node: str | None = None  # None while it waits for a slot
+    slots: tuple[str, ...] = ()  # the node of each
     placed_s: float = 0.0
     is_ready: bool = False
     task: StageTask | None = None
@@ -35,6 +36,7 @@ class SimulatedWorkers:
         start_s: from a worker's placement to ``ready``.
         delay_s: from the end of a task to its message.
         error: what a task raises at its end, if anything.
+        teams: kinds of workers that take the places of several main ones, with their number.
         shared: all kinds share a node's slots, as workers with and without a GPU share its CPUs.
         fits: whether a node can hold workers of a kind at all.
     """
@@ -47,11 +49,12 @@ class SimulatedWorkers:
         start_s: float = 1.0,
         delay_s: float = 0.0,
         error: Callable[[StageTask], StageError | None] = lambda task: None,
+        teams: Mapping[str, int] | None = None,
         shared: bool = False,
         fits: Callable[[str, str], bool] = lambda node, kind: True,
     ) -> None:
         self.nodes, self.seconds, self.start_s, self.delay_s = dict(nodes), seconds, start_s, delay_s
-        self.error, self.shared, self.fits = error, shared, fits
+        self.error, self.teams, self.shared, self.fits = error, dict(teams or {}), shared, fits
         self.clock_s = 0.0
         self.assigned: list[tuple[float, str, StageTask]] = []
         self.snapshots: set[int] = set()
@@ -71,7 +74,8 @@ class SimulatedWorkers:
 
     def capacity(self, kind: str) -> int:
         """Return the number of slots that workers of a kind may have."""
-        return sum(slots for node, slots in self.nodes.items() if self.fits(node, kind))
+        slots = sum(slots for node, slots in self.nodes.items() if self.fits(node, kind))
+        return slots // self.teams.get(kind, 1)
 
     def describe(self) -> str:
         return f"{len(self.nodes)} simulated nodes"
@@ -103,8 +107,9 @@ class SimulatedWorkers:
         state = self.present.pop(worker, None)
         self.waiting.pop(worker, None)
         if state is not None and state.node in self.nodes:
-            self.held_s[state.kind] += self.clock_s - state.placed_s
-            self._used[self._slots(str(state.node), state.kind)] -= 1
+            self.held_s[state.kind] += (self.clock_s - state.placed_s) * len(state.slots)
+            for node in state.slots:
+                self._used[self._slots(node, state.kind)] -= node in self.nodes
             self._place()
 
     def poll(self, timeout: float) -> list[Message]:
@@ -126,7 +131,7 @@ class SimulatedWorkers:
     def leave(self, node: str) -> None:
         """Remove a node with all its workers."""
         self.nodes.pop(node, None)
-        for number in [number for number, worker in self.present.items() if worker.node == node]:
+        for number in [number for number, worker in self.present.items() if node in worker.slots]:
             self.kill(number, node_left=True)
         for kind in {worker.kind for worker in self.present.values()}:
             self._used.pop(self._slots(node, kind), None)
@@ -140,20 +145,25 @@ class SimulatedWorkers:
         full = set[str]()
         for number in list(self.waiting):
             worker = self.present[number]
-            node = None if worker.kind in full else next((n for n in self.nodes if self._is_free(n, worker.kind)), None)
-            if node is None:
+            places = self.teams.get(worker.kind, 1)
+            slots = () if worker.kind in full else tuple(itertools.islice(self._free(worker.kind), places))
+            if len(slots) < places:
                 full.add(worker.kind)
                 continue
             del self.waiting[number]
-            self._used[self._slots(node, worker.kind)] += 1
-            worker.node, worker.placed_s = node, self.clock_s
+            for node in slots:
+                self._used[self._slots(node, worker.kind)] += 1
+            worker.node, worker.slots, worker.placed_s = slots[0], slots, self.clock_s
             self._push(self.clock_s + self.start_s, lambda number=number: self.end_start(number))  # type: ignore[misc]
 
     def _slots(self, node: str, kind: str) -> tuple[str, str]:
-        return node, "" if self.shared else kind
+        return node, "" if self.shared else "main" if kind in self.teams else kind
 
-    def _is_free(self, node: str, kind: str) -> bool:
-        return self.fits(node, kind) and self._used[self._slots(node, kind)] < self.nodes[node]
+    def _free(self, kind: str) -> Iterator[str]:
+        """Return the node of each slot that is free for a kind."""
+        for node, slots in self.nodes.items():
+            free = slots - self._used[self._slots(node, kind)] if self.fits(node, kind) else 0
+            yield from itertools.repeat(node, free)
 
     def end_start(self, number: int) -> Message | None:
         """Make a worker ready, and return its message; tests replace this to let starts fail."""

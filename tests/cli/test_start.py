@@ -15,9 +15,10 @@ from wmdd.config.recipes import recipe
 from wmdd.errors import ConfigError
 
 
-def test_several_workers_in_one_process_are_refused(tmp_path):
-    config = override(recipe("digits"), {"pretrain.workers": 2})
-    with pytest.raises(ConfigError, match=r"pretrain\.workers=2: one process cannot train as several"):
+@each_of("option", ["pretrain.workers", "evaluate.workers"])
+def test_several_workers_in_one_process_are_refused(tmp_path, option):
+    config = override(recipe("digits"), {option: 2})
+    with pytest.raises(ConfigError, match=rf"{option}=2: one process cannot train as several"):
         distill(config, run=str(tmp_path / "run"), store=str(tmp_path / "store"), executor="local")
     assert not (tmp_path / "run").exists()
 

@@ -51,6 +51,7 @@ BY_OPTION = {
     "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
     "evaluate.full_data": NOTHING,  # the only student is the teacher's own network
     "evaluate.val_batch_size": NOTHING,
+    "evaluate.workers": NOTHING,  # but for rounding
     "runtime.precision": TEACHER,  # by the numbers that it gives
 }
 # Where no other value follows from the option's kind.

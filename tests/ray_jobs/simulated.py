@@ -27,12 +27,13 @@ class Run:
         self, items, nodes, seconds=10.0, *, queue=lambda item: "main", exclusive=None, limits=None, **options
     ):
         duration = seconds if callable(seconds) else lambda item, node: seconds
+        teams = options.pop("teams", {})
         simulated = ("start_s", "error", "shared", "fits")
-        simulated = {name: options.pop(name) for name in simulated if name in options}
+        simulated = {name: options.pop(name) for name in simulated if name in options} | {"teams": teams}
         scheduled = {name: options.pop(name) for name in ("early", "grows") if name in options}
         self.workers, self.events = SimulatedWorkers(nodes, duration, **simulated), []
         self.board = Board(items, {unit.ref for item in items for unit in item.units}, queue)
-        scheduled |= {"limits": limits, "exclusive": exclusive}
+        scheduled |= {"limits": limits, "exclusive": exclusive, "teams": teams}
         self.scheduler = Scheduler(self.workers, RayConfig(**options), self.events.append, **scheduled)
 
     def go(self):

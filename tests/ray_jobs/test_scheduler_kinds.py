@@ -93,3 +93,72 @@ def test_kind_without_capacity_is_an_error():
         run.scheduler.run(run.board)
     assert run.units("done") == ["draw"]
     assert run.workers.clock_s < 100
+
+
+def students(count):
+    """Students that teams train, each after the task of a class."""
+    items = [task(f"student-{number}", stage="evaluate") for number in range(count)]
+    for item, needed in zip(items, tasks(count), strict=True):
+        item.units[0].inputs["0"] = needed.units[0].ref
+    return items
+
+
+def by_stage(item):
+    return "team" if item.stage == "evaluate" else "main"
+
+
+def busy(run):
+    """Return the most places that tasks took at the same time, and those of teams alone."""
+    spans = [
+        (moment, moment + run.workers.seconds(item, ""), item.stage == "evaluate")
+        for moment, _, item in run.workers.assigned
+    ]
+    moments = [begun for begun, _, _ in spans]
+
+    def places(moment, is_team):
+        return sum(
+            (run.workers.teams["team"] if team else 1) for a, b, team in spans if a <= moment < b and team >= is_team
+        )
+
+    return max(places(moment, False) for moment in moments), max(places(moment, True) for moment in moments)
+
+
+def test_teams_train_together_and_beside_other_tasks():
+    items = [*tasks(30), *students(3)]
+    run = Run(items, {"a": 4, "b": 4}, queue=by_stage, teams={"team": 3}).go()
+    assert len(run.units("done")) == 33
+    assert busy(run) == (8, 6)
+    ends = {item.name: moment + 10 for moment, _, item in run.workers.assigned}
+    # A team waits until as many main workers as it has places have finished their tasks, and no longer.
+    assert max(ends[f"student-{number}"] for number in range(2)) <= 40
+    assert run.workers.clock_s < 10 * (30 + 9) / 8 + 15
+
+
+def test_team_ends_main_workers_only_where_it_needs_their_places():
+    run = Run([*tasks(12), *students(1)], {"a": 4}, queue=by_stage, teams={"team": 2})
+    held = []
+    run.workers.at(15.0, lambda: held.append(sorted(worker.kind for worker in run.workers.present.values())))
+    run.go()
+    assert held == [["main", "main", "team"]]
+
+
+def test_team_for_which_no_nodes_are_large_enough_is_an_error():
+    run = Run([*tasks(2), *students(1)], {"a": 4}, queue=by_stage, teams={"team": 5}, start_timeout_s=45)
+    with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start"):
+        run.scheduler.run(run.board)
+    assert run.units("done") == ["class-0", "class-1"]
+
+
+def test_team_is_started_again_after_its_node_left():
+    run = Run([*tasks(4), *students(2)], {"a": 4, "b": 4}, 20.0, queue=by_stage, teams={"team": 4})
+    run.workers.at(30.0, lambda: run.workers.leave("b"))
+    run.go()
+    assert busy(run)[1] == 8
+    assert len(run.units("done")) == 6
+    assert run.starts()["student-0"] + run.starts()["student-1"] == 3
+
+
+def test_nodes_for_a_team_are_requested():
+    run = Run(students(1), {}, queue=by_stage, teams={"team": 4}, grows=True, start_timeout_s=600)
+    run.workers.at(30.0, lambda: (run.workers.join("a", 2), run.workers.join("b", 2)))
+    assert run.go().units("done") == ["student-0"]

@@ -1,7 +1,8 @@
-"""Teachers that Ray Train lets several workers train: equal to plain processes, whatever is killed meanwhile."""
+"""Networks that Ray Train lets several workers train: equal to plain processes, whatever is killed meanwhile."""
 
 import contextlib
 import os
+import shutil
 import signal
 import time
 
@@ -23,6 +24,7 @@ from wmdd.engine.plan import plan_from
 from wmdd.engine.run import LocalExecutor, run_stage
 from wmdd.errors import ConfigError, StageError
 from wmdd.runtime import Runtime
+from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactStore
 
 ray = pytest.importorskip("ray", reason="the extra wmdd[ray] is not installed")
@@ -96,7 +98,7 @@ def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path
     retries = [event.text for event in events if event.kind == "retry" and event.stage == "pretrain"]
     assert len(retries) == 2
     assert "of its training failed" in retries[0]
-    assert "all go on from the last epoch" in retries[0]
+    assert "all go on from the last snapshot" in retries[0]
     assert "its worker on" in retries[1]
     steps = [event.done for event in events if event.kind == "progress" and event.stage == "pretrain"]
     assert steps[-1] == config.pretrain.epochs
@@ -106,6 +108,41 @@ def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path
     assert not [path for path in (tmp_path / "store/notes").glob("resume-*") if path.suffix != ".part"]
     assert "127.0.0.1" in listening
     assert listening <= LOOPBACK
+    gone("RayTrainWorker")
+    all_is_free()
+
+
+def test_students_of_two_workers_score_as_those_of_one(cluster, config, tiny_run, tmp_path):
+    """A rank of the first student is killed, and the trainer of the second one while the first is done."""
+    together, url, events, struck = (
+        override(config, {"pretrain.workers": 1, "evaluate.workers": 2}),
+        str(tmp_path / "store"),
+        [],
+        [],
+    )
+    shutil.copytree(tiny_run.store, tmp_path / "store")
+    shutil.rmtree(tmp_path / "store/evaluate")
+    alone = ArtifactStore(str(tiny_run.store))
+
+    def strike(event):
+        events.append(event)
+        if event.kind == "progress" and event.unit not in struck:
+            os.kill(processes("ray::TrainActor" if struck else "RayTrainWorker")[-1].pid, signal.SIGKILL)
+            struck.append(event.unit)
+
+    plan, executor = planned(together, url), RayExecutor(together)
+    tasks = plan.tasks["evaluate"][:2]
+    refs = [task.units[0].ref for task in tasks]
+    board = executor.run(tasks, refs, ArtifactStore(url), strike)
+    executor.close()
+    assert not board.failures
+    assert struck == [task.name for task in tasks]
+    assert len([event for event in events if event.kind == "retry"]) == 2
+    for ref in refs:
+        one, two = (store.load(ref, STAGES["evaluate"].kind) for store in (alone, ArtifactStore(url)))
+        assert [point["epoch"] for point in two.curve] == [point["epoch"] for point in one.curve]
+        assert [point["loss"] for point in two.curve] == pytest.approx([p["loss"] for p in one.curve], rel=0.05)
+        assert two.top1_last == pytest.approx(one.top1_last, abs=0.1)
     gone("RayTrainWorker")
     all_is_free()
 
@@ -150,10 +187,10 @@ def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path
     from ray_jobs.resources import Share
 
     store, runtime = ArtifactStore(str(tmp_path / "store")), config.runtime.model_dump(mode="json")
-    task = planned(config, store.url).tasks["pretrain"][0]
+    task = planned(override(config, {"pretrain.workers": 7}), store.url).tasks["pretrain"][0]
     impatient = config.ray.model_copy(update={"start_timeout_s": 3})
     with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=3; ask for less") as caught:
-        list(TrainActor(store.url, runtime, "probe", impatient, 7, Share(1.0, 0.0)).run(task))
+        list(TrainActor(store.url, runtime, "probe", impatient, Share(1.0, 0.0), {"CPU": 1.0}).run(task))
     assert "\n" not in str(caught.value)
 
 

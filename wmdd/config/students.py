@@ -102,6 +102,12 @@ class EvaluateConfig(Section):
     random_real: bool = option(
         True, "also train on as many random real images, one draw per seed", keyed=False, protocol=False
     )
+    workers: Count = option(
+        1,
+        "workers on Ray that train a student together; scores do not depend on it, but for rounding",
+        keyed=False,
+        protocol=False,
+    )
     full_data: bool = option(
         True, "train other students on all real images too, as the teacher was", keyed=False, protocol=False
     )

@@ -28,7 +28,7 @@ class Views:
     flip: Tensor  # (n,) bool, mirror left to right after the crop
     roll: Tensor  # (n, 2) int32, cyclic shift down and right after the flip, in target px
 
-    def __getitem__(self, rows: slice | int) -> Views:
+    def __getitem__(self, rows: slice | int | Tensor) -> Views:
         return Views(self.box[rows], self.flip[rows], self.roll[rows])
 
     def __len__(self) -> int:

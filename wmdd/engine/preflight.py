@@ -57,6 +57,18 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         _check_network(name, num_classes, size, teacher.stem, "relabel.teachers")
     for student in config.evaluate.students:
         _check_network(student, num_classes, size, config.evaluate.stem, "evaluate.students")
+        if config.evaluate.workers > 1:
+            _check_draws_nothing(student, num_classes, size, config.evaluate.workers)
+
+
+def _check_draws_nothing(student: str, num_classes: int, image_size: int, workers: int) -> None:
+    """Raise ConfigError for a student of several workers that draws numbers, each worker others."""
+    from wmdd.models.registry import draws, skeleton
+
+    if draws(skeleton(student, num_classes, image_size)):
+        raise ConfigError(
+            f"evaluate.workers={workers}: the score of {student}, which has dropout, would depend on it; set it to 1"
+        )
 
 
 def _check_network(name: str, num_classes: int, image_size: int, stem: Stem, option: str) -> None:

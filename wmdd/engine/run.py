@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from wmdd.config.distill import DistillConfig
 from wmdd.config.machines import RuntimeConfig
-from wmdd.config.teacher import PretrainConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import mark_outdated
 from wmdd.engine.board import Board
@@ -28,8 +27,9 @@ from wmdd.errors import ChangedError, StageError, StorageError, WmddError
 from wmdd.outputs import Failure, Note, Progress, Snapshot
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.plans.pretrain import TEACHER, check_alone
+from wmdd.stages.plans.pretrain import TEACHER
 from wmdd.storage.store import ArtifactRef, ArtifactStore
+from wmdd.training.teams import check_alone
 
 if TYPE_CHECKING:
     from wmdd.runtime import Runtime
@@ -168,14 +168,11 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **found}
 
 
-def is_joint(task: StageTask) -> bool:
-    """Whether several workers do a task together: the training of a teacher with ``pretrain.workers`` above one."""
-    trains = task.stage == "pretrain" and not task.units[0].params.weights
-    return trains and int(task.section["workers"]) > 1
-
-
-def _is_reference(task: StageTask) -> bool:
-    return task.stage == "pretrain" and task.units[0].ref.unit != TEACHER
+def workers_of(task: StageTask) -> int:
+    """Return how many workers do a task together: those that train a teacher, or a student."""
+    if task.stage == "pretrain" and task.units[0].params.weights:
+        return 1  # it is loaded
+    return int(task.section.get("workers", 1))
 
 
 class LocalExecutor:
@@ -189,13 +186,12 @@ class LocalExecutor:
     def run(
         self, tasks: Sequence[StageTask], missing: Iterable[ArtifactRef], store: ArtifactStore, listener: Listener
     ) -> Board:
-        """Run tasks as every executor does; raise ConfigError if a teacher is to be trained by several workers."""
+        """Run tasks as every executor does; raise ConfigError if several workers are to train one network."""
         import torch
 
-        for joint in filter(is_joint, tasks):
-            check_alone(PretrainConfig.model_validate(joint.section))
-        # Students of all data train longest, and only labels wait for some of them: one after another, they come last.
-        board, threads = Board(sorted(tasks, key=_is_reference), missing), torch.get_num_threads()
+        for item in tasks:
+            check_alone(f"{item.stage}.workers", workers_of(item))
+        board, threads = Board(tasks, missing), torch.get_num_threads()
         while (task := board.take()) is not None:
             listener(Event("begin", task.stage, task.name, total=len(task.units)))
             try:

@@ -8,18 +8,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from wmdd.config.distill import DistillConfig
-from wmdd.config.teacher import PretrainConfig
 from wmdd.engine.events import Event, Listener, both
 from wmdd.engine.locations import open_run, open_store, refuse_in_set
 from wmdd.engine.metrics_file import MetricsFile
 from wmdd.engine.plan import make_plan
-from wmdd.engine.run import Executor, is_joint, run_plans
+from wmdd.engine.run import Executor, run_plans, workers_of
 from wmdd.engine.run_folder import SIZES, choose_run, hold
 from wmdd.engine.run_start import note_config, note_start
 from wmdd.engine.task import Plan
 from wmdd.engine.until import cut_or_further
 from wmdd.process.home import expand_home
-from wmdd.stages.plans.pretrain import check_alone
+from wmdd.training.teams import check_alone
 
 
 class Session:
@@ -78,7 +77,7 @@ class Session:
 
         Args:
             status: called with the images indexed and their total.
-            alone: whether one process runs everything, which then cannot train a teacher with several workers.
+            alone: whether one process runs everything, which then cannot train a network with several workers.
             until: name of the stage to end with.
 
         Raises:
@@ -88,9 +87,12 @@ class Session:
             name: cut_or_further(make_plan(config, self.store, status), until, self.store)
             for name, config in configs.items()
         }
-        for task in filter(is_joint, (task for plan in plans.values() for task in plan.tasks["pretrain"])):
-            if alone and self.store.absent(unit.ref for unit in task.units):
-                check_alone(PretrainConfig.model_validate(task.section))
+        tasks = [
+            task for plan in plans.values() for tasks in plan.tasks.values() for task in tasks if workers_of(task) > 1
+        ]
+        for task in tasks if alone else ():
+            if self.store.absent(unit.ref for unit in task.units):
+                check_alone(f"{task.stage}.workers", workers_of(task))
         return plans
 
     def hold(self) -> contextlib.AbstractContextManager[None]:

@@ -75,6 +75,14 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+def draws(model: nn.Module) -> bool:
+    """Whether a network draws random numbers in training: dropout, or dropped paths, by the names of their rates."""
+    rates = (
+        getattr(module, name, 0) for module in model.modules() for name in ("p", "dropout", "drop_prob", "drop_rate")
+    )
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
+
+
 def load_state(network: nn.Module, state: Mapping[str, Tensor], *, transform_input: bool = False) -> None:
     """Load a whole state dict that was saved by the same version of the network.
 

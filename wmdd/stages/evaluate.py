@@ -13,6 +13,7 @@ import torch
 from wmdd.config.students import EvaluateConfig
 from wmdd.data.batches import validation_batches
 from wmdd.data.index import DatasetIndex
+from wmdd.distributed import Ranks
 from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
 from wmdd.models.registry import build_model
@@ -26,6 +27,8 @@ from wmdd.storage.artifact import Files
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.optim import student_optimizer
 from wmdd.training.schedules import student_schedule
+from wmdd.training.shared_norm import share_batch_norm
+from wmdd.training.teams import ranks_of
 from wmdd.training.trainer import Steps, Trainer
 
 
@@ -80,13 +83,18 @@ class StudentResult:
 def evaluate(
     section: EvaluateConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
 ) -> Iterator[Yielded]:
-    """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``."""
+    """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``.
+
+    With ``section.workers`` above one, that many processes run this function, as those that pretrain a teacher do.
+    """
+    ranks = ranks_of("evaluate.workers", section.workers)
     for unit in units:
         params = unit.params
         own = seeds.child("student", params.student, params.seed)
-        trainer = _trainer(section.of(params.student), unit, own, runtime)
-        if unit.resume:
-            trainer.resume(unit.resume)
+        trainer = _trainer(section.of(params.student), unit, own, runtime, ranks)
+        snapshot = ranks.from_first(unit.resume, runtime.device)
+        if snapshot:
+            trainer.resume(snapshot)
             yield Progress(trainer.epoch, trainer.epochs, "goes on from a snapshot")
         # The optimiser keeps two numbers for each weight.
         pulse, snapshots = Pulse(), SnapshotClock(3 * sum(weight.nbytes for weight in trainer.network.parameters()))
@@ -98,10 +106,12 @@ def evaluate(
                 yield Progress(epoch.epoch, trainer.epochs, f"top-1 {epoch.top1:.1%}", trainer.curve[-1])
             elif pulse.is_due():
                 yield Progress(trainer.epoch, trainer.epochs)
-            if epoch.epoch < trainer.epochs and snapshots.is_due():
+            if epoch.epoch < trainer.epochs and ranks.is_first and snapshots.is_due():
                 snapshots.begin()
                 yield Snapshot(trainer.snapshot())
                 snapshots.end()
+        if not ranks.is_first:
+            continue
         curve = [point for point in trainer.curve if "top1" in point]
         result = StudentResult(
             student=params.student,
@@ -119,7 +129,7 @@ def evaluate(
         yield Output(unit.name, result)
 
 
-def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runtime: Runtime) -> Trainer:
+def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runtime: Runtime, ranks: Ranks) -> Trainer:
     index: DatasetIndex = unit.load("index")
     if unit.params.class_ids:
         scored_on = np.flatnonzero(np.isin(index.val.label, unit.params.class_ids))
@@ -130,11 +140,12 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
         network = build_model(unit.params.student, num_classes, geometry.image_size, stem=section.stem)
     network = runtime.place(network)
     supervision: type[HardLessons | SoftLessons] = HardLessons if section.labels == "hard" else SoftLessons
-    lessons = supervision(section, unit, images, seeds, runtime)
+    share_batch_norm(network, ranks)
+    lessons = supervision(section, unit, images, seeds, runtime, ranks)
 
     def validate(student: torch.nn.Module) -> float:
-        scored = validation_batches(index, geometry, section.val_batch_size, runtime)
-        return top1_accuracy(student, scored, runtime)
+        scored = validation_batches(index, geometry, section.val_batch_size, runtime, ranks)
+        return top1_accuracy(student, scored, runtime, ranks)
 
     return Trainer(
         network=network,
@@ -148,6 +159,8 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
         runtime=runtime,
         seeds=seeds.child("dropout"),
         val_every=section.val_every,
+        ranks=ranks,
+        sizes=lessons.sizes,
         accumulate=section.accumulate,
         ema=section.ema,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wmdd.config.teacher import PretrainConfig
 from wmdd.data.augment import augmentation, erasing, mixing
 from wmdd.data.batches import batch_places, training_batches, validation_batches
-from wmdd.distributed import ALONE, Ranks
+from wmdd.distributed import Ranks
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model, load_state
 from wmdd.outputs import Note, Output, Progress, Snapshot
@@ -18,10 +18,11 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit, Yielded
 from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher
-from wmdd.stages.plans.pretrain import Params, check_alone
+from wmdd.stages.plans.pretrain import Params
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.optim import teacher_optimizer
 from wmdd.training.schedules import teacher_schedule
+from wmdd.training.teams import ranks_of
 from wmdd.training.threads import Batches, CostWatch, choose_threads, resumed_threads
 from wmdd.training.trainer import Steps, Trainer, threads_of
 
@@ -109,16 +110,10 @@ def _finished(section: PretrainConfig, unit: Unit[Params], trainer: Trainer) -> 
 
 
 def _ranks(section: PretrainConfig, images: int, runtime: Runtime) -> Ranks:
-    if section.workers == 1:
-        return ALONE
-    ranks = Ranks.here()
-    if ranks.size == 1:
-        check_alone(section)
-    if ranks.size != section.workers:
-        raise ConfigError(f"pretrain.workers={section.workers}: {ranks.size} processes train; start as many as asked")
+    ranks = ranks_of("pretrain.workers", section.workers)
     if section.sync_bn and runtime.device.type != "cuda":
         raise ConfigError("pretrain.sync_bn=true: torch shares batch-norm statistics on GPUs only; set it to false")
-    if images < 2 * ranks.size:
+    if ranks.size > 1 and images < 2 * ranks.size:
         raise ConfigError(
             f"pretrain.workers={section.workers}: {images} training images are fewer than two for each; "
             "lower pretrain.workers"

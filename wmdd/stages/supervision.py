@@ -1,6 +1,7 @@
 """What a student learns from: stored soft labels, or class names and views that are drawn for it.
 
-Both classes have the number of epochs and of steps in each, the batches of an epoch, and the mean loss of a batch.
+Both classes have the number of epochs and of steps in each, the batches of an epoch (this process's part of each, and
+how many images all have), and the mean loss of a batch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
+from wmdd.distributed import ALONE, Ranks
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayed_together
 from wmdd.method.losses import soft_label_loss
@@ -22,18 +24,33 @@ from wmdd.method.soft_labels import SoftLabels, check_labels
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
+from wmdd.training.trainer import part_rows
 
 if TYPE_CHECKING:
     from wmdd.stages.plans.evaluate import Params
+
+
+def _part(batch: tuple[Tensor, ...], section: EvaluateConfig, ranks: Ranks) -> tuple[Tensor, ...]:
+    """Return this process's rows of a batch, of each part whose gradients are added up."""
+    if ranks.size == 1:
+        return batch
+    rows = torch.cat([torch.tensor(part) for part in part_rows(len(batch[0]), section.accumulate, ranks)])
+    return tuple(tensor[rows.to(tensor.device)] for tensor in batch)
 
 
 class SoftLessons:
     """The teacher's logits of stored views (fast knowledge distillation), each image by its weight."""
 
     def __init__(
-        self, section: EvaluateConfig, unit: Unit[Params], images: ImageSet, _seeds: SeedTree, runtime: Runtime
+        self,
+        section: EvaluateConfig,
+        unit: Unit[Params],
+        images: ImageSet,
+        _seeds: SeedTree,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._section, self._runtime = section, runtime
+        self._section, self._runtime, self._ranks = section, runtime, ranks
         self._labels = SoftLabels(unit.load("labels"))
         changed = self._labels.augment != "none"  # by torchvision on the host
         self._pixels = images.images if changed else runtime.keep(images.images)
@@ -43,6 +60,7 @@ class SoftLessons:
         self._weights = (images.mass / images.mass.mean()).to(runtime.device)
         self._names = images.labels.to(runtime.device)
         self.epochs, self.steps = self._labels.epochs, self._labels.batches
+        self.sizes = [] if ranks.size == 1 else [len(self._labels[0, batch].images) for batch in range(self.steps)]
         self._next = -1
         self._read: Iterator[list[LabelBatch]] = iter(())
 
@@ -60,7 +78,8 @@ class SoftLessons:
             sizes = [len(batch.images) for batch in batches]
             numbers = (tensor.split(sizes) for tensor in (logits, self._weights[rows], self._names[rows]))
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
-            yield from zip(shown, *numbers, strict=True)
+            for batch in zip(shown, *numbers, strict=True):
+                yield _part(batch, self._section, self._ranks)
         self._next = epoch + 1
 
     def _from(self, epoch: int) -> Iterator[list[LabelBatch]]:
@@ -84,15 +103,23 @@ class HardLessons:
     """Class names of views that are drawn for each student; no teacher."""
 
     def __init__(
-        self, section: EvaluateConfig, unit: Unit[Params], images: ImageSet, seeds: SeedTree, runtime: Runtime
+        self,
+        section: EvaluateConfig,
+        unit: Unit[Params],
+        images: ImageSet,
+        seeds: SeedTree,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
     ) -> None:
         assert unit.params.views is not None
         self._views = unit.params.views
         self._pixels, self._names = runtime.keep(images.images), images.labels.to(runtime.device)
+        self._section, self._ranks = section, ranks
         self._seeds, self._runtime = seeds.child("views"), runtime
         self._geometry = unit.params.geometry
         self._change = augmentation(section.augment, self._geometry.pixels)
-        self.epochs, self.steps = self._views.epochs, len(batch_sizes(self._views, len(images)))
+        self.epochs, self.sizes = self._views.epochs, batch_sizes(self._views, len(images))
+        self.steps = len(self.sizes)
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views and their classes."""
@@ -102,7 +129,9 @@ class HardLessons:
             rows = self._runtime.send(torch.cat([batch.images for batch in batches]))
             names = self._names[rows].split([len(batch.images) for batch in batches])
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
-            yield from zip(map(self._change, shown), names, strict=True)
+            # All of a batch are changed, by draws that depend on the place in it.
+            for batch in zip(map(self._change, shown), names, strict=True):
+                yield _part(batch, self._section, self._ranks)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Return the cross-entropy."""

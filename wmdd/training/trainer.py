@@ -168,7 +168,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        for part in split_batch(batch, self.accumulate):
+        for part in self._parts(batch, count):
             # Summed on the device: the host would wait for the device at every loss that it reads.
             total += self._backward(part, len(part[0]) / len(batch[0]), count)
         self.ranks.average_gradients(self.network)
@@ -177,6 +177,13 @@ class Trainer:
         self.optimizer.step()
         if self.averaged is not None and self.step % self.ema_every == 0:
             self.averaged.update_parameters(self.network)
+
+    def _parts(self, batch: Batch, count: int) -> list[Batch]:
+        """Split this process's part of batch number `count` as the whole batch is split."""
+        if self.ranks.size == 1:
+            return split_batch(batch, self.accumulate)
+        lengths = list(map(len, part_rows(self.sizes[count], self.accumulate, self.ranks)))
+        return list(zip(*(tensor.split(lengths) for tensor in batch), strict=True))
 
     def _backward(self, part: Batch, share: float, count: int) -> Tensor:
         images, *rest = part
@@ -240,7 +247,11 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def split_batch(batch: Batch, count: int) -> list[Batch]:
     """Split a batch into at most `count` parts whose sizes differ by at most one, each of two images or more."""
-    size = len(batch[0])
+    return [tuple(tensor[rows.start : rows.stop] for tensor in batch) for rows in part_rows(len(batch[0]), count)]
+
+
+def part_rows(size: int, count: int, ranks: Ranks = ALONE) -> list[range]:
+    """Return the rows of a batch of `size` images that one process has of each part; see `split_batch`."""
     count = max(1, min(count, size // 2))
     edges = [size * number // count for number in range(count + 1)]
-    return [tuple(tensor[a:b] for tensor in batch) for a, b in itertools.pairwise(edges)]
+    return [range(size)[ranks.part(range(a, b))] for a, b in itertools.pairwise(edges)]

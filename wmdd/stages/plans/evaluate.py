@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 
+from wmdd.config.distill import DistillConfig
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.students import RelabelConfig
 from wmdd.data.geometry import Geometry
+from wmdd.errors import ConfigError
 from wmdd.stages.base import Groups, Inputs, Stage
 from wmdd.stages.planning import UNKEYED, Planner
 
@@ -36,6 +38,7 @@ def plan(planner: Planner) -> Groups:
     """Plan each student on each set of images: with every seed on the distilled ones, with one on each random draw."""
     config, units, identity = planner.config, [], {"index": planner.index.digest("val")}
     hard, class_ids = config.evaluate.labels == "hard", planner.class_ids
+    _check_parts(config, config.ipc * len(class_ids))
     blocks = planner.units("relabel")
     for images, classes in planner.image_sets.items():
         inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
@@ -56,6 +59,23 @@ def plan(planner: Planner) -> Groups:
             name, section = f"{images}-{student.replace('/', '_')}-seed-{seed}", config.evaluate.of(student)
             units.append(planner.unit(EVALUATE, name, params, inputs, section=section, identity=identity))
     return [[unit] for unit in units]
+
+
+def _check_parts(config: DistillConfig, num_images: int) -> None:
+    """Raise ConfigError if a step of the students has fewer images than workers."""
+    workers, section = config.evaluate.workers, config.relabel
+    if workers == 1:
+        return
+    from wmdd.method.label_batches import batch_sizes  # torch takes a second to import
+    from wmdd.training.trainer import part_rows
+
+    fewest = min(batch_sizes(section, num_images)[-1], section.batch_size)
+    part = min(map(len, part_rows(fewest, config.evaluate.accumulate)))
+    if workers > part:
+        raise ConfigError(
+            f"evaluate.workers={workers}: gradients of {part} images are summed up in one of an epoch's steps, fewer "
+            "than one for each worker; lower evaluate.workers"
+        )
 
 
 EVALUATE = Stage(

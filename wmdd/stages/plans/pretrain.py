@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 
 from wmdd.config.base import Stem
 from wmdd.config.students import RelabelConfig
-from wmdd.config.teacher import PretrainConfig
 from wmdd.data.geometry import Geometry
-from wmdd.errors import ConfigError
 from wmdd.models.names import is_file
 from wmdd.stages.base import Groups, PlannedUnit, Stage
 from wmdd.stages.planning import UNKEYED, Planner
@@ -66,15 +64,6 @@ def ensemble_of(section: RelabelConfig, planned: list[PlannedUnit]) -> list[Plan
     """Find the planned networks that label together with the teacher."""
     units = {unit.ref.unit: unit for unit in planned}
     return [units.get(f"{BESIDE}{name}") or units[f"full-{name}"] for name in section.teachers]
-
-
-def check_alone(section: PretrainConfig) -> None:
-    """Raise ConfigError, with the executor that can, for one process that is to train as several."""
-    if section.workers > 1:
-        raise ConfigError(
-            f"pretrain.workers={section.workers}: one process cannot train as several; use --executor ray, or set "
-            "pretrain.workers to 1"
-        )
 
 
 PRETRAIN = Stage(
