@@ -75,6 +75,15 @@ def test_what_is_chosen_needs_no_recovery(plan):
     assert [unit.params.seed for unit in random.units("evaluate")] == [0, 1]
 
 
+def test_random_images_are_read_in_tasks_of_some_classes(plan, monkeypatch):
+    whole = plan("random")
+    assert [len(task.units) for task in whole.tasks["select"]] == [3, 3]  # one for each draw
+    monkeypatch.setattr("wmdd.stages.select.IMAGES_PER_TASK", 5)
+    parts = plan("random")
+    assert [len(task.units) for task in parts.tasks["select"]] == [2, 1, 2, 1]
+    assert parts.refs("select") == whole.refs("select")
+
+
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 5))
 def test_herding_always_chooses_the_best_next_image(count, dim, seed):
     features = np.random.default_rng(seed).normal(size=(12, dim))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from wmdd.data.geometry import Geometry
 from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage
 from wmdd.stages.planning import Planner
+
+IMAGES_PER_TASK = 1000  # some seconds of reading
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ def plan(planner: Planner) -> Groups:
         statistics = planner.units("statistics")
         groups.append([_unit(planner, Params(c, ipc, geometry), {"statistics": statistics[c].ref}) for c in class_ids])
     draws = config.evaluate.num_students if config.evaluate.random_real or config.method == "random" else 0
-    for draw in range(draws):
-        groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in class_ids])
+    size = max(1, IMAGES_PER_TASK // ipc)
+    for draw, start in itertools.product(range(draws), range(0, len(class_ids), size)):
+        some = class_ids[start : start + size]
+        groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in some])
     return groups
 
 
