@@ -69,6 +69,8 @@ class RayExecutor:
                 exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train", **alone},
                 teams={} if alone else {"team": self._config.evaluate.workers},
                 early={"cpu"},
+                # A teacher that is loaded is there soon; one that is trained would let them wait for hours.
+                at_once=("cpu", "main") if self._config.pretrain.checkpoint else (),
                 grows=not self._owns_ray,
             )
             stack.callback(scheduler.close)

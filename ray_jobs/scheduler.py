@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 
 from ray_jobs.retries import Retries
@@ -56,6 +56,7 @@ class Scheduler:
             their queues go first: main workers end, as they finish their tasks, until a team has room.
         early: kinds of workers to start while upstream tasks still run, so that GPU workers never wait for a CPU worker
             to start.
+        at_once: kinds of workers to start with the board, for all of their tasks that are left.
         grows: nodes may join when workers wait for them: up to as many more are requested as the present nodes hold.
     """
 
@@ -69,11 +70,12 @@ class Scheduler:
         exclusive: Mapping[str, str] | None = None,
         teams: Mapping[str, int] | None = None,
         early: Container[str] = (),
+        at_once: Collection[str] = (),
         grows: bool = False,
     ) -> None:
         self._backend, self._config, self._listener = backend, config, listener
         self._limits, self._exclusive = dict(limits or {}), dict(exclusive or {})
-        self._teams, self._early, self._grows = dict(teams or {}), early, grows
+        self._teams, self._early, self._at_once, self._grows = dict(teams or {}), early, at_once, grows
         self._workers: dict[int, _Worker] = {}
         self._starts = Starts(backend, config, listener)
 
@@ -194,6 +196,8 @@ class Scheduler:
             demand[queue] += board.ready(queue)
         for queue, count in board.soon().items():
             demand[queue] += count if queue in self._early else 0
+        for queue in self._at_once:
+            demand[queue] = board.left(queue)
         return demand
 
     def _terminate_surplus(self) -> None:

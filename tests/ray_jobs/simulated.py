@@ -30,7 +30,7 @@ class Run:
         teams = options.pop("teams", {})
         simulated = ("start_s", "error", "shared", "fits")
         simulated = {name: options.pop(name) for name in simulated if name in options} | {"teams": teams}
-        scheduled = {name: options.pop(name) for name in ("early", "grows") if name in options}
+        scheduled = {name: options.pop(name) for name in ("early", "at_once", "grows") if name in options}
         self.workers, self.events = SimulatedWorkers(nodes, duration, **simulated), []
         self.board = Board(items, {unit.ref for item in items for unit in item.units}, queue)
         scheduled |= {"limits": limits, "exclusive": exclusive, "teams": teams}

@@ -149,3 +149,15 @@ def test_surplus_workers_end_while_the_last_task_runs():
     run.workers.at(500.0, lambda: held.append(len(run.workers.present)))
     run.go()
     assert held == [1]
+
+
+def test_workers_start_with_the_board_where_they_are_asked_to():
+    items = [task("teacher", stage="pretrain"), *(task(f"class-{number}") for number in range(6))]
+    for item in items[1:]:
+        item.units[0].inputs["0"] = items[0].units[0].ref
+    times = []
+    for kinds in ((), ("main",)):
+        run = Run(items, {"a": 3}, start_s=7.0, at_once=kinds)
+        run.workers.at(1.0, lambda run=run: run.__setattr__("held", len(run.workers.present)))
+        times.append((run.go().held, run.workers.clock_s))
+    assert times == [(1, 44.0), (3, 37.0)]
