@@ -78,7 +78,7 @@ def test_what_is_chosen_needs_no_recovery(plan):
 def test_random_images_are_read_in_tasks_of_some_classes(plan, monkeypatch):
     whole = plan("random")
     assert [len(task.units) for task in whole.tasks["select"]] == [3, 3]  # one for each draw
-    monkeypatch.setattr("wmdd.stages.select.IMAGES_PER_TASK", 5)
+    monkeypatch.setattr("wmdd.stages.plans.select.IMAGES_PER_TASK", 5)
     parts = plan("random")
     assert [len(task.units) for task in parts.tasks["select"]] == [2, 1, 2, 1]
     assert parts.refs("select") == whole.refs("select")

@@ -218,6 +218,7 @@ def test_lock_ends_with_its_process_not_with_a_fork(monkeypatch):
                 pass
             process.kill()
             process.wait()
+            monkeypatch.setattr(run_folder, "WAIT_S", 20.0)  # the child may not have run yet
             with hold("mine"):
                 pass
         finally:

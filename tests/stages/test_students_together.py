@@ -10,20 +10,20 @@ from gloo_ranks import on_ranks
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.load_index import load_index
 from wmdd.distributed import ALONE, Ranks
 from wmdd.engine.plan import plan_from
 from wmdd.engine.preflight import check
 from wmdd.errors import ConfigError
 from wmdd.method.artifacts import DistilledClass
-from wmdd.method.soft_labels import LabelBlock, draw_epoch
+from wmdd.method.label_batches import draw_epoch
+from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model, draws
-from wmdd.normalization import NORMALIZATIONS
-from wmdd.outputs import Output, Snapshot
+from wmdd.outputs import Output, Snapshot, SnapshotClock
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
-from wmdd.stages.evaluate import EVALUATE, Params
+from wmdd.stages.plans.evaluate import EVALUATE, Params
 from wmdd.storage.artifact import unpack
 from wmdd.storage.store import ArtifactStore
 from wmdd.training.shared_norm import share_batch_norm
@@ -86,7 +86,9 @@ def student(changes, store, workers=1, resume=None):
     values = {"index": index, "classes": classes, "labels": [LabelBlock.write(batches, meta)]}
     geometry = Geometry(size, config.data.crop_ratio, config.data.normalization)
     params = Params("convnet2_w8", 0, "distilled", geometry, "wmdd", "hash", views=config.relabel.hard())
-    events = list(EVALUATE.run(config.evaluate, [Unit("it", params, values.get, resume)], SeedTree(0), CPU))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SnapshotClock, "is_due", lambda clock: True)
+        events = list(EVALUATE.run(config.evaluate, [Unit("it", params, values.get, resume)], SeedTree(0), CPU))
     snapshots = [event.data for event in events if isinstance(event, Snapshot)]
     return snapshots, [event.value for event in events if isinstance(event, Output)]
 
@@ -94,7 +96,7 @@ def student(changes, store, workers=1, resume=None):
 def several(store):
     """All that needs a group, in one group."""
     soft = student(SOFT, store, 2)
-    resumed = student(SOFT, store, 2, soft[0][0] if Ranks.here().is_first else None)
+    resumed = student(SOFT, store, 2, soft[0][1] if Ranks.here().is_first else None)
     return normed(Ranks.here()), soft, student(HARD, store, 2), resumed
 
 
@@ -131,25 +133,15 @@ def test_students_of_one_and_of_two_agree(two, store, place, changes):
     assert [point["epoch"] for point in first[1][0].curve] == [2, 4]
     for one, other in zip(result.curve, first[1][0].curve, strict=True):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
-    assert len(first[0]) == len(snapshots) == 1
-    weights, others = unpack(snapshots[0])[0], unpack(first[0][0])[0]
+    assert len(first[0]) == len(snapshots) == 3
+    weights, others = unpack(snapshots[1])[0], unpack(first[0][1])[0]
     assert weights.keys() == others.keys()  # so that either goes on from the other's
     torch.testing.assert_close(others, weights, rtol=0, atol=1e-4)
 
 
 def test_interrupted_student_of_two_is_the_same(two):
-    assert two[0][3] == ([], two[0][1][1])
-
-
-@pytest.mark.parametrize("changes", [{}, {"relabel.mix": "mixup"}, {"relabel.augment": "randaugment"}])
-def test_part_of_a_batch_is_replayed_as_the_whole(changes):
-    section = override(recipe("digits"), {"relabel.batch_size": 9, **changes}).relabel
-    pixels = torch.randint(256, (9, 3, 16, 16), dtype=torch.uint8, generator=SeedTree(0).torch())
-    (batch,) = draw_epoch(section, 0, 9, 16, SeedTree(1))
-    whole = batch.replay(pixels, NORMALIZATIONS["half"], CPU)
-    for rank in range(4):
-        rows = torch.arange(9)[rank::4]
-        torch.testing.assert_close(batch.replay(pixels, NORMALIZATIONS["half"], CPU, rows), whole[rows])
+    snapshots, results = two[0][1]
+    assert two[0][3] == (snapshots[2:], results)
 
 
 def test_parts_of_accumulated_gradients_are_those_of_the_whole():
