@@ -67,6 +67,18 @@ def test_compiled_recovery_agrees_over_a_few_steps():
     torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("bn_target", ["class", "global"])
+def test_recovery_in_bf16_is_near_to_that_in_float32(teacher, bn_target):
+    section, targets = FEW.model_copy(update={"bn_target": bn_target}), [target(teacher, c) for c in (0, 3)]
+    first = []
+    for bf16 in (True, False):
+        *_, last = recover_images(section, teacher, targets, dataclasses.replace(CPU, bf16=bf16))
+        assert isinstance(last, Recovered)
+        first.append(last.losses[:, 0])
+    torch.testing.assert_close(*first, rtol=0.05, atol=0.05)
+    assert all(weight.dtype == torch.float32 for weight in teacher.network.parameters())  # its copy is rounded
+
+
 def test_recovery_from_another_seed_gives_other_images(teacher):
     assert not torch.equal(recover(teacher, [0])[0][0], recover(teacher, [0], seed=1)[0][0])
 

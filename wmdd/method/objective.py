@@ -71,7 +71,8 @@ class Objective:
             self.bn_mass = self.mass
         else:
             # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
-            running = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
+            with runtime.autocast():
+                running = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
             self.means = [mean.float()[None] for mean, _ in running]
             self.vars = [var.float()[None] for _, var in running]
             self.bn_mass = (self.mass / len(barycenters)).view(1, -1)
