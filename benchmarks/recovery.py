@@ -1,4 +1,4 @@
-"""Steps: a recovery step of ResNet-18, against a plain loop and against the card's limit, and its compilation."""
+"""Steps: a recovery step of ResNet-18, against a plain loop, its network alone and the device's limit; compilation."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ import torch
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.device import Trace, ceilings_tflops, open_runtime, peak_memory
+from benchmarks.device import Trace, ceilings_tflops, open_runtime, peak_memory, synchronize
 from benchmarks.plain_recovery import PlainLoop
 from benchmarks.steps import Record, Setting
 from benchmarks.untrained import random_targets, untrained_teacher
+from wmdd.config.base import Stem
 from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
 from wmdd.method.recovery import RECORDS, recover_images
 from wmdd.models.registry import skeleton
+from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress
 from wmdd.runtime import Runtime, compiler_failure
+from wmdd.seeding import SeedTree
 
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100
-NOT_COMPILED, FP32 = "wmdd, not compiled", "wmdd, fp32"
+NOT_COMPILED, FP32, NETWORK = "wmdd, not compiled", "wmdd, fp32", "network alone"
 PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products and convolutions round to TF32
 Way = Callable[[], float]
 
@@ -48,45 +51,59 @@ def warm(setting: Setting, record: Record, sizes: list[int]) -> None:
         record(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
 
 
-def run(setting: Setting, record: Record, size: int, more: int) -> None:
+def run(setting: Setting, record: Record, size: int, more: int, stem: Stem = "auto") -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
-    case, ceilings = _Case(setting, size, IMAGES), ceilings_tflops(setting)
-    record(model=case.model, size_px=case.size, images=case.images, gflop_per_image=round(case.gflop_per_image, 3))
+    case, ceilings = _Case(setting, size, IMAGES, stem), ceilings_tflops(setting)
+    record(model=case.model, stem=stem, size_px=case.size, images=case.images)
+    record(gflop_per_image=round(case.gflop_per_image, 3))
     record(ceilings_tflops=ceilings)
     ways = case.ways()
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
         _record(record, case.figures(ms, ceilings), case.images)
-    try:
-        if failure := compiler_failure(case.runtime.device):
-            raise ConfigError(failure)
-        record(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
-        ways = {"wmdd": case.timed(case.runtime), **ways}
-    except ConfigError as exc:  # torch cannot compile, here or this network
-        record(compiler_failure=str(exc))
-        case.runtime = case.plainly()
+    if case.runtime.compile:
+        ways = _compiled(case, record) | ways
     for ms in _alternate(ways, ROUNDS):
         _record(record, case.figures(ms, ceilings), case.images)
     record(profile=case.profile())
     ways.clear()  # their images and networks are none of a run's
     record(memory=peak_memory(case.runtime, case.timed(case.runtime)))
     # Not compiled, as that would take longer than all else: the same way at both numbers shows whether 100 fill a GPU.
-    larger = _Case(setting, size, more)
+    larger = _Case(setting, size, more, stem)
     ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
     record(more_images={"images": larger.images, **larger.figures(ms, ceilings)[NOT_COMPILED]})
+
+
+def _compiled(case: _Case, record: Record) -> dict[str, Way]:
+    """Return the compiled way, after its compilation; none where torch cannot compile, here or this network."""
+    try:
+        if failure := compiler_failure(case.runtime.device):
+            raise ConfigError(failure)
+        record(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
+        return {"wmdd": case.timed(case.runtime)}
+    except ConfigError as exc:
+        record(compiler_failure=str(exc))
+        case.runtime = case.plainly()
+        return {}
 
 
 class _Case:
     """A number of images of a network's size, and the ways in which their recovery is timed."""
 
-    def __init__(self, setting: Setting, size: int, images: int) -> None:
-        self.runtime = dataclasses.replace(open_runtime(setting), compile=True)  # also in a rehearsal on the CPU
+    def __init__(self, setting: Setting, size: int, images: int, stem: Stem = "auto") -> None:
+        self._on_cpu = setting.on == "cpu"
+        # Also in a rehearsal of a GPU's steps on the CPU, where a run does not compile by itself.
+        self.runtime = dataclasses.replace(open_runtime(setting), compile=not self._on_cpu)
+        self._stem: Stem = "auto" if setting.toy else stem
         self.model, self.size = ("convnet1_w8", 16) if setting.toy else ("resnet18", size)
         ipc = 2 if setting.toy else IPC
         self.images = 4 if setting.toy else images
-        self._steps = 5 if setting.toy else STEPS
-        self._teacher = untrained_teacher(self.model, self.size, self.images // ipc)
+        self._steps = 5 if setting.toy or self._on_cpu else STEPS
+        self._teacher = self._untrained(self.images // ipc)
         self._targets = random_targets(self._teacher, ipc)
+
+    def _untrained(self, classes: int) -> Teacher:
+        return untrained_teacher(self.model, self.size, classes, self._stem)
 
     def plainly(self) -> Runtime:
         """Return the runtime without compilation."""
@@ -95,7 +112,7 @@ class _Case:
     @functools.cached_property
     def gflop_per_image(self) -> float:
         """Return the operations of a forward pass and of the gradient of the pixels of one image, 1e9."""
-        network = skeleton(self.model, 10, self.size).eval().requires_grad_(False)
+        network = skeleton(self.model, 10, self.size, stem=self._stem).eval().requires_grad_(False)
         pixels = torch.empty(1, 3, self.size, self.size, device=next(network.parameters()).device, requires_grad=True)
         with FlopCounterMode(display=False) as counter:
             network(pixels).sum().backward()
@@ -128,13 +145,34 @@ class _Case:
         return seconds
 
     def ways(self) -> dict[str, Way]:
-        """Return what needs no compiler: wmdd, also in fp32, and the plain loops."""
+        """Return what needs no compiler: wmdd, also in fp32, its network alone, and the plain loops."""
         plainly, precisely = self.plainly(), dataclasses.replace(self.plainly(), bf16=False)
-        ways = {NOT_COMPILED: self.timed(plainly), FP32: self.timed(precisely)}
-        return ways | {name: self._plain_loop(tf32) for name, tf32 in PLAIN.items()}
+        ways = {NOT_COMPILED: self.timed(plainly), FP32: self.timed(precisely), NETWORK: self._network_alone()}
+        plain = {name: tf32 for name, tf32 in PLAIN.items() if not (tf32 and self._on_cpu)}
+        return ways | {name: self._plain_loop(tf32) for name, tf32 in plain.items()}
+
+    def _network_alone(self) -> Way:
+        """Return what times the network's pass and the gradient of its images, which recovery cannot do without."""
+        network = self.runtime.round_weights(self.runtime.place(self._untrained(len(self._targets)).network))
+        shape = (self.images, 3, self.size, self.size)
+        images = self.runtime.images(torch.randn(shape, generator=SeedTree(0).torch())).requires_grad_(True)
+
+        def seconds() -> float:
+            self.runtime.enter()
+            for step in range(self._steps + 1):
+                if step == 1:
+                    synchronize()
+                    begun = time.perf_counter()
+                with self.runtime.autocast():
+                    logits = network(images)
+                torch.autograd.grad(logits.float().sum(), images)
+            synchronize()
+            return (time.perf_counter() - begun) / self._steps
+
+        return seconds
 
     def _plain_loop(self, tf32: bool) -> Way:
-        teacher = untrained_teacher(self.model, self.size, len(self._targets))
+        teacher = self._untrained(len(self._targets))
         loop = PlainLoop(teacher, self._targets, self.runtime.device, tf32=tf32)
         loop.seconds_per_step(1)  # kernels are chosen and loaded at the first call
         return functools.partial(loop.seconds_per_step, self._steps)
@@ -163,6 +201,7 @@ class _Case:
                 "tflops": round(rate, 3),
                 "precision": precision,
                 "share_of_ceiling": round(rate / ceilings[precision], 3),
+                "share_of_network": round(ms[NETWORK] / value, 3) if NETWORK in ms else None,
                 **{f"times {other}": round(ms[other] / value, 2) for other in (FP32, *PLAIN) if other in ms},
             }
         return figures
@@ -180,10 +219,12 @@ def _alternate(ways: dict[str, Way], rounds: int) -> Iterator[dict[str, float]]:
 def _record(record: Record, figures: dict[str, dict[str, Any]], images: int) -> None:
     name = "wmdd" if "wmdd" in figures else NOT_COMPILED
     ours, like = figures[name], figures[FP32]
+    times = ", ".join(
+        f"{ours[f'times {plain}']:g} in {plain.partition(', ')[2]}" for plain in PLAIN if plain in figures
+    )
     record(
         ways=figures,
         result=f"{images} images, {name} in {ours['precision']}: {ours['ms']:g} ms, {ours['tflops']:g} TFLOP/s, "
-        f"{ours['share_of_ceiling']:.0%} of the ceiling\n"
-        f"{ours['times plain, TF32']:g} times as fast as the plain loop in TF32, {ours['times plain, fp32']:g} as in "
-        f"fp32; both in fp32: {like['times plain, fp32']:g}",
+        f"{ours['share_of_ceiling']:.0%} of the ceiling; {ours['share_of_network']:.0%} of it is the network alone\n"
+        f"as fast as the plain loop, times: {times}; both in fp32: {like['times plain, fp32']:g}",
     )

@@ -115,7 +115,7 @@ _GPU = (
 )
 _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
-    Step("recovery-32", f"{HERE}.recovery:run", 120, {"size": 32, "more": 200}),
+    Step("recovery", f"{HERE}.recovery:run", 60, {"size": 32, "more": 200, "stem": "standard"}),
     Step("planning", f"{HERE}.planning:run", 60, {"units": 100_000}),
     Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 10}),
     Step("statistics", f"{HERE}.class_statistics:run", 60, {"size": 32, "stem": "standard", "each": 300}),
