@@ -1,4 +1,4 @@
-"""Step: a whole run of a recipe with a temporary Ray, on an idle machine and beside one busy process for each core.
+"""Step: a whole run of a recipe with a temporary Ray, on an idle machine and with one busy process for each core.
 
 With as many busy processes as cores, half of each core is left: twice the idle time is the least that can be reached.
 """
@@ -28,7 +28,7 @@ def run(setting: Setting, record: Record, recipe: str) -> None:
     record(
         ways={"idle": round(idle.wall_s, 1), "busy": round(busy.wall_s, 1)},
         ratio=round(busy.wall_s / idle.wall_s, 2),
-        result=f"{recipe}: {idle.wall_s:.0f} s idle, {busy.wall_s:.0f} s beside {cores} busy processes",
+        result=f"{recipe}: {idle.wall_s:.0f} s idle, {busy.wall_s:.0f} s with {cores} busy processes",
     )
 
 

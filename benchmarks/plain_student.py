@@ -2,7 +2,7 @@
 
 At each step it does what the released code of "Dataset Distillation via the Wasserstein Metric" does (train/): it loads
 the file of the batch, decodes the batch's images with PIL, cuts, resizes and flips each by the stored numbers, pastes
-the stored box, and takes a step of AdamW in fp32. Validation decodes every image anew, in batches of a quarter.
+the stored box, and takes a step of AdamW in fp32. Validation decodes every image each time, in batches of a quarter.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def index_of(classes: int, per_class: int, validation: int) -> DatasetIndex:
 
 
 def run(setting: Setting, record: Record, units: int) -> None:
-    """Plan about so many units of 10,000 classes, and take every task from the board, in this process."""
+    """Plan about `units` units of 10,000 classes, and take every task from the board, in this process."""
     classes = 100 if setting.toy else CLASSES
     units = 1000 if setting.toy else units
     index, memory = index_of(classes, PER_CLASS, classes), psutil.Process().memory_info

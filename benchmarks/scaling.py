@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--spread", type=float, default=0.1, help="of tasks about their mean, either way (default 0.1)")
     parser.add_argument("--draw-s", type=float, default=0.005, help="to read a random real image (default 0.005)")
-    parser.add_argument("--workers", type=int, default=8, help="GPUs of a student, if so many are there (8)")
+    parser.add_argument("--workers", type=int, default=8, help="GPUs of a student, where there are as many (8)")
     parser.add_argument("--sync-ms", type=float, default=2.0, help="of the sums over them in each step (default 2)")
     parser.add_argument("--gpus", type=int, nargs="+", default=[1, 8, 64, 512])
     parser.add_argument("--ipc", type=int, nargs="+", default=[10, 50, 100])

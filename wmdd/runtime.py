@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import logging
-import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +14,7 @@ import threadpoolctl
 import torch
 from torch import Tensor, nn
 
-from wmdd.cpus import bf16_on_cpu, cpu_flags, cpu_name
+from wmdd.cpus import bf16_on_cpu, cpu_flags, cpu_name, keep_freed_memory
 from wmdd.errors import ConfigError
 from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
 
@@ -128,7 +126,7 @@ class Runtime:
         return model.to(device=self.device).to(memory_format=torch.channels_last)
 
     def round_weights(self, network: M) -> M:
-        """Round the weights of a network that is only evaluated as autocast rounds them, in place of each time anew."""
+        """Round the weights of a network that is only evaluated, once, as autocast rounds them at each pass."""
         if self.bf16:
             for module in network.modules():
                 if type(module) in (nn.Conv2d, TrimmedConv2d, nn.Linear):  # subclasses may do more with their weights
@@ -267,21 +265,6 @@ def choose_gpu(device: torch.device) -> None:
     """Make this process use one of the GPUs that it sees; other processes of its node use the others."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep up to 1 GiB of freed memory for the next tensors, if it is glibc.
-
-    Each step frees what the next one allocates. By default glibc returns it to the kernel, which clears every page
-    again: a quarter of the time of a small network's step.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_TRIM_THRESHOLD, 2**30)
-        mallopt(_MMAP_THRESHOLD, 2**25)  # the most that every version of glibc takes
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
 def free_memory() -> None:

@@ -168,7 +168,7 @@ def _schema(classes: int, mixup: bool, augmented: bool) -> pa.Schema:
 
 
 def _batches_per_group(images: int, meta: dict[str, Any]) -> int:
-    """Return how many batches, of at most so many images, share a row group: those of whole epochs, or of a part."""
+    """Return how many batches, of `images` images at most, share a row group: those of whole epochs, or of a part."""
     count: int = max(1, GROUP_BYTES // (images * (2 * meta["classes"] + _VIEW_BYTES)))
     return count - count % meta["batches"] if count > meta["batches"] else count
 
