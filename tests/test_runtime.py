@@ -102,10 +102,10 @@ def test_description_says_why():
         assert chosen.describe()["reasons"] == {
             "precision": "set by runtime.precision",
             "compile": "set by runtime.compile",
-            "threads": "set by runtime.threads",
+            "threads": "runtime.threads",
         }
         chosen.use_threads(3)
-        assert chosen.describe()["reasons"]["threads"] == "set by runtime.train_threads"
+        assert chosen.describe()["reasons"]["threads"] == "runtime.train_threads"
         chosen.use_threads(4)
         assert chosen.describe()["reasons"]["threads"] == "auto: what training keeps busy"
     finally:
@@ -138,14 +138,15 @@ def test_gradient_of_padding_in_bf16_is_zero(size, stride):
     assert (layer.weight.grad[:, :, 0, 0] == 0).all()
 
 
+@pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel):
+def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel, groups):
     trimmed = 0
     for stride, padding, dilation in itertools.product((1, 2, 3), (0, 1, 2, 3), (1, 2)):
         if size + 2 * padding <= dilation * (kernel - 1):
             continue  # there is no output
-        options = {"stride": (stride, 1), "padding": (padding, 1), "dilation": (dilation, 1), "groups": 2}
+        options = {"stride": (stride, 1), "padding": (padding, 1), "dilation": (dilation, 1), "groups": groups}
         layers = [torch.nn.Conv2d(4, 4, (kernel, 3), **options) for _ in range(2)]
         layers[1].load_state_dict(layers[0].state_dict())
         layers[1] = Runtime(torch.device("cpu"), bf16=False, compile=False, threads=1).place(layers[1])

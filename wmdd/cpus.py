@@ -30,12 +30,13 @@ def keep_freed_memory() -> None:
     """Let the C library keep up to 1 GiB of freed memory for the next tensors, if it is glibc.
 
     Each step frees what the next one allocates. By default glibc returns it to the kernel, which clears every page
-    again: a quarter of the time of a small network's step.
+    again: a quarter of the time of a small network's step. What an earlier call let it keep is returned first.
     """
     if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_TRIM_THRESHOLD, 2**30)
-        mallopt(_MMAP_THRESHOLD, 2**25)  # the most that every version of glibc takes
+        library = ctypes.CDLL(None)
+        library.malloc_trim(0)  # what the task before this one has left
+        library.mallopt(_TRIM_THRESHOLD, 2**30)
+        library.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that every version of glibc takes
 
 
 def usable_cpus(root: Path = Path("/")) -> int:

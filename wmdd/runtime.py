@@ -167,7 +167,7 @@ class Runtime:
 
     def pick(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return rows of images, gathered on the device that holds the images."""
-        # Not images[rows], which on a CPU copies uint8 value by value: 20 times as slow.
+        # Not images[rows], which on a CPU copies uint8 value by value, which is several times as slow.
         return images.index_select(0, self.send(rows) if images.is_cuda else rows)
 
     @contextlib.contextmanager
@@ -295,7 +295,7 @@ def _choose_compile(setting: str, device: torch.device) -> tuple[bool, str]:
     """Return whether long loops are compiled, and why.
 
     On a CPU a process compiles for 15 to 60 s, with a C++ compiler that may not be there. Steps of 50 images of 32 px
-    then take half (ResNet-18) to a quarter (ConvNet-3) of the time, which pays from some 100 to 600 steps on.
+    then take less time, which pays from some 100 (ResNet-18) to 1,000 steps (ConvNet-3) on.
     """
     if setting != "auto":
         return setting == "on", "set by runtime.compile"
@@ -306,5 +306,5 @@ def _choose_compile(setting: str, device: torch.device) -> tuple[bool, str]:
 
 def _why_threads(threads: int, runtime: Runtime) -> str:
     if threads == runtime.threads:
-        return "set by runtime.threads"
-    return "set by runtime.train_threads" if threads == runtime.train_threads else "auto: what training keeps busy"
+        return "runtime.threads"
+    return "runtime.train_threads" if threads == runtime.train_threads else "auto: what training keeps busy"

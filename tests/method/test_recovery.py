@@ -1,6 +1,7 @@
 """Recovery of images on a tiny untrained teacher: what a class's images depend on, and what they do not."""
 
 import dataclasses
+import gc
 import re
 
 import numpy as np
@@ -193,6 +194,20 @@ def test_progress_rises_to_the_end(teacher):
     assert isinstance(last, Recovered)
     assert all(isinstance(item, Progress) and item.total == 20 for item in events)
     assert [item.done for item in events] == [0, 5, 10, 15]
+
+
+def test_recovery_leaves_no_network_and_no_images_in_memory(teacher):
+    """A cycle would wait for the collector, and a GPU be full meanwhile."""
+    recover(teacher, [0])
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(item, (torch.nn.Module, torch.Tensor)) for item in gc.get_objects())
+        recover(teacher, [0])
+        after = sum(isinstance(item, (torch.nn.Module, torch.Tensor)) for item in gc.get_objects())
+    finally:
+        gc.enable()
+    assert after == before
 
 
 def test_recovery_leaves_the_teacher_as_it_was(teacher):

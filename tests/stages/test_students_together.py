@@ -42,7 +42,8 @@ CHANGES = {
     "evaluate.val_every": 2,
     "evaluate.val_batch_size": 100,
 }
-SOFT, HARD = {"evaluate.ce_weight": 0.1}, {"evaluate.labels": "hard", "relabel.mix": "none"}
+SOFT = {"evaluate.ce_weight": 0.1}
+HARD = {"evaluate.labels": "hard", "relabel.mix": "none", "evaluate.augment": "trivialaugment"}
 
 
 class Activated(torch.nn.BatchNorm2d):
@@ -158,6 +159,10 @@ def test_more_workers_than_images_of_a_step_are_refused(store):
     with pytest.raises(ConfigError, match=r"evaluate\.workers=3: .* 2 images .*; lower evaluate\.workers"):
         plan_from(config, index, ref)
     assert plan_from(override(config, {"evaluate.workers": 2}), index, ref)
+    # A batch of 67 in parts of 2 and 3, and one of 3 in one part.
+    changes = {"ipc": 7, "relabel.batch_size": 67, "evaluate.accumulate": 30, "evaluate.workers": 3}
+    with pytest.raises(ConfigError, match=r"evaluate\.workers=3: .* 2 images"):
+        plan_from(override(config, changes), index, ref)
 
 
 def test_dropout_is_refused_for_several_workers(store):

@@ -124,7 +124,7 @@ def _from_memory(
     rows = runtime.send(rows) if images.is_cuda else rows
     for batch in batch_places(len(order), section.batch_size, ranks):
         part = ranks.part(batch)
-        pixels = geometry.pixels.normalize(runtime.send(images[rows[part]]))
+        pixels = geometry.pixels.normalize(runtime.send(runtime.pick(images, rows[part])))
         yield runtime.images(sample_views(pixels, views[part], geometry.image_size)), labels[part]
 
 

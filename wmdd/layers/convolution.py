@@ -33,7 +33,8 @@ class TrimmedConv2d(nn.Conv2d):
         (rows, down), (columns, across) = (_trimmed(*axis) for axis in axes)  # type: ignore[arg-type]
         whole = rows.stop - rows.start == self.kernel_size[0] and columns.stop - columns.start == self.kernel_size[1]
         weight = self.weight if whole else _Part.apply(self.weight, rows, columns)
-        if self.groups == 1 and down == across == 0 and images.shape[-2:] == weight.shape[-2:]:
+        spread = any(dilation > 1 < taps for dilation, taps in zip(self.dilation, weight.shape[-2:], strict=True))
+        if self.groups == 1 and down == across == 0 and images.shape[-2:] == weight.shape[-2:] and not spread:
             # One position: a matrix product, whose gradients take a tenth of the time.
             return F.linear(images.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
         return F.conv2d(images, weight, self.bias, self.stride, (down, across), self.dilation, self.groups)

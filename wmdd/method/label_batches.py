@@ -10,7 +10,7 @@ where M pastes one box of the partner (CutMix; its area is 1 - Beta(alpha, alpha
 Source: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition" (ECCV 2022). The method's
 released code draws the images of a batch again from a seed, which needs a changed PyTorch. Here they are stored, too.
 
-Cost: a replay is two small matrix products for each image.
+Cost: a replay reads four values of an image for each pixel of its view.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ class Objective:
         features = features.float().unflatten(0, (classes, ipc))
         feature = feature_loss(features, self.support, self.mass, self.section.feature_loss)
         batch_norm = sum(self.layer_losses, torch.zeros_like(feature))
+        self.layer_losses = []  # they hold the step's graph, and are no results of compiled code
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
 

@@ -43,6 +43,7 @@ class Probe:
         for layer in self._layers:
             if type(layer) is _Normalized:
                 layer.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+        self._normalize = None  # it may hold this probe, and both the network
 
     def normalize_by(self, normalize: Normalize) -> None:
         """Call a function in place of each batch-norm layer, in order, inside the block; none records its input then.
@@ -77,7 +78,7 @@ class Probe:
         if self._normalize is None:
             self.bn_inputs.append(inputs[0])
             return None
-        return self._normalize(inputs[0], *_scale_and_shift(layer))
+        return self._normalize(inputs[0], *_scale_and_shift(layer, inputs[0]))
 
     def _on_head(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         features = inputs[0]
@@ -93,11 +94,11 @@ class _Normalized(nn.BatchNorm2d):
         return images
 
 
-def _scale_and_shift(layer: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(layer: nn.BatchNorm2d, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return what a layer in evaluation multiplies and adds, (channels,) each; 1 and 0 for one that does it itself."""
     mean, var = cast(Tensor, layer.running_mean), cast(Tensor, layer.running_var)
     if type(layer) is not _Normalized:
-        ones = torch.ones(layer.num_features, device=next(layer.parameters()).device)
+        ones = torch.ones(layer.num_features, device=inputs.device)
         return ones, torch.zeros_like(ones)
     scale = torch.rsqrt(var + layer.eps)
     scale = scale if layer.weight is None else scale * layer.weight

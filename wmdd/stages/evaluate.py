@@ -161,6 +161,7 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
         val_every=section.val_every,
         ranks=ranks,
         sizes=lessons.sizes,
+        draws_together=True,
         accumulate=section.accumulate,
         ema=section.ema,
     )

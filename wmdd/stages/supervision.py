@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from wmdd.stages.plans.evaluate import Params
 
 
-def _part(batch: tuple[Tensor, ...], section: EvaluateConfig, ranks: Ranks) -> tuple[Tensor, ...]:
+def _part(batch: tuple[Tensor, ...], section: EvaluateConfig, runtime: Runtime, ranks: Ranks) -> tuple[Tensor, ...]:
     """Return this process's rows of a batch, of each part whose gradients are added up."""
     if ranks.size == 1:
         return batch
-    rows = torch.cat([torch.tensor(part) for part in part_rows(len(batch[0]), section.accumulate, ranks)])
-    return tuple(tensor[rows.to(tensor.device)] for tensor in batch)
+    rows = torch.tensor([row for part in part_rows(len(batch[0]), section.accumulate, ranks) for row in part])
+    rows = runtime.send(rows)
+    return tuple(tensor[rows] for tensor in batch)
 
 
 class SoftLessons:
@@ -79,7 +80,7 @@ class SoftLessons:
             numbers = (tensor.split(sizes) for tensor in (logits, self._weights[rows], self._names[rows]))
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
             for batch in zip(shown, *numbers, strict=True):
-                yield _part(batch, self._section, self._ranks)
+                yield _part(batch, self._section, self._runtime, self._ranks)
         self._next = epoch + 1
 
     def _from(self, epoch: int) -> Iterator[list[LabelBatch]]:
@@ -129,9 +130,9 @@ class HardLessons:
             rows = self._runtime.send(torch.cat([batch.images for batch in batches]))
             names = self._names[rows].split([len(batch.images) for batch in batches])
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
-            # All of a batch are changed, by draws that depend on the place in it.
+            # Every process changes whole batches, by the same draws.
             for batch in zip(map(self._change, shown), names, strict=True):
-                yield _part(batch, self._section, self._ranks)
+                yield _part(batch, self._section, self._runtime, self._ranks)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Return the cross-entropy."""

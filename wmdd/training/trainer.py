@@ -79,6 +79,7 @@ class Trainer:
         val_every: epochs between validations; the last epoch is always validated.
         ranks: the processes that train together.
         sizes: images of each batch of an epoch, over all processes; needed if there are several processes.
+        draws_together: all processes draw the same numbers, as one alone does, for whole batches that they then cut.
         accumulate: parts of a batch whose gradients are accumulated to the gradient of the whole batch.
         clip_norm: largest norm of the gradient; 0 for no limit.
         ema: decay of the averaged network per update; 0 for none.
@@ -101,6 +102,7 @@ class Trainer:
     val_every: int = 1
     ranks: Ranks = ALONE
     sizes: Sequence[int] = ()
+    draws_together: bool = False
     accumulate: int = 1
     clip_norm: float = 0.0
     ema: float = 0.0
@@ -126,7 +128,8 @@ class Trainer:
         """
         while self.epoch < self.epochs:
             seeds = self.seeds.child("epoch", self.epoch)
-            with (seeds.child("rank", self.ranks.rank) if self.ranks.size > 1 else seeds).scoped():
+            apart = self.ranks.size > 1 and not self.draws_together
+            with (seeds.child("rank", self.ranks.rank) if apart else seeds).scoped():
                 loss = yield from self._train_epoch()
             self.ranks.average_buffers(self.network)
             self.epoch += 1

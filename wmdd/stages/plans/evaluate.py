@@ -69,8 +69,8 @@ def _check_parts(config: DistillConfig, num_images: int) -> None:
     from wmdd.method.label_batches import batch_sizes  # torch takes a second to import
     from wmdd.training.trainer import part_rows
 
-    fewest = min(batch_sizes(section, num_images)[-1], section.batch_size)
-    part = min(map(len, part_rows(fewest, config.evaluate.accumulate)))
+    sizes = set(batch_sizes(section, num_images))
+    part = min(len(rows) for size in sizes for rows in part_rows(size, config.evaluate.accumulate))
     if workers > part:
         raise ConfigError(
             f"evaluate.workers={workers}: gradients of {part} images are summed up in one of an epoch's steps, fewer "
