@@ -101,6 +101,10 @@ class RayExecutor:
         from ray_jobs.connect import connect
 
         if not self._connected:
+            # Before Ray's threads are there: with them, the MKL within torch ended the process while it was loaded
+            # (torch 2.15, Ray 2.60, the first job on a cluster).
+            import wmdd.runtime  # noqa: F401
+
             self._owns_ray = connect(self._config.ray.address or os.environ.get("RAY_ADDRESS"))
             self._connected = True
 
