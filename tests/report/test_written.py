@@ -6,9 +6,10 @@ import shutil
 import pytest
 from tables import each_of
 
-from wmdd.commands.distill import distill
+from wmdd.commands.distill import distill, rewrite
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
+from wmdd.report import inputs
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 CONFIG = override(
@@ -98,3 +99,18 @@ def test_run_that_is_not_whole_is_written_again(folder, change):
     assert all(after[name] > before[name] for name in before)
     run_again(folder)
     assert written_at(folder) == after
+
+
+def test_run_that_was_rewritten_is_left_as_it_is(folder):
+    rewrite(str(folder / "run"))
+    before = written_at(folder)
+    run_again(folder)
+    assert written_at(folder) == before
+
+
+def test_changed_page_is_written_again(folder, monkeypatch):
+    assert {"template.html", "page.py", "folder.py", "scores.py"} <= set(inputs.writers())
+    before = written_at(folder)
+    monkeypatch.setattr(inputs, "writers", lambda: {"template.html": "changed"})
+    run_again(folder)
+    assert all(time > before[name] for name, time in written_at(folder).items())

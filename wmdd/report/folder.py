@@ -13,6 +13,7 @@ from wmdd.engine.run import load_value, versions
 from wmdd.engine.run_names import portable_yaml
 from wmdd.engine.task import Plan
 from wmdd.method.artifacts import Barycenter, DistilledClass
+from wmdd.report.inputs import inputs_of
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
 from wmdd.report.scores import collect_metrics
@@ -24,12 +25,11 @@ IMAGES_PER_SHARD = 500
 _RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "validation_images", "validation_digest")
 
 
-def write_run(url: str, plan: Plan, store: ArtifactStore, inputs: str = "") -> dict[str, Any]:
-    """Write a finished run's folder and return its metrics.
+def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
+    """Write a finished run's folder, with a hash of what it is made from for `write_once`, and return its metrics.
 
     Args:
         url: of the folder; files of an earlier run in it are replaced.
-        inputs: hash of what the files are made from, by which `write_once` recognises them.
     """
     folder = _Recorded(url)
     metrics = collect_metrics(plan, store)
@@ -40,7 +40,7 @@ def write_run(url: str, plan: Plan, store: ArtifactStore, inputs: str = "") -> d
     _write_labels(folder, plan, store)
     folder.write("metrics.json", json.dumps(metrics, indent=1).encode())
     folder.write("report.html", report_html(plan, store, metrics, manifest).encode())
-    manifest |= {"written": {"inputs": inputs, "files": folder.files}}
+    manifest |= {"written": {"inputs": inputs_of(plan, store), "files": folder.files}}
     folder.write("manifest.json", json.dumps(manifest, indent=1).encode())
     return metrics
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import posixpath
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from wmdd.engine.run import versions
 from wmdd.engine.task import Plan
-from wmdd.keys import content_key
+from wmdd.report.inputs import inputs_of
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore, described
 
@@ -18,30 +16,12 @@ FOLDERS = ("images", "labels")  # of which every file belongs to the run
 
 def write_once(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     """Return a finished run's metrics; write its folder as `write_run` does, unless it holds these files already."""
-    inputs = _inputs(plan, store)
-    metrics = _written(Folder(url), inputs)
+    metrics = _written(Folder(url), inputs_of(plan, store))
     if metrics is None:
         from wmdd.report.folder import write_run  # imports torch and matplotlib, for seconds
 
-        metrics = write_run(url, plan, store, inputs)
+        metrics = write_run(url, plan, store)
     return metrics
-
-
-def _inputs(plan: Plan, store: ArtifactStore) -> str:
-    """Return a hash of all that the files are made from; an artifact that was computed again is another one."""
-    commits = store.commits(ref for stage in plan.tasks for ref in plan.refs(stage))
-    parts = {"config": plan.config.model_dump(mode="json"), "index": plan.index_ref.key, "until": plan.until}
-    parts |= {"store": store.url, "versions": {**versions(), "wmdd": _version()}}
-    return content_key(
-        parts | {"artifacts": {ref.folder: commit and commit["attempt"] for ref, commit in commits.items()}}
-    )
-
-
-def _version() -> str:
-    try:
-        return version("wmdd")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return ""
 
 
 def _written(folder: Folder, inputs: str) -> dict[str, Any] | None:
