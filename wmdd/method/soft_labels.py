@@ -28,7 +28,7 @@ from wmdd.errors import ArtifactError
 from wmdd.method.artifacts import ImageSet
 from wmdd.method.label_batches import LabelBatch
 from wmdd.storage.artifact import Files
-from wmdd.storage.parquet import column, open_table, read_rows
+from wmdd.storage.parquet import column, number_table, open_table, read_rows
 
 GROUP_BYTES = 2**25  # of a row group: enough for compression, and little to decode for one of its batches
 
@@ -175,15 +175,16 @@ def _batches_per_group(images: int, meta: dict[str, Any]) -> int:
 
 def _table(batches: Sequence[LabelBatch], schema: pa.Schema) -> pa.Table:
     sizes = [len(batch.images) for batch in batches]
-    numbers = [(batch.epoch, batch.batch, *batch.box, batch.share, batch.augment_seed) for batch in batches]
+    of_batches = [(batch.epoch, batch.batch, *batch.box, batch.share, batch.augment_seed) for batch in batches]
     names = ("epoch", "batch", *_MIX, "mix_share", "augment_seed")
-    columns = {name: np.repeat(values, sizes) for name, values in zip(names, zip(*numbers, strict=True), strict=True)}
+    columns = dict(zip(names, (np.repeat(values, sizes) for values in zip(*of_batches, strict=True)), strict=True))
     columns |= {"image": _joined([batch.images for batch in batches])}
     columns |= {"partner": _joined([batch.partner for batch in batches])}
-    columns |= {"flip": _joined([batch.views.flip for batch in batches])}
+    columns |= {"flip": _joined([batch.views.flip for batch in batches]).astype(np.uint8)}
     columns |= dict(zip(_CROP, _joined([batch.views.box for batch in batches]).T, strict=True))
     columns |= {"brightness": _joined([batch.brightness for batch in batches])}
-    arrays = [pa.array(columns[name]).cast(schema.field(name).type) for name in schema.names[:-1]]
+    numbers = number_table({name: columns[name] for name in schema.names[:-1]})
+    arrays = [numbers.column(name).combine_chunks().cast(schema.field(name).type) for name in numbers.column_names]
     logits = pa.py_buffer(_joined([batch.logits for batch in batches]))
     binary = pa.FixedSizeBinaryArray.from_buffers(schema.field("logits").type, sum(sizes), [None, logits])
     return pa.Table.from_arrays([*arrays, binary], schema=schema)

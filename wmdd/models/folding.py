@@ -55,6 +55,10 @@ class _Readers(TorchDispatchMode):
         self._pairs: list[Layer] = []
         self._handles = [handle for module in network.modules() for handle in self._hooks(module)]
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to exclude the mode from compilation, torch would import its compiler, for seconds
+
     def _hooks(self, module: nn.Module) -> list[Any]:
         # Subclasses may do something else with their weights.
         if type(module) in (nn.Conv2d, TrimmedConv2d):
