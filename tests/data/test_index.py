@@ -1,5 +1,7 @@
 """The index as a value: round trip, digests, parts of it, and bits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import encoded, image_set, small_set
@@ -11,7 +13,7 @@ from tables import each_of
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.data.images import StreamedImages, load_uint8
-from wmdd.data.index import COLUMNS, Split, limit
+from wmdd.data.index import COLUMNS, DatasetIndex, Split, limit
 from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.data.set_notes import pixel_notes
@@ -43,6 +45,22 @@ def test_images_of_each_class_are_found_in_any_order():
     for class_id in (-1, 0, 1, 2, 3, 4, 5):
         np.testing.assert_array_equal(split.of_class(class_id), np.flatnonzero(label == class_id))
     assert split.take(np.array([1, 3])).of_class(4).tolist() == [1]  # it knows nothing of the whole
+
+
+def sized(count, height, width):
+    columns = {name: np.zeros(count, dtype) for name, dtype in COLUMNS.items()}
+    return Split(("none",), **(columns | {"height": columns["height"] + height, "width": columns["width"] + width}))
+
+
+def test_images_are_kept_decoded_within_the_memory():
+    index = DatasetIndex("none", "folder", ("a",), sized(10, 8, 6), sized(4, 90, 90), val_held_out=False)
+    train, val = 10 * 3 * 8 * 6, 4 * 3 * 8 * 8  # native to train on, in the size of networks to validate on
+    assert [index.fits("train", 8, train), index.fits("train", 8, train - 1)] == [True, False]
+    assert [index.fits("val", 8, val), index.fits("val", 8, val - 1)] == [True, False]
+    assert not index.fits("train", 7, train), "larger images are cropped from originals"
+    split = sized(10, 8, 6)
+    split.height[0] = 7
+    assert not replace(index, train=split).fits("train", 8, train)
 
 
 def test_class_digest_depends_on_its_own_class_only(tmp_path):

@@ -44,7 +44,7 @@ def validation_batches(
     """Yield this process's part of the validation images: (normalised, on the device; labels)."""
     part = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
     labels = runtime.send(torch.from_numpy(index.val.label[part].astype(np.int64)))
-    if len(index.val) * 3 * geometry.image_size**2 <= runtime.memory_bytes:
+    if index.fits("val", geometry.image_size, runtime.memory_bytes):
         key = index.url, index.digest("val"), geometry, ranks, runtime
         whole = _kept("val", key, lambda: runtime.keep(_evaluation_view(index, part, geometry)))
         batches: Iterator[Tensor] = iter(whole.split(batch_size))
@@ -70,7 +70,7 @@ def training_batches(
     processes that train together nor on those that decode.
     """
     rng = seeds.child("epoch", epoch).numpy()
-    if _fits(index, geometry, runtime):
+    if index.fits("train", geometry.image_size, runtime.memory_bytes):
         yield from _from_memory(index, geometry, section, rng, runtime, ranks)
         return
     order = _repeated(window_shuffle(index, "train", rng), section.repeated_augmentation)
@@ -138,13 +138,6 @@ def _draw(rng: np.random.Generator, section: PretrainConfig, split: Split, order
     if section.pad_px:
         return draw_shifts(rng, len(order), size, section.pad_px, flip=section.flip)
     return draw_resized_crops(rng, len(order), size, section.crop_scale, flip=section.flip)
-
-
-def _fits(index: DatasetIndex, geometry: Geometry, runtime: Runtime) -> bool:
-    size = index.train.uniform_size()
-    if size is None or max(size) > geometry.image_size:
-        return False  # larger images are cropped before they are resized, which needs the originals
-    return len(index.train) * 3 * size[0] * size[1] <= runtime.memory_bytes
 
 
 def _kept(split: str, key: tuple[Any, ...], decode: Callable[[], Tensor]) -> Tensor:

@@ -100,6 +100,20 @@ class DatasetIndex:
         """Return the ``train`` or ``val`` split."""
         return self.train if name == "train" else self.val
 
+    def fits(self, split: Literal["train", "val"], image_size: int, memory_bytes: float) -> bool:
+        """Whether a split's images are kept decoded: as they are to train on, in networks' size to validate on.
+
+        Args:
+            image_size: height and width of networks' inputs, px.
+        """
+        part, size = self.split(split), (image_size, image_size)
+        if split == "train":
+            uniform = part.uniform_size()
+            if uniform is None or max(uniform) > image_size:
+                return False  # larger images are cropped before they are resized, which needs the originals
+            size = uniform
+        return len(part) * 3 * size[0] * size[1] <= memory_bytes
+
     def class_digest(self, class_id: int) -> str:
         """Return the hash of one class's name and training images; it does not depend on other classes."""
         return self._class_digests[class_id]

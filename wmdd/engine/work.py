@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -84,6 +85,11 @@ class Workload:
             return len(task.units) * self._image_bytes * 3 * 4
         return 0
 
+    def teacher_batch_flops(self, task: StageTask) -> float:
+        """Return the operations of a forward pass of a batch that a teacher is trained on."""
+        params = task.units[0].params
+        return float(self._network(params.model, params.stem).flops) * self.config.pretrain.batch_size
+
     def class_size(self, class_id: int) -> int:
         """Return the number of training images of a class."""
         return int(self._class_sizes[class_id])
@@ -92,15 +98,17 @@ class Workload:
         """Return the real images that a task decodes, with repetitions, and their pixels."""
         index, config = self.plan.index, self.config
         train = val = 0
-        if task.stage == "statistics":
+        if task.stage == "select":
+            train = sum(unit.params.ipc for unit in task.units)
+        elif task.stage == "statistics":
             train = sum(self.class_size(unit.params.class_id) for unit in task.units)
         elif task.stage == "evaluate":
-            val = len(index.val) * (1 if self._fits["val"] else self._student_validations)
+            val = len(index.val) * (1 if self._fits("val") else self._student_validations)
         elif task.stage == "pretrain" and task.units[0].params.weights:
             val = len(index.val)
         elif task.stage == "pretrain":
-            train = len(index.train) * (1 if self._fits["train"] else config.pretrain.epochs)
-            val = len(index.val) * (1 if self._fits["val"] else self._teacher_validations)
+            train = len(index.train) * (1 if self._fits("train") else config.pretrain.epochs)
+            val = len(index.val) * (1 if self._fits("val") else self._teacher_validations)
         return train + val, train * self._pixels["train"] + val * self._pixels["val"]
 
     @functools.cached_property
@@ -112,15 +120,9 @@ class Workload:
             for name, split in splits.items()
         }
 
-    @functools.cached_property
-    def _fits(self) -> dict[str, bool]:
-        """Whether a worker keeps the decoded images of a split (`wmdd.data.batches`)."""
-        index, size, limit = self.plan.index, self.config.data.image_size, self.config.runtime.memory_gib * 2**30
-        native = index.train.uniform_size()
-        return {
-            "train": bool(native and max(native) <= size and len(index.train) * 3 * native[0] * native[1] <= limit),
-            "val": len(index.val) * 3 * size**2 <= limit,
-        }
+    def _fits(self, split: Literal["train", "val"]) -> bool:
+        """Whether a worker keeps the decoded images of a split, and so decodes them once."""
+        return self.plan.index.fits(split, self.config.data.image_size, self.config.runtime.memory_gib * 2**30)
 
     def products(self, task: StageTask) -> float:
         """Return the products of image, atom and feature in one step of a search for barycenters."""
