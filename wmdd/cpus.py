@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+FLOPS_PER_THREAD = 0.5e9  # of a batch's forward pass; with less each, threads wait for each other longer than they work
 SAMPLE_S = 0.4
 SAMPLES = 5
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}  # by the flag that Linux lists
@@ -90,6 +91,15 @@ def bf16_on_cpu(flags: Collection[str]) -> tuple[bool, str]:
 def bf16_unit() -> str:
     """Return what computes in bf16 on this CPU, ``AMX`` or ``AVX-512``; "" if it is emulated, slower than fp32."""
     return next((name for flag, name in BF16_UNITS.items() if flag in cpu_flags()), "")
+
+
+def busy_threads(flops: float, usable: int) -> int:
+    """Return how many of the usable CPUs training keeps busy: at least 1.
+
+    Args:
+        flops: floating-point operations of a batch's forward pass in this process.
+    """
+    return min(usable, max(1, int(flops / FLOPS_PER_THREAD)))
 
 
 def cpu_flags() -> frozenset[str]:

@@ -32,6 +32,16 @@ def test_size_is_that_of_the_network(name, size, stem):
     assert expected.norm_channels == sum(inputs.shape[1] for inputs in norm_inputs)
 
 
+def test_size_draws_from_no_generator(monkeypatch):
+    def skeleton(*arguments, **options):
+        return build_model(*arguments, **options)  # as for a network that computes with its weights
+
+    monkeypatch.setattr("wmdd.models.registry.skeleton", skeleton)
+    state = torch.get_rng_state()
+    network_size("resnet18", 3, 24, "auto")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_attention_counts():
     # Three products with 4 x 768 x 768 weights in each of 12 blocks for 197 tokens, and the two of tokens with tokens.
     blocks = 12 * (2 * 197 * 12 * 768 * 768 + 4 * 197 * 197 * 768)

@@ -10,6 +10,7 @@ from wmdd.data.load_index import load_index
 from wmdd.distributed import ALONE, Ranks
 from wmdd.engine.plan import plan_from
 from wmdd.models.registry import build_model
+from wmdd.models.size import network_size
 from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -54,14 +55,14 @@ def free(monkeypatch):
 )
 def test_threads_are_no_more_than_the_work_keeps_busy(free, model, batches, pays):
     free(64)
-    network = build_model(model, 10, batches.image_size)
+    network = network_size(model, 10, batches.image_size, "auto")
     for cpus in (1, 4, 64):
         assert choose_threads(network, batches, runtime(cpus=cpus), ALONE) == (min(cpus, pays), "")
 
 
 def test_busy_machine_leaves_a_large_network_fewer(free):
     looks = free(3)
-    large, small = build_model("convnet3_w64", 10, 32), build_model("convnet3_w64", 10, 16)
+    large, small = (network_size("convnet3_w64", 10, size, "auto") for size in (32, 16))
     count, note = choose_threads(large, Batches(128, 32), runtime(), ALONE)
     assert count == 3
     assert note.startswith("trains with 3 CPU threads in place of 6: other programs keep the CPUs busy")
@@ -72,12 +73,10 @@ def test_busy_machine_leaves_a_large_network_fewer(free):
     assert looks == [8], "no other case looks"
 
 
-def test_choice_changes_no_weight_and_no_generator(free):
-    free(8)
+def test_watch_changes_no_weight_and_no_generator():
     network = build_model("convnet2_w16", 3, 16)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
-    choose_threads(network, Batches(64, 16), runtime(), ALONE)
     CostWatch.begin("teacher", network, Batches(64, 16), 2, runtime(), SeedTree(0))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(weight.grad is None for weight in network.parameters())
@@ -116,7 +115,7 @@ def results():
 @pytest.fixture
 def whole(train, free, monkeypatch, results):
     """What a run with two threads returns; several threads pay for networks of this size, too."""
-    monkeypatch.setattr(threads, "FLOPS_PER_THREAD", 1e6)
+    monkeypatch.setattr("wmdd.cpus.FLOPS_PER_THREAD", 1e6)
     free(2)
     results += [] if results else [train()]
     return results[0]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from wmdd.config.base import Stem
 from wmdd.errors import ConfigError
 from wmdd.models.names import convnet_shape
+from wmdd.seeding import SeedTree
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def _counted(name: str, num_classes: int, image_size: int, stem: Stem) -> Networ
     from wmdd.models.probes import Probe
     from wmdd.models.registry import skeleton
 
-    network = skeleton(name, num_classes, image_size, stem=stem).eval()
+    with SeedTree(0).scoped():  # a constructor that computes with its weights draws them
+        network = skeleton(name, num_classes, image_size, stem=stem).eval()
     images = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(images)

@@ -16,6 +16,7 @@ from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.distributed import ALONE
 from wmdd.errors import ConfigError
+from wmdd.models.size import NetworkSize, network_size
 from wmdd.models.teacher import Teacher
 from wmdd.models.weights import load_weights
 from wmdd.outputs import Note, Output, Progress
@@ -43,7 +44,8 @@ def load_teacher(
     assert weights is not None
     for line in load_weights(network, weights, unit.params.model, geometry.image_size):
         yield Note(line)
-    runtime.use_threads(choose_threads(network, Batches(section.batch_size, geometry.image_size), runtime, ALONE)[0])
+    batches = Batches(section.batch_size, geometry.image_size)
+    runtime.use_threads(choose_threads(size_of(unit), batches, runtime, ALONE)[0])
     runtime.place(network)
     yield Progress(0, 1, "measures the loaded teacher")
     counts = best_input(network, functools.partial(_confusion, network, index, geometry, runtime))
@@ -51,6 +53,12 @@ def load_teacher(
     teacher = as_teacher(unit, network, float(np.trace(counts) / counts.sum()))
     _check_score(weights, teacher)
     yield Output(unit.name, teacher)
+
+
+def size_of(unit: Unit[Params]) -> NetworkSize:
+    """Return the size of a unit's network."""
+    params, num_classes = unit.params, len(unit.load("index").class_names)
+    return network_size(params.model, num_classes, params.geometry.image_size, params.stem)
 
 
 def hardly(num_classes: int) -> float:

@@ -17,7 +17,7 @@ from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit, Yielded
-from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher
+from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher, size_of
 from wmdd.stages.plans.pretrain import Params
 from wmdd.training.accuracy import top1_accuracy
 from wmdd.training.optim import teacher_optimizer
@@ -56,7 +56,7 @@ def _train(
     ranks = _ranks(section, len(unit.load("index").train), runtime)
     batches = Batches(section.batch_size, unit.params.geometry.image_size)
     snapshot = ranks.from_first(unit.resume, runtime.device)
-    threads, note = _threads(network, batches, snapshot, runtime, ranks)
+    threads, note = _threads(unit, batches, snapshot, runtime, ranks)
     runtime.use_threads(threads)
     if note and ranks.is_first:
         yield Note(f"{unit.name} {note}")
@@ -80,11 +80,14 @@ def _train(
 
 
 def _threads(
-    network: nn.Module, batches: Batches, snapshot: bytes | None, runtime: Runtime, ranks: Ranks
+    unit: Unit[Params], batches: Batches, snapshot: bytes | None, runtime: Runtime, ranks: Ranks
 ) -> tuple[int, str]:
     """Return the number of threads, the same for all ranks, and a note; a resumed training keeps what it began with."""
     written = threads_of(snapshot) if snapshot else None
-    threads, note = resumed_threads(written, runtime) if written else choose_threads(network, batches, runtime, ranks)
+    if written:
+        threads, note = resumed_threads(written, runtime)
+    else:
+        threads, note = choose_threads(size_of(unit), batches, runtime, ranks)
     shared = ranks.from_first(str(threads).encode(), runtime.device)
     return int(shared or threads), note
 

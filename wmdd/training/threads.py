@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from wmdd.cpus import compute_cpus, free_cpus
+from wmdd.cpus import busy_threads, compute_cpus, free_cpus
 from wmdd.distributed import Ranks
+from wmdd.models.size import NetworkSize
 from wmdd.outputs import Note
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Trainer
 
-FLOPS_PER_THREAD = 0.5e9  # of a batch's forward pass; with less each, threads wait for each other longer than they work
 COSTLY = 3.0  # times the CPU time of the same steps on one thread
 WATCHED_S = 10.0  # of steps before their cost is judged
 SAMPLE = 16  # images of the step whose cost is measured
@@ -31,7 +31,7 @@ class Batches:
     image_size: int
 
 
-def choose_threads(network: nn.Module, batches: Batches, runtime: Runtime, ranks: Ranks) -> tuple[int, str]:
+def choose_threads(network: NetworkSize, batches: Batches, runtime: Runtime, ranks: Ranks) -> tuple[int, str]:
     """Return the number of threads to train with, and a note if it is lower because of other programs.
 
     It is the least of: the CPUs that the process may use, the threads that its work keeps busy, and the CPUs that are
@@ -42,7 +42,7 @@ def choose_threads(network: nn.Module, batches: Batches, runtime: Runtime, ranks
     usable = runtime.cpus or compute_cpus()
     if runtime.device.type != "cpu":
         return usable, ""
-    busy = min(usable, max(1, int(_forward_flops(network, batches) / ranks.size / FLOPS_PER_THREAD)))
+    busy = busy_threads(float(network.flops * batches.batch_size) / ranks.size, usable)
     # Processes that train together would see each other's load.
     free = busy if busy == 1 or ranks.size > 1 else min(busy, free_cpus(usable))
     if free == busy:
@@ -71,15 +71,6 @@ def resumed_threads(written: int, runtime: Runtime) -> tuple[int, str]:
             "faster, but rounds sums differently"
         )
     return written, ""
-
-
-def _forward_flops(network: nn.Module, batches: Batches) -> float:
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton where it is installed
-
-    images = torch.zeros(2, 3, batches.image_size, batches.image_size)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(network).eval()(images)
-    return float(counter.get_total_flops() * batches.batch_size / 2)
 
 
 @dataclass
