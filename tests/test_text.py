@@ -249,8 +249,9 @@ def test_page_takes_no_control_code_from_a_value():
 
 
 def test_estimates_are_rounded():
-    seconds = (0.2, 47.4, 99.4, 330, 100 * 60, 47 * 3600, 22.4 * 86400)
-    assert [rough_time(value) for value in seconds] == ["1 s", "47 s", "99 s", "5.5 min", "1.7 h", "47 h", "22 days"]
+    seconds = (0, 0.9, 1.2, 47.4, 99.4, 330, 100 * 60, 47 * 3600, 22.4 * 86400)
+    texts = ["under 1 s", "under 1 s", "1 s", "47 s", "99 s", "5.5 min", "1.7 h", "47 h", "22 days"]
+    assert [rough_time(value) for value in seconds] == texts
     sizes = (0, 640, 315_200, 5_440_000, 33e9, 1.24e12)
     assert [rough_bytes(size) for size in sizes] == ["0 kB", "0.64 kB", "320 kB", "5.4 MB", "33 GB", "1.2 TB"]
 

@@ -71,11 +71,13 @@ def two_digits(value: float) -> str:
 
 
 def rough_time(seconds: float) -> str:
-    """Return an estimated duration in the largest unit that leaves a number above one."""
+    """Return an estimated duration, rounded to two digits: up to 100 s, 100 min, 48 h, then in days."""
+    if seconds < 1:
+        return "under 1 s"
     for unit, length in (("days", 48 * 3600), ("h", 100 * 60), ("min", 100)):
         if seconds >= length:
             return f"{two_digits(seconds / {'days': 86400, 'h': 3600, 'min': 60}[unit])} {unit}"
-    return f"{max(1, round(float(f'{seconds:.2g}')))} s"
+    return f"{round(float(f'{seconds:.2g}'))} s"
 
 
 def rough_bytes(count: float) -> str:

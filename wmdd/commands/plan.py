@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,12 +38,12 @@ class PlannedRun:
         """Whether some of it is in the store."""
         return len(self.missing) < sum(len(self.plan.refs(stage)) for stage in self.plan.tasks)
 
-    @property
+    @functools.cached_property
     def cost(self) -> Cost:
         """What it costs to compute what is missing."""
         return cost_of(self.plan, self.missing)
 
-    @property
+    @functools.cached_property
     def whole_cost(self) -> Cost:
         """What it would cost if nothing was in the store."""
         return cost_of(self.plan, {ref for stage in self.plan.tasks for ref in self.plan.refs(stage)})
