@@ -83,7 +83,9 @@ def test_kernels_are_timed_only_on_request(deterministic):
     ],
 )
 def test_flags_of_the_cpu_decide_on_bf16(monkeypatch, flags, bf16, reason):
-    assert bf16_on_cpu(flags.split()) == (bf16, reason)
+    assert bf16_on_cpu("auto", flags.split()) == (bf16, reason)
+    for precision in ("bf16", "fp32"):
+        assert bf16_on_cpu(precision, flags.split()) == (precision == "bf16", "set by runtime.precision")
     monkeypatch.setattr("wmdd.runtime.cpu_flags", lambda: flags.split())
     runtime = Runtime.create(RuntimeConfig(device="cpu"))
     assert runtime.bf16 is bf16

@@ -75,22 +75,26 @@ def free_cpus(usable: int, root: Path = Path("/")) -> int:
     return free
 
 
-def bf16_on_cpu(flags: Collection[str]) -> tuple[bool, str]:
-    """Return whether a CPU with these flags computes networks faster in bf16, and why.
+def bf16_on_cpu(precision: str, flags: Collection[str]) -> tuple[bool, str]:
+    """Return whether a CPU with these flags computes networks in bf16, and why: by default if that is faster.
 
     Measured (``benchmarks/precision.py``): 1.7 to 2.5 times as fast with AMX, 0.3 to 0.5 times without either
     instruction, where bf16 is emulated. avx512_bf16 alone is what AMD has, where recovery is 1.5 times as fast; an
     Intel CPU limited to it reaches 0.7 to 0.9. The smallest networks, of some milliseconds a step, gain nothing.
+
+    Args:
+        precision: ``auto``, ``bf16`` or ``fp32``.
     """
-    for flag in BF16_UNITS:
-        if flag in flags:
-            return True, f"auto: the CPU has {flag}"
+    if precision != "auto":
+        return precision == "bf16", "set by runtime.precision"
+    if flag := bf16_flag(flags):
+        return True, f"auto: the CPU has {flag}"
     return False, f"auto: the CPU has neither {' nor '.join(BF16_UNITS)}"
 
 
-def bf16_unit() -> str:
-    """Return what computes in bf16 on this CPU, ``AMX`` or ``AVX-512``; "" if it is emulated, slower than fp32."""
-    return next((name for flag, name in BF16_UNITS.items() if flag in cpu_flags()), "")
+def bf16_flag(flags: Collection[str]) -> str:
+    """Return the flag of the unit that computes in bf16, a key of `BF16_UNITS`; "" if it is emulated."""
+    return next((flag for flag in BF16_UNITS if flag in flags), "")
 
 
 def busy_threads(flops: float, usable: int) -> int:

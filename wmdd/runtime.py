@@ -281,14 +281,12 @@ def device_in_use() -> list[int]:
 
 def _choose_bf16(setting: str, device: torch.device) -> tuple[bool, str]:
     """Return whether networks compute in bf16, and why: by what the chip has, because timings would vary."""
-    if setting != "auto":
-        return setting == "bf16", "set by runtime.precision"
-    if device.type == "cuda":
+    if setting == "auto" and device.type == "cuda":
         native = bool(torch.cuda.is_bf16_supported(including_emulation=False))
         return native, f"auto: the GPU has {'' if native else 'no '}bf16"
-    if not torch.backends.mkldnn.is_available():
+    if setting == "auto" and not torch.backends.mkldnn.is_available():
         return False, "auto: this torch has no oneDNN"
-    return bf16_on_cpu(cpu_flags())
+    return bf16_on_cpu(setting, cpu_flags())
 
 
 def _choose_compile(setting: str, device: torch.device) -> tuple[bool, str]:

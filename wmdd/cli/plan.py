@@ -49,22 +49,19 @@ def plan(run_url: str | None, store: str | None, until: str | None, **params: An
     if cost.stages and planned.is_begun:
         whole = planned.whole_cost
         console.print(
-            f"with what is in the store already: {rough_time(whole.elapsed_s)} on this CPU, {rough_time(whole.gpu_s)} "
-            f"on one GPU, {rough_bytes(whole.stored_bytes)} of store",
+            f"the whole run, from an empty store: about {rough_time(whole.elapsed_s)} on this CPU, "
+            f"{rough_time(whole.gpu_s)} on one GPU, {rough_bytes(whole.stored_bytes)} of store",
             soft_wrap=True,
         )
 
 
 def _table(planned: PlannedRun, cost: Cost, *, whole: bool) -> Table:
     """Return a row for each stage, with `whole` also for those without units."""
-    table = Table("stage", "units", "in the store", "to run", "time", "store", "first units to run")
+    table = Table("stage", "units", "in the store", "to run", "time on this CPU", "to store")
     for stage in (stage for stage, tasks in planned.plan.tasks.items() if tasks or whole):
         refs = planned.plan.refs(stage)
-        missing = [ref.unit for ref in refs if ref in planned.missing]
-        units = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        counts = (str(len(refs)), str(len(refs) - len(missing)), str(len(missing)))
+        missing = sum(ref in planned.missing for ref in refs)
         about = cost.stages.get(stage)
-        seconds = rough_time(about.elapsed_s) if about and about.elapsed_s else ""
-        size = rough_bytes(about.stored_bytes) if about else ""
-        table.add_row(stage, *counts, seconds, size, units)
+        estimates = (rough_time(about.elapsed_s), rough_bytes(about.stored_bytes)) if about else ("-", "-")
+        table.add_row(stage, str(len(refs)), str(len(refs) - missing), str(missing), *estimates)
     return table

@@ -10,7 +10,9 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from wmdd.cpus import bf16_unit, compute_cpus
+from wmdd.config.distill import DistillConfig
+from wmdd.cpus import BF16_UNITS, bf16_flag, bf16_on_cpu, busy_threads, compute_cpus, cpu_flags, usable_cpus
+from wmdd.engine.run import workers_of
 from wmdd.engine.task import Plan, StageTask
 from wmdd.engine.work import Passes, Workload
 from wmdd.stages import STAGES
@@ -18,11 +20,18 @@ from wmdd.storage.store import ArtifactRef
 from wmdd.text import rough_bytes, rough_time, two_digits
 
 GPU_FLOPS_PER_S = 50e12  # assumed
+GPU_STEP_S = 5e-3  # assumed: launching the kernels of a step takes as long, however small the network is
 
 # FLOP/s of one core by what computes on it: of networks of at most `SMALL`, and of at least `LARGE` FLOP for an image,
-# as ConvNet-3 and ResNet-18 are. With AMX they are means of whole stages (ResNet-18: 160e9 in recovery, 350e9 in
-# relabelling); with AVX-512 they lie between an Intel and an AMD chip; in fp32 they are those of a chip with AVX-512.
-CPU_FLOPS_PER_S = {"AMX bf16": (80e9, 220e9), "AVX-512 bf16": (70e9, 130e9), "fp32": (45e9, 100e9)}
+# as ConvNet-3 and ResNet-18 are. With AMX they are means of whole stages: for a network of 0.07e9, 96e9 in training,
+# 170e9 in recovery and 310e9 in relabelling (`benchmarks`). The others follow from it by the ratios of
+# ``benchmarks/precision.py``; those with AVX-512 lie between an Intel and an AMD chip.
+CPU_FLOPS_PER_S = {
+    "AMX bf16": (100e9, 260e9),
+    "AVX-512 bf16": (65e9, 145e9),
+    "fp32": (60e9, 120e9),
+    "emulated bf16": (25e9, 40e9),
+}
 SMALL, LARGE = 0.03e9, 1e9
 STEP_S = 5e-3  # of a step, besides its network
 PRODUCT_S = 1e-8  # of an image, an atom and a feature, in the whole search for a barycenter
@@ -37,7 +46,9 @@ class StageCost:
     Args:
         units: that it computes.
         flops: floating-point operations of its networks.
-        elapsed_s: on all CPU cores of this machine.
+        steps: of optimisers, and batches to label.
+        cores: of this machine's CPU that it keeps busy at a time.
+        elapsed_s: on these cores.
         decoding_s: of one core that decodes real images.
         stored_bytes: that it adds to the store.
         snapshot_bytes: that the store holds, besides, while the stage runs.
@@ -45,6 +56,8 @@ class StageCost:
 
     units: int
     flops: float
+    steps: int
+    cores: int
     elapsed_s: float
     decoding_s: float
     stored_bytes: int
@@ -57,13 +70,16 @@ class Cost:
 
     Args:
         stages: by name, those that compute something.
-        cores: of this machine's CPU.
-        chip: what computes on them, a key of `CPU_FLOPS_PER_S`.
+        chip: what computes on this machine's CPU, a key of `CPU_FLOPS_PER_S`.
     """
 
     stages: dict[str, StageCost]
-    cores: int
     chip: str
+
+    @property
+    def cores(self) -> int:
+        """Cores of this machine's CPU that it keeps busy at a time."""
+        return max((stage.cores for stage in self.stages.values()), default=0)
 
     @property
     def flops(self) -> float:
@@ -72,13 +88,18 @@ class Cost:
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds on all CPU cores of this machine, with the start."""
-        return sum(stage.elapsed_s for stage in self.stages.values()) + (START_S if self.stages else 0.0)
+        """Seconds on this machine's CPU, with the start."""
+        return self._start_s + sum(stage.elapsed_s for stage in self.stages.values())
 
     @property
     def gpu_s(self) -> float:
-        """Seconds of one GPU at the assumed rate, which networks of small images do not reach."""
-        return self.flops / GPU_FLOPS_PER_S
+        """Seconds on one GPU at the assumed rates, with the start."""
+        steps = sum(stage.steps for stage in self.stages.values())
+        return self._start_s + GPU_STEP_S * steps + self.flops / GPU_FLOPS_PER_S
+
+    @property
+    def _start_s(self) -> float:
+        return START_S if self.stages else 0.0
 
     @property
     def decoding_s(self) -> float:
@@ -100,13 +121,14 @@ class Cost:
         if not self.stages:
             return []
         cores = f"{self.cores} core{'s' * (self.cores > 1)}"
-        rate = f"an assumed {GPU_FLOPS_PER_S / 1e12:.0f} TFLOP/s; nothing was measured on a GPU yet"
+        assumed = f"an assumed {GPU_FLOPS_PER_S / 1e12:.0f} TFLOP/s and {1e3 * GPU_STEP_S:.0f} ms a step"
         decoding = f", besides {rough_time(self.decoding_s)} of a CPU core to decode images" * (self.decoding_s >= 60)
         return [
-            f"on this CPU: about {rough_time(self.elapsed_s)} on {cores} that no other program uses (measured rates, "
-            f"{self.chip})",
-            f"on one GPU: about {rough_time(self.gpu_s)} for {two_digits(self.flops / 1e15)} PFLOP ({rate}){decoding}",
-            f"store: about {rough_bytes(self.stored_bytes)} more, {rough_bytes(self.peak_bytes)} while it runs",
+            f"on this CPU: about {rough_time(self.elapsed_s)} on {cores} that no other program uses, "
+            f"{START_S:.0f} s of it to start (measured rates, {self.chip})",
+            f"on one GPU: about {rough_time(self.gpu_s)} for {two_digits(self.flops / 1e15)} PFLOP ({assumed}; "
+            f"nothing was measured on a GPU yet){decoding}",
+            f"store: about {rough_bytes(self.stored_bytes)} more, at most {rough_bytes(self.peak_bytes)} while it runs",
         ]
 
 
@@ -116,12 +138,15 @@ def cost_of(plan: Plan, missing: Collection[ArtifactRef]) -> Cost:
     Raises:
         ConfigError: if a network cannot be built.
     """
-    work, cores = Workload(plan), compute_cpus()
-    has_bf16 = bf16_unit() and plan.config.runtime.precision != "fp32"
-    chip = f"{bf16_unit()} bf16" if has_bf16 else "fp32"
+    work, chip = Workload(plan), _chip(plan.config)
     to_run = {name: _to_run(tasks, missing) for name, tasks in plan.tasks.items()}
-    stages = {name: _stage_cost(work, tasks, cores, chip) for name, tasks in to_run.items() if tasks}
-    return Cost(stages, cores, chip)
+    return Cost({name: _stage_cost(work, tasks, chip) for name, tasks in to_run.items() if tasks}, chip)
+
+
+def _chip(config: DistillConfig) -> str:
+    flags = cpu_flags()
+    bf16, _ = bf16_on_cpu(config.runtime.precision, flags)
+    return f"{BF16_UNITS.get(bf16_flag(flags), 'emulated')} bf16" if bf16 else "fp32"
 
 
 def _to_run(tasks: Collection[StageTask], missing: Collection[ArtifactRef]) -> list[StageTask]:
@@ -134,20 +159,32 @@ def _to_run(tasks: Collection[StageTask], missing: Collection[ArtifactRef]) -> l
     return remaining
 
 
-def _stage_cost(work: Workload, tasks: list[StageTask], cores: int, chip: str) -> StageCost:
+def _stage_cost(work: Workload, tasks: list[StageTask], chip: str) -> StageCost:
     passes = [item for task in tasks for item in work.passes(task)]
-    seconds = [_core_s(work, task, chip) for task in tasks]
-    # Teachers train on all cores; of other tasks each has one, so that a single task leaves cores idle.
-    at_once = cores if tasks[0].stage == "pretrain" else min(cores, len(tasks))
-    workers = 1 if tasks[0].stage == "pretrain" else at_once
+    at_once, cores = _tasks_at_once(work, tasks)
     return StageCost(
         units=sum(len(task.units) for task in tasks),
         flops=sum(item.flops for item in passes),
-        elapsed_s=sum(seconds) / at_once,
+        steps=sum(item.steps for item in passes),
+        cores=cores,
+        elapsed_s=sum(_core_s(work, task, chip) for task in tasks) / cores,
         decoding_s=sum(_decoding_s(work, task) for task in tasks),
         stored_bytes=sum(map(work.stored_bytes, tasks)),
-        snapshot_bytes=sum(sorted(map(work.snapshot_bytes, tasks))[-workers:]),
+        snapshot_bytes=sum(sorted(map(work.snapshot_bytes, tasks))[-at_once:]),
     )
+
+
+def _tasks_at_once(work: Workload, tasks: list[StageTask]) -> tuple[int, int]:
+    """Return how many tasks of a stage run at a time on a Ray of this machine, and the cores that they keep busy."""
+    config, together = work.config, workers_of(tasks[0])
+    if tasks[0].stage == "pretrain":  # one after the other, each worker with several threads
+        flops = work.teacher_batch_flops(tasks[0]) / together
+        threads = config.runtime.train_threads or busy_threads(flops, compute_cpus())
+        return 1, min(usable_cpus(), together * threads)
+    fit = max(1, int(usable_cpus() / config.ray.cpus_per_actor))
+    workers = min(fit, config.ray.actors or fit)
+    at_once = min(len(tasks), max(1, workers // together))  # a single task leaves cores idle
+    return at_once, min(workers, at_once * together)
 
 
 def _core_s(work: Workload, task: StageTask, chip: str) -> float:
