@@ -135,3 +135,23 @@ def test_weights_are_rounded_in_bf16_alone():
     Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1).round_weights(network)
     assert network.head.weight.dtype == network.blocks[0].weight.dtype == torch.bfloat16
     assert network.blocks[1].weight.dtype == torch.float32
+
+
+class Named(nn.Module):
+    """A network whose batch-norm has two names, the second of which is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution, self.first = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.second = self.first
+        nn.init.uniform_(self.first.running_mean, 1, 2)
+
+    def forward(self, images):
+        return self.second(self.convolution(images))
+
+
+def test_batch_norm_of_two_names_is_folded_under_both():
+    network = Named().eval()
+    images = torch.randn(2, 3, 8, 8, generator=SeedTree(0).torch())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(network, 8)(images), network(images), rtol=1e-5, atol=1e-5)

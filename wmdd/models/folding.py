@@ -31,7 +31,9 @@ def folded(network: nn.Module, image_size: int) -> nn.Module:
         image_size: height and width, px, of an image on which the network is run to see what reads what.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    paths = {module: path for path, module in network.named_modules()}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in network.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
     images = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with torch.no_grad(), _Readers(network) as readers:
         network(images)
@@ -40,7 +42,8 @@ def folded(network: nn.Module, image_size: int) -> nn.Module:
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
             convolution.weight, convolution.bias, mean, var, norm.eps, norm.weight, norm.bias
         )
-        network.set_submodule(paths[norm], nn.Identity())
+        for path in paths[norm]:  # it may be registered under several names
+            network.set_submodule(path, nn.Identity())
     return network
 
 
