@@ -20,7 +20,8 @@ from benchmarks.throughput import real_images
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.base import Stem
 from wmdd.config.recovery import StatisticsConfig
-from wmdd.data.batches import Geometry, class_images
+from wmdd.data.batches import class_images
+from wmdd.data.geometry import Geometry
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit

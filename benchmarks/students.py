@@ -19,7 +19,7 @@ from benchmarks.plain_student import TEMPERATURE, PlainStudent
 from benchmarks.steps import Record, Setting
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.students import EvaluateConfig, RelabelConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.label_batches import LabelBatch, draw_epoch
@@ -28,7 +28,7 @@ from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.evaluate import Params
+from wmdd.stages.plans.evaluate import Params
 from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2

@@ -19,7 +19,7 @@ from benchmarks.throughput import real_images
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.base import Stem
 from wmdd.config.teacher import PretrainConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit

@@ -17,7 +17,7 @@ from wmdd.engine.config_file import read_config
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run import LocalExecutor, load_value, run_plan
 from wmdd.errors import DataError
-from wmdd.stages.recover import Params
+from wmdd.stages.plans.recover import Params
 from wmdd.storage.store import ArtifactStore
 
 RECOVERS = ("progress", "recover")

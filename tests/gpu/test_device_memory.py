@@ -10,7 +10,7 @@ from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.outputs import Output
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.recover import Params
+from wmdd.stages.plans.recover import Params
 
 pytestmark = pytest.mark.gpu
 SIZE, CLASSES, IPC = (64, 8, 8) if ON_GPU else (16, 8, 2)

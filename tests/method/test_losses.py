@@ -233,7 +233,7 @@ def layer_and_gradient(inputs, *, fused=True):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_batch_norm_loss_does_not_depend_on_the_pieces_in_which_they_are_computed(dtype, monkeypatch):
+def test_the_batch_norm_loss_does_not_depend_on_the_pieces_of_its_sums(dtype, monkeypatch):
     inputs = normal(6, 5, 4, 4).to(dtype)
     whole = layer_and_gradient(inputs)
     for cached in (1, 200):  # one image, and two

@@ -18,7 +18,7 @@ from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import SnapshotClock
 from wmdd.seeding import SeedTree
-from wmdd.stages.recover import Params
+from wmdd.stages.plans.recover import Params
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 SIZE, CLASSES, IPC, STEPS = 8, 4, 3, 6

@@ -13,7 +13,7 @@ from wmdd.outputs import Output, Progress
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages import recover as stage
-from wmdd.stages.recover import Params
+from wmdd.stages.plans.recover import Params
 
 SIZE, CLASSES, IPC = 16, 5, 2
 FEW = RecoverConfig(iterations=3, roll_px=2, lr=0.1)

@@ -5,13 +5,13 @@ import torch
 from builders import CPU, small_set
 
 from wmdd.config.students import EvaluateConfig, RelabelConfig
-from wmdd.data.batches import Geometry
+from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.outputs import Progress, Snapshot, SnapshotClock
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.evaluate import Params
+from wmdd.stages.plans.evaluate import Params
 from wmdd.storage.artifact import unpack
 
 EPOCHS, SIZE = 6, 8

@@ -16,7 +16,7 @@ from wmdd.method.soft_labels import LabelBlock
 from wmdd.normalization import NORMALIZATIONS
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
-from wmdd.stages.evaluate import Params
+from wmdd.stages.plans.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 
 PIXELS = NORMALIZATIONS["half"]

@@ -112,21 +112,24 @@ def evaluate(
                 snapshots.end()
         if not ranks.is_first:
             continue
-        curve = [point for point in trainer.curve if "top1" in point]
-        result = StudentResult(
-            student=params.student,
-            images=params.images,
-            seed=params.seed,
-            top1_last=curve[-1]["top1"],
-            top1_best=max(point["top1"] for point in curve),
-            curve=tuple(curve),
-            protocol=params.protocol,
-            protocol_hash=params.protocol_hash,
-            class_names=unit.load("index").class_names,
-            top1_ema_last=curve[-1].get("top1_ema"),
-            top1_ema_best=max((point["top1_ema"] for point in curve if "top1_ema" in point), default=None),
-        )
-        yield Output(unit.name, result)
+        yield Output(unit.name, _result(trainer, unit))
+
+
+def _result(trainer: Trainer, unit: Unit[Params]) -> StudentResult:
+    curve, params = [point for point in trainer.curve if "top1" in point], unit.params
+    return StudentResult(
+        student=params.student,
+        images=params.images,
+        seed=params.seed,
+        top1_last=curve[-1]["top1"],
+        top1_best=max(point["top1"] for point in curve),
+        curve=tuple(curve),
+        protocol=params.protocol,
+        protocol_hash=params.protocol_hash,
+        class_names=unit.load("index").class_names,
+        top1_ema_last=curve[-1].get("top1_ema"),
+        top1_ema_best=max((point["top1_ema"] for point in curve if "top1_ema" in point), default=None),
+    )
 
 
 def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runtime: Runtime, ranks: Ranks) -> Trainer:

@@ -23,8 +23,9 @@ def share_batch_norm(network: nn.Module, ranks: Ranks) -> None:
     for module in network.modules() if ranks.size > 1 else ():
         if isinstance(module, _BatchNorm):
             layer = type(module)
-            shared = type(f"Shared{layer.__name__}", (_SharedLayer, layer), {"ranks": ranks})
-            module.__class__ = classes.setdefault(layer, shared)
+            if layer not in classes:
+                classes[layer] = type(f"Shared{layer.__name__}", (_SharedLayer, layer), {"ranks": ranks})
+            module.__class__ = classes[layer]
 
 
 class _SharedLayer(nn.Module):
