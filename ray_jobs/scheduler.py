@@ -158,8 +158,9 @@ class Scheduler:
         return sum(worker.kind == kind for worker in self._workers.values())
 
     def _next_exclusive(self) -> str:
-        """Return the first exclusive queue that has a task ready; "" if none has."""
-        return next((queue for queue in self._board.queues() if queue in self._exclusive), "")
+        """Return the queue of the first task that is ready, if it is exclusive, else ""."""
+        first = next(iter(self._board.queues()), "")
+        return first if first in self._exclusive else ""
 
     # -- number of workers ---------------------------------------------------------------------------------------
 
@@ -193,7 +194,7 @@ class Scheduler:
             return {} if running else {self._kind(exclusive): 1}
         demand = collections.Counter({self._kind(queue): count for queue, count in running.items()})
         for queue in board.queues():
-            demand[queue] += board.ready(queue)
+            demand[queue] += board.ready(queue) if queue not in self._exclusive else 0
         for queue, count in board.soon().items():
             demand[queue] += count if queue in self._early else 0
         for queue in self._at_once:

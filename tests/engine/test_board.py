@@ -1,9 +1,15 @@
 """The board: tasks become ready as their inputs appear, and a failure blocks only tasks that need it."""
 
+from types import SimpleNamespace
+
+import pytest
+from digits import changed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wmdd.data.scan import build_index
 from wmdd.engine.board import Board
+from wmdd.engine.plan import plan_from
 from wmdd.engine.task import PlannedUnit, StageTask
 from wmdd.errors import StageError
 from wmdd.storage.store import ArtifactRef
@@ -13,10 +19,11 @@ def ref(stage, unit):
     return ArtifactRef(stage, unit, f"key of {stage} {unit}")
 
 
-def task(stage, name, *inputs):
+def task(stage, name, *inputs, images="distilled"):
     """A task of one unit; several inputs make one list, a single one stands alone."""
     needs = {"input": inputs[0]} if len(inputs) == 1 else {"inputs": tuple(inputs)}
-    return StageTask(stage, name, {}, 0, (PlannedUnit(ref(stage, name), {}, needs if inputs else {}),))
+    params = SimpleNamespace(images=images)
+    return StageTask(stage, name, {}, 0, (PlannedUnit(ref(stage, name), params, needs if inputs else {}),))
 
 
 def refs(tasks):
@@ -104,6 +111,16 @@ def test_queues_are_separate():
     assert board.ready("gpu") == 0
 
 
+def test_queues_come_in_the_order_of_their_first_ready_tasks():
+    tasks = [task("recover", name) for name in ("a", "b", "c")]
+    board = Board(tasks, refs(tasks), lambda item: "odd" if item.name == "b" else "even")
+    assert board.queues() == ["even", "odd"]
+    first = board.take("even")
+    assert board.queues() == ["odd", "even"]
+    board.put_back(first)
+    assert board.queues() == ["even", "odd"]
+
+
 @given(st.lists(st.lists(st.integers(0, 30), max_size=4), min_size=1, max_size=30), st.data())
 def test_any_order_runs_tasks_once_after_their_inputs(needs, data):
     tasks = [
@@ -129,15 +146,16 @@ def test_any_order_runs_tasks_once_after_their_inputs(needs, data):
 
 def with_references():
     """A chain, and what is for comparison alone, planned before it."""
-    references = [task("pretrain", "full-net"), task("relabel", "random-0-epochs-0000")]
-    references.append(task("evaluate", "random-0-net-seed-0", ref("relabel", "random-0-epochs-0000")))
+    references = [task("pretrain", "full-net"), task("relabel", "random-0-epochs-0000", images="random-0")]
+    labels = ref("relabel", "random-0-epochs-0000")
+    references.append(task("evaluate", "random-0-net-seed-0", labels, images="random-0"))
     return [*references, task("select", "random-0-class-0"), *chain(2)]
 
 
 def test_references_wait_until_all_tasks_of_images_are_taken():
     tasks = with_references()
     board = Board(tasks, refs(tasks))
-    assert taken(board) == ["select random-0-class-0", "pretrain teacher"]
+    assert taken(board) == ["select random-0-class-0", "pretrain teacher", "pretrain full-net"]
     board.finish(tasks[4])
     assert taken(board) == ["statistics class-0", "statistics class-1"]
     board.finish(tasks[5])
@@ -145,7 +163,52 @@ def test_references_wait_until_all_tasks_of_images_are_taken():
     board.finish(tasks[6])
     assert board.ready("") == 1
     assert board.take().name == "class-1"
-    assert taken(board) == ["pretrain full-net", "relabel random-0-epochs-0000"]  # while images are made
+    assert taken(board) == ["relabel random-0-epochs-0000"]  # while images are made
+
+
+@pytest.mark.parametrize("name", ["full-net", "teacher-net"])
+def test_networks_that_images_do_not_need_come_late_but_wait_for_nothing(name):
+    network, images = task("pretrain", name), chain(2)
+    labels = task("relabel", "all", ref("recover", "class-0"), ref("pretrain", name))
+    tasks = [network, *images[:-1], labels]
+    board = Board(tasks, refs(tasks))
+    assert board.take() is images[0]  # the teacher
+    assert board.take() is network  # a worker is free, while the teacher trains
+    board.put_back(network)
+    board.finish(images[0])
+    assert taken(board) == ["statistics class-0", "statistics class-1", f"pretrain {name}"]
+    for item in (images[1], images[3], network):
+        board.finish(item)
+    assert taken(board) == ["recover class-0", "relabel all"]
+
+
+def test_order_of_a_planned_run_follows_from_its_units():
+    options = {
+        "evaluate__full_data": True,
+        "evaluate__students": ("convnet1_w4",),
+        "relabel__teachers": ("convnet1_w8",),
+    }
+    few = {"evaluate__num_students": 1, "relabel__epochs": 1, "data__classes": ("0", "1")}
+    index = build_index("builtin:digits", classes=("0", "1"))
+    plan = plan_from(changed(**options, **few), index, ref("index", "index"))
+    tasks = [item for stage in plan.tasks.values() for item in stage]
+    board, order = Board(tasks, refs(tasks)), []
+    while (item := board.take()) is not None:
+        order.append((item.stage, item.name))
+        board.finish(item)
+    names = dict.fromkeys(name for stage, name in order if stage in ("pretrain", "relabel", "evaluate"))
+    assert list(names) == [
+        "teacher",
+        "full-convnet1_w8",  # it labels
+        "distilled-epochs-0000",
+        "distilled-convnet1_w4-seed-0",
+        "full-convnet1_w4",
+        "random-0-epochs-0000",
+        "random-0-convnet1_w4-seed-0",
+    ]
+    assert order.index(("pretrain", "full-convnet1_w8")) > max(
+        place for place, (stage, _) in enumerate(order) if stage == "recover"
+    )
 
 
 def test_references_come_after_labels_of_distilled_images():
@@ -161,5 +224,5 @@ def test_failed_images_do_not_hold_references():
     board = Board(tasks, refs(tasks))
     taken(board)
     board.fail(tasks[4], StageError("pretrain", "teacher", "broken"))
-    assert taken(board) == ["pretrain full-net", "relabel random-0-epochs-0000"]
+    assert taken(board) == ["relabel random-0-epochs-0000"]
     assert [item.stage for item in board.blocked].count("recover") == 2

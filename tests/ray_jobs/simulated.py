@@ -1,6 +1,7 @@
 """What the tests of the scheduler share: tasks, and runs on simulated workers and a virtual clock."""
 
 import collections
+from types import SimpleNamespace
 
 from ray_jobs.scheduler import Scheduler
 from ray_jobs.simulation import SimulatedWorkers
@@ -13,7 +14,7 @@ from wmdd.storage.store import ArtifactRef
 def task(name, *needs, stage="recover"):
     ref = ArtifactRef(stage, name, f"{stage}-{name}")
     inputs = {str(place): ArtifactRef(stage, need, f"{stage}-{need}") for place, need in enumerate(needs)}
-    return StageTask(stage, name, {}, 0, (PlannedUnit(ref, {}, inputs),))
+    return StageTask(stage, name, {}, 0, (PlannedUnit(ref, SimpleNamespace(images="distilled"), inputs),))
 
 
 def tasks(count):

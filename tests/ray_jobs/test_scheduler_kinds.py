@@ -56,6 +56,20 @@ def test_workers_end_before_a_group_of_trainers_starts():
     assert run.units("done")[-2:] == ["teacher", "after"]
 
 
+def test_exclusive_task_comes_in_the_order_of_the_plan():
+    """A network that several workers train on all data does not hold up images."""
+    items = [task(name, stage="pretrain") for name in ("teacher", "full-net")] + tasks(4)
+    for item in items[2:]:
+        item.units[0].inputs["0"] = items[0].units[0].ref
+    by_stage = {"pretrain": "train", "recover": "main"}
+    run = Run(items, {"a": 2}, queue=lambda item: by_stage[item.stage], exclusive={"train": "train"})
+    held = []
+    run.workers.at(15.0, lambda: held.extend(sorted(worker.kind for worker in run.workers.present.values())))
+    run.go()
+    assert run.units("done") == ["teacher", *(item.name for item in tasks(4)), "full-net"]
+    assert held == ["main", "main"]
+
+
 def test_cpu_workers_start_while_upstream_tasks_run():
     """Else those with a GPU would wait for them."""
     items = [task("a", stage="statistics"), task("b", "a", stage="barycenter"), task("c", "b", stage="recover")]

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from wmdd.engine.task import StageTask, is_reference, makes_images
+from wmdd.engine.task import StageTask, comes_late, is_reference, makes_images
 from wmdd.errors import StageError
 from wmdd.storage.store import ArtifactRef
 
@@ -14,9 +14,9 @@ from wmdd.storage.store import ArtifactRef
 class Board:
     """The tasks of a run that are not finished, in one queue for each kind of worker.
 
-    Tasks leave a queue in the plan's order, as soon as their inputs exist; those of references come last, and none
-    before all tasks that make images were taken. If one fails, only tasks that need its output are blocked. A task is
-    identified by its stage and name.
+    Tasks leave a queue in the plan's order, as soon as their inputs exist. Networks that images do not need come after
+    all others that are ready, and so do references, which also wait until all tasks that make images were taken. If a
+    task fails, only those that need its output are blocked. A task is identified by its stage and name.
 
     Args:
         tasks: with units left to do, in the plan's order.
@@ -30,7 +30,7 @@ class Board:
         missing: Iterable[ArtifactRef],
         queue: Callable[[StageTask], str] = lambda task: "",
     ) -> None:
-        tasks, absent = sorted(tasks, key=is_reference), set(missing)
+        tasks, absent = sorted(tasks, key=comes_late), set(missing)
         self.tasks, self.queue = tasks, queue
         self.failures: list[StageError] = []
         self.blocked: list[StageTask] = []
@@ -61,8 +61,9 @@ class Board:
         return len(self._open)
 
     def queues(self) -> list[str]:
-        """Return the queues that have a task ready."""
-        return [queue for queue, indices in self._ready.items() if indices]
+        """Return the queues that have a task ready, in the order of their first ones."""
+        first = {queue: indices[0] for queue, indices in self._ready.items() if indices}
+        return sorted(first, key=first.__getitem__)
 
     def ready(self, queue: str) -> int:
         """Return the number of tasks of a queue that may run."""

@@ -10,6 +10,7 @@ from wmdd.config.distill import DistillConfig
 from wmdd.data.index import DatasetIndex
 from wmdd.stages.base import PlannedUnit
 from wmdd.stages.planning import image_sets
+from wmdd.stages.plans.pretrain import TEACHER
 from wmdd.storage.store import ArtifactRef
 
 __all__ = ["Plan", "PlannedUnit", "StageTask"]
@@ -46,9 +47,16 @@ def makes_images(task: StageTask) -> bool:
 
 
 def is_reference(task: StageTask) -> bool:
-    """Whether a task serves comparison alone: a network of all data, or labels and students of random images."""
-    unit = task.units[0].ref.unit
-    return unit.startswith({"pretrain": "full-", "relabel": "random-", "evaluate": "random-"}.get(task.stage, "-"))
+    """Whether a task makes labels of random images, or trains a student on them: it serves comparison alone."""
+    return task.stage in ("relabel", "evaluate") and task.units[0].params.images != "distilled"
+
+
+def comes_late(task: StageTask) -> bool:
+    """Whether a task comes after those that images need: of a reference, or of a network that is not the teacher.
+
+    Such a network is compared with students, or labels together with the teacher.
+    """
+    return is_reference(task) or (task.stage == "pretrain" and task.units[0].ref.unit != TEACHER)
 
 
 @dataclass(frozen=True)
