@@ -22,6 +22,7 @@ from ray.util.queue import Empty, Queue
 from ray_jobs.actors import end_with_raylet, greet
 from ray_jobs.rendezvous import NodeConfig
 from ray_jobs.resources import Share
+from ray_jobs.workers import NoRoomError
 from wmdd.config.machines import RayConfig, RuntimeConfig
 from wmdd.engine.events import Event
 from wmdd.engine.run import run_stage, workers_of
@@ -117,7 +118,8 @@ class TrainActor:
         """Train, and stream events to the driver.
 
         Raises:
-            ConfigError: if the workers could not start, or see another store.
+            NoRoomError: if the workers could not start in time.
+            ConfigError: if they see another store.
             StageError: if training failed, also after ``ray.attempts`` attempts.
         """
         messages = Queue(actor_options={"num_cpus": 0})
@@ -158,7 +160,7 @@ class TrainActor:
     def _explained(self, task: StageTask, error: BaseException) -> Exception:
         cause = getattr(error, "controller_failure", None)
         if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            return ConfigError(
+            return NoRoomError(
                 f"{task.stage}.workers={workers_of(task)}: they could not start, each with {self._share}, within "
                 f"ray.start_timeout_s={self._config.start_timeout_s:g}; ask for less, or give a longer time if nodes "
                 "are on their way"

@@ -10,11 +10,10 @@ from __future__ import annotations
 import collections
 import sys
 from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass
 
 from ray_jobs.retries import Retries
 from ray_jobs.starts import Starts
-from ray_jobs.workers import Message, Workers
+from ray_jobs.workers import Message, NoRoomError, Worker, Workers
 from wmdd.config.machines import RayConfig
 from wmdd.engine.board import Board
 from wmdd.engine.events import Event
@@ -27,21 +26,6 @@ POLL_S = 0.5
 MAX_UNFIT = 3  # workers in a row that report why they cannot work, while none is ready
 FEWER = "; is memory too small? --ray.actors 1, or --executor local, needs less"
 SLOW = "; raise ray.silence_s if it is only slow"
-
-
-@dataclass(eq=False)
-class _Worker:
-    number: int
-    kind: str
-    node: str | None = None  # None until it is ready
-    pid: int = 0
-    task: StageTask | None = None
-    last_message_s: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """Where to find it."""
-        return f"{self.node} (process {self.pid})" if self.pid else f"{self.node}"
 
 
 class Scheduler:
@@ -76,7 +60,7 @@ class Scheduler:
         self._backend, self._config, self._listener = backend, config, listener
         self._limits, self._exclusive = dict(limits or {}), dict(exclusive or {})
         self._teams, self._early, self._at_once, self._grows = dict(teams or {}), early, at_once, grows
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._starts = Starts(backend, config, listener)
 
     def run(self, board: Board) -> None:
@@ -117,9 +101,9 @@ class Scheduler:
         """Return the queue of each running task."""
         return [self._board.queue(worker.task) for worker in self._workers.values() if worker.task]
 
-    def _idle(self) -> dict[str, list[_Worker]]:
+    def _idle(self) -> dict[str, list[Worker]]:
         """Return the workers that are ready and have no task, by kind."""
-        idle = collections.defaultdict[str, list[_Worker]](list)
+        idle = collections.defaultdict[str, list[Worker]](list)
         for worker in self._workers.values():
             if worker.node is not None and worker.task is None:
                 idle[worker.kind].append(worker)
@@ -176,7 +160,7 @@ class Scheduler:
                 most = min(most, self._room() if kind == MAIN else self._teams_that_fit(kind))
             for _ in range(most - present[kind]):
                 number = self._backend.start(kind)
-                self._workers[number] = _Worker(number, kind)
+                self._workers[number] = Worker(number, kind)
 
     def _teams_that_fit(self, kind: str) -> int:
         """Return how many teams of a kind fit beside the main workers: one in any case if there are none."""
@@ -220,13 +204,13 @@ class Scheduler:
             for worker in spare[: max(0, surplus)]:
                 self._terminate(worker)
 
-    def _terminate(self, worker: _Worker) -> None:
+    def _terminate(self, worker: Worker) -> None:
         del self._workers[worker.number]
         self._backend.terminate(worker.number)
 
     # -- messages ------------------------------------------------------------------------------------------------
 
-    def _handle(self, message: Message, worker: _Worker) -> None:
+    def _handle(self, message: Message, worker: Worker) -> None:
         worker.last_message_s = self._backend.now()
         event, task = message.event, worker.task
         if message.kind == "ready":
@@ -246,7 +230,7 @@ class Scheduler:
         elif message.kind == "error" and task is not None and isinstance(message.error, StageError):
             self._handle_error(message.error, worker, task)
 
-    def _handle_error(self, error: StageError, worker: _Worker, task: StageTask) -> None:
+    def _handle_error(self, error: StageError, worker: Worker, task: StageTask) -> None:
         if error.passing:
             # The worker may be at fault (a full disk, a GPU in a bad state): the next attempt is on another one.
             self._terminate(worker)
@@ -255,7 +239,7 @@ class Scheduler:
             self._release(worker)
             self._fail(task, error)
 
-    def _handle_lost(self, message: Message, worker: _Worker) -> None:
+    def _handle_lost(self, message: Message, worker: Worker) -> None:
         self._terminate(worker)
         self._report_workers()
         if worker.node is None:
@@ -267,18 +251,21 @@ class Scheduler:
         else:
             self._retry(worker.task, f"its worker on {worker.name} died ({message.text})", hint=FEWER)
 
-    def _handle_unfit(self, message: Message, worker: _Worker) -> None:
+    def _handle_unfit(self, message: Message, worker: Worker) -> None:
         error = message.error or ConfigError(message.text)
         self._terminate(worker)
-        if worker.node is not None:
-            raise error  # of the task, which no worker can run
-        any_starting = any(other.node is None for other in self._workers.values())
-        self._starts.fail(str(error), self._any_ready(), MAX_UNFIT if any_starting else 1, error)
+        if worker.task is None:
+            any_starting = any(other.node is None for other in self._workers.values())
+            self._starts.fail(str(error), self._any_ready(), MAX_UNFIT if any_starting else 1, error)
+        elif isinstance(error, NoRoomError) and self._workers:
+            self._retry(worker.task, str(error), node_left=True)  # there may be room when the others end
+        else:
+            raise error  # no worker can run the task
 
     def _any_ready(self) -> bool:
         return any(worker.node is not None for worker in self._workers.values())
 
-    def _release(self, worker: _Worker) -> None:
+    def _release(self, worker: Worker) -> None:
         worker.task = None
         if worker.kind in self._exclusive or worker.kind in self._teams:
             self._terminate(worker)

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray_jobs.workers import Message
 from wmdd.engine.task import StageTask
-from wmdd.errors import StageError
+from wmdd.errors import ConfigError, WmddError
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class SimulatedWorkers:
         *,
         start_s: float = 1.0,
         delay_s: float = 0.0,
-        error: Callable[[StageTask], StageError | None] = lambda task: None,
+        error: Callable[[StageTask], WmddError | None] = lambda task: None,
         teams: Mapping[str, int] | None = None,
         shared: bool = False,
         fits: Callable[[str, str], bool] = lambda node, kind: True,
@@ -179,7 +179,9 @@ class SimulatedWorkers:
             return None  # it was terminated or lost
         worker.task = None
         error = self.error(task)
-        return Message(number, "error", error=error) if error else Message(number, "done")
+        if error is None:
+            return Message(number, "done")
+        return Message(number, "unfit" if isinstance(error, ConfigError) else "error", error=error)
 
     def _push(self, seconds: float, happen: Callable[[], Message | None]) -> None:
         heapq.heappush(self._future, (seconds, next(self._order), happen))

@@ -8,7 +8,11 @@ from typing import Literal, Protocol
 
 from wmdd.engine.events import Event
 from wmdd.engine.task import StageTask
-from wmdd.errors import WmddError
+from wmdd.errors import ConfigError, WmddError
+
+
+class NoRoomError(ConfigError):
+    """No node has had room for the workers that train a network together; it may when other workers end."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Message:
 
     Args:
         kind: ``ready`` (it can take a task, on `node`), ``event`` (of its task), ``done``, ``error`` (the task raised,
-            the worker lives), ``lost`` (the worker is gone), ``unfit`` (it reports that it cannot work for this run).
+            the worker lives), ``lost`` (the worker is gone), ``unfit`` (it reports why it cannot work for this run, or
+            run its task).
         node_left: the worker is gone because its node is.
     """
 
@@ -29,6 +34,23 @@ class Message:
     node: str = ""
     pid: int = 0
     node_left: bool = False
+
+
+@dataclass(eq=False)
+class Worker:
+    """What the scheduler knows of a worker."""
+
+    number: int
+    kind: str
+    node: str | None = None  # None until it is ready
+    pid: int = 0
+    task: StageTask | None = None
+    last_message_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name by which messages refer to it: its node and process."""
+        return f"{self.node} (process {self.pid})" if self.pid else f"{self.node}"
 
 
 class Workers(Protocol):

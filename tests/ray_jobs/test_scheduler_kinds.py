@@ -3,7 +3,9 @@
 import pytest
 from simulated import Run, task, tasks
 
+from ray_jobs.retries import MAX_NODE_LOSSES
 from ray_jobs.scheduler import Scheduler
+from ray_jobs.workers import NoRoomError
 from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
 
@@ -159,6 +161,48 @@ def test_team_ends_main_workers_only_where_it_needs_their_places():
 def test_team_for_which_no_nodes_are_large_enough_is_an_error():
     run = Run([*tasks(2), *students(1)], {"a": 4}, queue=by_stage, teams={"team": 5}, start_timeout_s=45)
     with pytest.raises(ConfigError, match=r"ray\.start_timeout_s=45: no worker could start"):
+        run.scheduler.run(run.board)
+    assert run.units("done") == ["class-0", "class-1"]
+
+
+def without_room(failures):
+    """Return what tasks end with: the first of teams find no room as often as given."""
+    left = [failures]
+
+    def error(item):
+        left[0] -= item.stage == "evaluate"
+        return NoRoomError("evaluate.workers=2: no room") if item.stage == "evaluate" and left[0] >= 0 else None
+
+    return error
+
+
+def test_team_without_room_is_tried_again_while_others_hold_workers():
+    items = [*tasks(2), task("long"), *students(1)]
+    seconds = lambda item, node: 300.0 if item.name == "long" else 10.0  # noqa: E731
+    # More failures than a task has attempts.
+    run = Run(items, {"a": 4}, seconds, queue=by_stage, teams={"team": 2}, error=without_room(5), attempts=3).go()
+    assert run.board.failures == []
+    assert len(run.units("done")) == 4
+    assert run.starts()["student-0"] == 6
+    texts = [event.text for event in run.events if event.kind == "retry"]
+    assert set(texts) == {"student-0: evaluate.workers=2: no room; it starts again on another worker"}
+
+
+def test_team_that_never_finds_room_fails_without_the_others():
+    items = [*tasks(2), task("long"), *students(2)]
+    seconds = lambda item, node: 1000.0 if item.name == "long" else 10.0  # noqa: E731
+    failing = without_room(10**6)
+    error = lambda item: failing(item) if item.name == "student-0" else None  # noqa: E731
+    run = Run(items, {"a": 4}, seconds, queue=by_stage, teams={"team": 2}, error=error).go()
+    (failure,) = run.board.failures
+    assert (failure.unit, run.starts()["student-0"]) == ("student-0", MAX_NODE_LOSSES)
+    assert "evaluate.workers=2: no room" in failure.cause
+    assert sorted(run.units("done")) == ["class-0", "class-1", "long", "student-1"]
+
+
+def test_team_without_room_ends_a_run_that_holds_nothing_else():
+    run = Run([*tasks(2), *students(1)], {"a": 4}, queue=by_stage, teams={"team": 2}, error=without_room(1))
+    with pytest.raises(ConfigError, match=r"^evaluate\.workers=2: no room$"):
         run.scheduler.run(run.board)
     assert run.units("done") == ["class-0", "class-1"]
 

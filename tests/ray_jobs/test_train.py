@@ -185,11 +185,12 @@ def test_divergence_is_final(config, tmp_path, monkeypatch):
 def test_more_workers_than_the_cluster_has_is_one_line(cluster, config, tmp_path):
     from ray_jobs.pretrain import TrainActor
     from ray_jobs.resources import Share
+    from ray_jobs.workers import NoRoomError
 
     store, runtime = ArtifactStore(str(tmp_path / "store")), config.runtime.model_dump(mode="json")
     task = planned(override(config, {"pretrain.workers": 7}), store.url).tasks["pretrain"][0]
     impatient = config.ray.model_copy(update={"start_timeout_s": 3})
-    with pytest.raises(ConfigError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=3; ask for less") as caught:
+    with pytest.raises(NoRoomError, match=r"^pretrain\.workers=7: .*ray\.start_timeout_s=3; ask for less") as caught:
         list(TrainActor(store.url, runtime, "probe", impatient, Share(1.0, 0.0), {"CPU": 1.0}).run(task))
     assert "\n" not in str(caught.value)
 
