@@ -64,7 +64,7 @@ class RayExecutor:
                 backend,
                 self._config.ray,
                 stack.enter_context(metered(listener, tasks)),
-                limits={"main": self._config.ray.actors or self._limit(shares, nodes, listener)},
+                limits=self._limits(shares, nodes, listener),
                 # On a temporary Ray, a main worker that trains a teacher may use all CPUs.
                 exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train", **alone},
                 teams={} if alone else {"team": self._config.evaluate.workers},
@@ -77,7 +77,12 @@ class RayExecutor:
             scheduler.run(board)
         return board
 
-    def _limit(self, shares: Shares, nodes: list[Node], listener: Listener) -> int:
+    def _limits(self, shares: Shares, nodes: list[Node], listener: Listener) -> dict[str, int]:
+        """Return the maximum number of workers by kind; a team has one in any case. Without a limit, return nothing."""
+        limit = self._config.ray.actors or self._memory_limit(shares, nodes, listener)
+        return {"main": limit, "team": max(1, limit // self._config.evaluate.workers)} if limit else {}
+
+    def _memory_limit(self, shares: Shares, nodes: list[Node], listener: Listener) -> int:
         """Return how many workers this machine's memory holds, with a note if its CPUs hold more; 0 for any number."""
         if not self._owns_ray or shares.gpu_per_worker:
             return 0

@@ -135,8 +135,12 @@ class Scheduler:
         running, reserved = collections.Counter(self._running()), 0
         for kind, places in self._teams.items():
             wanted = max(self._board.ready(kind) + running[kind], self._count(kind))
-            reserved += places * min(wanted, self._backend.capacity(kind))
-        return max(0, self._backend.capacity(MAIN) - reserved) if reserved else sys.maxsize
+            reserved += places * min(wanted, self._capacity(kind))
+        return max(0, self._capacity(MAIN) - reserved) if reserved else sys.maxsize
+
+    def _capacity(self, kind: str) -> int:
+        """Return how many workers of a kind the present nodes hold, up to its limit."""
+        return min(self._backend.capacity(kind), self._limits.get(kind) or sys.maxsize)
 
     def _count(self, kind: str) -> int:
         return sum(worker.kind == kind for worker in self._workers.values())
@@ -163,10 +167,9 @@ class Scheduler:
                 self._workers[number] = Worker(number, kind)
 
     def _teams_that_fit(self, kind: str) -> int:
-        """Return how many teams of a kind fit beside the main workers: one in any case if there are none."""
+        """Return how many teams of a kind fit next to the main workers: one in any case if there are none."""
         main = self._count(MAIN)
-        free = self._backend.capacity(MAIN) - main
-        return max(free // self._teams[kind], 0 if main else 1)
+        return max((self._capacity(MAIN) - main) // self._teams[kind], 0 if main else 1)
 
     def _demand(self) -> dict[str, int]:
         """Return how many workers the tasks that are ready, running or about to be ready can use, by kind."""

@@ -4,7 +4,7 @@ import pytest
 
 from ray_jobs.executor import RayExecutor
 from ray_jobs.resources import Share, Shares, check_fit, fit_memory
-from wmdd.config.distill import DistillConfig
+from wmdd.config.distill import DistillConfig, override
 from wmdd.config.machines import RayConfig
 from wmdd.errors import ConfigError
 
@@ -109,18 +109,24 @@ def test_memory_bounds_the_workers_and_leaves_one(free, workers):
 
 
 @pytest.mark.parametrize(
-    ("cpus", "owns", "gpu", "limit", "note"),
+    ("cpus", "owns", "gpu", "limits", "note"),
     [
-        (8, True, 0, 3, "3 of 8 workers: 3.4 GiB of memory are free"),
-        (2, True, 0, 3, ""),
-        (8, False, 0, 0, ""),
-        (8, True, 1, 0, ""),
+        (8, True, 0, {"main": 3, "team": 3}, "3 of 8 workers: 3.4 GiB of memory are free"),
+        (2, True, 0, {"main": 3, "team": 3}, ""),
+        (8, False, 0, {}, ""),
+        (8, True, 1, {}, ""),
     ],
 )
-def test_run_is_limited_by_memory_with_a_note(cpus, owns, gpu, limit, note):
+def test_run_is_limited_by_memory_with_a_note(cpus, owns, gpu, limits, note):
     told = []
     executor = RayExecutor(DistillConfig())
     executor._owns_ray = owns
     nodes = [{"CPU": cpus, "GPU": gpu, "memory": 2.4 * GIB, "object_store_memory": GIB}]
-    assert executor._limit(shares(*nodes), nodes, told.append) == limit
+    assert executor._limits(shares(*nodes), nodes, told.append) == limits
     assert [event.text[: len(note)] for event in told] == ([note] if note else [])
+
+
+@pytest.mark.parametrize(("actors", "workers", "teams"), [(8, 1, 8), (8, 3, 2), (8, 8, 1), (2, 4, 1)])
+def test_number_of_workers_limits_teams(actors, workers, teams):
+    executor = RayExecutor(override(DistillConfig(), {"ray.actors": actors, "evaluate.workers": workers}))
+    assert executor._limits(shares({"CPU": 64}), [{"CPU": 64}], print) == {"main": actors, "team": teams}

@@ -207,6 +207,14 @@ def test_team_without_room_ends_a_run_that_holds_nothing_else():
     assert run.units("done") == ["class-0", "class-1"]
 
 
+def test_limit_of_workers_holds_for_teams_and_main_workers_together():
+    items = [*tasks(20), *students(6)]
+    limits = {"main": 7, "team": 2}
+    run = Run(items, {"a": 30}, queue=by_stage, teams={"team": 3}, limits=limits).go()
+    assert len(run.units("done")) == 26
+    assert busy(run) == (7, 6)
+
+
 def test_team_is_started_again_after_its_node_left():
     run = Run([*tasks(4), *students(2)], {"a": 4, "b": 4}, 20.0, queue=by_stage, teams={"team": 4})
     run.workers.at(30.0, lambda: run.workers.leave("b"))
