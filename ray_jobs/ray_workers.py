@@ -26,6 +26,9 @@ FREED_AFTER_S = 1.0
 SNAPSHOTS = "snapshots"  # the group of an actor's calls that run while its task runs
 # The scheduler restarts and retries: Ray's own restarts would keep a call on an actor that no node can hold.
 NO_RETRIES: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
+TRAIN_KINDS = ("train", "team")
+CPU_PARTS = 10_000  # the smallest part of a CPU that Ray counts
+MARKS = 100  # of the bundles of trainers that may be present together, in parts of a CPU
 
 
 @dataclass(eq=False)
@@ -37,10 +40,6 @@ class _Actor:
     task: StageTask | None = None
     node_id: str = ""
     bundle: dict[str, float] | None = None  # that Ray Train reserves for each worker that it starts
-
-
-TRAIN_KINDS = ("train", "team")
-MARKS = 100  # of the bundles of trainers that may be present together
 
 
 class RayWorkers:
@@ -59,7 +58,7 @@ class RayWorkers:
         self._by_call: dict[Any, int] = {}
         self._numbers = itertools.count()
         self._nodes: dict[str, tuple[str, Node]] = {}
-        self._bundles: list[dict[str, float]] = []
+        self._bundles: list[dict[str, float]] = []  # of all trainers so far, the latest one last
         self._terminated_at = -FREED_AFTER_S
         self._nodes_at = -NODES_EVERY_S
 
@@ -81,7 +80,7 @@ class RayWorkers:
     def start(self, kind: str) -> int:
         """Request an actor; while no node can hold it, the request shows an autoscaler what is needed."""
         number = next(self._numbers)
-        bundle = self._bundle(number) if kind in TRAIN_KINDS else None
+        bundle = self._next_bundle() if kind in TRAIN_KINDS else None
         handle = self._stage_actor(kind) if bundle is None else self._train_actor(bundle)
         self._actors[number] = _Actor(handle, handle.hello.remote(), bundle=bundle)
         self._by_call[self._actors[number].call] = number
@@ -111,20 +110,26 @@ class RayWorkers:
             for node_id, (_, node) in self._nodes.items()
         ]
 
-    def _bundle(self, number: int) -> dict[str, float]:
+    def _next_bundle(self) -> dict[str, float]:
         """Return what Ray Train is to reserve for each worker: CPUs, less some ten-thousandths that mark the trainer.
 
-        Ray does not tell which reservation is whose, and ten-thousandths are the smallest parts that it counts.
+        Ray does not show which reservation is whose. No two present trainers have the same mark, if there are enough;
+        the mark of one that is gone returns last, because its reservation may still appear.
         """
         share = self._shares.of_kind("train")
-        bundle = {"CPU": round(share.cpus - 1e-4 * (number % MARKS), 4), "GPU": share.gpus}
-        return {name: amount for name, amount in bundle.items() if amount}
+        parts, gpus = max(1, round(share.cpus * CPU_PARTS)), {"GPU": share.gpus} if share.gpus else {}
+        bundles = [{"CPU": (parts - mark) / CPU_PARTS, **gpus} for mark in range(min(MARKS, parts))]
+        present = [actor.bundle for actor in self._actors.values()]
+        unused = (bundle for bundle in bundles if bundle not in self._bundles)
+        free = (bundle for bundle in self._bundles if bundle not in present)
+        bundle = next(itertools.chain(unused, free, self._bundles))
+        self._bundles = [*(other for other in self._bundles if other != bundle), bundle]
+        return bundle
 
     def _train_actor(self, bundle: dict[str, float]) -> Any:
         from ray_jobs.pretrain import TrainActor  # imports torch and Ray Train
 
         self._remove_reservations()
-        self._bundles.append(bundle)
         config, share = self._config, self._shares.of_kind("train")
         arguments = (config.runtime.model_dump(mode="json"), self._probe, config.ray, share, bundle)
         return ray.remote(TrainActor).options(**NO_RETRIES, num_cpus=0).remote(self._store_url, *arguments)

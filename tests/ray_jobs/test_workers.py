@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_jobs import actors, ray_workers
-from ray_jobs.resources import Share
+from ray_jobs.resources import Share, Shares
 from wmdd import outputs as events
 from wmdd.config.distill import DistillConfig
 from wmdd.stages import STAGES
@@ -75,3 +75,43 @@ def test_cpu_worker_imports_libraries_of_its_stages_before_its_first_task(kind, 
     monkeypatch.setattr(actors.pkgutil, "resolve_name", resolved.append)
     assert actors.StageActor(*requested[0]).hello() == ("node", 1)
     assert resolved == functions
+
+
+@pytest.mark.parametrize(("cpus", "gpus"), [(1.0, 1.0), (4.0, 0.0), (0.25, 0.5)])
+def test_present_trainers_never_have_the_same_mark(cpus, gpus, tmp_path, monkeypatch):
+    workers = trainers(cpus, gpus, tmp_path, monkeypatch)
+    kept = workers._actors[workers.start("train")].bundle
+    for number in range(3 * ray_workers.MARKS):
+        bundle = workers._actors[workers.start("team")].bundle
+        assert cpus - 0.01 <= bundle["CPU"] <= cpus
+        assert bundle.get("GPU", 0) == (1 if gpus else 0)
+        present = [actor.bundle for actor in workers._actors.values()]
+        assert all(present.count(other) == 1 for other in present)
+        if number >= ray_workers.MARKS // 2:
+            workers._actors.pop(min(set(workers._actors) - {0}))
+    assert workers._actors[0].bundle is kept
+
+
+def test_mark_of_a_trainer_that_is_gone_returns_last(tmp_path, monkeypatch):
+    """What it reserved may still appear, and must not be taken for the next one's."""
+    workers, bundles = trainers(1.0, 0.0, tmp_path, monkeypatch), []
+    for number in range(ray_workers.MARKS + 2):
+        workers.start("team")
+        bundles.append(workers._actors.pop(number).bundle)
+    assert bundles.index(bundles[0], 1) == ray_workers.MARKS
+    assert bundles[-2:] == bundles[:2]
+
+
+@pytest.mark.parametrize(("cpus", "marks"), [(0.01, 100), (0.005, 50), (0.0003, 3), (0.00001, 1)])
+def test_small_parts_of_a_cpu_have_fewer_marks(cpus, marks, tmp_path, monkeypatch):
+    workers = trainers(cpus, 0.0, tmp_path, monkeypatch)
+    amounts = [workers._actors[workers.start("team")].bundle["CPU"] for _ in range(marks + 1)]
+    assert sorted(set(amounts)) == [part / 10_000 for part in range(1, marks + 1)]
+
+
+def trainers(cpus, gpus, folder, monkeypatch):
+    """Workers that start no processes."""
+    workers = ray_workers.RayWorkers(DistillConfig(), Shares(cpus, gpus), str(folder), "probe")
+    handle = SimpleNamespace(hello=SimpleNamespace(remote=object))
+    monkeypatch.setattr(workers, "_train_actor", lambda bundle: handle)
+    return workers
