@@ -57,7 +57,7 @@ class RayExecutor:
         has_cpu_workers = shares.has_cpu_workers(nodes)
         board = Board(tasks, missing, lambda task: self._queue(task, shares.gpu_per_worker > 0, has_cpu_workers))
         # Workers that share a GPU leave no whole one free, unless all end.
-        alone = {"team": "team"} if 0 < shares.gpu_per_worker < 1 else {}
+        exclusive_teams = {"team": "team"} if 0 < shares.gpu_per_worker < 1 else {}
         with contextlib.ExitStack() as stack:
             stack.callback(store.drop_note, probe)
             scheduler = Scheduler(
@@ -66,8 +66,8 @@ class RayExecutor:
                 stack.enter_context(metered(listener, tasks)),
                 limits=self._limits(shares, nodes, listener),
                 # On a temporary Ray, a main worker that trains a teacher may use all CPUs.
-                exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train", **alone},
-                teams={} if alone else {"team": self._config.evaluate.workers},
+                exclusive={"alone": "main" if self._owns_ray else "alone", "train": "train", **exclusive_teams},
+                teams={} if exclusive_teams else {"team": self._config.evaluate.workers},
                 early={"cpu"},
                 # A teacher that is loaded is there soon; one that is trained would let them wait for hours.
                 at_once=("cpu", "main") if self._config.pretrain.checkpoint else (),

@@ -14,7 +14,7 @@ Node = dict[str, float]
 # Measured with a cgroup's limit on two cores: Ray's own processes, and a worker with small networks and images.
 RAY_BYTES = 0.25 * 2**30
 WORKER_BYTES = 2**30
-NOBODY: Mapping[str, int] = MappingProxyType({})
+NO_TRAINERS: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Shares:
         return sum(map(share.on, nodes))
 
 
-def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: Mapping[str, int] = NOBODY) -> None:
+def check_fit(config: RayConfig, shares: Shares, nodes: list[Node], trainers: Mapping[str, int] = NO_TRAINERS) -> None:
     """Refuse workers that this machine can never hold.
 
     Args:

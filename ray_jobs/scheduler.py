@@ -185,7 +185,7 @@ class Scheduler:
         for queue, count in board.soon().items():
             demand[queue] += count if queue in self._early else 0
         for queue in self._at_once:
-            demand[queue] = board.left(queue)
+            demand[queue] = max(demand[queue], board.left(queue))
         return demand
 
     def _terminate_surplus(self) -> None:
