@@ -81,6 +81,8 @@ def test_lost_nodes_and_a_joining_one_change_nothing(cluster, config, tiny_run, 
         if event.kind == "begin" and event.stage in {"statistics", "recover"} - {*lost} and is_alive(node_of(event)):
             lost.append(event.stage)
             os.kill(raylet_pid(node_of(event)), signal.SIGKILL)
+            # Else this worker may do all that is left, before another has started on the node that joined.
+            wait(lambda: not runs(process_of(event)))
         elif event.kind == "begin" and event.stage == "barycenter" and not joined:
             joined.append(cluster.add_node(num_cpus=2, object_store_memory=80 * 2**20).node_id)
 

@@ -18,8 +18,9 @@ def test_workers_are_bounded_by_tasks_and_limit():
     assert limited.workers.clock_s == pytest.approx(1 + 30)
 
 
-def test_node_that_joins_gets_tasks():
-    run = Run(tasks(10), {"a": 1})
+@pytest.mark.parametrize("at_once", [(), ("main",)])
+def test_node_that_joins_gets_tasks(at_once):
+    run = Run(tasks(10), {"a": 1}, at_once=at_once)
     run.workers.at(15, lambda: run.workers.join("b", 4))
     run.go()
     assert collections.Counter(node for _, node, _ in run.workers.assigned)["b"] >= 6
