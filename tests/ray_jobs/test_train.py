@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, contents
 from gloo_ranks import on_ranks
 from image_files import folder
-from striking import LOOPBACK, listens
+from striking import LOOPBACK, listens, process_of
 
 from ray_jobs.executor import RayExecutor
 from wmdd.commands.distill import distill
@@ -113,7 +113,7 @@ def test_killed_rank_and_trainer_do_not_change_teacher(cluster, config, tmp_path
 
 
 def test_students_of_two_workers_score_as_those_of_one(cluster, config, tiny_run, tmp_path):
-    """A rank of the first student is killed, and the trainer of the second one while the first is done."""
+    """A rank of one student is killed, and its trainer while it starts the ranks again; another student trains too."""
     together, url, events, struck = (
         override(config, {"pretrain.workers": 1, "evaluate.workers": 2}),
         str(tmp_path / "store"),
@@ -126,9 +126,13 @@ def test_students_of_two_workers_score_as_those_of_one(cluster, config, tiny_run
 
     def strike(event):
         events.append(event)
-        if event.kind == "progress" and event.unit not in struck:
-            os.kill(processes("ray::TrainActor" if struck else "RayTrainWorker")[-1].pid, signal.SIGKILL)
-            struck.append(event.unit)
+        if event.kind == "progress" and not struck:
+            struck.append("rank")
+            os.kill(min(processes("RayTrainWorker"), key=psutil.Process.create_time).pid, signal.SIGKILL)
+        elif event.kind == "retry" and struck == ["rank"]:
+            struck.append("trainer")
+            begun = next(other for other in events if (other.kind, other.unit) == ("begin", event.unit))
+            os.kill(process_of(begun), signal.SIGKILL)
 
     plan, executor = planned(together, url), RayExecutor(together)
     tasks = plan.tasks["evaluate"][:2]
@@ -136,8 +140,11 @@ def test_students_of_two_workers_score_as_those_of_one(cluster, config, tiny_run
     board = executor.run(tasks, refs, ArtifactStore(url), strike)
     executor.close()
     assert not board.failures
-    assert struck == [task.name for task in tasks]
-    assert len([event for event in events if event.kind == "retry"]) == 2
+    assert struck == ["rank", "trainer"]
+    retries = [event for event in events if event.kind == "retry"]
+    assert len(retries) == 2
+    assert retries[0].unit == retries[1].unit
+    assert {event.unit for event in events if event.kind == "done"} == {task.name for task in tasks}
     for ref in refs:
         one, two = (store.load(ref, STAGES["evaluate"].kind) for store in (alone, ArtifactStore(url)))
         assert [point["epoch"] for point in two.curve] == [point["epoch"] for point in one.curve]
