@@ -26,6 +26,7 @@ from wmdd.method.label_batches import LabelBatch, draw_epoch
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model
+from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.plans.evaluate import Params
@@ -33,7 +34,7 @@ from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2
 VALIDATED_PER_STEP = 50  # as recipe cifar10-quick: 10,000 after 50 epochs of 5 steps, rounded up
-WMDD, PLAIN, BARE = "wmdd", "plain loop", "bare network"
+WMDD, PLAIN, BARE, COMPILED = "wmdd", "plain loop", "bare network", "wmdd, compiled"
 
 
 def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: int) -> None:
@@ -42,6 +43,8 @@ def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: i
         model, epochs = ("convnet1_w8", 1) if setting.toy else (model, epochs)
         case = _Case(setting, model, batch_size, epochs, Path(folder))
         ways = {WMDD: case.wmdd, BARE: case.bare, PLAIN: case.plain}
+        if setting.device == "cuda" or setting.toy:
+            ways[COMPILED] = case.compiled
         case.wmdd()  # decodes the validation images, which stay for all students of a worker
         seconds = dict.fromkeys(ways, math.inf)
         for _ in range(ROUNDS):  # the first of which loads libraries
@@ -105,12 +108,16 @@ class _Case:
         synchronize()
         return clock() - begun
 
-    def wmdd(self) -> None:
+    def compiled(self) -> None:
+        """Run stage evaluate with a compiled network; its first time is most of all compilation."""
+        self.wmdd(dataclasses.replace(self.runtime, compile=True, compile_networks=True))
+
+    def wmdd(self, runtime: Runtime | None = None) -> None:
         """Run stage evaluate."""
         section = override(DistillConfig(), {"evaluate.val_every": self._epochs}).evaluate
         params = Params(self.model, 0, "distilled", self._geometry, "wmdd", "none")
         for _ in STAGES["evaluate"].run(
-            section, [Unit("unit", params, self._inputs.__getitem__)], SeedTree(0), self.runtime
+            section, [Unit("unit", params, self._inputs.__getitem__)], SeedTree(0), runtime or self.runtime
         ):
             pass
 

@@ -58,6 +58,7 @@ class Runtime:
         memory_bytes: real images that fit in this are kept decoded.
         loaders: processes that decode images that do not fit.
         cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
+        compile_networks: with `compile`, also those that train or label: on request, as nobody knows where it pays.
         deterministic: choose a GPU's kernels by rules, never by timing, and only those that repeat bit for bit.
         reasons: why precision and compilation are what they are, for the manifest.
     """
@@ -70,6 +71,7 @@ class Runtime:
     memory_bytes: int = 0
     loaders: int = 0
     cpus: int = 0
+    compile_networks: bool = False
     deterministic: bool = True
     reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
 
@@ -98,6 +100,7 @@ class Runtime:
             memory_bytes=int(config.memory_gib * 2**30),
             loaders=config.loaders,
             cpus=cpus,
+            compile_networks=config.compile == "on",
             deterministic=config.deterministic,
             reasons={"precision": why_precision, "compile": why_compile},
         )
@@ -203,6 +206,10 @@ class Runtime:
                 raise ConfigError(f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off") from exc
 
         return run
+
+    def pass_through(self, network: nn.Module) -> Callable[..., Any]:
+        """Return what computes a network's pass: the network, or its compiled code if `compile_networks` is set."""
+        return self.maybe_compile(network) if self.compile_networks else network
 
     def describe(self) -> dict[str, Any]:
         """Return device, precision, compilation and threads as they are now, and why, for the manifest."""

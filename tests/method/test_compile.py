@@ -5,6 +5,8 @@ import logging
 
 import pytest
 import torch
+import torch.nn.functional as F
+from builders import normal
 from torch._dynamo.utils import counters
 
 from benchmarks.untrained import random_targets, untrained_teacher
@@ -13,7 +15,10 @@ from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
 from wmdd.method.recovery import Recovered, recover_images
+from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 IPC = 2
@@ -119,3 +124,34 @@ def test_uncompilable_network_names_a_remedy(monkeypatch):
     compiled = Runtime(CPU, bf16=False, compile=True, threads=1).maybe_compile(lambda values: values)
     with pytest.raises(ConfigError, match=r"runtime\.compile: this network cannot be compiled .*odd\); use off"):
         compiled(torch.zeros(1))
+
+
+def trained(compile_networks):
+    """A student's weights after three epochs of two steps, and the number of graphs compiled for them."""
+    runtime = Runtime(CPU, bf16=False, compile=True, threads=1, compile_networks=compile_networks)
+    with SeedTree(1).scoped():
+        network = runtime.place(build_model("convnet2_w16", 4, 16))
+    before = counters["stats"]["unique_graphs"]
+    trainer = Trainer(
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=0.01),
+        schedule=lambda step: 0.01,
+        batches=lambda epoch: [(normal(size, 3, 16, 16, seed=epoch), torch.arange(size) % 4) for size in (6, 4)],
+        loss=F.cross_entropy,
+        validate=lambda network: 0.5,
+        epochs=3,
+        steps_per_epoch=2,
+        runtime=runtime,
+        seeds=SeedTree(0),
+    )
+    list(trainer.run())
+    return network.state_dict(), counters["stats"]["unique_graphs"] - before
+
+
+def test_networks_that_train_are_compiled_on_request_once_for_each_size_of_batch():
+    runtimes.compiler_failure(CPU)  # compiles once
+    (plain, none), (first, two), (again, no_more) = trained(False), trained(True), trained(True)
+    assert (none, two, no_more) == (0, 2, 0)
+    for name, values in plain.items():
+        torch.testing.assert_close(first[name], values, rtol=1e-5, atol=1e-6)
+        assert torch.equal(first[name], again[name])

@@ -15,7 +15,7 @@ class RuntimeConfig(Section):
         "auto", "of networks; losses and moments are fp32 (auto: bf16 where the chip has it)"
     )
     compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile of long loops (auto: on GPUs; on CPUs it pays from some 1,000 steps on)"
+        "auto", "torch.compile of recovery (auto: on GPUs; on: on CPUs too, and of all networks that train or label)"
     )
     deterministic: bool = option(
         True, "kernels of GPUs that repeat bit for bit (false: the fastest by timing; rounding varies)"

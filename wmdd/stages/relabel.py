@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,7 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
     for unit in units:
         teacher: Teacher = unit.load("teacher")
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
-        networks = [_as_it_labels(section, member, runtime) for member in ensemble]
+        networks = [runtime.pass_through(_as_it_labels(section, member, runtime)) for member in ensemble]
         images = ImageSet.of(unit.load("classes")).images
         # On the device, unless torchvision changes them first, which it does on the host.
         images = runtime.keep(images) if section.augment == "none" else images
@@ -55,7 +56,7 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
 def _labelled(
     section: RelabelConfig,
     drawn: Iterator[LabelBatch],
-    networks: list[nn.Module],
+    networks: list[Callable[..., Any]],
     pixels: Normalization,
     images: torch.Tensor,
     runtime: Runtime,

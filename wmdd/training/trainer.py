@@ -116,6 +116,8 @@ class Trainer:
     cost: Cost = field(default_factory=Cost, init=False)
 
     def __post_init__(self) -> None:
+        # Shared batch-norm exchanges messages within a pass, which is not compiled.
+        self._pass = self.network if self.ranks.size > 1 else self.runtime.pass_through(self.network)
         if self.ema:
             # Buffers too: batch-norm statistics of other weights would not fit the average.
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
@@ -191,7 +193,7 @@ class Trainer:
     def _backward(self, part: Batch, share: float, count: int) -> Tensor:
         images, *rest = part
         with self.runtime.autocast():
-            logits = self.network(images)
+            logits = self._pass(images)
         loss = self.loss(logits, *rest)
         if share < 1:
             loss = loss * share
