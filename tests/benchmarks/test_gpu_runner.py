@@ -172,7 +172,7 @@ def test_recovery_is_measured_without_a_compiler(monkeypatch):
     told = {}
     recovery.run(Setting(True, None, None, "", ""), lambda **figures: told.update(figures), 32, 1000)
     assert told["compiler_failure"] == "no C compiler"
-    assert set(told["ways"]) == {"wmdd, not compiled", "wmdd, fp32", "plain, fp32", "plain, TF32"}
+    assert set(told["ways"]) == {"wmdd, not compiled", "wmdd, fp32", "network alone", "plain, fp32", "plain, TF32"}
     assert {"profile", "memory", "more_images"} <= set(told)
     assert told["result"].startswith("4 images, wmdd, not compiled in ")
 
