@@ -164,6 +164,14 @@ def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel, g
     assert trimmed or kernel == 1 or size == 5
 
 
+def test_dilated_kernel_larger_than_its_image_is_refused_as_by_torch():
+    layers = [torch.nn.Conv2d(2, 2, 3, dilation=2) for _ in range(2)]
+    Runtime(torch.device("cpu"), bf16=False, compile=False, threads=1).place(layers[1])
+    for layer in layers:
+        with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
+            layer(torch.zeros(1, 2, 3, 3))
+
+
 def test_network_for_bf16_is_copied_and_loaded():
     runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
     network = runtime.place(build_model("resnet18", 3, 16, stem="standard"))
