@@ -13,7 +13,7 @@ from benchmarks.steps import Record, Setting, output_of
 from wmdd.data.layouts.sources import list_files
 from wmdd.engine.run import versions
 from wmdd.errors import WmddError
-from wmdd.runtime import compiler_failure
+from wmdd.runtime.compilation import compiler_failure
 
 
 def run(setting: Setting, record: Record) -> None:
@@ -27,7 +27,7 @@ def run(setting: Setting, record: Record) -> None:
     ceilings = ceilings_tflops(setting)
     record(ceilings_tflops=ceilings)
     # Last, because nothing is known of this machine's compilers: one that hangs is ended with this step.
-    failure = compiler_failure(runtime.device) if runtime.compile else ""
+    failure = compiler_failure(runtime.device) if runtime.device.type == "cuda" else ""
     record(machine=machine | runtime.describe(), compiler_failure=failure)
     rates = ", ".join(f"{name} {rate:g}" for name, rate in ceilings.items())
     can = f"; torch cannot compile here: {failure}" if failure else ""

@@ -21,16 +21,18 @@ from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.base import Stem
 from wmdd.config.recovery import RecoverConfig
 from wmdd.errors import ConfigError
-from wmdd.method.recovery import RECORDS, recover_images
+from wmdd.method.recovery import COMPILING, RECORDS, recover_images
 from wmdd.models.registry import skeleton
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress
-from wmdd.runtime import Runtime, compiler_failure
+from wmdd.runtime import Runtime
+from wmdd.runtime.compilation import OFF, ON, Compilation, compiler_failure
 from wmdd.seeding import SeedTree
 
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100
-NOT_COMPILED, FP32, NETWORK = "wmdd, not compiled", "wmdd, fp32", "network alone"
+NOT_COMPILED, GRAPHS = "wmdd, not compiled", "wmdd, CUDA graphs"
+FP32, NETWORK = "wmdd, fp32", "network alone"
 PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products and convolutions round to TF32
 Way = Callable[[], float]
 
@@ -61,7 +63,7 @@ def run(setting: Setting, record: Record, size: int, more: int, stem: Stem = "au
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
     for ms in _alternate(ways, 1):
         _record(record, case.figures(ms, ceilings), case.images)
-    if case.runtime.compile:
+    if case.runtime.compilation == ON:
         ways = _compiled(case, record) | ways
     for ms in _alternate(ways, ROUNDS):
         _record(record, case.figures(ms, ceilings), case.images)
@@ -75,16 +77,29 @@ def run(setting: Setting, record: Record, size: int, more: int, stem: Stem = "au
 
 
 def _compiled(case: _Case, record: Record) -> dict[str, Way]:
-    """Return the compiled way, after its compilation; none where torch cannot compile, here or this network."""
+    """Return the compiled ways, after their compilation; none where torch cannot compile, here or this network."""
     try:
         if failure := compiler_failure(case.runtime.device):
             raise ConfigError(failure)
         record(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
-        return {"wmdd": case.timed(case.runtime)}
+        return {"wmdd": case.timed(case.runtime)} | _graphs(case, record)
     except ConfigError as exc:
         record(compiler_failure=str(exc))
         case.runtime = case.plainly()
         return {}
+
+
+def _graphs(case: _Case, record: Record) -> dict[str, Way]:
+    """Return the way whose steps are launched as CUDA graphs, after a try; none on a CPU, or where it fails."""
+    if case.runtime.device.type != "cuda":
+        return {}
+    way = case.timed(dataclasses.replace(case.runtime, compilation=Compilation(0, 0, graphs=True)))
+    try:
+        way()
+    except RuntimeError as exc:  # torch's, of capture
+        record(graphs_failure=str(exc)[:500])
+        return {}
+    return {GRAPHS: way}
 
 
 class _Case:
@@ -93,7 +108,7 @@ class _Case:
     def __init__(self, setting: Setting, size: int, images: int, stem: Stem = "auto") -> None:
         self._on_cpu = setting.on == "cpu"
         # Also in a rehearsal of a GPU's steps on the CPU, where a run does not compile by itself.
-        self.runtime = dataclasses.replace(open_runtime(setting), compile=not self._on_cpu)
+        self.runtime = dataclasses.replace(open_runtime(setting), compilation=OFF if self._on_cpu else ON)
         self._stem: Stem = "auto" if setting.toy else stem
         self.model, self.size = ("convnet1_w8", 16) if setting.toy else ("resnet18", size)
         ipc = 2 if setting.toy else IPC
@@ -107,7 +122,7 @@ class _Case:
 
     def plainly(self) -> Runtime:
         """Return the runtime without compilation."""
-        return dataclasses.replace(self.runtime, compile=False)
+        return dataclasses.replace(self.runtime, compilation=OFF)
 
     @functools.cached_property
     def gflop_per_image(self) -> float:
@@ -125,7 +140,7 @@ class _Case:
         runtime.enter()
         section = RecoverConfig(iterations=iterations)
         recovery = recover_images(section, self._teacher, self._targets, runtime)
-        return (event for event in recovery if isinstance(event, Progress))
+        return (event for event in recovery if isinstance(event, Progress) and event.note != COMPILING)
 
     def first_step_s(self) -> float:
         """Return the seconds until the first step is done, and before it the compilation."""

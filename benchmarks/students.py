@@ -27,6 +27,7 @@ from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
+from wmdd.runtime.compilation import ON
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.plans.evaluate import Params
@@ -110,7 +111,7 @@ class _Case:
 
     def compiled(self) -> None:
         """Run stage evaluate with a compiled network; its first time is most of all compilation."""
-        self.wmdd(dataclasses.replace(self.runtime, compile=True, compile_networks=True))
+        self.wmdd(dataclasses.replace(self.runtime, compilation=ON))
 
     def wmdd(self, runtime: Runtime | None = None) -> None:
         """Run stage evaluate."""

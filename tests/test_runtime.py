@@ -15,7 +15,7 @@ from wmdd.cpus import bf16_on_cpu, cpu_flags
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
 
-RUNTIMES = {device: Runtime(torch.device(device), bf16=False, compile=False, threads=1) for device in ("cpu", "cuda")}
+RUNTIMES = {device: Runtime(torch.device(device), bf16=False, threads=1) for device in ("cpu", "cuda")}
 
 
 def counted(count, seen):
@@ -86,7 +86,7 @@ def test_flags_of_the_cpu_decide_on_bf16(monkeypatch, flags, bf16, reason):
     assert bf16_on_cpu("auto", flags.split()) == (bf16, reason)
     for precision in ("bf16", "fp32"):
         assert bf16_on_cpu(precision, flags.split()) == (precision == "bf16", "set by runtime.precision")
-    monkeypatch.setattr("wmdd.runtime.cpu_flags", lambda: flags.split())
+    monkeypatch.setattr("wmdd.runtime.runtime.cpu_flags", lambda: flags.split())
     runtime = Runtime.create(RuntimeConfig(device="cpu"))
     assert runtime.bf16 is bf16
     assert runtime.describe()["reasons"]["precision"] == reason
@@ -113,7 +113,7 @@ def test_description_says_why():
     finally:
         chosen.use_threads(before)
     reason = Runtime.create(RuntimeConfig(device="cpu")).describe()["reasons"]["compile"]
-    assert reason == "auto: compiling for a CPU takes longer than short loops save"
+    assert reason == "auto: on a CPU, recovery that outlasts compilation"
 
 
 def test_cpu_worker_does_not_look_for_a_gpu(monkeypatch):
@@ -127,7 +127,7 @@ def test_cpu_worker_does_not_look_for_a_gpu(monkeypatch):
 @pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 2), (2, 3)])
 def test_gradient_of_padding_in_bf16_is_zero(size, stride):
     """With AMX, torch's layer leaves uninitialised memory there."""
-    runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
+    runtime = Runtime(torch.device("cpu"), bf16=True, threads=1)
     layer = runtime.place(torch.nn.Conv2d(64, 64, 3, stride=stride, padding=1, bias=False))
     images = torch.ones(4, 64, size, size).contiguous(memory_format=torch.channels_last)
     for used in [torch.full_like(layer.weight, 1e37) for _ in range(4)]:
@@ -151,7 +151,7 @@ def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel, g
         options = {"stride": (stride, 1), "padding": (padding, 1), "dilation": (dilation, 1), "groups": groups}
         layers = [torch.nn.Conv2d(4, 4, (kernel, 3), **options) for _ in range(2)]
         layers[1].load_state_dict(layers[0].state_dict())
-        layers[1] = Runtime(torch.device("cpu"), bf16=False, compile=False, threads=1).place(layers[1])
+        layers[1] = Runtime(torch.device("cpu"), bf16=False, threads=1).place(layers[1])
         images = torch.arange(2 * 4 * size, dtype=torch.float32).sin().view(2, 4, size, 1)
         expected, answers = (layer(images) for layer in layers)
         torch.testing.assert_close(answers, expected, rtol=1e-5, atol=1e-6)
@@ -166,14 +166,14 @@ def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel, g
 
 def test_dilated_kernel_larger_than_its_image_is_refused_as_by_torch():
     layers = [torch.nn.Conv2d(2, 2, 3, dilation=2) for _ in range(2)]
-    Runtime(torch.device("cpu"), bf16=False, compile=False, threads=1).place(layers[1])
+    Runtime(torch.device("cpu"), bf16=False, threads=1).place(layers[1])
     for layer in layers:
         with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
             layer(torch.zeros(1, 2, 3, 3))
 
 
 def test_network_for_bf16_is_copied_and_loaded():
-    runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
+    runtime = Runtime(torch.device("cpu"), bf16=True, threads=1)
     network = runtime.place(build_model("resnet18", 3, 16, stem="standard"))
     copied = copy.deepcopy(network)
     copied.load_state_dict(network.state_dict(), strict=True)

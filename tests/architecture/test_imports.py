@@ -30,7 +30,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 BANS = {
     r"^\s*(import|from) ray\b": ("ray_jobs/", "cluster/", "tuning/"),
-    r"\.cuda\(|torch\.cuda": ("wmdd/runtime.py",),
+    r"\.cuda\(|torch\.cuda": ("wmdd/runtime/",),
     r"manual_seed|default_rng|random\.seed|fork_rng": ("wmdd/seeding.py",),
     r"0\.485|0\.4914|0\.4802": ("wmdd/normalization.py",),
     r"(?<![\w.])print\(": (),

@@ -17,7 +17,8 @@ from wmdd.data.scan import build_index
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.recovery import Paused, Recovered, recover_images
 from wmdd.outputs import Output, Snapshot
-from wmdd.runtime import Runtime, compiler_failure
+from wmdd.runtime import Runtime
+from wmdd.runtime.compilation import compiler_failure
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 

@@ -22,11 +22,13 @@ from gpu_stages import (
 
 pytestmark = pytest.mark.gpu
 WAYS = {"fp32": {}, "bf16": {"precision": "bf16"}, "compiled": {"precision": "bf16", "compile": "on"}}
+WAYS["graphs"] = {"precision": "bf16", "compile": "graphs"}
 TOGETHER = WAYS["compiled" if ON_GPU else "bf16"]  # of several processes, each of which compiles
 ALL_WAYS = ["fp32", "bf16", pytest.param("compiled", marks=pytest.mark.slow)]
 LOOPS = [(name, way) for name in NETWORKS for way in ("fp32", "bf16")]
 LOOPS += [pytest.param("convnet", "compiled", marks=pytest.mark.slow)]
-LOOPS += [("resnet", "compiled")] if ON_GPU else []  # a CPU would compile it for a minute
+if ON_GPU:  # a CPU would compile the first for a minute, and has no graphs
+    LOOPS += [("resnet", "compiled"), ("convnet", "graphs"), ("resnet", "graphs")]
 
 
 @pytest.mark.parametrize(("name", "way"), LOOPS)

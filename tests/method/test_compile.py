@@ -10,13 +10,14 @@ from builders import normal
 from torch._dynamo.utils import counters
 
 from benchmarks.untrained import random_targets, untrained_teacher
-from wmdd import runtime as runtimes
 from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recovery import RecoverConfig
+from wmdd.cpus import RECOVERY_PIXELS
 from wmdd.errors import ConfigError
-from wmdd.method.recovery import Recovered, recover_images
+from wmdd.method.recovery import COMPILING, Recovered, recover_images
 from wmdd.models.registry import build_model
-from wmdd.runtime import Runtime
+from wmdd.runtime import Runtime, compilation
+from wmdd.runtime.compilation import NETWORKS_FROM, NEVER, OFF, ON, Compilation
 from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Trainer
 
@@ -33,7 +34,7 @@ def without_inductor(monkeypatch):
         return compile_for_real(function, dynamic=dynamic, backend="eager")
 
     monkeypatch.setattr(torch, "compile", traced)
-    monkeypatch.setattr(runtimes, "_compiler_failures", {})
+    monkeypatch.setattr(compilation, "_compiler_failures", {})
     torch._dynamo.reset()
 
 
@@ -78,13 +79,66 @@ def test_nothing_is_chosen_by_timing(monkeypatch):
         return compile_for_real(function, **options) if "options" in options else function
 
     monkeypatch.setattr(torch, "compile", spy)
-    Runtime(CPU, bf16=False, compile=True, threads=1).maybe_compile(torch.neg)
+    ON.compiled(torch.neg, CPU, deterministic=True)
     assert given[-1] == {
         "dynamic": False,
         "options": {"deterministic": True, "triton.autotune_pointwise": False},
     }
-    Runtime(CPU, bf16=False, compile=True, threads=1, deterministic=False).maybe_compile(torch.neg)
+    ON.compiled(torch.neg, CPU, deterministic=False)
     assert given[-1]["options"] == {"deterministic": False, "triton.autotune_pointwise": True}
+
+
+# Device, setting: the least numbers of steps, and the words of the manifest.
+RULES = {
+    ("cpu", "auto"): (RECOVERY_PIXELS, NEVER, "recovery of 100,000,000 pixels x steps or more"),
+    ("cuda", "auto"): (
+        RECOVERY_PIXELS,
+        NETWORKS_FROM,
+        "recovery of 100,000,000 pixels x steps or more, networks that take 20,000 steps or more",
+    ),
+    ("cpu", "on"): (0, 0, "all"),
+    ("cuda", "graphs"): (0, 0, "all, as CUDA graphs"),
+    ("cpu", "off"): (NEVER, NEVER, "nothing"),
+    ("cuda", "off"): (NEVER, NEVER, "nothing"),
+}
+
+
+@pytest.mark.parametrize(("device", "setting"), RULES)
+def test_amount_of_work_decides(monkeypatch, device, setting):
+    monkeypatch.setattr(compilation, "_compiler_failures", {"cpu": "", "cuda": ""})
+    recovery_from, networks_from, words = RULES[device, setting]
+    chosen = Compilation.create(setting, torch.device(device))
+    assert (chosen.recovery_from, chosen.networks_from) == (recovery_from, networks_from)
+    assert chosen.describe(torch.device(device))[0] == words
+    runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
+    for loop, least in ((runtime.recovery, recovery_from), (runtime.network, networks_from)):
+        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 10**12):
+            assert (loop(torch.neg, steps) is torch.neg) is (steps < least), (loop, steps)
+
+
+def test_graphs_are_asked_of_torch_and_need_a_gpu(monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: given.append(options) or function)
+    Compilation(0, 0, graphs=True).compiled(torch.neg, CPU, deterministic=True)
+    assert given[-1]["options"]["triton.cudagraphs"] is True
+    with pytest.raises(ConfigError, match=r"runtime\.compile=graphs: CUDA graphs need a GPU; use auto, on or off"):
+        Runtime.create(RuntimeConfig(device="cpu", compile="graphs"))
+
+
+def test_all_the_steps_of_recovery_decide_also_in_a_part_of_them():
+    """A search that goes on from fewer steps must go on in the same code."""
+    teacher, runtime = (
+        untrained_teacher("convnet1_w8", 8, 2),
+        Runtime(CPU, False, 1, compilation=Compilation(3 * 2 * IPC * 8 * 8, NEVER)),
+    )
+    compilation.compiler_failure(CPU)  # compiles once
+    compilations = []
+    for iterations in (2, 3):
+        section, before = RecoverConfig(iterations=iterations), counters["stats"]["unique_graphs"]
+        first, *_ = recover_images(section, teacher, random_targets(teacher, IPC), runtime, steps=1)
+        compilations.append(counters["stats"]["unique_graphs"] - before)
+        assert (first.note == COMPILING) is (iterations == 3)
+    assert compilations == [0, 1]
 
 
 def no_compiler(function, **options):
@@ -96,14 +150,14 @@ def no_compiler(function, **options):
 
 def test_missing_compiler_is_noted_once(monkeypatch, caplog):
     monkeypatch.setattr(torch, "compile", no_compiler)
-    runtime = Runtime(CPU, bf16=False, compile=True, threads=1)
+    runtime = Runtime(CPU, bf16=False, threads=1, compilation=ON)
     function = functools.partial(max, 3)
     with caplog.at_level(logging.WARNING):
-        assert runtime.maybe_compile(function) is function
-        assert runtime.maybe_compile(function) is function
+        assert runtime.recovery(function, 2000) is function
+        assert runtime.network(function, 2000) is function
     (record,) = caplog.records
     assert "torch cannot compile here (RuntimeError: Failed to find C compiler.)" in record.getMessage()
-    assert runtime.describe()["compile"] is False
+    assert runtime.describe()["compile"] == "nothing"
     assert "torch cannot compile here (RuntimeError: Failed" in runtime.describe()["reasons"]["compile"]
 
 
@@ -118,17 +172,17 @@ def test_uncompilable_network_names_a_remedy(monkeypatch):
         def fail(*arguments):
             raise torch._dynamo.exc.TorchDynamoException("no lowering for aten.odd")
 
-        return function if function is runtimes._next else fail
+        return function if function is compilation._next else fail
 
     monkeypatch.setattr(torch, "compile", broken)
-    compiled = Runtime(CPU, bf16=False, compile=True, threads=1).maybe_compile(lambda values: values)
+    compiled = ON.compiled(lambda values: values, CPU, deterministic=True)
     with pytest.raises(ConfigError, match=r"runtime\.compile: this network cannot be compiled .*odd\); use off"):
         compiled(torch.zeros(1))
 
 
-def trained(compile_networks):
+def trained(chosen):
     """A student's weights after three epochs of two steps, and the number of graphs compiled for them."""
-    runtime = Runtime(CPU, bf16=False, compile=True, threads=1, compile_networks=compile_networks)
+    runtime = Runtime(CPU, bf16=False, threads=1, compilation=chosen)
     with SeedTree(1).scoped():
         network = runtime.place(build_model("convnet2_w16", 4, 16))
     before = counters["stats"]["unique_graphs"]
@@ -149,8 +203,8 @@ def trained(compile_networks):
 
 
 def test_networks_that_train_are_compiled_on_request_once_for_each_size_of_batch():
-    runtimes.compiler_failure(CPU)  # compiles once
-    (plain, none), (first, two), (again, no_more) = trained(False), trained(True), trained(True)
+    compilation.compiler_failure(CPU)  # compiles once
+    (plain, none), (first, two), (again, no_more) = trained(OFF), trained(ON), trained(ON)
     assert (none, two, no_more) == (0, 2, 0)
     for name, values in plain.items():
         torch.testing.assert_close(first[name], values, rtol=1e-5, atol=1e-6)

@@ -22,6 +22,7 @@ from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Progress
+from wmdd.runtime.compilation import ON
 from wmdd.seeding import SeedTree
 
 SIZE, CLASSES, IPC = 16, 4, 2
@@ -63,7 +64,7 @@ def test_recovery_twice_gives_the_same_bytes(teacher):
 
 
 def test_compiled_recovery_agrees_over_a_few_steps():
-    small, compiled = untrained_teacher("convnet1_w8", 8, 2), dataclasses.replace(CPU, compile=True)
+    small, compiled = untrained_teacher("convnet1_w8", 8, 2), dataclasses.replace(CPU, compilation=ON)
     runs = [list(recover_images(FEW, small, random_targets(small, 3), runtime))[-1] for runtime in (CPU, compiled)]
     torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-3)
 

@@ -119,7 +119,7 @@ def test_batch_norm_with_options_is_folded_if_it_keeps_averages(options):
 
 @each_of("name", ["resnet18", "timm/convnext_atto", "vit_b_16"])
 def test_rounded_weights_give_the_bits_of_autocast(name):
-    runtime = Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1)
+    runtime = Runtime(torch.device("cpu"), bf16=True, threads=1)
     with SeedTree(0).scoped():
         network = runtime.place(build_model(name, 5, 32)).eval().requires_grad_(False)
     images = runtime.images(normal(2, 3, 32, 32))
@@ -130,9 +130,9 @@ def test_rounded_weights_give_the_bits_of_autocast(name):
 
 def test_weights_are_rounded_in_bf16_alone():
     network = build_model("convnet1_w8", 5, 16)
-    Runtime(torch.device("cpu"), bf16=False, compile=False, threads=1).round_weights(network)
+    Runtime(torch.device("cpu"), bf16=False, threads=1).round_weights(network)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-    Runtime(torch.device("cpu"), bf16=True, compile=False, threads=1).round_weights(network)
+    Runtime(torch.device("cpu"), bf16=True, threads=1).round_weights(network)
     assert network.head.weight.dtype == network.blocks[0].weight.dtype == torch.bfloat16
     assert network.blocks[1].weight.dtype == torch.float32
 

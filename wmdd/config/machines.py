@@ -14,8 +14,10 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "of networks; losses and moments are fp32 (auto: bf16 where the chip has it)"
     )
-    compile: Literal["auto", "on", "off"] = option(
-        "auto", "torch.compile of recovery (auto: on GPUs; on: on CPUs too, and of all networks that train or label)"
+    compile: Literal["auto", "on", "graphs", "off"] = option(
+        "auto",
+        "torch.compile (auto: of long loops where it pays; on: of recovery and all networks that train or label; "
+        "graphs: like on, launched as CUDA graphs)",
     )
     deterministic: bool = option(
         True, "kernels of GPUs that repeat bit for bit (false: the fastest by timing; rounding varies)"

@@ -11,7 +11,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from wmdd.config.distill import DistillConfig
-from wmdd.cpus import BF16_UNITS, bf16_flag, bf16_on_cpu, busy_threads, compute_cpus, cpu_flags, usable_cpus
+from wmdd.cpus import (
+    BF16_UNITS,
+    RECOVERY_PIXELS,
+    bf16_flag,
+    bf16_on_cpu,
+    busy_threads,
+    compute_cpus,
+    cpu_flags,
+    usable_cpus,
+)
 from wmdd.engine.run import workers_of
 from wmdd.engine.task import Plan, StageTask
 from wmdd.engine.work import Passes, Workload
@@ -35,6 +44,7 @@ CPU_FLOPS_PER_S = {
 SMALL, LARGE = 0.03e9, 1e9
 STEP_S = 5e-3  # of a step, besides its network
 PRODUCT_S = 1e-8  # of an image, an atom and a feature, in the whole search for a barycenter
+COMPILATION_S, COMPILED = 45.0, 0.7  # of recovery: once in a worker, and what a step then takes of its time before
 IMAGE_S, PIXEL_S = 1.5e-4, 1.6e-8  # of decoding
 START_S = 10.0  # of imports, Ray and its workers
 
@@ -167,7 +177,7 @@ def _stage_cost(work: Workload, tasks: list[StageTask], chip: str) -> StageCost:
         flops=sum(item.flops for item in passes),
         steps=sum(item.steps for item in passes),
         cores=cores,
-        elapsed_s=sum(_core_s(work, task, chip) for task in tasks) / cores,
+        elapsed_s=sum(_core_s(work, task, chip) for task in tasks) / cores + _compilation_s(work, tasks),
         decoding_s=sum(_decoding_s(work, task) for task in tasks),
         stored_bytes=sum(map(work.stored_bytes, tasks)),
         snapshot_bytes=sum(sorted(map(work.snapshot_bytes, tasks))[-at_once:]),
@@ -190,7 +200,16 @@ def _tasks_at_once(work: Workload, tasks: list[StageTask]) -> tuple[int, int]:
 def _core_s(work: Workload, task: StageTask, chip: str) -> float:
     """Return the seconds of a task on one core."""
     networks = sum(STEP_S * item.steps + item.flops / _flops_per_s(item, chip) for item in work.passes(task))
+    networks *= COMPILED if _compilation_s(work, [task]) else 1
     return networks + _decoding_s(work, task) + PRODUCT_S * work.products(task)
+
+
+def _compilation_s(work: Workload, tasks: list[StageTask]) -> float:
+    """Return the seconds in which a worker compiles recovery; 0 if it does not."""
+    setting = work.config.runtime.compile
+    largest = max(map(work.recovered_pixels, tasks), default=0.0)
+    is_compiled = largest >= RECOVERY_PIXELS if setting == "auto" else bool(largest) and setting != "off"
+    return COMPILATION_S if is_compiled else 0.0
 
 
 def _decoding_s(work: Workload, task: StageTask) -> float:

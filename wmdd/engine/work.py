@@ -131,6 +131,11 @@ class Workload:
         images = sum(self.class_size(unit.params.class_id) for unit in task.units)
         return float(images) * self.config.ipc * self._teacher.features
 
+    def recovered_pixels(self, task: StageTask) -> float:
+        """Return the pixels that all steps of a task of recovery compute together; 0 in other stages."""
+        images = len(task.units) * self.config.ipc if task.stage == "recover" else 0
+        return float(images) * self.config.data.image_size**2 * self.config.recover.iterations
+
     @functools.cached_property
     def _class_sizes(self) -> np.ndarray:
         return np.bincount(self.plan.index.train.label, minlength=len(self.plan.index.class_names))

@@ -48,6 +48,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 RECORDS = 50
+COMPILING = "torch compiles the first step, for up to a minute"
 _AVERAGES = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
@@ -67,7 +68,7 @@ def optimise(
         bounds: least and largest value of each channel of a valid image.
         steps: of the `recover.iterations` in all.
     """
-    section, loss_terms = objective.section, objective.runtime.maybe_compile(objective)
+    section, loss_terms = objective.section, objective.runtime.recovery(objective, _pixels(objective.section, images))
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
         terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
@@ -77,6 +78,11 @@ def optimise(
         with torch.no_grad():
             torch.clamp(images, *bounds, out=images)
         yield step, terms.detach()
+
+
+def _pixels(section: RecoverConfig, images: Tensor) -> int:
+    """Return the number of pixels that all the steps compute, also if only some of them are run now."""
+    return section.iterations * images[:, 0].numel()
 
 
 def record_every(steps: int) -> int:
@@ -168,6 +174,8 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
+    if runtime.compiles_recovery(_pixels(section, state.images)):
+        yield Progress(span.start, section.iterations, COMPILING)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
     network = runtime.round_weights(copy.deepcopy(runtime.place(teacher.network)))
     with Probe(network, teacher.num_classes) as probe:

@@ -30,8 +30,10 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
     for unit in units:
         teacher: Teacher = unit.load("teacher")
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
-        networks = [runtime.pass_through(_as_it_labels(section, member, runtime)) for member in ensemble]
         images = ImageSet.of(unit.load("classes")).images
+        batches_per_epoch = len(batch_sizes(section, len(images)))
+        steps = section.epochs * batches_per_epoch  # of all blocks, so that all have the same labels
+        networks = [runtime.network(_as_it_labels(section, member, runtime), steps) for member in ensemble]
         # On the device, unless torchvision changes them first, which it does on the host.
         images = runtime.keep(images) if section.augment == "none" else images
         own = seeds.child("relabel", unit.params.images)
@@ -45,7 +47,7 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
             "schema": 1,
             "first_epoch": first,
             "epochs": epochs,
-            "batches": len(batch_sizes(section, len(images))),
+            "batches": batches_per_epoch,
             "classes": teacher.num_classes,
             "class_names": list(teacher.class_names),
         }

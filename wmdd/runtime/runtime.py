@@ -1,11 +1,9 @@
-"""How this process computes: the only place that names a device, a dtype, autocast, memory format or compilation."""
+"""Device, precision, compilation and resources of this process."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -17,11 +15,10 @@ from torch import Tensor, nn
 from wmdd.cpus import bf16_on_cpu, cpu_flags, cpu_name, keep_freed_memory
 from wmdd.errors import ConfigError
 from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
+from wmdd.runtime.compilation import OFF, Compilation, compiler_failure
 
-logger = logging.getLogger(__name__)
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
-MAX_COMPILATIONS = 1000
 
 
 class Settings(Protocol):
@@ -52,28 +49,26 @@ class Runtime:
     Args:
         device: the CPU, or the GPU in use.
         bf16: run networks under bf16 autocast; losses and moments stay float32.
-        compile: compile long loops by `torch.compile`.
         threads: CPU threads.
         train_threads: CPU threads of a teacher's training; 0 to choose them (`wmdd.training.threads`).
         memory_bytes: real images that fit in this are kept decoded.
         loaders: processes that decode images that do not fit.
         cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
-        compile_networks: with `compile`, also those that train or label: on request, as nobody knows where it pays.
+        compilation: what `torch.compile` compiles.
         deterministic: choose a GPU's kernels by rules, never by timing, and only those that repeat bit for bit.
-        reasons: why precision and compilation are what they are, for the manifest.
+        why_bf16: the reason, for the manifest.
     """
 
     device: torch.device
     bf16: bool
-    compile: bool
     threads: int
     train_threads: int = 0
     memory_bytes: int = 0
     loaders: int = 0
     cpus: int = 0
-    compile_networks: bool = False
+    compilation: Compilation = OFF
     deterministic: bool = True
-    reasons: Mapping[str, str] = field(default_factory=dict, compare=False)
+    why_bf16: str = field(default="", compare=False)
 
     @staticmethod
     def create(config: Settings, cpus: int = 0) -> Runtime:
@@ -87,22 +82,18 @@ class Runtime:
         if config.device == "cuda" and not cuda:
             raise ConfigError("runtime.device=cuda: torch sees no GPU here; use auto or cpu")
         device = torch.device("cuda" if cuda else "cpu")
-        bf16, why_precision = _choose_bf16(config.precision, device)
-        compiled, why_compile = _choose_compile(config.compile, device)
-        if config.compile == "on" and (failure := compiler_failure(device)):
-            raise ConfigError(f"runtime.compile=on: torch cannot compile here ({failure}); use auto or off")
+        bf16, why_bf16 = _choose_bf16(config.precision, device)
         return Runtime(
             device,
             bf16,
-            compiled,
             config.threads,
             config.train_threads,
             memory_bytes=int(config.memory_gib * 2**30),
             loaders=config.loaders,
             cpus=cpus,
-            compile_networks=config.compile == "on",
+            compilation=Compilation.create(config.compile, device),
             deterministic=config.deterministic,
-            reasons={"precision": why_precision, "compile": why_compile},
+            why_bf16=why_bf16,
         )
 
     def enter(self) -> None:
@@ -179,111 +170,38 @@ class Runtime:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             yield
 
-    def maybe_compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the compiled function if `compile` is set and torch can compile here, else the function.
+    def compiles_recovery(self, pixels: int) -> bool:
+        """Whether recovery of a number of pixels, each counted in every step, is compiled."""
+        return pixels >= self.compilation.recovery_from and not compiler_failure(self.device)
 
-        Each shape is compiled separately and, if `deterministic` is set, nothing is chosen by timing: kernels for
-        dynamic shapes, or the fastest of several, would depend on what this process ran before, and a resumed run must
-        give the images of an uninterrupted one.
-        """
-        if not self.compile or compiler_failure(self.device):
-            return function
-        import torch._dynamo.config as dynamo
-        import torch._inductor.config as inductor
+    def recovery(self, function: Callable[..., Any], pixels: int) -> Callable[..., Any]:
+        """Return what computes a step of recovery: the function, compiled if it computes many pixels in all steps."""
+        return self._compiled(function) if self.compiles_recovery(pixels) else function
 
-        # Beyond its limit torch stops compiling any function of the process, and rounding changes.
-        dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
-        dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
-        options: dict[str, Any] = {"deterministic": self.deterministic} if hasattr(inductor, "deterministic") else {}
-        # The one choice by timing that inductor's "deterministic" leaves.
-        options["triton.autotune_pointwise"] = not self.deterministic
-        compiled = torch.compile(function, dynamic=False, options=options)
+    def network(self, network: nn.Module, steps: int) -> Callable[..., Any]:
+        """Return what computes a pass of a network that trains or labels: itself, compiled if there are many steps."""
+        return self._compiled(network) if steps >= self.compilation.networks_from else network
 
-        def run(*arguments: Any) -> Any:
-            try:
-                return compiled(*arguments)
-            except torch._dynamo.exc.TorchDynamoException as exc:
-                raise ConfigError(f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off") from exc
-
-        return run
-
-    def pass_through(self, network: nn.Module) -> Callable[..., Any]:
-        """Return what computes a network's pass: the network, or its compiled code if `compile_networks` is set."""
-        return self.maybe_compile(network) if self.compile_networks else network
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return self.compilation.compiled(function, self.device, deterministic=self.deterministic)
 
     def describe(self) -> dict[str, Any]:
         """Return device, precision, compilation and threads as they are now, and why, for the manifest."""
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
-        threads, reasons = torch.get_num_threads(), dict(self.reasons)
-        reasons["threads"] = _why_threads(threads, self)
-        if failure := self.compile and _compiler_failures.get(self.device.type):
-            reasons["compile"] = f"torch cannot compile here ({failure})"
+        threads = torch.get_num_threads()
+        compiled, why_compiled = self.compilation.describe(self.device)
         return {
             "device": name,
             "precision": "bf16" if self.bf16 else "fp32",
-            "compile": self.compile and not failure,
+            "compile": compiled,
             "deterministic": self.deterministic,
             "threads": threads,
-            "reasons": reasons,
+            "reasons": {
+                "precision": self.why_bf16,
+                "compile": why_compiled,
+                "threads": _why_threads(threads, self),
+            },
         }
-
-
-_compiler_failures: dict[str, str] = {}
-
-
-def compiler_failure(device: torch.device) -> str:
-    """Return why torch cannot compile for a device (no C compiler, no Python headers, an old GPU), or "" if it can.
-
-    It is tried once per process, before the first compilation, so that either all functions are compiled or none.
-    """
-    import torch._dynamo
-
-    if device.type not in _compiler_failures:
-        failure = ""
-        try:
-            torch.compile(_next, dynamic=False)(torch.zeros(8, device=device))
-        except Exception as exc:  # compilers, drivers and torch each raise their own
-            failure = _line(exc)
-            logger.warning("recovery is not compiled, and so takes longer: torch cannot compile here (%s)", failure)
-        _compiler_failures[device.type] = failure
-    return _compiler_failures[device.type]
-
-
-def _next(values: Tensor) -> Tensor:
-    return values + 1
-
-
-def _line(exc: BaseException) -> str:
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
-
-
-# Messages of libraries that torch calls; the second is cuDNN's if its workspace does not fit.
-_OUT_OF_MEMORY = ("out of memory", "unable to find an engine to execute", "ALLOC_FAILED")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the device's memory is full."""
-    full = isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
-    return full or isinstance(error, torch.OutOfMemoryError)
-
-
-def choose_gpu(device: torch.device) -> None:
-    """Make this process use one of the GPUs that it sees; other processes of its node use the others."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-
-
-def free_memory() -> None:
-    """Return unused memory to the device, after a failed allocation."""
-    if torch.cuda.is_initialized():
-        gc.collect()  # generators and errors that refer to each other hold tensors until then
-        torch.cuda.empty_cache()
-
-
-def device_in_use() -> list[int]:
-    """Return the number of the GPU that this process uses, in a list; an empty list if it has used none."""
-    return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
 
 
 def _choose_bf16(setting: str, device: torch.device) -> tuple[bool, str]:
@@ -294,19 +212,6 @@ def _choose_bf16(setting: str, device: torch.device) -> tuple[bool, str]:
     if setting == "auto" and not torch.backends.mkldnn.is_available():
         return False, "auto: this torch has no oneDNN"
     return bf16_on_cpu(setting, cpu_flags())
-
-
-def _choose_compile(setting: str, device: torch.device) -> tuple[bool, str]:
-    """Return whether long loops are compiled, and why.
-
-    On a CPU a process compiles for 15 to 60 s, with a C++ compiler that may not be there. Steps of 50 images of 32 px
-    then take less time, which pays from some 100 (ResNet-18) to 1,000 steps (ConvNet-3) on.
-    """
-    if setting != "auto":
-        return setting == "on", "set by runtime.compile"
-    if device.type == "cuda":
-        return True, "auto: the device is a GPU"
-    return False, "auto: compiling for a CPU takes longer than short loops save"
 
 
 def _why_threads(threads: int, runtime: Runtime) -> str:

@@ -1,0 +1,133 @@
+"""Which functions torch compiles in this process, and how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wmdd.cpus import RECOVERY_PIXELS
+from wmdd.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+MAX_COMPILATIONS = 1000
+
+# Steps from which `runtime.compile` auto compiles networks that train or label; for recovery `cpus.RECOVERY_PIXELS`
+# decides. Compilation takes 10 to 60 s for each size of batch in each process. On a CPU a step of training is hardly
+# shorter afterwards, and on GPUs nobody has measured it (step "students" of ``benchmarks``).
+NETWORKS_FROM = 20_000
+NEVER = 2**63
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What is compiled: by the amount of work, which the configuration decides, and never by timing.
+
+    Args:
+        recovery_from: recovery of at least this number of pixels: steps x images x height x width.
+        networks_from: networks that train for at least this number of steps, or label as many batches.
+        graphs: launch a compiled function's kernels as one CUDA graph.
+        reason: why, for the manifest.
+    """
+
+    recovery_from: int
+    networks_from: int
+    graphs: bool = False
+    reason: str = "set by runtime.compile"
+
+    @staticmethod
+    def create(setting: str, device: torch.device) -> Compilation:
+        """Return what ``runtime.compile`` means on a device.
+
+        Raises:
+            ConfigError: if there is no compiler, or no GPU for CUDA graphs, where the option requires one.
+        """
+        if setting == "off":
+            return OFF
+        if setting == "auto" and device.type == "cuda":
+            return Compilation(RECOVERY_PIXELS, NETWORKS_FROM, reason="auto: on a GPU, what outlasts compilation")
+        if setting == "auto":
+            return Compilation(RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
+        if setting == "graphs" and device.type != "cuda":
+            raise ConfigError("runtime.compile=graphs: CUDA graphs need a GPU; use auto, on or off")
+        if failure := compiler_failure(device):
+            raise ConfigError(f"runtime.compile={setting}: torch cannot compile here ({failure}); use auto or off")
+        return Compilation(0, 0, graphs=setting == "graphs")
+
+    def compiled(
+        self, function: Callable[..., Any], device: torch.device, *, deterministic: bool
+    ) -> Callable[..., Any]:
+        """Return the compiled function if torch can compile here, else the function.
+
+        Each shape is compiled separately and, if `deterministic` is set, nothing is chosen by timing: kernels for
+        dynamic shapes, or the fastest of several, would depend on what this process ran before, and a resumed run must
+        give the images of an uninterrupted one.
+        """
+        if compiler_failure(device):
+            return function
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        # Beyond its limit torch stops compiling any function of the process, and rounding changes.
+        dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_COMPILATIONS)
+        dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, MAX_COMPILATIONS)
+        options: dict[str, Any] = {"deterministic": deterministic} if hasattr(inductor, "deterministic") else {}
+        # The one choice by timing that inductor's "deterministic" leaves.
+        options["triton.autotune_pointwise"] = not deterministic
+        if self.graphs:
+            options["triton.cudagraphs"] = True
+        compiled = torch.compile(function, dynamic=False, options=options)
+
+        def run(*arguments: Any) -> Any:
+            try:
+                return compiled(*arguments)
+            except torch._dynamo.exc.TorchDynamoException as exc:
+                raise ConfigError(f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off") from exc
+
+        return run
+
+    def describe(self, device: torch.device) -> tuple[str, str]:
+        """Return what is compiled, and why, for the manifest."""
+        if self == OFF:
+            return "nothing", self.reason
+        if failure := _compiler_failures.get(device.type):
+            return "nothing", f"torch cannot compile here ({failure})"
+        if not self.recovery_from:
+            return "all" + ", as CUDA graphs" * self.graphs, self.reason
+        networks = "" if self.networks_from == NEVER else f", networks that take {self.networks_from:,} steps or more"
+        return f"recovery of {self.recovery_from:,} pixels x steps or more{networks}", self.reason
+
+
+OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0)
+_compiler_failures: dict[str, str] = {}
+
+
+def compiler_failure(device: torch.device) -> str:
+    """Return why torch cannot compile for a device (no C compiler, no Python headers, an old GPU), or "" if it can.
+
+    It is tried once per process, before the first compilation, so that either all functions are compiled or none.
+    """
+    import torch._dynamo
+
+    if device.type not in _compiler_failures:
+        failure = ""
+        try:
+            torch.compile(_next, dynamic=False)(torch.zeros(8, device=device))
+        except Exception as exc:  # compilers, drivers and torch each raise their own
+            failure = _line(exc)
+            logger.warning("long loops are not compiled, and so take longer: torch cannot compile here (%s)", failure)
+        _compiler_failures[device.type] = failure
+    return _compiler_failures[device.type]
+
+
+def _next(values: Tensor) -> Tensor:
+    return values + 1
+
+
+def _line(exc: BaseException) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return f"{type(exc).__name__}: {lines[0][:200]}" if lines else type(exc).__name__
