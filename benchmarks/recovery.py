@@ -31,7 +31,7 @@ from wmdd.seeding import SeedTree
 
 ROUNDS, IPC, STEPS = 3, 10, 40
 IMAGES = 100
-NOT_COMPILED, GRAPHS = "wmdd, not compiled", "wmdd, CUDA graphs"
+NOT_COMPILED, TIMED, GRAPHS = "wmdd, not compiled", "wmdd, not compiled, not deterministic", "wmdd, CUDA graphs"
 FP32, NETWORK = "wmdd, fp32", "network alone"
 PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products and convolutions round to TF32
 Way = Callable[[], float]
@@ -163,6 +163,8 @@ class _Case:
         """Return what needs no compiler: wmdd, also in fp32, its network alone, and the plain loops."""
         plainly, precisely = self.plainly(), dataclasses.replace(self.plainly(), bf16=False)
         ways = {NOT_COMPILED: self.timed(plainly), FP32: self.timed(precisely), NETWORK: self._network_alone()}
+        if not self._on_cpu:  # what bit equality costs
+            ways[TIMED] = self.timed(dataclasses.replace(plainly, deterministic=False))
         plain = {name: tf32 for name, tf32 in PLAIN.items() if not (tf32 and self._on_cpu)}
         return ways | {name: self._plain_loop(tf32) for name, tf32 in plain.items()}
 
@@ -217,7 +219,7 @@ class _Case:
                 "precision": precision,
                 "share_of_ceiling": round(rate / ceilings[precision], 3),
                 "share_of_network": round(ms[NETWORK] / value, 3) if NETWORK in ms else None,
-                **{f"times {other}": round(ms[other] / value, 2) for other in (FP32, *PLAIN) if other in ms},
+                **{f"times {other}": round(ms[other] / value, 2) for other in (FP32, TIMED, *PLAIN) if other in ms},
             }
         return figures
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import tempfile
 import time
@@ -27,7 +28,7 @@ from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime
-from wmdd.runtime.compilation import ON
+from wmdd.runtime.compilation import ON, Compilation
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.plans.evaluate import Params
@@ -35,7 +36,8 @@ from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2
 VALIDATED_PER_STEP = 50  # as recipe cifar10-quick: 10,000 after 50 epochs of 5 steps, rounded up
-WMDD, PLAIN, BARE, COMPILED = "wmdd", "plain loop", "bare network", "wmdd, compiled"
+WMDD, PLAIN, BARE = "wmdd", "plain loop", "bare network"
+COMPILED, GRAPHS = "wmdd, compiled", "wmdd, CUDA graphs"
 
 
 def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: int) -> None:
@@ -52,6 +54,9 @@ def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: i
             for name, way in ways.items():
                 seconds[name] = min(seconds[name], case.seconds(way))
             _record(record, case, seconds)
+        if setting.device == "cuda":  # last, because capture may fail
+            way = functools.partial(case.compiled, Compilation(0, 0, graphs=True))
+            _record(record, case, seconds | {GRAPHS: min(case.seconds(way) for _ in range(ROUNDS))})
 
 
 def _record(record: Record, case: _Case, seconds: dict[str, float]) -> None:
@@ -109,9 +114,9 @@ class _Case:
         synchronize()
         return clock() - begun
 
-    def compiled(self) -> None:
+    def compiled(self, compilation: Compilation = ON) -> None:
         """Run stage evaluate with a compiled network; its first time is most of all compilation."""
-        self.wmdd(dataclasses.replace(self.runtime, compilation=ON))
+        self.wmdd(dataclasses.replace(self.runtime, compilation=compilation))
 
     def wmdd(self, runtime: Runtime | None = None) -> None:
         """Run stage evaluate."""
