@@ -16,6 +16,7 @@ import functools
 import itertools
 import random
 import time
+from collections import Counter
 
 import threadpoolctl
 
@@ -104,11 +105,19 @@ class Simulation:
         nodes = {next(self.names): self.slots for _ in range(gpus // self.slots)}
         self.teams = {"team": plan.config.evaluate.workers} if plan.config.evaluate.workers > 1 else {}
         times = {"start_s": args.start_s, "delay_s": args.overhead_s}
-        self.workers = SimulatedWorkers(nodes, seconds, teams=self.teams, **times)
+        self.workers = SimulatedWorkers(nodes, self._take, teams=self.teams, **times)
         self.plan, self.ended, self.retries = plan, dict[str, float](), 0
+        self.compiled, self.took = Counter[str](), dict[tuple[str, str], float]()
         if lost:
             self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))
             self.workers.at(self.random.expovariate(1 / self.every_s), self._lose)
+
+    def _take(self, task: StageTask, node: str) -> float:
+        """Return the seconds of a task, with compilation in the first of recovery on each GPU of a node."""
+        compiles = task.stage == "recover" and self.compiled[node] < self.slots
+        self.compiled[node] += compiles
+        took = self.took[task.stage, task.name] = self.seconds(task, node) + compiles * self.args.compile_s
+        return took
 
     def _lose(self) -> None:
         now = self.workers.now()
@@ -144,9 +153,10 @@ class Simulation:
         images, whole = max(self.ended[stage] for stage in IMAGE_STAGES), self.workers.now()
         work_s = sum(self.seconds.work_s(task) for task in tasks if STAGES[task.stage].gpu)
         begun = {(task.stage, task.name): (moment, task) for moment, _, task in self.workers.assigned}  # last attempts
-        spans = [(moment, task, self.seconds(task, "")) for moment, task in begun.values() if STAGES[task.stage].gpu]
         until_images_s = sum(
-            self.seconds.work_s(task) * min(1.0, max(0.0, images - moment) / took) for moment, task, took in spans
+            self.seconds.work_s(task) * min(1.0, max(0.0, images - moment) / self.took[name])
+            for name, (moment, task) in begun.items()
+            if STAGES[task.stage].gpu
         )
         return {
             "images_s": round(images, 1),
@@ -164,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, default=GPU_FLOPS_PER_S / 1e12, help="assumed rate of one GPU")
     parser.add_argument("--start-s", type=float, default=12.0, help="from a worker's placement to its first task")
+    parser.add_argument("--compile-s", type=float, default=0.0, help="of compiling recovery, once on each GPU")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--spread", type=float, default=0.1, help="of tasks about their mean, either way (default 0.1)")
@@ -184,6 +195,7 @@ def main() -> None:
         names = (
             "tflops",
             "start_s",
+            "compile_s",
             "overhead_s",
             "spread",
             "draw_s",

@@ -17,7 +17,7 @@ from wmdd.errors import ConfigError
 from wmdd.method.recovery import COMPILING, Recovered, recover_images
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime, compilation
-from wmdd.runtime.compilation import NETWORKS_FROM, NEVER, OFF, ON, Compilation
+from wmdd.runtime.compilation import GPU_RECOVERY_PIXELS, NETWORKS_FROM, NEVER, OFF, ON, Compilation
 from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Trainer
 
@@ -92,9 +92,9 @@ def test_nothing_is_chosen_by_timing(monkeypatch):
 RULES = {
     ("cpu", "auto"): (RECOVERY_PIXELS, NEVER, "recovery of 100,000,000 pixels x steps or more"),
     ("cuda", "auto"): (
-        RECOVERY_PIXELS,
+        GPU_RECOVERY_PIXELS,
         NETWORKS_FROM,
-        "recovery of 100,000,000 pixels x steps or more, networks that take 20,000 steps or more",
+        "recovery of 10,000,000,000 pixels x steps or more, networks that take 20,000 steps or more",
     ),
     ("cpu", "on"): (0, 0, "all"),
     ("cuda", "graphs"): (0, 0, "all, as CUDA graphs"),
@@ -112,7 +112,7 @@ def test_amount_of_work_decides(monkeypatch, device, setting):
     assert chosen.describe(torch.device(device))[0] == words
     runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
     for loop, least in ((runtime.recovery, recovery_from), (runtime.network, networks_from)):
-        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 10**12):
+        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 10**10 - 1, 10**10, 10**12):
             assert (loop(torch.neg, steps) is torch.neg) is (steps < least), (loop, steps)
 
 

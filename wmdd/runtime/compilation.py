@@ -16,10 +16,11 @@ from wmdd.errors import ConfigError
 logger = logging.getLogger(__name__)
 MAX_COMPILATIONS = 1000
 
-# Steps from which `runtime.compile` auto compiles networks that train or label; for recovery `cpus.RECOVERY_PIXELS`
-# decides. Compilation takes 10 to 60 s for each size of batch in each process. On a CPU a step of training is hardly
-# shorter afterwards, and on GPUs nobody has measured it (step "students" of ``benchmarks``).
-NETWORKS_FROM = 20_000
+# From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of as many pixels as
+# 2,000 steps of 100 images of 224 px have, half a minute at 50 TFLOP/s; networks that train or label for as many steps.
+# A process compiles for 10 to 60 s for each size of batch. On a CPU `cpus.RECOVERY_PIXELS` is for recovery, and a step
+# of training is hardly shorter afterwards.
+GPU_RECOVERY_PIXELS, NETWORKS_FROM = 10**10, 20_000
 NEVER = 2**63
 
 
@@ -49,7 +50,7 @@ class Compilation:
         if setting == "off":
             return OFF
         if setting == "auto" and device.type == "cuda":
-            return Compilation(RECOVERY_PIXELS, NETWORKS_FROM, reason="auto: on a GPU, what outlasts compilation")
+            return Compilation(GPU_RECOVERY_PIXELS, NETWORKS_FROM, reason="auto: on a GPU, what outlasts compilation")
         if setting == "auto":
             return Compilation(RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
         if setting == "graphs" and device.type != "cuda":
