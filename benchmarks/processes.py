@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import subprocess
@@ -48,6 +49,15 @@ def small_run(folder: str, *options: str) -> str:
     """Run the recipe for few steps; return the run folder, whose store is next to it."""
     python(folder, "-m", "wmdd", "distill", "digits", *FEW_STEPS, *options, "--run", "run")
     return str(Path(folder, "run"))
+
+
+def cpu_s() -> float:
+    """Return the CPU seconds of this process and of all that it has started."""
+    import psutil  # which a machine with a GPU may lack, whose steps do not call this
+
+    this = psutil.Process()
+    # Each holds those of its children that it has waited for.
+    return sum(math.fsum(process.cpu_times()[:4]) for process in (this, *this.children(recursive=True)))
 
 
 def _children_s() -> float:

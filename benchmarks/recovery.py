@@ -1,4 +1,4 @@
-"""Steps: a recovery step of ResNet-18, against a plain loop, its network alone and the device's limit; compilation."""
+"""Step: a recovery step of ResNet-18, against a plain loop, its network alone and the device's limit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.device import Trace, ceilings_tflops, open_runtime, peak_memory, synchronize
@@ -37,51 +35,35 @@ PLAIN = {"plain, fp32": False, "plain, TF32": True}  # whether matrix products a
 Way = Callable[[], float]
 
 
-def warm(setting: Setting, record: Record, sizes: list[int]) -> None:
-    """Compile recovery at each size, while another step runs, so that later steps find it in torch's cache on disk."""
-    figures: dict[str, float] = {}
-    cache = "warm" if any(Path(cache_dir()).glob("fxgraph/*")) else "cold"
-    record(cache=cache)
-    for size in sizes:
-        case = _Case(setting, size, IMAGES)
-        next(case.events(case.plainly()))  # the device and its libraries are loaded before the clock runs
-        if failure := compiler_failure(case.runtime.device):
-            record(compiler_failure=failure, result="torch cannot compile here")
-            return
-        figures[f"{size} px"] = round(case.first_step_s(), 1)
-        shown = ", ".join(f"{name} {seconds:g}" for name, seconds in figures.items())
-        record(first_step_s=figures, result=f"seconds until the first compiled step ({cache} cache): {shown}")
-
-
 def run(setting: Setting, record: Record, size: int, more: int, stem: Stem = "auto") -> None:
     """Time steps of 100 images of `size` px and then of `more`, alternating the ways of computing in one process."""
-    case, ceilings = _Case(setting, size, IMAGES, stem), ceilings_tflops(setting)
+    case, ceilings = Case(setting, size, IMAGES, stem), ceilings_tflops(setting)
     record(model=case.model, stem=stem, size_px=case.size, images=case.images)
     record(gflop_per_image=round(case.gflop_per_image, 3))
     record(ceilings_tflops=ceilings)
     ways = case.ways()
     # First what needs no compiler: compilation may take all the time that is left, or not work here.
-    for ms in _alternate(ways, 1):
+    for ms in alternate(ways, 1):
         _record(record, case.figures(ms, ceilings), case.images)
     if case.runtime.compilation == ON:
         ways = _compiled(case, record) | ways
-    for ms in _alternate(ways, ROUNDS):
+    for ms in alternate(ways, ROUNDS):
         _record(record, case.figures(ms, ceilings), case.images)
     record(profile=case.profile())
     ways.clear()  # their images and networks are none of a run's
     record(memory=peak_memory(case.runtime, case.timed(case.runtime)))
     # Not compiled, as that would take longer than all else: the same way at both numbers shows whether 100 fill a GPU.
-    larger = _Case(setting, size, more, stem)
+    larger = Case(setting, size, more, stem)
     ms = {NOT_COMPILED: 1e3 * min(larger.timed(larger.plainly())() for _ in range(2))}
     record(more_images={"images": larger.images, **larger.figures(ms, ceilings)[NOT_COMPILED]})
 
 
-def _compiled(case: _Case, record: Record) -> dict[str, Way]:
+def _compiled(case: Case, record: Record) -> dict[str, Way]:
     """Return the compiled ways, after their compilation; none where torch cannot compile, here or this network."""
     try:
         if failure := compiler_failure(case.runtime.device):
             raise ConfigError(failure)
-        record(first_step_s={name: round(case.first_step_s(), 2) for name in ("first", "again")})
+        record(first_step_s={name: round(case.first_step_s(case.runtime), 2) for name in ("first", "again")})
         return {"wmdd": case.timed(case.runtime)} | _graphs(case, record)
     except ConfigError as exc:
         record(compiler_failure=str(exc))
@@ -89,7 +71,7 @@ def _compiled(case: _Case, record: Record) -> dict[str, Way]:
         return {}
 
 
-def _graphs(case: _Case, record: Record) -> dict[str, Way]:
+def _graphs(case: Case, record: Record) -> dict[str, Way]:
     """Return the way whose steps are launched as CUDA graphs, after a try; none on a CPU, or where it fails."""
     if case.runtime.device.type != "cuda":
         return {}
@@ -102,15 +84,15 @@ def _graphs(case: _Case, record: Record) -> dict[str, Way]:
     return {GRAPHS: way}
 
 
-class _Case:
+class Case:
     """A number of images of a network's size, and the ways in which their recovery is timed."""
 
-    def __init__(self, setting: Setting, size: int, images: int, stem: Stem = "auto") -> None:
+    def __init__(self, setting: Setting, size: int, images: int, stem: Stem = "auto", model: str = "resnet18") -> None:
         self._on_cpu = setting.on == "cpu"
         # Also in a rehearsal of a GPU's steps on the CPU, where a run does not compile by itself.
         self.runtime = dataclasses.replace(open_runtime(setting), compilation=OFF if self._on_cpu else ON)
         self._stem: Stem = "auto" if setting.toy else stem
-        self.model, self.size = ("convnet1_w8", 16) if setting.toy else ("resnet18", size)
+        self.model, self.size = ("convnet1_w8", 16) if setting.toy else (model, size)
         ipc = 2 if setting.toy else IPC
         self.images = 4 if setting.toy else images
         self._steps = 5 if setting.toy or self._on_cpu else STEPS
@@ -123,6 +105,10 @@ class _Case:
     def plainly(self) -> Runtime:
         """Return the runtime without compilation."""
         return dataclasses.replace(self.runtime, compilation=OFF)
+
+    def compiled(self) -> Runtime:
+        """Return the runtime with compilation, also where a run does not compile by itself."""
+        return dataclasses.replace(self.runtime, compilation=ON)
 
     @functools.cached_property
     def gflop_per_image(self) -> float:
@@ -142,20 +128,20 @@ class _Case:
         recovery = recover_images(section, self._teacher, self._targets, runtime)
         return (event for event in recovery if isinstance(event, Progress) and event.note != COMPILING)
 
-    def first_step_s(self) -> float:
-        """Return the seconds until the first step is done, and before it the compilation."""
-        begun = time.perf_counter()
-        next(self.events(self.runtime))
-        return time.perf_counter() - begun
+    def first_step_s(self, runtime: Runtime, clock: Way = time.perf_counter) -> float:
+        """Return the seconds until the first step is done, and before it the compilation if the runtime compiles."""
+        begun = clock()
+        next(self.events(runtime))
+        return clock() - begun
 
-    def timed(self, runtime: Runtime) -> Way:
+    def timed(self, runtime: Runtime, clock: Way = time.perf_counter) -> Way:
         """Return what times a step: the mean of those between two events, s."""
 
         def seconds() -> float:
             events = self.events(runtime)
-            first, begun = next(events), time.perf_counter()
+            first, begun = next(events), clock()
             second = next(events)
-            return (time.perf_counter() - begun) / (second.done - first.done)
+            return (clock() - begun) / (second.done - first.done)
 
         return seconds
 
@@ -224,7 +210,7 @@ class _Case:
         return figures
 
 
-def _alternate(ways: dict[str, Way], rounds: int) -> Iterator[dict[str, float]]:
+def alternate(ways: dict[str, Way], rounds: int) -> Iterator[dict[str, float]]:
     """Time one way after another; yield the least milliseconds of each so far, after each round."""
     best: dict[str, float] = {}
     for _ in range(rounds):

@@ -99,7 +99,7 @@ def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") 
 _METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
 _GPU = (
     Step("machine", f"{HERE}.machine:run", 90),
-    Step("compilation", f"{HERE}.recovery:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
+    Step("compilation", f"{HERE}.compilation:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
     Step("tests", f"{HERE}.checks:run", 200),
     Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
     Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
@@ -125,6 +125,7 @@ _CPU = (
     Step("labels", f"{HERE}.labels:run", 30),
     Step("barycenters", f"{HERE}.barycenters:run", 60),
     Step("precision", f"{HERE}.precision:run", 90),
+    Step("compilation", f"{HERE}.compilation:run", 150, {"size": 32, "networks": [("convnet3_w64", "auto")]}),
     Step("startup", f"{HERE}.startup:run", 60),
     Step("memory", f"{HERE}.memory:run", 60),
     Step("overhead", f"{HERE}.overhead:run", 60, {"units": 200}),
