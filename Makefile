@@ -28,9 +28,9 @@ lint: $(STAMP)
 	.venv/bin/mypy
 
 # Measures every stage on the CPU, against plain loops, in ten minutes: make bench [STEPS=NAME,...] [OUT=DIR].
+# FULL=1 DATA=CIFAR10 adds the steps that take longer, an hour in all; TOY=1 rehearses the steps.
 bench: $(STAMP)
-	.venv/bin/python -m benchmarks cpu $(if $(OUT),--out '$(OUT)') \
-	  $(call given,DATA,data) $(call given,MINUTES,minutes) $(call given,WORK,work) $(call given,STEPS,steps)
+	$(strip .venv/bin/python -m benchmarks cpu $(if $(FULL),--full) $(OPTIONS))
 
 # Tests and measures the GPU: make gpu DATA=CIFAR10 [TINY=TINY_IMAGENET] [MINUTES=6.5] [OUT=DIR] [WORK=DIR] [STEPS=NAME,...].
 # TOY=1 rehearses it on the CPU. If there is no .venv, and Python has all that is needed, no environment is made.
@@ -44,10 +44,10 @@ endif
 endif
 # Many clusters set WORK or DATA for other ends: these count on the command line alone.
 given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
+OPTIONS = $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') $(call given,DATA,data) $(call given,TINY,tiny) \
+  $(call given,MINUTES,minutes) $(call given,WORK,work) $(call given,STEPS,steps)
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
-	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks gpu $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') \
-	  $(call given,DATA,data) $(call given,TINY,tiny) $(call given,MINUTES,minutes) $(call given,WORK,work) \
-	  $(call given,STEPS,steps))
+	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks gpu $(OPTIONS))
 
 # compat puts this folder on the path. The default, a finder behind the path's own, lets a script that lies beside a
 # clone named wmdd import that folder, as a namespace without content.

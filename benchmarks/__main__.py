@@ -1,6 +1,7 @@
 """Measure wmdd on this machine's GPU or CPU in a few minutes, against plain loops; most important first.
 
     make bench                               # python -m benchmarks cpu
+    make bench FULL=1 DATA=CIFAR10           # also the steps that take longer: an hour
     make gpu                                 # python -m benchmarks gpu: also tests
     make gpu TOY=1                           # a rehearsal of the GPU's steps on the CPU, at toy size
     python -m benchmarks gpu --data CIFAR10 --tiny TINY_IMAGENET --minutes 30 --out DIR
@@ -24,27 +25,31 @@ import uuid
 from pathlib import Path
 
 from benchmarks.runner import PRELOAD, Session
-from benchmarks.steps import STEPS, On, Setting
+from benchmarks.steps import STEPS, On, Setting, form
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CIFAR10 = ROOT / ".gpu" / "cifar10"
 WORK = ROOT / "build" / "gpu"
 MINUTES: dict[On, float] = {"gpu": 6.5, "cpu": 9.5}  # with imports and an environment's start, seven and ten
+FULL_MINUTES = 60.0  # of the CPU's full form
 
 
 def main() -> int:
     """Run the steps that were asked for; return the exit status."""
     args = _arguments()
     steps = STEPS[args.on]
-    names = args.steps.split(",") if args.steps else list(steps)
+    names = args.steps.split(",") if args.steps else form(args.on, args.full)
     names = ["machine", *(name for name in names if name != "machine")]
     if unknown := [name for name in names if name not in steps]:
         return _refuse(f"--steps {unknown[0]}: there is no such step; choose from {','.join(steps)}")
+    if args.full and not any(step.full for step in steps.values()):
+        return _refuse(f"--full: the steps on a {args.on.upper()} have one form; leave it out")
+    minutes = FULL_MINUTES if any(steps[name].full for name in names) else MINUTES[args.on]
     if args.minutes is None:
-        args.minutes = MINUTES[args.on]
+        args.minutes = minutes
     if not 0 < args.minutes < math.inf:
-        return _refuse(f"--minutes {args.minutes:g}: must be a number above 0, such as {MINUTES[args.on]:g}")
+        return _refuse(f"--minutes {args.minutes:g}: must be a number above 0, such as {minutes:g}")
     for option, folder in (("--data", args.data), ("--tiny", args.tiny)):
         if folder and ":" not in folder and not Path(folder).is_dir():
             return _refuse(f"{option} {folder}: there is no such folder")
@@ -67,7 +72,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("on", choices=list(STEPS), help="the device")
     parser.add_argument("--out", help="folder of <device>-<name>.jsonl, its log, and pictures (benchmarks/results)")
-    minutes = ", ".join(f"{on}: {value:g}" for on, value in MINUTES.items())
+    parser.add_argument("--full", action="store_true", help="also the steps of the CPU that take longer")
+    minutes = ", ".join(f"{on}: {value:g}" for on, value in (MINUTES | {"full": FULL_MINUTES}).items())
     parser.add_argument("--minutes", type=float, help=f"for all steps together (default: {minutes})")
     parser.add_argument("--data", help="CIFAR-10, as data.path takes it (default: .gpu/cifar10, if that is there)")
     parser.add_argument("--tiny", help="Tiny-ImageNet, for a further recipe")

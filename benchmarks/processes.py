@@ -8,10 +8,12 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # the rest of the environment is this process's
 # Every stage of the recipe at its full size, for few steps.
 FEW_STEPS = (
     *("--pretrain.epochs", "1", "--recover.iterations", "2", "--relabel.epochs", "2"),
@@ -31,17 +33,19 @@ class Cost:
         return Cost(min(self.cpu_s, other.cpu_s), min(self.wall_s, other.wall_s))
 
 
-def cost(folder: str, *words: str) -> Cost:
+def cost(folder: str, *words: str, environment: Mapping[str, str] = ONE_THREAD) -> Cost:
     """Run Python with these words in a folder; return what it and the processes that it waits for cost."""
     before, begun = _children_s(), time.monotonic()
-    python(folder, *words)
+    python(folder, *words, environment=environment)
     return Cost(_children_s() - before, time.monotonic() - begun)
 
 
-def python(folder: str, *words: str) -> str:
+def python(folder: str, *words: str, environment: Mapping[str, str] = ONE_THREAD) -> str:
     """Run Python with these words in a folder, and our modules on its path; return what it prints."""
-    here = [sys.executable, *words]
-    done = subprocess.run(here, cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True, check=True)
+    whole = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=whole, stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout
 
 
@@ -63,7 +67,3 @@ def cpu_s() -> float:
 def _children_s() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

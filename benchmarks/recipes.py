@@ -37,7 +37,7 @@ TOY: dict[str, Any] = {
 
 def run(setting: Setting, record: Record, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
     """Run a recipe in this process; write each stage's seconds and each student's score at once."""
-    config = _config(setting, recipe_name, ipc, method)
+    config = config_of(setting, recipe_name, ipc, method)
     # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
     card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
     name = f"{method}-ipc-{ipc}-{digest(config)}"
@@ -49,15 +49,22 @@ def run(setting: Setting, record: Record, recipe_name: str, ipc: int, method: st
     if method == "wmdd":
         shutil.copy(folder / "images.png", Path(setting.out) / f"{setting.on}-{card}-{recipe_name}-{ipc}.png")
     record(metrics=result.metrics, wall_s=round(wall_s, 1))
-    # Every score: last epoch, mean and sample standard deviation over the students.
-    scores = " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(result.metrics))
-    record(result=f"{scores}\n{watch.stages()}\n{protocols_of_run(result.metrics)}")
+    record(result=f"{scores(result.metrics)}\n{watch.stages()}")
 
 
-def _config(setting: Setting, recipe_name: str, ipc: int, method: str) -> DistillConfig:
-    data = setting.tiny if recipe_name.startswith("tiny") else setting.data
+def scores(metrics: dict[str, Any]) -> str:
+    """Return every score of a run (last epoch, mean and sample standard deviation over the students), by protocol."""
+    rows = " | ".join(f"{row.name.replace(',', ' of')} {row.last}" for row in score_rows(metrics))
+    return f"{rows}; {protocols_of_run(metrics)}"
+
+
+def config_of(setting: Setting, recipe_name: str, ipc: int | None = None, method: str = "wmdd") -> DistillConfig:
+    """Return a recipe on the images that the setting names, unless it names some itself; in a rehearsal at toy size."""
+    config = recipe(recipe_name)
+    data = config.data.path or (setting.tiny if recipe_name.startswith("tiny") else setting.data)
+    ipc = ipc or config.ipc
     ipc = min(ipc, 2) if setting.toy else ipc
-    config = with_method(override(recipe(recipe_name), {"data.path": data, "ipc": ipc}), method)
+    config = with_method(override(config, {"data.path": data, "ipc": ipc}), method)
     return override(config, TOY if setting.toy else {"runtime.device": setting.device})
 
 

@@ -71,6 +71,7 @@ class Step:
         limit_s: seconds at most, of those that are left.
         needs: names of the setting's images that must be given; a rehearsal has its own.
         beside: name of the step, not one that is timed, beside which this one runs if that is the next.
+        full: whether it belongs to the full form alone.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Step:
     arguments: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     beside: str = ""
+    full: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the function."""
@@ -113,6 +115,7 @@ _GPU = (
     *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),
     _recipe("tiny", "tiny", "tiny-imagenet", 10),
 )
+_STEMS = [("resnet18", "standard"), ("resnet18", "small")]
 _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
     Step("recovery", f"{HERE}.recovery:run", 60, {"size": 32, "more": 200, "stem": "standard"}),
@@ -128,10 +131,17 @@ _CPU = (
     Step("compilation", f"{HERE}.compilation:run", 150, {"size": 32, "networks": [("convnet3_w64", "auto")]}),
     Step("startup", f"{HERE}.startup:run", 60),
     Step("memory", f"{HERE}.memory:run", 60),
-    Step("overhead", f"{HERE}.overhead:run", 60, {"units": 200}),
+    Step("overhead", f"{HERE}.overhead:run", 120, {"units": 200}),
     Step("digits", f"{HERE}.busy:run", 150, {"recipe": "digits"}),
+    Step("compilation-resnet18", f"{HERE}.compilation:run", 300, {"size": 32, "networks": _STEMS}, full=True),
+    Step("cifar10-quick", f"{HERE}.busy:run", 2700, {"recipe": "cifar10-quick"}, ("data",), full=True),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},
     "cpu": {step.name: step for step in _CPU},
 }
+
+
+def form(on: On, full: bool) -> list[str]:
+    """Return the names of the steps of the quick or the full form."""
+    return [name for name, step in STEPS[on].items() if full or not step.full]

@@ -1,7 +1,19 @@
-"""The steps of `make bench`."""
+"""The steps of `make bench`: they have the time that its forms promise."""
 
 from benchmarks import compilation
-from benchmarks.steps import STEPS, Setting
+from benchmarks.__main__ import FULL_MINUTES, MINUTES
+from benchmarks.steps import STEPS, Setting, form
+
+
+def test_forms_hold_the_minutes_that_they_promise():
+    assert MINUTES["cpu"] < 10  # no step outlasts them, see test_gpu_runner
+    more = set(form("cpu", full=True)) - set(form("cpu", full=False))
+    assert more == {"compilation-resnet18", "cifar10-quick"}
+    assert MINUTES["cpu"] * 60 + sum(STEPS["cpu"][name].limit_s for name in more) <= FULL_MINUTES * 60
+
+
+def test_full_form_needs_images():
+    assert STEPS["cpu"]["cifar10-quick"].skip(Setting(False, None, None, "", "", on="cpu")) == "give --data"
 
 
 def test_compilation_says_why_there_is_none(monkeypatch):

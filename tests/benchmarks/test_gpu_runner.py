@@ -94,6 +94,13 @@ def test_slow_step_is_ended_with_its_children(tmp_path):
     assert status == 1  # of a rehearsal; on a GPU the next call goes on
 
 
+def test_no_step_outlasts_the_time_of_its_run(tmp_path):
+    lasts = step("lasts", limit_s=600, mark=str(tmp_path / "mark"))
+    _, (cut, skipped) = session(tmp_path, lasts, step("works"), seconds=10)
+    assert (cut["ended"], cut["limit_s"]) == ("cut", 10)
+    assert (skipped["ended"], skipped["result"]) == ("skipped", "no time is left")
+
+
 def test_steps_without_time_or_data_are_skipped(tmp_path):
     _, (line,) = session(tmp_path, step("works"), seconds=1)
     assert (line["ended"], line["result"]) == ("skipped", "no time is left")
@@ -186,6 +193,7 @@ def test_every_step_names_a_function(on, name):
     ("words", "line"),
     [
         (["--steps", "speed"], "--steps speed: there is no such step; choose from machine,"),
+        (["--full"], "--full: the steps on a GPU have one form; leave it out"),
         (["--minutes", "0"], "--minutes 0: must be a number above 0"),
         (["--minutes", "nan"], "--minutes nan: must be a number above 0"),
         (["--toy", "--out", "/dev/null"], "--out /dev/null: cannot be written (File exists); give another folder"),
@@ -203,15 +211,20 @@ def test_wrong_options_are_one_line(words, line):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_make_passes_options_and_no_other_variables():
+@pytest.mark.parametrize(
+    ("asked", "command"),
+    [
+        (["gpu", "STEPS=tests,tiny"], "gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"),
+        (["bench", "FULL=1"], "cpu --full --toy --out 'results' --data 'my images'"),
+    ],
+)
+def test_make_passes_options_and_no_other_variables(asked, command):
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of make test
     environment = outside | {"WORK": "/scratch/me", "DATA": "/data", "OUT": "results"}
-    asked = ["make", "-n", "gpu", "TOY=1", "DATA=my images", "STEPS=tests,tiny"]
-    done = subprocess.run(asked, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    words = ["make", "-n", *asked, "TOY=1", "DATA=my images"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].endswith(
-        "-m benchmarks gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"
-    )
+    assert done.stdout.splitlines()[-1].endswith(f"-m benchmarks {command}")
 
 
 def test_make_lets_python_keep_what_it_compiled(tmp_path):
