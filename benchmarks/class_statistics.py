@@ -20,6 +20,7 @@ from benchmarks.throughput import real_images
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.base import Stem
 from wmdd.config.recovery import StatisticsConfig
+from wmdd.cpus import usable_cpus
 from wmdd.data.batches import class_images
 from wmdd.data.geometry import Geometry
 from wmdd.runtime import Runtime
@@ -34,7 +35,8 @@ def run(setting: Setting, record: Record, size: int, stem: Stem, each: int) -> N
     model, size, each = ("convnet1_w8", 16, 8) if setting.toy else ("resnet18", size, each)
     runtime = open_runtime(setting)
     teacher, stage = untrained_teacher(model, size, CLASSES, stem), STAGES["statistics"]
-    record(model=model, stem=stem, size_px=size, images=each)
+    cores = usable_cpus() if runtime.device.type == "cpu" else 1  # on which images are decoded
+    record(model=model, stem=stem, size_px=size, images=each, cores=cores)
     with tempfile.TemporaryDirectory() as folder:
         index = real_images(Path(folder), size, each)
         inputs: dict[str, Any] = {"teacher": teacher, "index": index}
@@ -56,7 +58,7 @@ def run(setting: Setting, record: Record, size: int, stem: Stem, each: int) -> N
                     network(ready[:count])
             return each
 
-        compare(record, runtime, wmdd=measure, plain=plain.measure, network=alone)
+        compare(record, runtime, wmdd=measure, plain=plain.measure, network=alone, cores=cores)
 
 
 class _PlainLoop:

@@ -19,34 +19,41 @@ HALF = NORMALIZATIONS["half"]
 Way = Callable[[], int]
 
 
-def compare(record: Record, runtime: Runtime, *, wmdd: Way, plain: Way, network: Way) -> None:
+def compare(record: Record, runtime: Runtime, *, wmdd: Way, plain: Way, network: Way, cores: int = 1) -> None:
     """Time the ways alternately, after a first call of each that chooses kernels; each returns its number of images.
 
-    On a CPU the time is that of this process on CPUs, which other programs hardly change.
+    On a CPU the time is that of this process on CPUs, which other programs hardly change. They do change the busy
+    share, which is the time of the network alone over the elapsed time of wmdd on its cores.
+
+    Args:
+        cores: of the CPU, on which wmdd runs.
     """
     ways = {"wmdd": wmdd, "plain loop": plain, "network alone": network}
-    best = dict.fromkeys(ways, math.inf)
+    best, elapsed = dict.fromkeys(ways, math.inf), dict.fromkeys(ways, math.inf)
     clock = time.process_time if runtime.device.type == "cpu" else time.perf_counter
     for number in range(1 + ROUNDS):
         for name, way in ways.items():
             synchronize()
-            begun = clock()
+            begun, begun_elapsed = clock(), time.perf_counter()
             images = way()
             synchronize()
-            best[name] = min(best[name], (clock() - begun) / images) if number else math.inf
+            if number:
+                best[name] = min(best[name], (clock() - begun) / images)
+                elapsed[name] = min(elapsed[name], (time.perf_counter() - begun_elapsed) / images)
         if number:
-            _record(record, best)
+            _record(record, best, busy_share=best["network alone"] / (elapsed["wmdd"] * cores))
 
 
-def _record(record: Record, seconds: dict[str, float]) -> None:
+def _record(record: Record, seconds: dict[str, float], busy_share: float) -> None:
     ratio = seconds["plain loop"] / seconds["wmdd"]
     share = seconds["network alone"] / seconds["wmdd"]
     record(
         ways={name: {"us_per_image": round(1e6 * value, 1)} for name, value in seconds.items()},
         ratio=round(ratio, 2),
         share_of_network=round(share, 3),
+        busy_share=round(busy_share, 3),
         result=f"{1e6 * seconds['wmdd']:.0f} us an image, {ratio:.2f} times as fast as the plain loop; "
-        f"the network alone is {share:.0%} of it",
+        f"the network alone is {share:.0%} of it (device busy {busy_share:.0%})",
     )
 
 
