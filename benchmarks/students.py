@@ -46,7 +46,7 @@ def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: i
         model, epochs = ("convnet1_w8", 1) if setting.toy else (model, epochs)
         case = _Case(setting, model, batch_size, epochs, Path(folder))
         ways = {WMDD: case.wmdd, BARE: case.bare, PLAIN: case.plain}
-        if setting.device == "cuda" or setting.toy:
+        if setting.on == "gpu":
             ways[COMPILED] = case.compiled
         case.wmdd()  # decodes the validation images, which stay for all students of a worker
         seconds = dict.fromkeys(ways, math.inf)
