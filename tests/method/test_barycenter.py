@@ -6,7 +6,7 @@ import ot
 import pytest
 from hypothesis import given, settings
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
+from sklearn.cluster import KMeans, kmeans_plusplus
 
 from wmdd.errors import ConfigError
 from wmdd.method.barycenter import free_support_barycenter
@@ -166,6 +166,24 @@ def test_atoms_depend_on_the_seed():
     first, again, other = solve(points, 10), solve(points, 10), solve(points, 10, seed=1)
     np.testing.assert_array_equal(first.support, again.support)
     assert not np.array_equal(first.support, other.support)
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+@pytest.mark.parametrize(("n", "k"), [(50, 1), (200, 40), (400, 10), (401, 10), (900, 3)])
+def test_first_atoms_are_those_of_scikit_learn(n, k, heavy):
+    points = features_of(13, n, 24, heavy) + 5
+    for seed in range(4):
+        draw = int(np.random.default_rng(seed).integers(2**31))
+        first, _ = kmeans_plusplus(points - points.mean(axis=0), k, random_state=draw)
+        atoms = solve(points, k, seed=seed, max_iterations=0).support
+        np.testing.assert_allclose(atoms, first + points.mean(axis=0), rtol=1e-6, atol=1e-6)
+
+
+def test_features_are_left_as_they_are():
+    points = features_of(14, 60, 4)
+    before = points.copy()
+    solve(points, 5)
+    np.testing.assert_array_equal(points, before)
 
 
 def test_more_atoms_than_images_name_the_option():
