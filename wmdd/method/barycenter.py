@@ -101,7 +101,7 @@ def free_support_barycenter(
     points -= centre
     squares = _squares(points)
     atoms = init - centre if isinstance(init, np.ndarray) else points[_first_rows(points, squares, k, rng, init)]
-    costs = _squared_distances(atoms @ points.T, _squares(atoms), squares)
+    costs = _costs(points, squares, atoms)
     step = _uniform_step if mass == "uniform" else _learned_step
     value, masses, moved = step(points, atoms, costs)
     objective, converged = [value], False
@@ -110,7 +110,7 @@ def free_support_barycenter(
         moves = np.flatnonzero((moved != atoms).any(axis=1))
         if len(moves):
             atoms = moved
-            costs[moves] = _squared_distances(atoms[moves] @ points.T, _squares(atoms[moves]), squares)
+            costs[moves] = _costs(points, squares, atoms[moves])
             value, masses, moved = step(points, atoms, costs)
         converged = objective[-1] - value <= tolerance * max(objective[-1], 1e-300)
         objective.append(value)
@@ -182,8 +182,11 @@ def _uniform_step(points: np.ndarray, _atoms: np.ndarray, costs: np.ndarray) -> 
             center_dual=False,
             check_marginals=False,
         )
-    # At most n + k - 1 entries of the plan are not 0.
-    return _Step(float(np.vdot(plan, costs)) / (n * k), np.full(k, 1 / k), (csr_array(plan) @ points) / n)
+    # As few as n + k - 1 entries of the plan are not 0. To pass them takes less time than csr_array(plan).
+    entries = np.flatnonzero(plan)
+    starts = np.searchsorted(entries, n * np.arange(k + 1))
+    sparse_plan = csr_array((plan.ravel()[entries], entries % n, starts), shape=(k, n))
+    return _Step(float(np.vdot(plan, costs)) / (n * k), np.full(k, 1 / k), (sparse_plan @ points) / n)
 
 
 def _learned_step(points: np.ndarray, atoms: np.ndarray, costs: np.ndarray) -> _Step:
@@ -205,6 +208,11 @@ def _learned_step(points: np.ndarray, atoms: np.ndarray, costs: np.ndarray) -> _
         # scikit-learn moves empty atoms to the features that are farthest from theirs.
         moved = KMeans(k, init=atoms, n_init=1, max_iter=1, tol=0).fit(points).cluster_centers_
     return _Step(value, counts / n, moved)
+
+
+def _costs(points: np.ndarray, squares: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Return the (k, n) squared distances of the atoms to the points, whose squared norms are given."""
+    return _squared_distances(atoms @ points.T, _squares(atoms), squares)
 
 
 def _squares(points: np.ndarray) -> np.ndarray:
