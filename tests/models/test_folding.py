@@ -61,6 +61,17 @@ def test_folded_network_is_the_same_function(name, size, left):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in found.modules())
 
 
+@each_of("name", ["resnet18", "timm/resnetv2_50"])
+def test_folded_network_shares_no_memory_with_its_source(name):
+    with SeedTree(0).scoped():
+        network = trained(build_model(name, 5, 32))
+    before = copy.deepcopy(network.state_dict())
+    for tensor in folded(network, 32).state_dict().values():
+        tensor.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(weight.requires_grad for weight in network.parameters())
+
+
 class _Parts(nn.Module):
     def __init__(self, forward, **options):
         super().__init__()

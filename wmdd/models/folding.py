@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -30,7 +31,8 @@ def folded(network: nn.Module, image_size: int) -> nn.Module:
     Args:
         image_size: height and width, px, of an image on which the network is run to see what reads what.
     """
-    network = copy.deepcopy(network).eval().requires_grad_(False)
+    network = _sharing_weights(network).eval()
+    shared = {tensor.data_ptr() for tensor in _tensors(network)}
     paths: dict[nn.Module, list[str]] = {}
     for path, module in network.named_modules(remove_duplicate=False):
         paths.setdefault(module, []).append(path)
@@ -44,7 +46,22 @@ def folded(network: nn.Module, image_size: int) -> nn.Module:
         )
         for path in paths[norm]:  # it may be registered under several names
             network.set_submodule(path, nn.Identity())
+    for tensor in _tensors(network):
+        if tensor.data_ptr() in shared:
+            tensor.data = tensor.data.clone()
     return network
+
+
+def _sharing_weights(network: nn.Module) -> nn.Module:
+    """Return a copy whose tensors share the memory of the network's: most are replaced, and copies take their time."""
+    shared: dict[int, Any] = {id(tensor): tensor.detach() for tensor in network.buffers()}
+    shared |= {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in network.parameters()}
+    return copy.deepcopy(network, shared)
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    yield from network.parameters()
+    yield from network.buffers()
 
 
 class _Readers(TorchDispatchMode):
