@@ -120,7 +120,7 @@ _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
     Step("recovery", f"{HERE}.recovery:run", 60, {"size": 32, "more": 200, "stem": "standard"}),
     Step("planning", f"{HERE}.planning:run", 60, {"units": 100_000}),
-    Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 10}),
+    Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 50}),
     Step("statistics", f"{HERE}.class_statistics:run", 60, {"size": 32, "stem": "standard", "each": 300}),
     Step("teacher", f"{HERE}.teacher:run", 60, {"size": 32, "stem": "standard", "each": 150}),
     Step("students", f"{HERE}.students:run", 60, {"model": "convnet3_w64", "batch_size": 20, "epochs": 10}),
