@@ -20,7 +20,8 @@ class Normalization:
     def normalize(self, images: Tensor) -> Tensor:
         """Return (n, 3, h, w) uint8 as normalised float32."""
         mean, std = _constants(self, images.device)
-        return (images / 255).sub_(mean).div_(std)  # in place: new memory costs more than the arithmetic
+        # In place: new memory costs more than the arithmetic, and a division of integers converts them one by one.
+        return images.to(mean, copy=True).div_(255).sub_(mean).div_(std)
 
     def denormalize(self, images: Tensor) -> Tensor:
         """Return normalised float32 as rounded uint8 (truncation would darken every image)."""

@@ -16,7 +16,16 @@ from wmdd.data.views import apply_mix, apply_views, view_matrices
 from wmdd.errors import ArtifactError
 from wmdd.method import label_batches, soft_labels
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels, replay, replayed_together
+from wmdd.method.label_batches import (
+    LabelBatch,
+    batch_sizes,
+    draw_epoch,
+    mean_pixels,
+    replay,
+    replayable,
+    replayed_together,
+    together,
+)
 from wmdd.method.soft_labels import LabelBlock, SoftLabels, check_labels
 from wmdd.normalization import NORMALIZATIONS
 from wmdd.seeding import SeedTree
@@ -229,6 +238,29 @@ def test_batches_replayed_together_are_those_replayed_alone(mix, monkeypatch):
         assert [len(group) for group in groups] == counts
         assert [batch for group in groups for batch in group] == drawn
         assert all(group[0].epoch == group[-1].epoch for group in groups)
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(IMAGES * 3 * SIZE**2, torch.float32), (100, torch.uint8)])
+def test_small_sets_are_normalised_once_to_the_same_bits(limit, dtype, monkeypatch):
+    monkeypatch.setattr(label_batches, "NORMALIZED_VALUES", limit)
+    drawn = [batch for epoch in range(2) for batch in draw_epoch(RelabelConfig(batch_size=4), epoch, *SEEN)]
+    pixels, normalization = pixels_of_a_set(), NORMALIZATIONS["cifar10"]
+    ready = replayable(pixels, "none", normalization, CPU)
+    assert ready.dtype == dtype
+    assert torch.equal(pixels, pixels_of_a_set())
+    replays = (replay(drawn, images, normalization, CPU) for images in (ready, pixels))
+    assert all(map(torch.equal, *replays))
+
+
+def test_images_that_torchvision_changes_stay_as_they_are():
+    pixels = pixels_of_a_set()
+    assert replayable(pixels, "augmix", NORMALIZATIONS["half"], CPU) is pixels
+
+
+def test_batches_of_several_epochs_are_put_together():
+    drawn = [batch for epoch in range(3) for batch in draw_epoch(RelabelConfig(batch_size=4), epoch, *SEEN)]
+    assert list(together(drawn, SIZE)) == [drawn]
+    assert list(replayed_together(drawn, SIZE)) == [drawn[:3], drawn[3:6], drawn[6:]]
 
 
 def test_replay_pastes_finished_views():

@@ -15,6 +15,7 @@ Cost: a replay reads four values of an image for each pixel of its view.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 REPLAYED_VALUES = 2**20  # of the views that are computed together: 4 MiB, which fits into a CPU's cache
+NORMALIZED_VALUES = 2**24  # of a set that is normalised once, not at each replay: 64 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +77,37 @@ class LabelBatch:
         return next(replay([self], pixels, normalization, runtime))
 
 
+def replayable(pixels: Tensor, augment: str, normalization: Normalization, runtime: Runtime) -> Tensor:
+    """Return (set, 3, h, w) uint8 images as many replays take them: on the device, and normalised, if they are few.
+
+    If torchvision changes them first, which it does on the host, they stay as they are.
+    """
+    if augment != "none":
+        return pixels
+    kept = runtime.keep(pixels)
+    return normalization.normalize(kept) if kept.numel() <= NORMALIZED_VALUES else kept
+
+
 def replay(
     batches: Sequence[LabelBatch], pixels: Tensor, normalization: Normalization, runtime: Runtime
 ) -> Iterator[Tensor]:
-    """Yield what `LabelBatch.replay` returns for each batch; the views of all are computed together."""
+    """Yield what `LabelBatch.replay` returns for each batch; the views of all are computed together.
+
+    Args:
+        pixels: (set, 3, h, w) uint8, or what `replayable` made of them.
+    """
     if batches[0].augment == "none":
         chosen = runtime.pick(pixels, torch.cat([batch.images for batch in batches]))
     else:
         chosen = torch.cat([_as_labelled(batch, pixels, runtime) for batch in batches])
-    chosen = normalization.normalize(runtime.send(chosen))
+    chosen = runtime.send(chosen)
+    if not chosen.is_floating_point():
+        chosen = normalization.normalize(chosen)
     sizes, of_all = [len(batch.images) for batch in batches], Views.cat([batch.views for batch in batches])
-    views = sample_views(chosen, of_all.to(runtime), chosen.shape[-1]).split(sizes)
+    views = runtime.images(sample_views(chosen, of_all.to(runtime), chosen.shape[-1])).split(sizes)
     partners = runtime.send(torch.cat([batch.partner for batch in batches])).split(sizes)
     for batch, images, partner in zip(batches, views, partners, strict=True):
-        yield runtime.images(apply_mix(images, partner, batch.box, batch.share))
+        yield apply_mix(images, partner, batch.box, batch.share)
 
 
 def _as_labelled(batch: LabelBatch, pixels: Tensor, runtime: Runtime) -> Tensor:
@@ -109,17 +128,23 @@ def replayed_together(batches: Iterable[LabelBatch], size: int) -> Iterator[list
     Args:
         size: height and width of the images, px.
     """
-    together: list[LabelBatch] = []
+    for _, of_epoch in itertools.groupby(batches, lambda batch: batch.epoch):
+        yield from together(of_epoch, size)
+
+
+def together(batches: Iterable[LabelBatch], size: int) -> Iterator[list[LabelBatch]]:
+    """Yield consecutive batches as `replayed_together` does, but also of several epochs."""
+    group: list[LabelBatch] = []
     values = 0
     for batch in batches:
         more = 3 * size**2 * len(batch.images)
-        if together and (batch.epoch != together[0].epoch or values + more > REPLAYED_VALUES):
-            yield together
-            together, values = [], 0
-        together.append(batch)
+        if group and values + more > REPLAYED_VALUES:
+            yield group
+            group, values = [], 0
+        group.append(batch)
         values += more
-    if together:
-        yield together
+    if group:
+        yield group
 
 
 def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from wmdd.config.students import RelabelConfig
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels
+from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels, replay, replayable, together
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.folding import folded
 from wmdd.models.teacher import Teacher
@@ -30,34 +30,43 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
     for unit in units:
         teacher: Teacher = unit.load("teacher")
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
-        images = ImageSet.of(unit.load("classes")).images
-        batches_per_epoch = len(batch_sizes(section, len(images)))
-        steps = section.epochs * batches_per_epoch  # of all blocks, so that all have the same labels
+        images = replayable(ImageSet.of(unit.load("classes")).images, section.augment, teacher.pixels, runtime)
+        per_epoch = len(batch_sizes(section, len(images)))
+        steps = section.epochs * per_epoch  # of all blocks, so that all are labelled by the same code
         networks = [runtime.network(_as_it_labels(section, member, runtime), steps) for member in ensemble]
-        # On the device, unless torchvision changes them first, which it does on the host.
-        images = runtime.keep(images) if section.augment == "none" else images
-        own = seeds.child("relabel", unit.params.images)
         first, epochs = unit.params.first_epoch, unit.params.epochs
+        drawn = _drawn(section, unit.params, len(images), teacher.image_size, seeds)
         batches: list[LabelBatch] = []
-        for epoch in range(first, first + epochs):
-            drawn = draw_epoch(section, epoch, len(images), teacher.image_size, own)
-            batches += _labelled(section, drawn, networks, teacher.pixels, images, runtime)
-            yield Progress(epoch - first + 1, epochs)
+        finished = 0
+        for group in together(drawn, teacher.image_size):
+            batches += _labelled(section, group, networks, teacher.pixels, images, runtime)
+            if (now := len(batches) // per_epoch) > finished:
+                # One wait for the device in an epoch, where a copy of each batch would be one wait each.
+                batches[finished * per_epoch :] = map(_on_host, batches[finished * per_epoch :])
+                finished = now
+                yield Progress(finished, epochs)
         meta = {
             "schema": 1,
             "first_epoch": first,
             "epochs": epochs,
-            "batches": batches_per_epoch,
+            "batches": per_epoch,
             "classes": teacher.num_classes,
             "class_names": list(teacher.class_names),
         }
         yield Output(unit.name, LabelBlock.write(batches, meta))
 
 
+def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, seeds: SeedTree) -> list[LabelBatch]:
+    """Draw all batches of a block: each takes three times as long between the passes of a network."""
+    own = seeds.child("relabel", params.images)
+    epochs = range(params.first_epoch, params.first_epoch + params.epochs)
+    return [batch for epoch in epochs for batch in draw_epoch(section, epoch, num_images, size, own)]
+
+
 @torch.no_grad()
 def _labelled(
     section: RelabelConfig,
-    drawn: Iterator[LabelBatch],
+    drawn: list[LabelBatch],
     networks: list[Callable[..., Any]],
     pixels: Normalization,
     images: torch.Tensor,
@@ -66,8 +75,8 @@ def _labelled(
     labelled = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
-    for batch in drawn:
-        parts = split_batch((batch.replay(images, pixels, runtime),), count)
+    for batch, views in zip(drawn, replay(drawn, images, pixels, runtime), strict=True):
+        parts = split_batch((views,), count)
         with runtime.autocast():
             voices = [torch.cat([network(part) for (part,) in parts]).float() for network in networks]
         logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
@@ -75,8 +84,11 @@ def _labelled(
         if batch.augment != "none":
             brightness = mean_pixels(batch.changed(images, runtime))
             labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
-    # One wait for the device in an epoch, where a copy of each batch would be one wait each.
-    return [dataclasses.replace(batch, logits=batch.logits.cpu()) for batch in labelled]
+    return labelled
+
+
+def _on_host(batch: LabelBatch) -> LabelBatch:
+    return dataclasses.replace(batch, logits=batch.logits.cpu())
 
 
 def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> nn.Module:

@@ -18,7 +18,7 @@ from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
 from wmdd.distributed import ALONE, Ranks
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayed_together
+from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayable, replayed_together
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import SoftLabels, check_labels
 from wmdd.runtime import Runtime
@@ -53,10 +53,9 @@ class SoftLessons:
     ) -> None:
         self._section, self._runtime, self._ranks = section, runtime, ranks
         self._labels = SoftLabels(unit.load("labels"))
-        changed = self._labels.augment != "none"  # by torchvision on the host
-        self._pixels = images.images if changed else runtime.keep(images.images)
         check_labels(self._labels, images)
         self._geometry = unit.params.geometry
+        self._pixels = replayable(images.images, self._labels.augment, self._geometry.pixels, runtime)
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
         self._weights = (images.mass / images.mass.mean()).to(runtime.device)
         self._names = images.labels.to(runtime.device)
@@ -114,10 +113,11 @@ class HardLessons:
     ) -> None:
         assert unit.params.views is not None
         self._views = unit.params.views
-        self._pixels, self._names = runtime.keep(images.images), images.labels.to(runtime.device)
+        self._geometry = unit.params.geometry
+        self._pixels = replayable(images.images, "none", self._geometry.pixels, runtime)
+        self._names = images.labels.to(runtime.device)
         self._section, self._ranks = section, ranks
         self._seeds, self._runtime = seeds.child("views"), runtime
-        self._geometry = unit.params.geometry
         self._change = augmentation(section.augment, self._geometry.pixels)
         self.epochs, self.sizes = self._views.epochs, batch_sizes(self._views, len(images))
         self.steps = len(self.sizes)
