@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -64,15 +65,15 @@ class Ranks:
         regroups the gradients after its first step, and with three or more processes the rounding of a sum depends on
         the position in its group: a resumed run would differ from an uninterrupted one.
         """
-        self._average([weight.grad for weight in network.parameters() if weight.grad is not None])
+        self._average(weight.grad for weight in network.parameters() if weight.grad is not None)
 
     def average_buffers(self, network: nn.Module) -> None:
         """Set batch-norm's running statistics to their mean over all processes, which saw different images."""
-        self._average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
+        self._average(buffer for buffer in network.buffers() if buffer.is_floating_point())
 
     @torch.no_grad()
-    def _average(self, tensors: list[Tensor]) -> None:
-        if self.size == 1 or not tensors:
+    def _average(self, values: Iterable[Tensor]) -> None:
+        if self.size == 1 or not (tensors := list(values)):
             return
         means = self.sum(torch.cat([tensor.flatten() for tensor in tensors])) / self.size
         for tensor, mean in zip(tensors, means.split([tensor.numel() for tensor in tensors]), strict=True):
