@@ -37,14 +37,18 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         first, epochs = unit.params.first_epoch, unit.params.epochs
         drawn = _drawn(section, unit.params, len(images), teacher.image_size, seeds)
         batches: list[LabelBatch] = []
-        finished = 0
+        logits: list[torch.Tensor] = []
+        waiting: list[torch.Tensor] = []
         for group in together(drawn, teacher.image_size):
-            batches += _labelled(section, group, networks, teacher.pixels, images, runtime)
-            if (now := len(batches) // per_epoch) > finished:
+            waiting.append(_logits(section, group, networks, teacher.pixels, images, runtime))
+            batches += group if section.augment == "none" else [_with_brightness(own, images, runtime) for own in group]
+            if len(batches) // per_epoch > len(logits) // per_epoch:
                 # One wait for the device in an epoch, where a copy of each batch would be one wait each.
-                batches[finished * per_epoch :] = map(_on_host, batches[finished * per_epoch :])
-                finished = now
-                yield Progress(finished, epochs)
+                sizes = [len(batch.images) for batch in batches[len(logits) :]]
+                logits += torch.cat(waiting).cpu().split(sizes)
+                waiting.clear()
+                yield Progress(len(batches) // per_epoch, epochs)
+        labelled = [dataclasses.replace(batch, logits=own) for batch, own in zip(batches, logits, strict=True)]
         meta = {
             "schema": 1,
             "first_epoch": first,
@@ -53,7 +57,7 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
             "classes": teacher.num_classes,
             "class_names": list(teacher.class_names),
         }
-        yield Output(unit.name, LabelBlock.write(batches, meta))
+        yield Output(unit.name, LabelBlock.write(labelled, meta))
 
 
 def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, seeds: SeedTree) -> list[LabelBatch]:
@@ -64,31 +68,28 @@ def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, s
 
 
 @torch.no_grad()
-def _labelled(
+def _logits(
     section: RelabelConfig,
-    drawn: list[LabelBatch],
+    batches: list[LabelBatch],
     networks: list[Callable[..., Any]],
     pixels: Normalization,
     images: torch.Tensor,
     runtime: Runtime,
-) -> list[LabelBatch]:
-    labelled = []
+) -> torch.Tensor:
+    """Return the (rows, classes) float16 logits of batches, one after another, on the device."""
+    logits = []
     # Cut as the student's batches are, so that teacher and student normalise the same images together.
     count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
-    for batch, views in zip(drawn, replay(drawn, images, pixels, runtime), strict=True):
+    for views in replay(batches, images, pixels, runtime):
         parts = split_batch((views,), count)
         with runtime.autocast():
             voices = [torch.cat([network(part) for (part,) in parts]).float() for network in networks]
-        logits = voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0)
-        labelled.append(dataclasses.replace(batch, logits=logits.half()))
-        if batch.augment != "none":
-            brightness = mean_pixels(batch.changed(images, runtime))
-            labelled[-1] = dataclasses.replace(labelled[-1], brightness=brightness)
-    return labelled
+        logits.append(voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0))
+    return torch.cat(logits).half()
 
 
-def _on_host(batch: LabelBatch) -> LabelBatch:
-    return dataclasses.replace(batch, logits=batch.logits.cpu())
+def _with_brightness(batch: LabelBatch, images: torch.Tensor, runtime: Runtime) -> LabelBatch:
+    return dataclasses.replace(batch, brightness=mean_pixels(batch.changed(images, runtime)))
 
 
 def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> nn.Module:
