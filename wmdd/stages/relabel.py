@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from wmdd.stages.base import Unit, Yielded
 from wmdd.stages.plans.relabel import Params
 from wmdd.training.trainer import split_batch
 
+DRAWN_TOGETHER = 64  # batches; a draw takes three times as long between the passes of a network
+
 
 def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Label blocks of epochs: inputs ``teacher``, ``classes`` and, if an ensemble labels, the ``others``."""
@@ -34,25 +37,13 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         per_epoch = len(batch_sizes(section, len(images)))
         steps = section.epochs * per_epoch  # of all blocks, so that all are labelled by the same code
         networks = [runtime.network(_as_it_labels(section, member, runtime), steps) for member in ensemble]
-        first, epochs = unit.params.first_epoch, unit.params.epochs
+        labeller = _Labeller(section, networks, images, teacher.pixels, runtime)
         drawn = _drawn(section, unit.params, len(images), teacher.image_size, seeds)
-        batches: list[LabelBatch] = []
-        logits: list[torch.Tensor] = []
-        waiting: list[torch.Tensor] = []
-        for group in together(drawn, teacher.image_size):
-            waiting.append(_logits(section, group, networks, teacher.pixels, images, runtime))
-            batches += group if section.augment == "none" else [_with_brightness(own, images, runtime) for own in group]
-            if len(batches) // per_epoch > len(logits) // per_epoch:
-                # One wait for the device in an epoch, where a copy of each batch would be one wait each.
-                sizes = [len(batch.images) for batch in batches[len(logits) :]]
-                logits += torch.cat(waiting).cpu().split(sizes)
-                waiting.clear()
-                yield Progress(len(batches) // per_epoch, epochs)
-        labelled = [dataclasses.replace(batch, logits=own) for batch, own in zip(batches, logits, strict=True)]
+        labelled = yield from labeller.label(together(drawn, teacher.image_size), per_epoch, unit.params.epochs)
         meta = {
             "schema": 1,
-            "first_epoch": first,
-            "epochs": epochs,
+            "first_epoch": unit.params.first_epoch,
+            "epochs": unit.params.epochs,
             "batches": per_epoch,
             "classes": teacher.num_classes,
             "class_names": list(teacher.class_names),
@@ -60,36 +51,62 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         yield Output(unit.name, LabelBlock.write(labelled, meta))
 
 
-def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, seeds: SeedTree) -> list[LabelBatch]:
-    """Draw all batches of a block: each takes three times as long between the passes of a network."""
-    own = seeds.child("relabel", params.images)
+def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
+    """Draw the batches of a block, without logits, several ahead."""
+    stream = seeds.child("relabel", params.images)
     epochs = range(params.first_epoch, params.first_epoch + params.epochs)
-    return [batch for epoch in epochs for batch in draw_epoch(section, epoch, num_images, size, own)]
+    batches = (batch for epoch in epochs for batch in draw_epoch(section, epoch, num_images, size, stream))
+    while ahead := list(itertools.islice(batches, DRAWN_TOGETHER)):
+        yield from ahead
 
 
-@torch.no_grad()
-def _logits(
-    section: RelabelConfig,
-    batches: list[LabelBatch],
-    networks: list[Callable[..., Any]],
-    pixels: Normalization,
-    images: torch.Tensor,
-    runtime: Runtime,
-) -> torch.Tensor:
-    """Return the (rows, classes) float16 logits of batches, one after another, on the device."""
-    logits = []
-    # Cut as the student's batches are, so that teacher and student normalise the same images together.
-    count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
-    for views in replay(batches, images, pixels, runtime):
-        parts = split_batch((views,), count)
-        with runtime.autocast():
-            voices = [torch.cat([network(part) for (part,) in parts]).float() for network in networks]
-        logits.append(voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0))
-    return torch.cat(logits).half()
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Labeller:
+    """Networks that label views of images; their mean logits are the labels.
 
+    Args:
+        images: as `replayable` returns them.
+    """
 
-def _with_brightness(batch: LabelBatch, images: torch.Tensor, runtime: Runtime) -> LabelBatch:
-    return dataclasses.replace(batch, brightness=mean_pixels(batch.changed(images, runtime)))
+    section: RelabelConfig
+    networks: list[Callable[..., Any]]
+    images: torch.Tensor
+    pixels: Normalization
+    runtime: Runtime
+
+    def label(
+        self, groups: Iterable[list[LabelBatch]], per_epoch: int, epochs: int
+    ) -> Generator[Progress, None, list[LabelBatch]]:
+        """Label the batches of epochs, in groups whose views are computed together; yield progress, return them."""
+        batches: list[LabelBatch] = []
+        logits: list[torch.Tensor] = []
+        waiting: list[torch.Tensor] = []
+        for group in groups:
+            waiting.append(self._logits(group))
+            batches += group if self.section.augment == "none" else map(self._with_brightness, group)
+            if len(batches) // per_epoch > len(logits) // per_epoch:
+                # One wait for the device in an epoch, where a copy of each batch would be one wait each.
+                sizes = [len(batch.images) for batch in batches[len(logits) :]]
+                logits += torch.cat(waiting).cpu().split(sizes)
+                waiting.clear()
+                yield Progress(len(batches) // per_epoch, epochs)
+        return [dataclasses.replace(batch, logits=rows) for batch, rows in zip(batches, logits, strict=True)]
+
+    @torch.no_grad()
+    def _logits(self, batches: list[LabelBatch]) -> torch.Tensor:
+        """Return the (rows, classes) float16 logits of batches, one after another, on the device."""
+        logits, section = [], self.section
+        # Cut as the student's batches are, so that teacher and student normalise the same images together.
+        count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
+        for views in replay(batches, self.images, self.pixels, self.runtime):
+            parts = split_batch((views,), count)
+            with self.runtime.autocast():
+                voices = [torch.cat([network(part) for (part,) in parts]).float() for network in self.networks]
+            logits.append(voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0))
+        return torch.cat(logits).half()
+
+    def _with_brightness(self, batch: LabelBatch) -> LabelBatch:
+        return dataclasses.replace(batch, brightness=mean_pixels(batch.changed(self.images, self.runtime)))
 
 
 def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> nn.Module:
