@@ -158,8 +158,8 @@ class Scheduler:
             return
         present = collections.Counter(worker.kind for worker in self._workers.values())
         for kind, demand in self._demand().items():
-            capacity = max(1, self._backend.capacity(kind)) * (2 if self._grows else 1)
-            most = min(self._limits.get(kind) or capacity, demand)
+            capacity = max(1, self._backend.capacity(kind))
+            most = min(self._limits.get(kind) or 2 * capacity, demand, sys.maxsize if self._grows else capacity)
             if kind == MAIN or kind in self._teams:
                 most = min(most, self._room() if kind == MAIN else self._teams_that_fit(kind))
             for _ in range(most - present[kind]):

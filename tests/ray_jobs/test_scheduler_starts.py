@@ -18,6 +18,12 @@ def test_workers_are_bounded_by_tasks_and_limit():
     assert limited.workers.clock_s == pytest.approx(1 + 30)
 
 
+def test_no_more_workers_are_requested_than_a_ray_that_cannot_grow_holds():
+    run = Run(tasks(9), {"a": 2}, limits={"main": 7})
+    run.workers.at(3, lambda: run.__setattr__("seen", (len(run.workers.present), len(run.workers.waiting))))
+    assert run.go().seen == (2, 0)
+
+
 @pytest.mark.parametrize("at_once", [(), ("main",)])
 def test_node_that_joins_gets_tasks(at_once):
     run = Run(tasks(10), {"a": 1}, at_once=at_once)
