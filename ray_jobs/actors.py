@@ -18,7 +18,7 @@ from wmdd.engine.task import StageTask
 from wmdd.errors import ConfigError
 from wmdd.outputs import save_now
 from wmdd.process.interruptions import SAVE_S
-from wmdd.runtime import Runtime
+from wmdd.process.loading import collector_paused
 from wmdd.storage.store import ArtifactStore
 
 WATCH_S = 1.0
@@ -86,9 +86,12 @@ class StageActor:
     def hello(self) -> tuple[str, int]:
         """Prepare for tasks, and return what `greet` does; raise ConfigError if the device is not available."""
         ids = greet(self._store, self._probe)
+        with collector_paused():
+            from wmdd.runtime import Runtime  # imports torch, which a driver that only starts workers does without
+
+            for function in self._functions:
+                pkgutil.resolve_name(function)
         self._runtime = Runtime.create(self._config, self._cpus)
-        for function in self._functions:
-            pkgutil.resolve_name(function)
         return ids
 
     def run(self, task: StageTask) -> Iterator[Event]:

@@ -1,5 +1,6 @@
 """Workers before their first task, and whose end is near: what they leave, and how."""
 
+import gc
 import threading
 from types import SimpleNamespace
 
@@ -72,9 +73,10 @@ def test_cpu_worker_imports_libraries_of_its_stages_before_its_first_task(kind, 
         monkeypatch.setattr(actors, name, lambda: None)
     monkeypatch.setattr(actors, "greet", lambda store, probe: ("node", 1))
     resolved = []
-    monkeypatch.setattr(actors.pkgutil, "resolve_name", resolved.append)
+    monkeypatch.setattr(actors.pkgutil, "resolve_name", lambda name: resolved.append((name, gc.isenabled())))
     assert actors.StageActor(*requested[0]).hello() == ("node", 1)
-    assert resolved == functions
+    assert resolved == [(name, False) for name in functions]
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(("cpus", "gpus"), [(1.0, 1.0), (4.0, 0.0), (0.25, 0.5)])

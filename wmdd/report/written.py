@@ -7,6 +7,7 @@ import posixpath
 from typing import Any
 
 from wmdd.engine.task import Plan
+from wmdd.process.loading import collector_paused
 from wmdd.report.inputs import inputs_of
 from wmdd.storage.folder import Folder
 from wmdd.storage.store import ArtifactStore, described
@@ -18,7 +19,8 @@ def write_once(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     """Return a finished run's metrics; write its folder as `write_run` does, unless it holds these files already."""
     metrics = _written(Folder(url), inputs_of(plan, store))
     if metrics is None:
-        from wmdd.report.folder import write_run  # imports torch and matplotlib, for seconds
+        with collector_paused():
+            from wmdd.report.folder import write_run  # imports torch and matplotlib, for seconds
 
         metrics = write_run(url, plan, store)
     return metrics

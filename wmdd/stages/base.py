@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
+from wmdd.process.loading import collector_paused
 from wmdd.seeding import SeedTree
 from wmdd.storage.artifact import Artifact
 from wmdd.storage.store import ArtifactRef
@@ -106,5 +107,6 @@ class Stage:
     def run(self, section: Section, units: list[Unit[Any]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
         """Run some of its units."""
         runtime.enter()
-        function: Function = pkgutil.resolve_name(self.runs)
+        with collector_paused():
+            function: Function = pkgutil.resolve_name(self.runs)
         yield from function(section, units, seeds, runtime)
