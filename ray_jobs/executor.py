@@ -105,13 +105,15 @@ class RayExecutor:
         """Join the cluster or start a temporary Ray, as `ray_jobs.connect.connect` does, unless that is done."""
         from ray_jobs.connect import connect
 
-        if not self._connected:
-            # Before Ray's threads are there: with them, the MKL within torch ended the process while it was loaded
-            # (torch 2.15, Ray 2.60, the first job on a cluster).
+        if self._connected:
+            return
+        address = self._config.ray.address or os.environ.get("RAY_ADDRESS")
+        if address:
+            # torch, which the report needs, first: nodes that share a machine, as those of a trial cluster, replace a
+            # job's current folder as soon as it has joined, and MKL within torch ends a process that has none.
             import wmdd.runtime  # noqa: F401
-
-            self._owns_ray = connect(self._config.ray.address or os.environ.get("RAY_ADDRESS"))
-            self._connected = True
+        self._owns_ray = connect(address)
+        self._connected = True
 
     def close(self) -> None:
         """Stop Ray if this run started it, else only disconnect."""
