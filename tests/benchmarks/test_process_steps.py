@@ -22,6 +22,13 @@ def test_startup_records_each_way_and_its_imports():
     assert all(way["cpu_s"] > 0 for way in figures["ways"].values())
     assert "torch" in figures["imports_ms"]["worker"]
     assert "torch" not in figures["imports_ms"]["plan"]
+    # What a worker has imported before a part is no part of it.
+    parts = figures["worker_parts_s"]
+    assert list(parts) == ["Ray", "modules", "torch", "first task", "SciPy", "scikit-learn", "POT"]
+    assert parts["torch"] > max(parts["modules"], parts["first task"])
+    on_ray = figures["worker_on_ray"]
+    assert on_ray["worker_cpu_s"] > on_ray["bare_cpu_s"] > 0
+    assert len(figures["result"].splitlines()) == 3
 
 
 def test_memory_records_each_stage_and_what_it_imports():
