@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import uuid
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,7 @@ from wmdd.engine.board import Board
 from wmdd.engine.events import Event, Listener
 from wmdd.engine.run import workers_of
 from wmdd.engine.task import StageTask
+from wmdd.process.loading import collector_paused
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
@@ -75,6 +77,8 @@ class RayExecutor:
             )
             stack.callback(scheduler.close)
             scheduler.run(board)
+        if self._owns_ray and not board.failures:
+            threading.Thread(target=_import_torch, name="import-torch").start()
         return board
 
     def _limits(self, shares: Shares, nodes: list[Node], listener: Listener) -> dict[str, int]:
@@ -122,3 +126,9 @@ class RayExecutor:
 
             ray.shutdown()
         self._connected = self._owns_ray = False
+
+
+def _import_torch() -> None:
+    """Import torch for the report, while Ray stops, which takes as long."""
+    with collector_paused():
+        import wmdd.runtime  # noqa: F401
