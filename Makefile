@@ -30,7 +30,7 @@ lint: $(STAMP)
 # Measures every stage on the CPU, against plain loops, in ten minutes: make bench [STEPS=NAME,...] [OUT=DIR].
 # FULL=1 DATA=CIFAR10 adds the steps that take longer, an hour in all; TOY=1 rehearses the steps.
 bench: $(STAMP)
-	$(strip .venv/bin/python -m benchmarks cpu $(if $(FULL),--full) $(OPTIONS))
+	$(strip .venv/bin/python -m benchmarks cpu $(OPTIONS))
 
 # Tests and measures the GPU: make gpu DATA=CIFAR10 [TINY=TINY_IMAGENET] [MINUTES=6.5] [OUT=DIR] [WORK=DIR] [STEPS=NAME,...].
 # TOY=1 rehearses it on the CPU. If there is no .venv, and Python has all that is needed, no environment is made.
@@ -44,7 +44,7 @@ endif
 endif
 # Many clusters set WORK or DATA for other ends: these count on the command line alone.
 given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
-OPTIONS = $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') $(call given,DATA,data) $(call given,TINY,tiny) \
+OPTIONS = $(if $(filter-out 0,$(if $(findstring command line,$(origin FULL)),$(FULL))),--full) $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') $(call given,DATA,data) $(call given,TINY,tiny) \
   $(call given,MINUTES,minutes) $(call given,WORK,work) $(call given,STEPS,steps)
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks gpu $(OPTIONS))

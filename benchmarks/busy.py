@@ -1,6 +1,6 @@
 """Step: a whole run of a recipe with a temporary Ray, on an idle machine and with one busy process for each core.
 
-With as many busy processes as cores, half of each core is left: twice the idle time is the least that can be reached.
+With as many busy processes as cores, half of each core is left: a run that keeps every core busy takes twice as long.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ def warm(setting: Setting, record: Record, sizes: list[int]) -> None:
 def run(setting: Setting, record: Record, size: int, networks: Sequence[tuple[str, Stem]]) -> None:
     """Compile recovery of 100 images on this CPU by each network, as a new worker without a cache; time both ways.
 
+    The import of torch's compiler, about 1 s, is left out: this step's process has it.
+
     All is CPU time, that of the compiler's processes included, which other programs hardly change.
 
     Args:

@@ -35,9 +35,9 @@ def run(setting: Setting, record: Record) -> None:
 
 
 def _refusal(setting: Setting) -> str:
-    if setting.device == "cpu":
+    if setting.toy:
         return ""
-    if not torch.cuda.is_available():
+    if setting.device == "cuda" and not torch.cuda.is_available():
         built = f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'no version'}"
         return f"no GPU: {built}, sees none (driver: {_driver()}); make gpu TOY=1 rehearses the steps on the CPU"
     for option, url in (("--data", setting.data), ("--tiny", setting.tiny)):

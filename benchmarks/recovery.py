@@ -75,10 +75,10 @@ def _graphs(case: Case, record: Record) -> dict[str, Way]:
     """Return the way whose steps are launched as CUDA graphs, after a try; none on a CPU, or where it fails."""
     if case.runtime.device.type != "cuda":
         return {}
-    way = case.timed(dataclasses.replace(case.runtime, compilation=Compilation(0, 0, graphs=True)))
+    way = case.timed(dataclasses.replace(case.runtime, compilation=Compilation(0, 0, graphs=True, required=True)))
     try:
         way()
-    except RuntimeError as exc:  # torch's, of capture
+    except (RuntimeError, ConfigError) as exc:  # of capture, and of compilation
         record(graphs_failure=str(exc)[:500])
         return {}
     return {GRAPHS: way}

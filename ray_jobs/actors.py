@@ -67,7 +67,7 @@ class StageActor:
     Args:
         store_url: of the store that all workers share.
         runtime: values of the configuration's runtime section.
-        gpu: whether this worker reserved a GPU (one without may still see the GPU).
+        gpu: whether this worker reserved a GPU (one without may still see it).
         probe: name of a note that the driver wrote to the store.
         cpus: that this worker may use while it trains a teacher; other stages use ``runtime.threads``.
         functions: ``module:function`` of stages whose libraries are imported before the first task.

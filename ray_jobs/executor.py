@@ -112,10 +112,10 @@ class RayExecutor:
         if self._connected:
             return
         address = self._config.ray.address or os.environ.get("RAY_ADDRESS")
-        if address:
+        if address and address != "local":
             # torch, which the report needs, first: nodes that share a machine, as those of a trial cluster, replace a
             # job's current folder as soon as it has joined, and MKL within torch ends a process that has none.
-            import wmdd.runtime  # noqa: F401
+            _import_torch()
         self._owns_ray = connect(address)
         self._connected = True
 
@@ -129,6 +129,6 @@ class RayExecutor:
 
 
 def _import_torch() -> None:
-    """Import torch for the report, while Ray stops, which takes as long."""
+    """Import torch, for the report."""
     with collector_paused():
         import wmdd.runtime  # noqa: F401

@@ -89,6 +89,8 @@ class RayWorkers:
     def _stage_actor(self, kind: str) -> Any:
         share = self._shares.of_trainer(self._reserved_cpus()) if kind == "alone" else self._shares.of_kind(kind)
         runtime = self._config.runtime.model_dump(mode="json")
+        if kind == "cpu":
+            runtime["compile"] = "off"  # no stage of these workers compiles, and CUDA graphs need a GPU
         cpus = 0 if share.gpus else self._cpus
         options = {**NO_RETRIES, "num_cpus": share.cpus, "num_gpus": share.gpus}
         actor = ray.remote(concurrency_groups={SNAPSHOTS: 1})(StageActor).options(**options)

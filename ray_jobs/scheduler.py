@@ -159,7 +159,8 @@ class Scheduler:
         present = collections.Counter(worker.kind for worker in self._workers.values())
         for kind, demand in self._demand().items():
             capacity = max(1, self._backend.capacity(kind))
-            most = min(self._limits.get(kind) or 2 * capacity, demand, sys.maxsize if self._grows else capacity)
+            most = min(self._limits.get(kind) or 2 * capacity, demand)
+            most = most if self._grows else min(most, capacity)
             if kind == MAIN or kind in self._teams:
                 most = min(most, self._room() if kind == MAIN else self._teams_that_fit(kind))
             for _ in range(most - present[kind]):

@@ -16,7 +16,7 @@ FLOPS_PER_THREAD = 0.5e9  # of a batch's forward pass; with less each, threads w
 # Pixels in all steps of a tensor batch (steps x images x height x width) from which recovery is compiled on a CPU if
 # `runtime.compile` is auto: as in 1,000 steps of 100 images of 32 px. Compilation takes 30 to 60 s of a CPU, and a step
 # afterwards 0.4 (ConvNet-3) to 0.85 times as long (ResNet-18 at 224 px; in fp32 1).
-RECOVERY_PIXELS = 10**8
+CPU_RECOVERY_PIXELS = 10**8
 SAMPLE_S = 0.4
 SAMPLES = 5
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}  # by the flag that Linux lists

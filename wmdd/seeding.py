@@ -53,7 +53,8 @@ class SeedTree:
         from wmdd.runtime import device_in_use
 
         devices = device_in_use()
-        # For a GPU that is not in use, torch.manual_seed keeps the seed with a text of the whole stack: 2 ms an epoch.
+        # torch.manual_seed would also queue the seed for a GPU that is not in use, with a text of the whole stack:
+        # up to 2 ms in each epoch.
         seed = torch.manual_seed if devices else torch.default_generator.manual_seed
         with torch.random.fork_rng(devices=devices):
             seed(self.seed())

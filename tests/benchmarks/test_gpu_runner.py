@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-import wmdd.runtime
 from benchmarks import machine, recovery
 from benchmarks.runner import Session
 from benchmarks.steps import STEPS, Setting, Step
@@ -96,8 +95,9 @@ def test_slow_step_is_ended_with_its_children(tmp_path):
 
 def test_no_step_outlasts_the_time_of_its_run(tmp_path):
     lasts = step("lasts", limit_s=600, mark=str(tmp_path / "mark"))
-    _, (cut, skipped) = session(tmp_path, lasts, step("works"), seconds=10)
-    assert (cut["ended"], cut["limit_s"]) == ("cut", 10)
+    _, (cut, skipped) = session(tmp_path, lasts, step("works"), seconds=6)
+    assert cut["ended"] == "cut"
+    assert cut["limit_s"] <= 6
     assert (skipped["ended"], skipped["result"]) == ("skipped", "no time is left")
 
 
@@ -174,12 +174,12 @@ def test_folder_without_images_is_refused_first(tmp_path, monkeypatch):
 
 
 def test_recovery_is_measured_without_a_compiler(monkeypatch):
-    monkeypatch.setattr(wmdd.runtime, "_compiler_failures", {"cpu": ""})
     monkeypatch.setattr(recovery, "compiler_failure", lambda device: "no C compiler")
     told = {}
     recovery.run(Setting(True, None, None, "", ""), lambda **figures: told.update(figures), 32, 1000)
     assert told["compiler_failure"] == "no C compiler"
-    assert set(told["ways"]) == {"wmdd, not compiled", "wmdd, fp32", "network alone", "plain, fp32", "plain, TF32"}
+    ways = {"wmdd, not compiled", "wmdd, not compiled, not deterministic", "wmdd, fp32", "network alone"}
+    assert set(told["ways"]) == ways | {"plain, fp32", "plain, TF32"}
     assert {"profile", "memory", "more_images"} <= set(told)
     assert told["result"].startswith("4 images, wmdd, not compiled in ")
 
@@ -198,8 +198,8 @@ def test_every_step_names_a_function(on, name):
         (["--minutes", "nan"], "--minutes nan: must be a number above 0"),
         (["--toy", "--out", "/dev/null"], "--out /dev/null: cannot be written (File exists); give another folder"),
         (["--toy", "--work", "/dev/null/x"], "--work /dev/null/x: cannot be written (Not a directory)"),
-        (["--data", "nowhere"], "--data nowhere: there is no such folder"),
-        (["--tiny", "nowhere", "--toy"], "--tiny nowhere: there is no such folder"),
+        (["--data", "nowhere"], "--data nowhere: there is no such file or folder"),
+        (["--tiny", "nowhere", "--toy"], "--tiny nowhere: there is no such file or folder"),
     ],
 )
 def test_wrong_options_are_one_line(words, line):
@@ -216,11 +216,13 @@ def test_wrong_options_are_one_line(words, line):
     [
         (["gpu", "STEPS=tests,tiny"], "gpu --toy --out 'results' --data 'my images' --steps 'tests,tiny'"),
         (["bench", "FULL=1"], "cpu --full --toy --out 'results' --data 'my images'"),
+        (["bench", "FULL=0"], "cpu --toy --out 'results' --data 'my images'"),
+        (["gpu", "FULL=1"], "gpu --full --toy --out 'results' --data 'my images'"),
     ],
 )
 def test_make_passes_options_and_no_other_variables(asked, command):
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of make test
-    environment = outside | {"WORK": "/scratch/me", "DATA": "/data", "OUT": "results"}
+    environment = outside | {"WORK": "/scratch/me", "DATA": "/data", "FULL": "1", "OUT": "results"}
     words = ["make", "-n", *asked, "TOY=1", "DATA=my images"]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

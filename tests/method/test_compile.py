@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from benchmarks.untrained import random_targets, untrained_teacher
 from wmdd.config.machines import RuntimeConfig
 from wmdd.config.recovery import RecoverConfig
-from wmdd.cpus import RECOVERY_PIXELS
+from wmdd.cpus import CPU_RECOVERY_PIXELS
 from wmdd.errors import ConfigError
 from wmdd.method.recovery import COMPILING, Recovered, recover_images
 from wmdd.models.registry import build_model
@@ -90,11 +90,11 @@ def test_nothing_is_chosen_by_timing(monkeypatch):
 
 # Device, setting: the least numbers of steps, and the words of the manifest.
 RULES = {
-    ("cpu", "auto"): (RECOVERY_PIXELS, NEVER, "recovery of 100,000,000 pixels x steps or more"),
+    ("cpu", "auto"): (CPU_RECOVERY_PIXELS, NEVER, "recovery of 100,000,000 pixels or more in all steps"),
     ("cuda", "auto"): (
         GPU_RECOVERY_PIXELS,
         NETWORKS_FROM,
-        "recovery of 10,000,000,000 pixels x steps or more, networks that take 20,000 steps or more",
+        "recovery of 5,000,000,000 pixels or more in all steps, networks that take 20,000 steps or more",
     ),
     ("cpu", "on"): (0, 0, "all"),
     ("cuda", "graphs"): (0, 0, "all, as CUDA graphs"),
@@ -112,25 +112,27 @@ def test_amount_of_work_decides(monkeypatch, device, setting):
     assert chosen.describe(torch.device(device))[0] == words
     runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
     for loop, least in ((runtime.recovery, recovery_from), (runtime.network, networks_from)):
-        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 10**10 - 1, 10**10, 10**12):
+        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 5 * 10**9 - 1, 5 * 10**9, 10**12):
             assert (loop(torch.neg, steps) is torch.neg) is (steps < least), (loop, steps)
 
 
-def test_graphs_are_asked_of_torch_and_need_a_gpu(monkeypatch):
+@pytest.mark.parametrize(("parts", "graphs"), [(1, True), (2, None)])
+def test_graphs_are_asked_of_torch_for_one_pass_and_need_a_gpu(parts, graphs, monkeypatch):
+    """What a graph returns is overwritten by its next pass."""
     given = []
     monkeypatch.setattr(torch, "compile", lambda function, **options: given.append(options) or function)
-    Compilation(0, 0, graphs=True).compiled(torch.neg, CPU, deterministic=True)
-    assert given[-1]["options"]["triton.cudagraphs"] is True
+    runtime = Runtime(CPU, False, 1, compilation=Compilation(0, 0, graphs=True))
+    runtime.network(torch.nn.Identity(), 1, parts)
+    assert given[-1]["options"].get("triton.cudagraphs") is graphs
     with pytest.raises(ConfigError, match=r"runtime\.compile=graphs: CUDA graphs need a GPU; use auto, on or off"):
         Runtime.create(RuntimeConfig(device="cpu", compile="graphs"))
 
 
 def test_all_the_steps_of_recovery_decide_also_in_a_part_of_them():
     """A search that goes on from fewer steps must go on in the same code."""
-    teacher, runtime = (
-        untrained_teacher("convnet1_w8", 8, 2),
-        Runtime(CPU, False, 1, compilation=Compilation(3 * 2 * IPC * 8 * 8, NEVER)),
-    )
+    teacher = untrained_teacher("convnet1_w8", 8, 2)
+    three_steps = 3 * 2 * IPC * 8 * 8
+    runtime = Runtime(CPU, False, 1, compilation=Compilation(three_steps, NEVER))
     compilation.compiler_failure(CPU)  # compiles once
     compilations = []
     for iterations in (2, 3):
@@ -178,6 +180,28 @@ def test_uncompilable_network_names_a_remedy(monkeypatch):
     compiled = ON.compiled(lambda values: values, CPU, deterministic=True)
     with pytest.raises(ConfigError, match=r"runtime\.compile: this network cannot be compiled .*odd\); use off"):
         compiled(torch.zeros(1))
+
+
+def test_compilation_that_nobody_asked_for_may_fail(monkeypatch, caplog):
+    calls = []
+
+    def broken(function, **options):
+        def fail(*arguments):
+            calls.append(function)
+            raise torch._dynamo.exc.TorchDynamoException("the compiler was killed")
+
+        return function if function is compilation._next else fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    runtime = Runtime(CPU, bf16=False, threads=1, compilation=Compilation(0, NEVER, reason="auto"))
+    function = runtime.recovery(torch.neg, 1)
+    with caplog.at_level(logging.WARNING):
+        assert [float(function(torch.ones(()))) for _ in range(2)] == [-1, -1]
+    assert len(calls) == len(caplog.records) == 1
+    assert runtime.recovery(torch.neg, 1) is torch.neg
+    failure = "torch cannot compile here (TorchDynamoException: the compiler was killed)"
+    assert runtime.describe()["compile"] == "nothing"
+    assert runtime.describe()["reasons"]["compile"] == failure
 
 
 def trained(chosen):

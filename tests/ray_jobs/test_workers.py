@@ -9,7 +9,7 @@ import pytest
 from ray_jobs import actors, ray_workers
 from ray_jobs.resources import Share, Shares
 from wmdd import outputs as events
-from wmdd.config.distill import DistillConfig
+from wmdd.config.distill import DistillConfig, override
 from wmdd.stages import STAGES
 
 
@@ -67,7 +67,8 @@ def test_cpu_worker_imports_libraries_of_its_stages_before_its_first_task(kind, 
     actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *args: requested.append(args)))
     monkeypatch.setattr(ray_workers.ray, "remote", lambda **_: lambda cls: actor)
     shares = SimpleNamespace(of_kind=lambda kind: Share(1.0, 0.0))
-    workers = ray_workers.RayWorkers(DistillConfig(), shares, str(tmp_path), "probe")
+    config = override(DistillConfig(), {"runtime.compile": "graphs"} if kind == "cpu" else {})
+    workers = ray_workers.RayWorkers(config, shares, str(tmp_path), "probe")
     workers._stage_actor(kind)
     for name in ("end_with_raylet", "save_on_sigterm"):
         monkeypatch.setattr(actors, name, lambda: None)

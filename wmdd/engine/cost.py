@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from wmdd.config.distill import DistillConfig
 from wmdd.cpus import (
     BF16_UNITS,
-    RECOVERY_PIXELS,
+    CPU_RECOVERY_PIXELS,
     bf16_flag,
     bf16_on_cpu,
     busy_threads,
@@ -208,7 +208,7 @@ def _compilation_s(work: Workload, tasks: list[StageTask]) -> float:
     """Return the seconds in which a worker compiles recovery; 0 if it does not."""
     setting = work.config.runtime.compile
     largest = max(map(work.recovered_pixels, tasks), default=0.0)
-    is_compiled = largest >= RECOVERY_PIXELS if setting == "auto" else bool(largest) and setting != "off"
+    is_compiled = largest >= CPU_RECOVERY_PIXELS if setting == "auto" else bool(largest) and setting != "off"
     return COMPILATION_S if is_compiled else 0.0
 
 

@@ -132,8 +132,10 @@ class Workload:
         return float(images) * self.config.ipc * self._teacher.features
 
     def recovered_pixels(self, task: StageTask) -> float:
-        """Return the pixels that all steps of a task of recovery compute together; 0 in other stages."""
-        images = len(task.units) * self.config.ipc if task.stage == "recover" else 0
+        """Return the pixels in all steps of the largest tensor batch of a task of recovery; 0 in other stages."""
+        if task.stage != "recover":
+            return 0.0
+        images = len(task.units) * min(self.config.ipc, task.units[0].params.images_at_once or self.config.ipc)
         return float(images) * self.config.data.image_size**2 * self.config.recover.iterations
 
     @functools.cached_property

@@ -69,7 +69,10 @@ class LabelBatch:
         return augmented(runtime.pick(pixels, self.images), self.augment, self.augment_seed)
 
     def replay(self, pixels: Tensor, normalization: Normalization, runtime: Runtime) -> Tensor:
-        """Return the mixed views of (set, 3, h, w) uint8 images, (n, 3, h, w) normalised float32 on the device.
+        """Return the mixed views of (set, 3, h, w) images, (n, 3, h, w) normalised float32 on the device.
+
+        Args:
+            pixels: uint8, or what `replayable` made of them, which `normalization` leaves as they are.
 
         Raises:
             ArtifactError: if torchvision does not change the images as it did for the teacher.
@@ -94,7 +97,7 @@ def replay(
     """Yield what `LabelBatch.replay` returns for each batch; the views of all are computed together.
 
     Args:
-        pixels: (set, 3, h, w) uint8, or what `replayable` made of them.
+        pixels: (set, 3, h, w), as for `LabelBatch.replay`.
     """
     if batches[0].augment == "none":
         chosen = runtime.pick(pixels, torch.cat([batch.images for batch in batches]))

@@ -48,7 +48,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 RECORDS = 50
-COMPILING = "torch compiles the first step, for up to a minute"
+COMPILING = "torch compiles the first step of each size of batch, for up to a minute"
 _AVERAGES = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
@@ -68,7 +68,8 @@ def optimise(
         bounds: least and largest value of each channel of a valid image.
         steps: of the `recover.iterations` in all.
     """
-    section, loss_terms = objective.section, objective.runtime.recovery(objective, _pixels(objective.section, images))
+    section = objective.section
+    loss_terms = objective.runtime.recovery(objective, _pixels(section, images))
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
         terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])

@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wmdd.cpus import RECOVERY_PIXELS
+from wmdd.cpus import CPU_RECOVERY_PIXELS
 from wmdd.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 MAX_COMPILATIONS = 1000
 
 # From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of as many pixels as
-# 2,000 steps of 100 images of 224 px have, half a minute at 50 TFLOP/s; networks that train or label for as many steps.
-# A process compiles for 10 to 60 s for each size of batch. On a CPU `cpus.RECOVERY_PIXELS` is for recovery, and a step
-# of training is hardly shorter afterwards.
-GPU_RECOVERY_PIXELS, NETWORKS_FROM = 10**10, 20_000
+# 1,000 steps of 100 images of 224 px have, a quarter of a minute at 50 TFLOP/s; networks that train or label for many
+# steps. A process compiles for 10 to 60 s for each size of batch. On a CPU `CPU_RECOVERY_PIXELS` decides on recovery; a
+# step of training is hardly shorter afterwards.
+GPU_RECOVERY_PIXELS = 5 * 10**9
+NETWORKS_FROM = 20_000
 NEVER = 2**63
 
 
@@ -32,12 +33,14 @@ class Compilation:
         recovery_from: recovery of at least this number of pixels: steps x images x height x width.
         networks_from: networks that train for at least this number of steps, or label as many batches.
         graphs: launch a compiled function's kernels as one CUDA graph.
+        required: whether a function that cannot be compiled is an error; otherwise it runs uncompiled.
         reason: why, for the manifest.
     """
 
     recovery_from: int
     networks_from: int
     graphs: bool = False
+    required: bool = False
     reason: str = "set by runtime.compile"
 
     @staticmethod
@@ -52,12 +55,12 @@ class Compilation:
         if setting == "auto" and device.type == "cuda":
             return Compilation(GPU_RECOVERY_PIXELS, NETWORKS_FROM, reason="auto: on a GPU, what outlasts compilation")
         if setting == "auto":
-            return Compilation(RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
+            return Compilation(CPU_RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
         if setting == "graphs" and device.type != "cuda":
             raise ConfigError("runtime.compile=graphs: CUDA graphs need a GPU; use auto, on or off")
         if failure := compiler_failure(device):
             raise ConfigError(f"runtime.compile={setting}: torch cannot compile here ({failure}); use auto or off")
-        return Compilation(0, 0, graphs=setting == "graphs")
+        return Compilation(0, 0, graphs=setting == "graphs", required=True)
 
     def compiled(
         self, function: Callable[..., Any], device: torch.device, *, deterministic: bool
@@ -67,6 +70,9 @@ class Compilation:
         Each shape is compiled separately and, if `deterministic` is set, nothing is chosen by timing: kernels for
         dynamic shapes, or the fastest of several, would depend on what this process ran before, and a resumed run must
         give the images of an uninterrupted one.
+
+        Raises (the returned function):
+            ConfigError: if it cannot be compiled, and compilation is required.
         """
         if compiler_failure(device):
             return function
@@ -85,9 +91,13 @@ class Compilation:
 
         def run(*arguments: Any) -> Any:
             try:
-                return compiled(*arguments)
+                return compiled(*arguments) if not _compiler_failures[device.type] else function(*arguments)
             except torch._dynamo.exc.TorchDynamoException as exc:
-                raise ConfigError(f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off") from exc
+                if self.required:
+                    text = f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off"
+                    raise ConfigError(text) from exc
+                _note_failure(device, exc)
+                return function(*arguments)
 
         return run
 
@@ -100,29 +110,32 @@ class Compilation:
         if not self.recovery_from:
             return "all" + ", as CUDA graphs" * self.graphs, self.reason
         networks = "" if self.networks_from == NEVER else f", networks that take {self.networks_from:,} steps or more"
-        return f"recovery of {self.recovery_from:,} pixels x steps or more{networks}", self.reason
+        return f"recovery of {self.recovery_from:,} pixels or more in all steps{networks}", self.reason
 
 
-OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0)
+OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0, required=True)
 _compiler_failures: dict[str, str] = {}
 
 
 def compiler_failure(device: torch.device) -> str:
     """Return why torch cannot compile for a device (no C compiler, no Python headers, an old GPU), or "" if it can.
 
-    It is tried once per process, before the first compilation, so that either all functions are compiled or none.
+    It is tried once per process, before the first compilation. From the first failure on no function is compiled.
     """
     import torch._dynamo
 
     if device.type not in _compiler_failures:
-        failure = ""
+        _compiler_failures[device.type] = ""
         try:
             torch.compile(_next, dynamic=False)(torch.zeros(8, device=device))
         except Exception as exc:  # compilers, drivers and torch each raise their own
-            failure = _line(exc)
-            logger.warning("long loops are not compiled, and so take longer: torch cannot compile here (%s)", failure)
-        _compiler_failures[device.type] = failure
+            _note_failure(device, exc)
     return _compiler_failures[device.type]
+
+
+def _note_failure(device: torch.device, exc: Exception) -> None:
+    failure = _compiler_failures[device.type] = _line(exc)
+    logger.warning("long loops are not compiled, and so take longer: torch cannot compile here (%s)", failure)
 
 
 def _next(values: Tensor) -> Tensor:

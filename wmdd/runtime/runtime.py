@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -176,14 +177,20 @@ class Runtime:
 
     def recovery(self, function: Callable[..., Any], pixels: int) -> Callable[..., Any]:
         """Return what computes a step of recovery: the function, compiled if it computes many pixels in all steps."""
-        return self._compiled(function) if self.compiles_recovery(pixels) else function
-
-    def network(self, network: nn.Module, steps: int) -> Callable[..., Any]:
-        """Return what computes a pass of a network that trains or labels: itself, compiled if there are many steps."""
-        return self._compiled(network) if steps >= self.compilation.networks_from else network
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        if not self.compiles_recovery(pixels):
+            return function
         return self.compilation.compiled(function, self.device, deterministic=self.deterministic)
+
+    def network(self, network: nn.Module, steps: int, parts: int = 1) -> Callable[..., Any]:
+        """Return what computes a pass of a network that trains or labels: itself, compiled if there are many steps.
+
+        Args:
+            parts: passes of a step. What a CUDA graph returns is valid until its next pass only.
+        """
+        chosen = self.compilation if parts == 1 else dataclasses.replace(self.compilation, graphs=False)
+        if steps < chosen.networks_from:
+            return network
+        return chosen.compiled(network, self.device, deterministic=self.deterministic)
 
     def describe(self) -> dict[str, Any]:
         """Return device, precision, compilation and threads as they are now, and why, for the manifest."""

@@ -36,7 +36,7 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         images = replayable(ImageSet.of(unit.load("classes")).images, section.augment, teacher.pixels, runtime)
         per_epoch = len(batch_sizes(section, len(images)))
         steps = section.epochs * per_epoch  # of all blocks, so that all are labelled by the same code
-        networks = [runtime.network(_as_it_labels(section, member, runtime), steps) for member in ensemble]
+        networks = [runtime.network(_as_it_labels(section, item, runtime), steps, _parts(section)) for item in ensemble]
         labeller = _Labeller(section, networks, images, teacher.pixels, runtime)
         drawn = _drawn(section, unit.params, len(images), teacher.image_size, seeds)
         labelled = yield from labeller.label(together(drawn, teacher.image_size), per_epoch, unit.params.epochs)
@@ -51,11 +51,16 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         yield Output(unit.name, LabelBlock.write(labelled, meta))
 
 
+def _parts(section: RelabelConfig) -> int:
+    """Return into how many parts a batch is cut, as the student's is: both normalise the same images together."""
+    return -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
+
+
 def _drawn(section: RelabelConfig, params: Params, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:
-    """Draw the batches of a block, without logits, several ahead."""
-    stream = seeds.child("relabel", params.images)
+    """Draw the batches of a block, without logits, `DRAWN_TOGETHER` at a time."""
+    label_seeds = seeds.child("relabel", params.images)
     epochs = range(params.first_epoch, params.first_epoch + params.epochs)
-    batches = (batch for epoch in epochs for batch in draw_epoch(section, epoch, num_images, size, stream))
+    batches = (batch for epoch in epochs for batch in draw_epoch(section, epoch, num_images, size, label_seeds))
     while ahead := list(itertools.islice(batches, DRAWN_TOGETHER)):
         yield from ahead
 
@@ -95,11 +100,9 @@ class _Labeller:
     @torch.no_grad()
     def _logits(self, batches: list[LabelBatch]) -> torch.Tensor:
         """Return the (rows, classes) float16 logits of batches, one after another, on the device."""
-        logits, section = [], self.section
-        # Cut as the student's batches are, so that teacher and student normalise the same images together.
-        count = -(-section.batch_size // section.micro_batch) if section.micro_batch else 1
+        logits = []
         for views in replay(batches, self.images, self.pixels, self.runtime):
-            parts = split_batch((views,), count)
+            parts = split_batch((views,), _parts(self.section))
             with self.runtime.autocast():
                 voices = [torch.cat([network(part) for (part,) in parts]).float() for network in self.networks]
             logits.append(voices[0] if len(voices) == 1 else torch.stack(voices).mean(dim=0))

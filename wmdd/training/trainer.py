@@ -118,7 +118,7 @@ class Trainer:
     def __post_init__(self) -> None:
         # Shared batch-norm exchanges messages within a pass, which is not compiled.
         steps = self.epochs * self.steps_per_epoch
-        self._pass = self.network if self.ranks.size > 1 else self.runtime.network(self.network, steps)
+        self._pass = self.network if self.ranks.size > 1 else self.runtime.network(self.network, steps, self.accumulate)
         if self.ema:
             # Buffers too: batch-norm statistics of other weights would not fit the average.
             self.averaged = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(self.ema), use_buffers=True)
