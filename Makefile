@@ -43,9 +43,11 @@ GPU_PYTHON := $(shell $(PYTHON) -c 'import sys, importlib.util as u; \
 endif
 endif
 # Many clusters set WORK or DATA for other ends: these count on the command line alone.
-given = $(if $(findstring command line,$(origin $(1))),--$(2) '$($(1))')
-OPTIONS = $(if $(filter-out 0,$(if $(findstring command line,$(origin FULL)),$(FULL))),--full) $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') $(call given,DATA,data) $(call given,TINY,tiny) \
-  $(call given,MINUTES,minutes) $(call given,WORK,work) $(call given,STEPS,steps)
+on_line = $(if $(findstring command line,$(origin $(1))),$($(1)))
+given = $(if $(call on_line,$(1)),--$(2) '$($(1))')
+OPTIONS = $(if $(filter-out 0,$(call on_line,FULL)),--full) $(if $(TOY),--toy) $(if $(OUT),--out '$(OUT)') \
+  $(call given,DATA,data) $(call given,TINY,tiny) $(call given,MINUTES,minutes) $(call given,WORK,work) \
+  $(call given,STEPS,steps)
 gpu: $(if $(GPU_PYTHON),,$(STAMP))
 	$(strip $(or $(GPU_PYTHON),.venv/bin/python) -m benchmarks gpu $(OPTIONS))
 
