@@ -173,8 +173,8 @@ def main() -> None:
     """Simulate every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, default=GPU_FLOPS_PER_S / 1e12, help="assumed rate of one GPU")
-    parser.add_argument("--start-s", type=float, default=12.0, help="from a worker's placement to its first task")
-    parser.add_argument("--compile-s", type=float, default=0.0, help="of compiling recovery, once on each GPU")
+    parser.add_argument("--start-s", type=float, default=6.0, help="from a worker's placement to its first task (6)")
+    parser.add_argument("--compile-s", type=float, default=0.0, help="of compiling recovery, once on each GPU (0)")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--spread", type=float, default=0.1, help="of tasks about their mean, either way (default 0.1)")
