@@ -1,5 +1,6 @@
 """When a run's driver imports torch: before it joins a cluster, or when the tasks on a temporary Ray are done."""
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -57,6 +58,8 @@ def test_torch_is_imported_for_the_report_when_the_tasks_on_a_temporary_ray_are_
     executor._owns_ray, executor._connected = owns_ray, True
     node = {"Alive": True, "Resources": {"CPU": 1.0, "memory": 2**34}}
     monkeypatch.setattr("ray.nodes", lambda: [node])
+    # It asks Ray for its address, which would start one in this process.
+    monkeypatch.setattr("ray_jobs.metrics.metered", lambda listener, tasks: contextlib.nullcontext(listener))
     scheduler = SimpleNamespace(run=lambda board: board.failures.extend(failures), close=lambda: None)
     monkeypatch.setattr("ray_jobs.scheduler.Scheduler", lambda *_, **__: scheduler)
     monkeypatch.setattr("ray_jobs.executor._import_torch", lambda: steps.append("imports"))

@@ -16,8 +16,7 @@ class RuntimeConfig(Section):
     )
     compile: Literal["auto", "on", "graphs", "off"] = option(
         "auto",
-        "torch.compile (auto: of long loops where it pays; on: of recovery and all networks that train or label; "
-        "graphs: like on, launched as CUDA graphs)",
+        "torch.compile (auto: what takes long; on: recovery and all networks; graphs: on, as CUDA graphs)",
     )
     deterministic: bool = option(
         True, "kernels of GPUs that repeat bit for bit (false: the fastest by timing; rounding varies)"
