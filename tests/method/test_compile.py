@@ -163,10 +163,11 @@ def test_missing_compiler_is_noted_once(monkeypatch, caplog):
     assert "torch cannot compile here (RuntimeError: Failed" in runtime.describe()["reasons"]["compile"]
 
 
-def test_compile_on_is_refused_without_a_compiler(monkeypatch):
+def test_compile_on_is_refused_without_a_compiler(monkeypatch, caplog):
     monkeypatch.setattr(torch, "compile", no_compiler)
     with pytest.raises(ConfigError, match=r"runtime\.compile=on: torch cannot compile here .*; use auto or off"):
         Runtime.create(RuntimeConfig(device="cpu", compile="on"))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]  # the error says it
 
 
 def test_uncompilable_network_names_a_remedy(monkeypatch):

@@ -58,7 +58,7 @@ class Compilation:
             return Compilation(CPU_RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
         if setting == "graphs" and device.type != "cuda":
             raise ConfigError("runtime.compile=graphs: CUDA graphs need a GPU; use auto, on or off")
-        if failure := compiler_failure(device):
+        if failure := compiler_failure(device, warn=False):
             raise ConfigError(f"runtime.compile={setting}: torch cannot compile here ({failure}); use auto or off")
         return Compilation(0, 0, graphs=setting == "graphs", required=True)
 
@@ -117,7 +117,7 @@ OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0, required=True)
 _compiler_failures: dict[str, str] = {}
 
 
-def compiler_failure(device: torch.device) -> str:
+def compiler_failure(device: torch.device, *, warn: bool = True) -> str:
     """Return why torch cannot compile for a device (no C compiler, no Python headers, an old GPU), or "" if it can.
 
     It is tried once per process, before the first compilation. From the first failure on no function is compiled.
@@ -129,13 +129,17 @@ def compiler_failure(device: torch.device) -> str:
         try:
             torch.compile(_next, dynamic=False)(torch.zeros(8, device=device))
         except Exception as exc:  # compilers, drivers and torch each raise their own
-            _note_failure(device, exc)
+            _note_failure(device, exc, warn=warn)
     return _compiler_failures[device.type]
 
 
-def _note_failure(device: torch.device, exc: Exception) -> None:
+def _note_failure(device: torch.device, exc: Exception, *, warn: bool = True) -> None:
     failure = _compiler_failures[device.type] = _line(exc)
-    logger.warning("long loops are not compiled, and so take longer: torch cannot compile here (%s)", failure)
+    logger.log(
+        logging.WARNING if warn else logging.DEBUG,
+        "long loops are not compiled, and so take longer: torch cannot compile here (%s)",
+        failure,
+    )
 
 
 def _next(values: Tensor) -> Tensor:
