@@ -68,7 +68,7 @@ def test_sigterm_makes_recovery_leave_a_last_snapshot(tmp_path):
     def recovers(run, started):
         return sum(item["stage"] == "recover" and item["kind"] == "progress" for item in news(run)) > 1
 
-    # Not compiled, as so many steps would be: until the first step is done there is nothing to keep.
+    # A million steps would be compiled first, and before the first step ends no snapshot can be written.
     endless = ("--recover.iterations", "1000000", "--runtime.compile", "off", "--pretrain.epochs", "1")
     status, said, found, sent = stop(tmp_path, recovers, (*endless, "--relabel.epochs", "2"))
     assert (status, said) == (143, KEPT)
