@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from wmdd.cpus import usable_cpus
 from wmdd.data.decoding.decoder import decode
+from wmdd.data.decoding.jpeg import jpeg_pixels
 from wmdd.data.decoding.pixels import evaluation_crop
 from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
@@ -25,6 +26,8 @@ from wmdd.data.layouts.sources import builtin_images
 from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.storage.filesystem import explain, read
 
+T = TypeVar("T")
+R = TypeVar("R")
 _THREADS = min(8, usable_cpus())
 _FILES_AT_ONCE, _DECODED_AT_ONCE = 64, 256
 
@@ -45,7 +48,7 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
         with ThreadPoolExecutor(_THREADS) as pool:
             for start in range(0, len(positions), _FILES_AT_ONCE):
                 chunk = positions[start : start + _FILES_AT_ONCE].tolist()
-                yield from zip(chunk, pool.map(read_file, chunk), strict=True)
+                yield from zip(chunk, itertools.chain(*_in_threads(pool, read_file, chunk)), strict=True)
         return
     for number in np.unique(part.file[positions]):
         members = positions[part.file[positions] == number]
@@ -63,44 +66,64 @@ def load_uint8(index: DatasetIndex, split: str, positions: np.ndarray, *, size: 
         positions: of the images; the result keeps their order, also of repeated ones.
         crop_ratio: the shorter side is resized to size / crop_ratio before the crop.
     """
-    return _load(index, split, positions, lambda image: evaluation_crop(image, size, crop_ratio), (size, size))
+    crop = None
+    if crop_ratio != 1 or index.split(split).uniform_size() != (size, size):
+        crop = functools.partial(evaluation_crop, size=size, crop_ratio=crop_ratio)
+    return _load(index, split, positions, (size, size), crop)
 
 
 def load_native_uint8(index: DatasetIndex, split: str, positions: np.ndarray) -> Tensor:
     """Return images of one common size as they are stored, (n, 3, h, w) uint8."""
     size = index.split(split).uniform_size()
     assert size is not None, "images differ in size"
-    return _load(index, split, positions, lambda image: image, size)
+    return _load(index, split, positions, size, None)
 
 
 def _load(
     index: DatasetIndex,
     split: str,
     positions: np.ndarray,
-    transform: Callable[[Image.Image], Image.Image],
     size: tuple[int, int],
+    crop: Callable[[Image.Image], Image.Image] | None,
 ) -> Tensor:
+    """Return (height, width) images, cropped to that size unless all have it as they are stored."""
     unique, where = np.unique(positions, return_inverse=True)
     place = {int(position): i for i, position in enumerate(unique)}
     out = np.empty((len(unique), 3, *size), dtype=np.uint8)
+    part = index.split(split)
 
-    def fill(items: list[tuple[int, bytes]]) -> None:
-        for position, data in items:
-            image = transform(_decoded(data, index, index.split(split), position))
-            out[place[position]] = np.asarray(image).transpose(2, 0, 1)
+    def fill(item: tuple[int, bytes]) -> None:
+        position, data = item
+        pixels = None if crop or _orientation(index, part, position) != 1 else jpeg_pixels(data)
+        if pixels is not None and pixels.shape[1:] == size:
+            out[place[position]] = pixels.numpy()
+            return
+        image = _decoded(data, index, part, position)
+        out[place[position]] = np.asarray(crop(image) if crop else image).transpose(2, 0, 1)
 
     encoded = read_encoded(index, split, unique)
     with ThreadPoolExecutor(_THREADS) as pool:
         while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
-            # Several images at a time: to hand one to a thread takes as long as to decode it, if it is small.
-            step = -(-len(chunk) // (4 * _THREADS))
-            list(pool.map(fill, (chunk[at : at + step] for at in range(0, len(chunk), step))))
+            for _ in _in_threads(pool, fill, chunk):
+                pass
     return torch.from_numpy(out[where.reshape(-1)])
 
 
+def _in_threads(pool: ThreadPoolExecutor, function: Callable[[T], R], items: list[T]) -> Iterator[list[R]]:
+    """Yield a function's results in the order of the items, in parts."""
+    # Several items at a time: to hand one to a thread takes as long as to read or decode it, if it is small.
+    step = -(-len(items) // (4 * _THREADS))
+    parts = (items[at : at + step] for at in range(0, len(items), step))
+    return pool.map(lambda part: list(map(function, part)), parts)
+
+
 def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Image.Image:
-    orientation = int(part.orientation[position]) if index.upright else 1
-    return decode(data, part.image_name(position), orientation, index.bits)
+    return decode(data, part.image_name(position), _orientation(index, part, position), index.bits)
+
+
+def _orientation(index: DatasetIndex, part: Split, position: int) -> int:
+    """Return the EXIF orientation from which an image is turned upright; 1 for one that stays as it is."""
+    return int(part.orientation[position]) if index.upright else 1
 
 
 class StreamedImages(Dataset[tuple[Any, int]]):
