@@ -69,8 +69,8 @@ endif
 
 # Needs uv. The file holds versions and hashes, no addresses.
 lock:
-	uv pip compile pyproject.toml --extra ray --extra tune --extra sftp --extra dev --universal --python-version 3.11 --generate-hashes \
-	  --no-header --quiet --output-file requirements.lock
+	uv pip compile pyproject.toml --extra jpeg --extra ray --extra tune --extra sftp --extra dev --universal \
+	  --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock
 
 # What wmdd distilled stays, and its store with it: rm -r runs removes all results and all that they were made from.
 clean:
