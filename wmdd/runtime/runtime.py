@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from wmdd.cpus import bf16_on_cpu, cpu_flags, cpu_name, keep_freed_memory
 from wmdd.errors import ConfigError
 from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
+from wmdd.layers.pooling import keep_pooling
 from wmdd.runtime.compilation import OFF, Compilation, compiler_failure
 
 M = TypeVar("M", bound=nn.Module)
@@ -118,6 +119,7 @@ class Runtime:
         """Move a network to the device, in channels-last format (measured faster on GPUs and on CPUs in bf16)."""
         if self.device.type == "cpu":
             trim_kernels(model)
+            keep_pooling(model)
         return model.to(device=self.device).to(memory_format=torch.channels_last)
 
     def round_weights(self, network: M) -> M:

@@ -1,0 +1,67 @@
+"""Max-pooling in compiled networks: one call of torch's kernel, with its values and gradients."""
+
+import itertools
+
+import pytest
+import torch
+from builders import CPU
+from torch import nn
+
+from wmdd.models.registry import build_model
+from wmdd.seeding import SeedTree
+
+SHAPES = [
+    (kernel, stride, padding, dilation, ceil_mode)
+    for kernel, stride, padding, dilation, ceil_mode in itertools.product(
+        (2, 3, (3, 2)), (None, 2, (1, 2)), (0, 1), (1, 2), (False, True)
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled():
+    torch._dynamo.reset()
+
+
+def compiled(layer, backend="aot_eager"):
+    """Return a layer, traced forward and back as torch compiles it, and run as it is traced."""
+    return torch.compile(layer, dynamic=False, backend=backend)
+
+
+def pooled(layer, images):
+    """Return the maxima and the gradient of the images, whose sum is weighted by place."""
+    images = images.clone().requires_grad_()
+    maxima = layer(images)
+    (maxima * torch.arange(maxima.numel()).view_as(maxima)).sum().backward()
+    return maxima.detach(), images.grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_pooling_is_torchs(dtype):
+    images = torch.randn(2, 3, 9, 10, generator=SeedTree(0).torch()).round(decimals=1).to(dtype)  # with ties
+    for shape in SHAPES:
+        torch._dynamo.reset()
+        layers = [nn.MaxPool2d(*shape[:4], ceil_mode=shape[4]) for _ in range(2)]
+        layers[1] = compiled(CPU.place(layers[1]))
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            expected, found = (pooled(layer, images.contiguous(memory_format=memory_format)) for layer in layers)
+            assert all(map(torch.equal, found, expected)), shape
+
+
+def test_compiler_sees_one_call_for_each_pooling():
+    codes = []
+
+    def backend(graph, _):
+        codes.append(graph.code)
+        return graph
+
+    with SeedTree(0).scoped():
+        network = CPU.place(build_model("resnet18", 3, 32, stem="standard")).eval()
+    compiled(network, backend)(torch.zeros(1, 3, 32, 32))
+    assert "".join(codes).count("wmdd.max_pool") == 1
+    assert "max_pool2d" not in "".join(codes)
+
+
+def test_pooling_with_indices_stays():
+    layer = CPU.place(nn.MaxPool2d(2, return_indices=True))
+    assert type(layer) is nn.MaxPool2d
