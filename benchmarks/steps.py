@@ -122,7 +122,7 @@ _CPU = (
     Step("planning", f"{HERE}.planning:run", 60, {"units": 100_000}),
     Step("relabelling", f"{HERE}.relabelling:run", 60, {"size": 32, "stem": "standard", "epochs": 50}),
     Step("statistics", f"{HERE}.class_statistics:run", 60, {"size": 32, "stem": "standard", "each": 300}),
-    Step("teacher", f"{HERE}.teacher:run", 60, {"size": 32, "stem": "standard", "each": 150}),
+    Step("teacher", f"{HERE}.teacher:run", 90, {"size": 32, "stem": "standard", "each": 300}),
     Step("students", f"{HERE}.students:run", 60, {"model": "convnet3_w64", "batch_size": 20, "epochs": 10}),
     Step("students-resnet18", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 1}),
     Step("labels", f"{HERE}.labels:run", 30),

@@ -100,7 +100,7 @@ def _finished(section: PretrainConfig, unit: Unit[Params], trainer: Trainer) -> 
         plain = _network(unit)
         plain.load_state_dict(network.state_dict())
         network = trainer.runtime.place(plain)
-    teacher = as_teacher(unit, network, trainer.validate(network), trainer.curve)
+    teacher = as_teacher(unit, network, trainer.score, trainer.curve)
     if not trainer.ranks.is_first:
         return
     if teacher.top1 < hardly(teacher.num_classes):

@@ -147,6 +147,12 @@ class Trainer:
         """The network that training is for: the averaged one if `ema` is set."""
         return self.network if self.averaged is None else self.averaged.module
 
+    @property
+    def score(self) -> float:
+        """Top-1 of `result` after the last epoch; of the kept weights if the best are kept."""
+        last = self.curve[-1]
+        return float(last.get("top1_ema", last["top1"]) if self.best is None else self.best[1]["top1"])
+
     def _validate(self) -> float:
         top1 = self.curve[-1]["top1"] = self.validate(self.network)
         if self.averaged is not None:
