@@ -22,10 +22,10 @@ from tables import each_of
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
-from wmdd.data.batches import without_traceback
 from wmdd.data.decoding.decoder import decode
 from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, read_encoded, window_shuffle
 from wmdd.data.scan import build_index
+from wmdd.data.streaming import without_traceback
 from wmdd.errors import ChangedError, DataError, StorageError
 
 

@@ -40,6 +40,7 @@ REFUSED = {
     "reversed range": (("--recover.crop_scale", "1,0.5"), ("--recover.crop_scale", "try 0.5,1.0")),
     "boolean": (("--recover.flip", "maybe"), ("--recover.flip", "maybe")),
     "choice": (("--pretrain.stem", "big"), ("--pretrain.stem", "big", "stride2")),
+    "GPU to decode": (("--pretrain.decode", "gpu"), ("pretrain.decode=gpu", "runtime.device=auto", "cuda")),
     "deep net": (("--pretrain.model", "convnet9"), ("pretrain.model=convnet9", "16 px")),
     "no validation": (("--data.val_fraction", "0"), ("data.val_fraction", "above 0")),
     "one class": (("--data.path", "one"), ("data.path=", "/one: ", "ant", "two")),

@@ -11,7 +11,7 @@ from gloo_ranks import on_ranks
 
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.data.batches import batch_places, training_batches, validation_batches
+from wmdd.data.batches import TrainingBatches, batch_places, validation_batches
 from wmdd.data.geometry import Geometry
 from wmdd.data.load_index import load_index
 from wmdd.distributed import Ranks
@@ -204,7 +204,7 @@ def test_processes_share_the_images_of_one(store, size, memory_bytes):
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
 
     def training(ranks):
-        return list(training_batches(index, geometry, config.pretrain, SeedTree(0), 1, runtime, ranks))
+        return list(TrainingBatches(index, geometry, config.pretrain, SeedTree(0), runtime, ranks).epoch(1))
 
     def validation(ranks):
         return list(validation_batches(index, geometry, 4, runtime, ranks))
@@ -225,3 +225,18 @@ def test_processes_share_the_images_of_one(store, size, memory_bytes):
 def test_teacher_for_several_is_refused_by_one(store):
     with pytest.raises(ConfigError, match=r"pretrain\.workers=2: .* use --executor ray"):
         teacher({"pretrain.workers": 2}, store, None)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [("cpu", "torch sees no GPU here; set it to cpu"), ("cuda", r"needs TorchCodec; .* set it to cpu")],
+)
+def test_decoding_on_a_gpu_needs_one_and_torchcodec(store, device, reason, monkeypatch):
+    """Both are said before anything is moved to the device."""
+    monkeypatch.setattr("wmdd.stages.pretrain.has_torchcodec", lambda: False)
+    config, (index, ref) = digits({"pretrain.decode": "gpu"}, store)
+    planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
+    unit = Unit(planned.ref.unit, planned.params, lambda name: index)
+    runtime = dataclasses.replace(CPU, device=torch.device(device))
+    with pytest.raises(ConfigError, match=f"^pretrain.decode=gpu: {reason}"):
+        list(PRETRAIN.run(config.pretrain, [unit], SeedTree(0), runtime))

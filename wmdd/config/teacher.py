@@ -118,6 +118,9 @@ class PretrainConfig(Section):
     keep: Literal["last", "best"] = option(
         "last", "weights of the last epoch, or of the epoch that was best on the validation images"
     )
+    decode: Literal["cpu", "gpu"] = option(
+        "cpu", "where JPEG files beyond runtime.memory_gib are decoded (gpu: other pixels, within rounding)"
+    )
     workers: Count = option(
         1, "workers on Ray that train together; part of the key, for each normalises its part of a batch"
     )

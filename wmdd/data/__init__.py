@@ -5,7 +5,7 @@ from typing import Any
 from wmdd.process.exports import public
 
 PUBLIC = {
-    "batches": ("class_images", "training_batches", "validation_batches"),
+    "batches": ("TrainingBatches", "class_images", "validation_batches"),
     "geometry": ("Geometry",),
     "images": ("StreamedImages",),
     "index": ("DatasetIndex", "Split"),

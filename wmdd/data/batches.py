@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from wmdd.config.teacher import PretrainConfig
-from wmdd.data.decoding.pixels import to_tensor
 from wmdd.data.geometry import Geometry
-from wmdd.data.images import StreamedImages, load_native_uint8, load_uint8, window_shuffle
+from wmdd.data.images import load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
+from wmdd.data.streaming import StreamedViews
 from wmdd.data.views import Views, draw_resized_crops, draw_shifts, sample_views
 from wmdd.distributed import ALONE, Ranks
-from wmdd.errors import WmddError
-from wmdd.process.interruptions import accept
-from wmdd.process.temporary import shorten_tmpdir
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
@@ -55,44 +51,63 @@ def validation_batches(
         yield runtime.images(geometry.pixels.normalize(runtime.send(images))), targets
 
 
-def training_batches(
-    index: DatasetIndex,
-    geometry: Geometry,
-    section: PretrainConfig,
-    seeds: SeedTree,
-    epoch: int,
-    runtime: Runtime,
-    ranks: Ranks = ALONE,
-) -> Iterator[Batch]:
-    """Yield this process's part of each batch of an epoch: (augmented, normalised, on the device; labels).
+class TrainingBatches:
+    """The batches of a teacher's training: this process's part of each.
 
-    Order and crops are drawn for the whole epoch before the first image is read, so they depend neither on the
-    processes that train together nor on those that decode.
+    Args:
+        section: of the teacher.
+        seeds: from which each epoch draws.
     """
-    rng = seeds.child("epoch", epoch).numpy()
-    if index.fits("train", geometry.image_size, runtime.memory_bytes):
-        yield from _from_memory(index, geometry, section, rng, runtime, ranks)
-        return
-    order = _repeated(window_shuffle(index, "train", rng), section.repeated_augmentation)
-    dataset = _Viewed(index, order, _draw(rng, section, index.train, order), geometry.image_size)
-    options: dict[str, Any] = {}
-    if runtime.loaders:
-        options = {"num_workers": runtime.loaders, "multiprocessing_context": "spawn", "worker_init_fn": accept}
-        shorten_tmpdir()
-    places = range(len(order))
-    parts = [list(places[ranks.part(batch)]) for batch in batch_places(len(order), section.batch_size, ranks)]
-    loader = DataLoader(dataset, batch_sampler=parts, **options)
-    for images, labels in runtime.ahead(without_traceback(loader)):
-        yield runtime.images(geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
 
+    def __init__(
+        self,
+        index: DatasetIndex,
+        geometry: Geometry,
+        section: PretrainConfig,
+        seeds: SeedTree,
+        runtime: Runtime,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._index, self._geometry, self._section = index, geometry, section
+        self._seeds, self._runtime, self._ranks = seeds, runtime, ranks
+        self._streamed: StreamedViews | None = None
+        if not index.fits("train", geometry.image_size, runtime.memory_bytes):
+            on_gpu = section.decode == "gpu"
+            self._streamed = StreamedViews(index, geometry.image_size, runtime, on_gpu=on_gpu)
 
-def without_traceback(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches; raise an error of a loading process, whose text is a whole traceback, as it was raised there."""
-    try:
-        yield from batches
-    except WmddError as exc:
-        line = str(exc).strip().rpartition("\n")[2]
-        raise type(exc)(line.removeprefix(f"{type(exc).__module__}.{type(exc).__name__}: ")) from exc
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, counted from 0: (augmented, normalised, on the device; labels).
+
+        Order and crops are drawn for the whole epoch before the first image is read, so they depend neither on the
+        processes that train together nor on those that decode.
+        """
+        rng = self._seeds.child("epoch", epoch).numpy()
+        return self._from_memory(rng) if self._streamed is None else self._from_files(self._streamed, rng)
+
+    def _from_files(self, streamed: StreamedViews, rng: np.random.Generator) -> Iterator[Batch]:
+        index, section, runtime = self._index, self._section, self._runtime
+        order = _repeated(window_shuffle(index, "train", rng), section.repeated_augmentation)
+        places = range(len(order))
+        parts = (places[self._ranks.part(batch)] for batch in batch_places(len(order), section.batch_size, self._ranks))
+        batches = streamed.epoch(order, _draw(rng, section, index.train, order), parts)
+        for images, labels in runtime.ahead(batches):
+            yield runtime.images(self._geometry.pixels.normalize(runtime.send(images))), runtime.send(labels)
+
+    def _from_memory(self, rng: np.random.Generator) -> Iterator[Batch]:
+        index, section, runtime, ranks = self._index, self._section, self._runtime, self._ranks
+        key = index.url, index.digest("train"), runtime
+        everything = np.arange(len(index.train))
+        images = _kept("train", key, lambda: runtime.keep(load_native_uint8(index, "train", everything)))
+        order = _repeated(rng.permutation(len(images)), section.repeated_augmentation)
+        # The whole epoch at once, so that no step waits for a copy.
+        views = _draw(rng, section, index.train, order).to(runtime)
+        labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
+        rows = torch.from_numpy(order)
+        rows = runtime.send(rows) if images.is_cuda else rows
+        for batch in batch_places(len(order), section.batch_size, ranks):
+            part = ranks.part(batch)
+            pixels = self._geometry.pixels.normalize(runtime.send(runtime.pick(images, rows[part])))
+            yield runtime.images(sample_views(pixels, views[part], self._geometry.image_size)), labels[part]
 
 
 def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[range]:
@@ -103,29 +118,6 @@ def batch_places(count: int, batch_size: int, ranks: Ranks = ALONE) -> list[rang
     """
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < 2 * ranks.size else batches
-
-
-def _from_memory(
-    index: DatasetIndex,
-    geometry: Geometry,
-    section: PretrainConfig,
-    rng: np.random.Generator,
-    runtime: Runtime,
-    ranks: Ranks,
-) -> Iterator[Batch]:
-    key = index.url, index.digest("train"), runtime
-    everything = np.arange(len(index.train))
-    images = _kept("train", key, lambda: runtime.keep(load_native_uint8(index, "train", everything)))
-    order = _repeated(rng.permutation(len(images)), section.repeated_augmentation)
-    # The whole epoch at once, so that no step waits for a copy.
-    views = _draw(rng, section, index.train, order).to(runtime)
-    labels = runtime.send(torch.from_numpy(index.train.label[order].astype(np.int64)))
-    rows = torch.from_numpy(order)
-    rows = runtime.send(rows) if images.is_cuda else rows
-    for batch in batch_places(len(order), section.batch_size, ranks):
-        part = ranks.part(batch)
-        pixels = geometry.pixels.normalize(runtime.send(runtime.pick(images, rows[part])))
-        yield runtime.images(sample_views(pixels, views[part], geometry.image_size)), labels[part]
 
 
 def _repeated(order: np.ndarray, times: int) -> np.ndarray:
@@ -155,23 +147,3 @@ def forget_decoded() -> None:
 
 def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:
     return load_uint8(index, "val", positions, size=geometry.image_size, crop_ratio=geometry.crop_ratio)
-
-
-class _Viewed(Dataset[tuple[Tensor, int]]):
-    """Crops that are already drawn, cut from originals."""
-
-    def __init__(self, index: DatasetIndex, order: np.ndarray, views: Views, size: int) -> None:
-        self.images = StreamedImages(index, "train", torch.nn.Identity())
-        self.order, self.views, self.size = order, views, size
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        import torchvision.transforms.v2.functional as VF
-
-        image, label = self.images[int(self.order[place])]
-        top, left, height, width = self.views.box[place].tolist()
-        cut = VF.resized_crop(image, top, left, height, width, [self.size, self.size], antialias=True)
-        cut = VF.horizontal_flip(cut) if self.views.flip[place] else cut
-        return to_tensor(cut), label

@@ -153,10 +153,23 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         return len(self.part)
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        image = _decoded(self._encoded(position), self.index, self.part, position)
+        image = _decoded(self.encoded(position), self.index, self.part, position)
         return self.transform(image), int(self.part.label[position])
 
-    def _encoded(self, position: int) -> bytes:
+    def pixels(self, position: int) -> Tensor:
+        """Return an image's pixels, (3, h, w) uint8."""
+        data = self.encoded(position)
+        pixels = jpeg_pixels(data) if _orientation(self.index, self.part, position) == 1 else None
+        if pixels is not None:
+            return pixels
+        return torch.from_numpy(np.array(_decoded(data, self.index, self.part, position))).permute(2, 0, 1)
+
+    def encoded(self, position: int) -> bytes:
+        """Return the bytes of an image's file.
+
+        Raises:
+            DataError: if it has gone or changed since it was indexed.
+        """
         if self.index.kind == "folder":
             return _read_file(*self._file_system(), self.part, position)
         if self.index.kind == "builtin":

@@ -38,6 +38,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             option = f"{section}.batch_size"
             raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
     teacher = config.pretrain
+    if teacher.decode == "gpu" and config.runtime.device != "cuda":
+        raise ConfigError(
+            f"pretrain.decode=gpu: not with runtime.device={config.runtime.device}, which may be a CPU; set that to "
+            "cuda, or pretrain.decode to cpu"
+        )
     _check_network(teacher.model, num_classes, size, teacher.stem, "pretrain.model")
     if config.recover.bn_weight and not _has_batch_norm(teacher.model, num_classes, size):
         raise ConfigError(

@@ -164,7 +164,7 @@ class Workload:
     def _teacher_validations(self) -> int:
         section = self.config.pretrain
         every = 1 if section.keep == "best" else max(1, section.epochs // 10)
-        return math.ceil(section.epochs / every) * (2 if section.ema else 1) + 1  # the last one is of the result
+        return math.ceil(section.epochs / every) * (2 if section.ema else 1)
 
     @property
     def _student_validations(self) -> int:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from wmdd.config.teacher import PretrainConfig
 from wmdd.data.augment import augmentation, erasing, mixing
-from wmdd.data.batches import batch_places, training_batches, validation_batches
+from wmdd.data.batches import TrainingBatches, batch_places, validation_batches
+from wmdd.data.decoding.jpeg import has_torchcodec
 from wmdd.distributed import Ranks
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model, load_state
@@ -116,6 +117,10 @@ def _ranks(section: PretrainConfig, images: int, runtime: Runtime) -> Ranks:
     ranks = ranks_of("pretrain.workers", section.workers)
     if section.sync_bn and runtime.device.type != "cuda":
         raise ConfigError("pretrain.sync_bn=true: torch shares batch-norm statistics on GPUs only; set it to false")
+    if section.decode == "gpu" and runtime.device.type != "cuda":
+        raise ConfigError("pretrain.decode=gpu: torch sees no GPU here; set it to cpu")
+    if section.decode == "gpu" and not has_torchcodec():
+        raise ConfigError("pretrain.decode=gpu: needs TorchCodec; install wmdd[jpeg], or set it to cpu")
     if ranks.size > 1 and images < 2 * ranks.size:
         raise ConfigError(
             f"pretrain.workers={section.workers}: {images} training images are fewer than two for each; "
@@ -133,10 +138,12 @@ def _trainer(
     if section.sync_bn:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
+    training = TrainingBatches(index, geometry, section, seeds.child("data"), runtime, ranks)
+
     def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         change, erase = augmentation(section.augment, geometry.pixels, section.augment_strength), erasing(section.erase)
         mix = mixing(section, len(index.class_names))
-        for images, labels in training_batches(index, geometry, section, seeds.child("data"), epoch, runtime, ranks):
+        for images, labels in training.epoch(epoch):
             yield mix(erase(change(images)), labels)
 
     def validate(student: nn.Module) -> float:

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _START, _EXIF = b"\xff\xd8\xff", b"Exif\0"
@@ -43,3 +44,21 @@ def _decoder() -> Callable[..., Any] | None:
         return None
     decode: Callable[..., Any] = decode_jpeg
     return decode
+
+
+def decode_on_gpu(files: list[bytes], device: torch.device) -> list[Tensor]:
+    """Return the (3, h, w) uint8 pixels of JPEG files in colour or grey, decoded by nvJPEG.
+
+    Its pixels differ slightly from those of libjpeg. On another device than a GPU they are those of `jpeg_pixels`.
+
+    Raises:
+        RuntimeError: if one of the files cannot be decoded.
+    """
+    decoder = _decoder()
+    assert decoder is not None, "TorchCodec is not installed"
+    return list(decoder(files, mode="RGB", device=device)) if files else []
+
+
+def has_torchcodec() -> bool:
+    """Whether TorchCodec can be used."""
+    return _decoder() is not None
