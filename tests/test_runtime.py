@@ -1,6 +1,7 @@
 """What a runtime does for a GPU and needs none to show."""
 
 import copy
+import dataclasses
 import itertools
 import platform
 import subprocess
@@ -170,6 +171,15 @@ def test_dilated_kernel_larger_than_its_image_is_refused_as_by_torch():
     for layer in layers:
         with pytest.raises(RuntimeError, match="Kernel size can't be greater than actual input size"):
             layer(torch.zeros(1, 2, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("gib", "values", "images"),
+    [(0, 10**6, 100), (0.1, 10**6, 100), (80, 10**6, 2100), (80, 10**7, 200), (8, 10**6, 200)],
+)
+def test_images_of_a_pass_follow_the_memory_of_the_gpu(gib, values, images):
+    runtime = dataclasses.replace(RUNTIMES["cpu"], device_bytes=int(gib * 2**30))
+    assert runtime.images_per_pass(values, 100) == images
 
 
 def test_network_for_bf16_is_copied_and_loaded():

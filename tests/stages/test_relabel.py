@@ -1,5 +1,7 @@
 """Blocks of labels: what does not depend on which batches are shown to the teacher together."""
 
+import dataclasses
+
 import pytest
 import torch
 from builders import CPU
@@ -11,6 +13,7 @@ from wmdd.method.soft_labels import SoftLabels
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Progress
+from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
 from wmdd.stages.plans.relabel import RELABEL, Params
@@ -18,7 +21,7 @@ from wmdd.stages.plans.relabel import RELABEL, Params
 SIZE = 16
 
 
-def relabel(first, epochs):
+def relabel(first, epochs, runtime=CPU, **changes):
     """Return the labels of six images in batches of four and two, and the epochs of each progress."""
     pixels = torch.randint(0, 256, (3, 2, 3, SIZE, SIZE), generator=SeedTree(0).torch(), dtype=torch.uint8)
     with SeedTree(0).scoped():
@@ -28,7 +31,7 @@ def relabel(first, epochs):
         "classes": [DistilledClass(i, pixels[i], torch.full((2,), 0.5), class_name="abc"[i]) for i in range(3)],
     }
     unit = Unit("block", Params("distilled", first, epochs), inputs.__getitem__)
-    yielded = list(RELABEL.run(RelabelConfig(epochs=4, batch_size=4), [unit], SeedTree(5), CPU))
+    yielded = list(RELABEL.run(RelabelConfig(epochs=4, batch_size=4, **changes), [unit], SeedTree(5), runtime))
     (block,) = [item.value for item in yielded if isinstance(item, Output)]
     return block, [(item.done, item.total) for item in yielded if isinstance(item, Progress)]
 
@@ -51,3 +54,21 @@ def test_labels_do_not_depend_on_what_is_shown_together(together, progress, monk
             assert (batch.epoch, batch.batch, batch.box) == (alone.epoch, alone.batch, alone.box)
             assert torch.equal(batch.images, alone.images)
             assert torch.equal(batch.logits, alone.logits)
+
+
+@pytest.mark.parametrize(("bn_mode", "sizes"), [("running", [24]), ("batch", [4, 2] * 4)])
+def test_batches_share_a_pass_where_a_gpu_has_room(bn_mode, sizes, monkeypatch):
+    """Unless the network normalises by batch: then each batch passes alone."""
+    (expected, _), seen = relabel(0, 4, bn_mode=bn_mode), []
+    network = Runtime.network
+
+    def watched(self, module, steps, parts=1):
+        module.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+        return network(self, module, steps, parts)
+
+    monkeypatch.setattr(Runtime, "network", watched)
+    block, _ = relabel(0, 4, dataclasses.replace(CPU, device_bytes=2**30), bn_mode=bn_mode)
+    assert seen == sizes
+    for batch, alone in zip(labelled([block]), labelled([expected]), strict=True):
+        assert torch.equal(batch.images, alone.images)
+        torch.testing.assert_close(batch.logits, alone.logits, rtol=2e-3, atol=2e-3)

@@ -170,6 +170,6 @@ def test_b27_last_and_best_epoch_are_both_kept():
 
 
 def test_b26_validation_batch_size_is_an_option(plan):
-    assert DistillConfig().evaluate.val_batch_size == 250
+    assert DistillConfig().evaluate.val_batch_size == 0  # as many as fit
     scores = plan(**{"relabel.batch_size": 2}).refs("evaluate")
     assert scores == plan(**{"relabel.batch_size": 2, "evaluate.val_batch_size": 1}).refs("evaluate")

@@ -135,13 +135,18 @@ def replayed_together(batches: Iterable[LabelBatch], size: int) -> Iterator[list
         yield from together(of_epoch, size)
 
 
-def together(batches: Iterable[LabelBatch], size: int) -> Iterator[list[LabelBatch]]:
-    """Yield consecutive batches as `replayed_together` does, but also of several epochs."""
+def together(batches: Iterable[LabelBatch], size: int, images: int = 0) -> Iterator[list[LabelBatch]]:
+    """Yield consecutive batches as `replayed_together` does, but also of several epochs.
+
+    Args:
+        images: as many are put together, if that is more.
+    """
+    most = max(REPLAYED_VALUES, 3 * size**2 * images)
     group: list[LabelBatch] = []
     values = 0
     for batch in batches:
         more = 3 * size**2 * len(batch.images)
-        if group and values + more > REPLAYED_VALUES:
+        if group and values + more > most:
             yield group
             group, values = [], 0
         group.append(batch)

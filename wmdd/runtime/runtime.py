@@ -57,6 +57,7 @@ class Runtime:
         loaders: processes that decode images that do not fit.
         cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
         compilation: what `torch.compile` compiles.
+        device_bytes: memory of the GPU, used or free; 0 on a CPU.
         deterministic: choose a GPU's kernels by rules, never by timing, and only those that repeat bit for bit.
         why_bf16: the reason, for the manifest.
     """
@@ -69,6 +70,7 @@ class Runtime:
     loaders: int = 0
     cpus: int = 0
     compilation: Compilation = OFF
+    device_bytes: int = 0
     deterministic: bool = True
     why_bf16: str = field(default="", compare=False)
 
@@ -94,6 +96,7 @@ class Runtime:
             loaders=config.loaders,
             cpus=cpus,
             compilation=Compilation.create(config.compile, device),
+            device_bytes=torch.cuda.get_device_properties(device).total_memory if cuda else 0,
             deterministic=config.deterministic,
             why_bf16=why_bf16,
         )
@@ -158,9 +161,20 @@ class Runtime:
 
     def keep(self, images: Tensor) -> Tensor:
         """Move images that every epoch uses to the device, unless they need more than an eighth of its memory."""
-        if self.device.type != "cuda" or images.nbytes > torch.cuda.get_device_properties(self.device).total_memory / 8:
-            return images
-        return images.to(self.device)
+        return images.to(self.device) if images.nbytes <= self.device_bytes / 8 else images
+
+    def images_per_pass(self, values: int, least: int) -> int:
+        """Return how many images a network evaluates together: on a GPU, as many as an eighth of its memory holds.
+
+        That depends on the kind of GPU alone, not on what is free, so that results repeat bit for bit on that kind.
+
+        Args:
+            values: numbers that all layers put out for one image.
+            least: number of images on a CPU, of which it is a multiple.
+        """
+        # No tensor may have 2^31 values: kernels that count in 32 bits fail, or are replaced by others.
+        fit = min(self.device_bytes // 8 // 4, 2**31 - 1) // values
+        return max(least, fit // least * least)
 
     def pick(self, images: Tensor, rows: Tensor) -> Tensor:
         """Return rows of images, gathered on the device that holds the images."""

@@ -24,7 +24,7 @@ from wmdd.stages.base import Unit, Yielded
 from wmdd.stages.plans.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 from wmdd.storage.artifact import Files
-from wmdd.training.accuracy import top1_accuracy
+from wmdd.training.accuracy import images_per_pass, top1_accuracy
 from wmdd.training.optim import student_optimizer
 from wmdd.training.schedules import student_schedule
 from wmdd.training.shared_norm import share_batch_norm
@@ -146,8 +146,10 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
     share_batch_norm(network, ranks)
     lessons = supervision(section, unit, images, seeds, runtime, ranks)
 
+    together = section.val_batch_size or images_per_pass(network, geometry.image_size, runtime)
+
     def validate(student: torch.nn.Module) -> float:
-        scored = validation_batches(index, geometry, section.val_batch_size, runtime, ranks)
+        scored = validation_batches(index, geometry, together, runtime, ranks)
         return top1_accuracy(student, scored, runtime, ranks)
 
     return Trainer(

@@ -22,13 +22,12 @@ from wmdd.models.weights import load_weights
 from wmdd.outputs import Note, Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.stages.base import Unit, Yielded
-from wmdd.training.accuracy import predictions
+from wmdd.training.accuracy import images_per_pass, predictions
 from wmdd.training.threads import Batches, choose_threads
 
 if TYPE_CHECKING:
     from wmdd.stages.plans.pretrain import Params
 
-VALIDATION_BATCH = 250
 FEW_IMAGES = 5  # of a class: what fewer are called says little
 
 
@@ -88,7 +87,8 @@ def _confusion(network: nn.Module, index: DatasetIndex, geometry: Geometry, runt
     """Count the validation images of each class (rows) by what a network names them (columns)."""
     classes = len(index.class_names)
     # Counted on the host at the end: counting on a GPU waits for it at each batch, and holds a table of all pairs.
-    batches = validation_batches(index, geometry, VALIDATION_BATCH, runtime)
+    together = images_per_pass(network, geometry.image_size, runtime)
+    batches = validation_batches(index, geometry, together, runtime)
     pairs = torch.cat([labels * classes + named for named, labels in predictions(network, batches, runtime)])
     return np.bincount(pairs.cpu().numpy(), minlength=classes * classes).reshape(classes, classes)
 

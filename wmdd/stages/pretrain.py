@@ -18,9 +18,9 @@ from wmdd.outputs import Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit, Yielded
-from wmdd.stages.load_teacher import VALIDATION_BATCH, as_teacher, hardly, load_teacher, size_of
+from wmdd.stages.load_teacher import as_teacher, hardly, load_teacher, size_of
 from wmdd.stages.plans.pretrain import Params
-from wmdd.training.accuracy import top1_accuracy
+from wmdd.training.accuracy import images_per_pass, top1_accuracy
 from wmdd.training.optim import teacher_optimizer
 from wmdd.training.schedules import teacher_schedule
 from wmdd.training.teams import ranks_of
@@ -146,8 +146,10 @@ def _trainer(
         for images, labels in training.epoch(epoch):
             yield mix(erase(change(images)), labels)
 
+    together = images_per_pass(network, geometry.image_size, runtime)
+
     def validate(student: nn.Module) -> float:
-        scored = validation_batches(index, geometry, VALIDATION_BATCH, runtime, ranks)
+        scored = validation_batches(index, geometry, together, runtime, ranks)
         return top1_accuracy(student, scored, runtime, ranks)
 
     return Trainer(

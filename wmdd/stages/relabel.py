@@ -23,6 +23,7 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit, Yielded
 from wmdd.stages.plans.relabel import Params
+from wmdd.training.accuracy import images_per_pass
 from wmdd.training.trainer import split_batch
 
 DRAWN_TOGETHER = 64  # batches; a draw takes three times as long between the passes of a network
@@ -35,11 +36,15 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
         images = replayable(ImageSet.of(unit.load("classes")).images, section.augment, teacher.pixels, runtime)
         per_epoch = len(batch_sizes(section, len(images)))
-        steps = section.epochs * per_epoch  # of all blocks, so that all are labelled by the same code
+        per_pass = _per_pass(section, teacher, runtime)
+        # Of all blocks, so that all are labelled by the same code.
+        steps = section.epochs * (-(-len(images) // per_pass) if per_pass else per_epoch)
         networks = [runtime.network(_as_it_labels(section, item, runtime), steps, _parts(section)) for item in ensemble]
-        labeller = _Labeller(section, networks, images, teacher.pixels, runtime)
+        labeller = _Labeller(section, networks, images, teacher.pixels, runtime, per_pass > 0)
         drawn = _drawn(section, unit.params, len(images), teacher.image_size, seeds)
-        labelled = yield from labeller.label(together(drawn, teacher.image_size), per_epoch, unit.params.epochs)
+        labelled = yield from labeller.label(
+            together(drawn, teacher.image_size, per_pass), per_epoch, unit.params.epochs
+        )
         meta = {
             "schema": 1,
             "first_epoch": unit.params.first_epoch,
@@ -49,6 +54,14 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
             "class_names": list(teacher.class_names),
         }
         yield Output(unit.name, LabelBlock.write(labelled, meta))
+
+
+def _per_pass(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> int:
+    """Return how many images of several batches pass a network together on this GPU; 0 if each batch passes alone."""
+    if section.bn_mode != "running":
+        return 0
+    count = images_per_pass(runtime.place(teacher.network), teacher.image_size, runtime, section.batch_size)
+    return count if count > section.batch_size else 0
 
 
 def _parts(section: RelabelConfig) -> int:
@@ -71,6 +84,7 @@ class _Labeller:
 
     Args:
         images: as `replayable` returns them.
+        joined: whether batches whose views are computed together pass the networks together, too.
     """
 
     section: RelabelConfig
@@ -78,6 +92,7 @@ class _Labeller:
     images: torch.Tensor
     pixels: Normalization
     runtime: Runtime
+    joined: bool = False
 
     def label(
         self, groups: Iterable[list[LabelBatch]], per_epoch: int, epochs: int
@@ -101,7 +116,8 @@ class _Labeller:
     def _logits(self, batches: list[LabelBatch]) -> torch.Tensor:
         """Return the (rows, classes) float16 logits of batches, one after another, on the device."""
         logits = []
-        for views in replay(batches, self.images, self.pixels, self.runtime):
+        replayed: Iterable[torch.Tensor] = replay(batches, self.images, self.pixels, self.runtime)
+        for views in [torch.cat(list(replayed))] if self.joined else replayed:
             parts = split_batch((views,), _parts(self.section))
             with self.runtime.autocast():
                 voices = [torch.cat([network(part) for (part,) in parts]).float() for network in self.networks]

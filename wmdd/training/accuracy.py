@@ -13,6 +13,33 @@ from wmdd.runtime import Runtime
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+VALIDATED_TOGETHER = 250  # images, at least
+
+
+@torch.no_grad()
+def images_per_pass(network: nn.Module, image_size: int, runtime: Runtime, least: int = VALIDATED_TOGETHER) -> int:
+    """Return how many images a network on the device evaluates together, by the values that its layers put out."""
+    if not runtime.device_bytes:
+        return least
+    values = 3 * image_size**2
+
+    def count(_layer: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal values
+        values += output.numel() if isinstance(output, Tensor) else 0
+
+    leaves = (module for module in network.modules() if not any(True for _ in module.children()))
+    handles = [module.register_forward_hook(count) for module in leaves]
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    with runtime.autocast():
+        network(runtime.images(torch.zeros(1, 3, image_size, image_size)))
+    for handle in handles:
+        handle.remove()
+    for module in training:
+        module.training = True
+    return runtime.images_per_pass(values, least)
+
+
 @torch.no_grad()
 def predictions(network: nn.Module, batches: Batches, runtime: Runtime) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the predicted and the true class ids of each (images, labels) batch, (n,) int64 on the device."""
