@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from gpu_stages import NETWORKS, SLOWLY, evaluate, open_runtime, pretrain, recovered, relabel, statistics, value
+from gpu_stages import DEVICE, NETWORKS, SLOWLY, evaluate, open_runtime, pretrain, recovered, relabel, statistics, value
+from image_files import saved
+from PIL import Image
+
+from wmdd.data.decoding.jpeg import decode_on_gpu, jpeg_pixels
 
 pytestmark = pytest.mark.gpu
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
@@ -71,3 +75,17 @@ def test_labels_are_those_of_the_cpu(name):
 def test_student_is_that_of_the_cpu(tmp_path):
     found, expected = (value(evaluate(tmp_path, open_runtime(device))) for device in (None, "cpu"))
     close([point["loss"] for point in found.curve], [point["loss"] for point in expected.curve], rtol=2e-2)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_files_decoded_on_the_device_look_as_on_the_cpu(mode):
+    pytest.importorskip("torchcodec")  # an extra, which few GPU machines have
+    ramp = np.linspace(0, 255, 60)
+    picture = Image.fromarray(np.stack([np.add.outer(ramp, ramp) / 2] * 3, axis=-1).astype(np.uint8)).convert(mode)
+    files = [saved(picture, "JPEG", quality=quality) for quality in (75, 95)]
+    first, again = (decode_on_gpu(files, torch.device(DEVICE)) for _ in range(2))
+    for pixels, repeated, data in zip(first, again, files, strict=True):
+        assert pixels.device.type == DEVICE
+        assert torch.equal(pixels, repeated)
+        assert pixels.shape == (3, 60, 60)
+        assert (pixels.cpu().float() - jpeg_pixels(data).float()).abs().mean() < 2

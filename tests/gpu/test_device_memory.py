@@ -11,6 +11,7 @@ from wmdd.outputs import Output
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.plans.recover import Params
+from wmdd.training.accuracy import images_per_pass
 
 pytestmark = pytest.mark.gpu
 SIZE, CLASSES, IPC = (64, 8, 8) if ON_GPU else (16, 8, 2)
@@ -89,3 +90,15 @@ def test_one_group_after_another_takes_no_more_memory(units):
 def test_images_that_are_used_again_are_on_the_device():
     kept = open_runtime().keep(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
     assert kept.device.type == DEVICE
+
+
+def test_images_that_pass_together_take_their_share_of_the_memory():
+    runtime = open_runtime(precision="bf16")
+    network = runtime.place(untrained_teacher(MODEL, SIZE, CLASSES).network)
+    images = runtime.images(torch.zeros(images_per_pass(network, SIZE, runtime), 3, SIZE, SIZE))
+
+    def evaluate():
+        with torch.no_grad(), runtime.autocast():
+            network(images)
+
+    assert (peak_bytes(evaluate) if ON_GPU else evaluate() or 0) <= runtime.device_bytes / 4
