@@ -165,6 +165,25 @@ def test_convolutions_without_what_meets_only_padding_are_torchs(size, kernel, g
     assert trimmed or kernel == 1 or size == 5
 
 
+def test_part_of_a_frozen_kernel_follows_its_weights():
+    layer = Runtime(torch.device("cpu"), bf16=False, threads=1).place(torch.nn.Conv2d(3, 2, 3, padding=1, bias=False))
+    layer.requires_grad_(False)
+    images = torch.ones(1, 3, 1, 1)
+    before = layer(images)
+    assert torch.equal(layer(images), before)
+    layer.weight.mul_(2)
+    assert torch.equal(layer(images), 2 * before)
+    layer.weight.data = torch.ones_like(layer.weight)
+    assert (layer(images) == 3).all()
+    copied = copy.deepcopy(layer)
+    assert "_kept" in vars(layer)
+    assert "_kept" not in vars(copied)
+    assert torch.equal(copied(images), layer(images))
+    layer.requires_grad_(True)
+    layer(images).sum().backward()
+    assert layer.weight.grad[:, :, 1, 1].abs().min() == 1
+
+
 def test_dilated_kernel_larger_than_its_image_is_refused_as_by_torch():
     layers = [torch.nn.Conv2d(2, 2, 3, dilation=2) for _ in range(2)]
     Runtime(torch.device("cpu"), bf16=False, threads=1).place(layers[1])

@@ -6,7 +6,7 @@ all others. At 32 px, the last stage of a ResNet-18 with the standard stem has s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,12 +32,29 @@ class TrimmedConv2d(nn.Conv2d):
         axes = zip(images.shape[-2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         (rows, down), (columns, across) = (_trimmed(*axis) for axis in axes)  # type: ignore[arg-type]
         whole = rows.stop - rows.start == self.kernel_size[0] and columns.stop - columns.start == self.kernel_size[1]
-        weight = self.weight if whole else _Part.apply(self.weight, rows, columns)
+        weight = self.weight if whole else self._part(rows, columns)
         spread = any(dilation > 1 < taps for dilation, taps in zip(self.dilation, weight.shape[-2:], strict=True))
         if self.groups == 1 and down == across == 0 and images.shape[-2:] == weight.shape[-2:] and not spread:
             # One position: a matrix product, whose gradients take a tenth of the time.
             return F.linear(images.flatten(1), weight.flatten(1), self.bias)[:, :, None, None]
         return F.conv2d(images, weight, self.bias, self.stride, (down, across), self.dilation, self.groups)
+
+    def _part(self, rows: slice, columns: slice) -> Tensor:
+        """Return a part of the weight; of one that is not trained, a copy that is kept for the next pass."""
+        if self.weight.requires_grad or torch.compiler.is_compiling():
+            return cast(Tensor, _Part.apply(self.weight, rows, columns))
+        # What changes if the weight does.
+        key = rows.start, rows.stop, columns.start, columns.stop, self.weight.data_ptr(), self.weight._version
+        kept: tuple[Any, Tensor, Tensor] | None = self.__dict__.get("_kept")
+        if kept is None or kept[0] != key:
+            weight = self.weight.detach()  # kept, too: no other weight gets its address
+            part = weight[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
+            kept = self.__dict__["_kept"] = key, part, weight
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has: not the part that is kept."""
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
 
 def _trimmed(size: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[slice, int]:
