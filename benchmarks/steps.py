@@ -115,6 +115,7 @@ _GPU = (
     *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),
     _recipe("tiny", "tiny", "tiny-imagenet", 10),
 )
+_STANDARD_STUDENT = {"model": "resnet18", "batch_size": 50, "epochs": 25, "stem": "standard"}
 _STEMS = [("resnet18", "standard"), ("resnet18", "small")]
 _CPU = (
     Step("machine", f"{HERE}.machine:run", 30),
@@ -125,6 +126,7 @@ _CPU = (
     Step("teacher", f"{HERE}.teacher:run", 90, {"size": 32, "stem": "standard", "each": 300}),
     Step("students", f"{HERE}.students:run", 60, {"model": "convnet3_w64", "batch_size": 20, "epochs": 10}),
     Step("students-resnet18", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 1}),
+    Step("students-standard", f"{HERE}.students:run", 60, _STANDARD_STUDENT),
     Step("labels", f"{HERE}.labels:run", 30),
     Step("barycenters", f"{HERE}.barycenters:run", 60),
     Step("precision", f"{HERE}.precision:run", 90),

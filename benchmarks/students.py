@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.device import open_runtime, synchronize
 from benchmarks.plain_student import TEMPERATURE, PlainStudent
 from benchmarks.steps import Record, Setting
+from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.students import EvaluateConfig, RelabelConfig
 from wmdd.data.geometry import Geometry
@@ -41,11 +42,11 @@ WMDD, PLAIN, BARE = "wmdd", "plain loop", "bare network"
 COMPILED, GRAPHS = "wmdd, compiled", "wmdd, CUDA graphs"
 
 
-def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: int) -> None:
+def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: int, stem: Stem = "auto") -> None:
     """Train a student in each way in turn, the bare network on inputs that are ready."""
     with tempfile.TemporaryDirectory() as folder:
         model, epochs = ("convnet1_w8", 1) if setting.toy else (model, epochs)
-        case = _Case(setting, model, batch_size, epochs, Path(folder))
+        case = _Case(setting, model, batch_size, epochs, Path(folder), stem)
         ways = {WMDD: case.wmdd, BARE: case.bare, PLAIN: case.plain}
         if setting.on == "gpu":
             ways[COMPILED] = case.compiled
@@ -65,6 +66,7 @@ def _record(record: Record, case: _Case, seconds: dict[str, float]) -> None:
     ratio, share = round(ms[PLAIN] / ms[WMDD], 2), round(ms[BARE] / ms[WMDD], 3)
     record(
         model=case.model,
+        stem=case.stem,
         precision="bf16" if case.runtime.bf16 else "fp32",
         ways={name: {"ms_per_step": value} for name, value in ms.items()},
         ratio=ratio,
@@ -77,8 +79,8 @@ def _record(record: Record, case: _Case, seconds: dict[str, float]) -> None:
 class _Case:
     """Images, labels and validation images of a student, in memory and in files."""
 
-    def __init__(self, setting: Setting, model: str, batch_size: int, epochs: int, folder: Path) -> None:
-        self.runtime, self.model = open_runtime(setting), model
+    def __init__(self, setting: Setting, model: str, batch_size: int, epochs: int, folder: Path, stem: Stem) -> None:
+        self.runtime, self.model, self.stem = open_runtime(setting), model, stem
         self._epochs, self._geometry, self._section = epochs, Geometry(SIZE, 1.0, "half"), EvaluateConfig()
         pixels = torch.randint(0, 256, (CLASSES * IPC, 3, SIZE, SIZE), generator=SeedTree(0).torch(), dtype=torch.uint8)
         masses = torch.full((IPC,), 1 / IPC)
@@ -121,7 +123,7 @@ class _Case:
 
     def wmdd(self, runtime: Runtime | None = None) -> None:
         """Run stage evaluate."""
-        section = override(DistillConfig(), {"evaluate.val_every": self._epochs}).evaluate
+        section = override(DistillConfig(), {"evaluate.val_every": self._epochs, "evaluate.stem": self.stem}).evaluate
         params = Params(self.model, 0, "distilled", self._geometry, "wmdd", "none")
         for _ in STAGES["evaluate"].run(
             section, [Unit("unit", params, self._inputs.__getitem__)], SeedTree(0), runtime or self.runtime
@@ -151,7 +153,7 @@ class _Case:
 
     def _network(self) -> nn.Module:
         with SeedTree(0).scoped():
-            return build_model(self.model, CLASSES, SIZE)
+            return build_model(self.model, CLASSES, SIZE, stem=self.stem)
 
     def _ready(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         images = self.runtime.images(torch.zeros(count, 3, SIZE, SIZE))

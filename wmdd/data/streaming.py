@@ -23,7 +23,7 @@ from wmdd.process.temporary import shorten_tmpdir
 from wmdd.runtime import Runtime
 
 Batch = tuple[Tensor, Tensor]
-View = tuple[int, int, int, int, int, bool]  # an image's position, its crop (top, left, height, width), its flip
+View = tuple[int, ...]  # an image's position, its crop (top, left, height, width), and 1 for a flip
 Sent = tuple[bytes | np.ndarray, View]  # a JPEG file, or what was cut from another file
 
 
@@ -38,7 +38,7 @@ class StreamedViews:
     def __init__(self, index: DatasetIndex, size: int, runtime: Runtime, *, on_gpu: bool = False) -> None:
         self._size, self._runtime = size, runtime
         self._images = StreamedImages(index, "train", torch.nn.Identity())
-        self._batches: list[list[View]] = []
+        self._drawn = _Drawn()
         options: dict[str, Any] = {}
         if runtime.loaders:
             options = {"num_workers": runtime.loaders, "persistent_workers": True}
@@ -46,13 +46,11 @@ class StreamedViews:
             shorten_tmpdir()
         if on_gpu:
             options["collate_fn"] = _listed
+        # Processes get the views themselves, and so need to know nothing of an epoch.
         dataset = _Views(self._images, size, encoded=on_gpu)
-        # The list is filled for each epoch, and read here: processes get the views themselves.
-        self._loader = DataLoader(dataset, batch_sampler=self._batches, **options)
+        self._loader = DataLoader(dataset, batch_sampler=self._drawn, **options)
 
-    def epoch(
-        self, order: np.ndarray, views: Views, batches: Iterable[Sequence[int]]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, order: np.ndarray, views: Views, batches: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """Yield the views, (n, 3, size, size) uint8, and the labels of each batch.
 
         Args:
@@ -60,8 +58,8 @@ class StreamedViews:
             views: of each of these.
             batches: rows of both.
         """
-        drawn = list(zip(order.tolist(), *views.box.T.tolist(), views.flip.tolist(), strict=True))
-        self._batches[:] = ([drawn[row] for row in batch] for batch in batches)
+        self._drawn.rows = np.column_stack([order, views.box.numpy(), views.flip.numpy()])
+        self._drawn.batches = list(batches)
         for images, labels in without_traceback(self._loader):
             yield images if isinstance(images, Tensor) else self._cut(images), labels
 
@@ -79,6 +77,20 @@ class StreamedViews:
         if isinstance(data, bytes):
             return cut(next(decoded), view, self._size)
         return self._runtime.send(torch.from_numpy(data))
+
+
+class _Drawn:
+    """The batches of an epoch, each a list of views."""
+
+    def __init__(self) -> None:
+        self.rows = np.empty((0, 6), dtype=np.int64)
+        self.batches: list[Sequence[int]] = []
+
+    def __iter__(self) -> Iterator[list[View]]:
+        return ([tuple(view) for view in self.rows[list(batch)].tolist()] for batch in self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 class _Views(Dataset[tuple[Any, int]]):
