@@ -176,12 +176,27 @@ def test_part_of_a_frozen_kernel_follows_its_weights():
     layer.weight.data = torch.ones_like(layer.weight)
     assert (layer(images) == 3).all()
     copied = copy.deepcopy(layer)
-    assert "_kept" in vars(layer)
-    assert "_kept" not in vars(copied)
+    assert vars(copied).keys() < vars(layer).keys(), "the kept part is copied, too"
     assert torch.equal(copied(images), layer(images))
     layer.requires_grad_(True)
     layer(images).sum().backward()
     assert layer.weight.grad[:, :, 1, 1].abs().min() == 1
+
+
+def test_part_of_a_frozen_kernel_follows_its_images_and_type():
+    layers = [torch.nn.Conv2d(3, 2, 3, padding=1).requires_grad_(False) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    runtime = Runtime(torch.device("cpu"), bf16=False, threads=1)
+    runtime.place(layers[1])
+    for size in (1, 2, 1, 2):
+        images = runtime.images(torch.full((1, 3, 1, size), 0.5))
+        torch.testing.assert_close(layers[1](images), layers[0](images))
+    for layer in layers:
+        layer.to(torch.bfloat16)
+    assert torch.equal(layers[1](images.bfloat16()), layers[0](images.bfloat16()))
+    with torch.inference_mode():
+        inferred = layers[1](images.bfloat16())
+    assert torch.equal(inferred, layers[1](images.bfloat16()))
 
 
 def test_dilated_kernel_larger_than_its_image_is_refused_as_by_torch():

@@ -40,20 +40,25 @@ class TrimmedConv2d(nn.Conv2d):
         return F.conv2d(images, weight, self.bias, self.stride, (down, across), self.dilation, self.groups)
 
     def _part(self, rows: slice, columns: slice) -> Tensor:
-        """Return a part of the weight; of one that is not trained, a copy that is kept for the next pass."""
-        if self.weight.requires_grad or torch.compiler.is_compiling():
+        """Return the part of the kernel that meets pixels; of a frozen kernel, a copy that is kept until it changes.
+
+        A change through `weight.data` in place is not noticed.
+        """
+        if self.weight.requires_grad or self.weight.is_inference() or torch.is_inference_mode_enabled():
             return cast(Tensor, _Part.apply(self.weight, rows, columns))
-        # What changes if the weight does.
+        if torch.compiler.is_compiling():
+            return self.weight[:, :, rows, columns]
+        # Identifies the part, and the weight's values by their address and version.
         key = rows.start, rows.stop, columns.start, columns.stop, self.weight.data_ptr(), self.weight._version
         kept: tuple[Any, Tensor, Tensor] | None = self.__dict__.get("_kept")
         if kept is None or kept[0] != key:
-            weight = self.weight.detach()  # kept, too: no other weight gets its address
+            weight = self.weight.detach()  # kept, too, so that no other weight gets its address
             part = weight[:, :, rows, columns].contiguous(memory_format=torch.channels_last)
             kept = self.__dict__["_kept"] = key, part, weight
         return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a copy has: not the part that is kept."""
+        """Return the state without the kept part, for copies."""
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
 
