@@ -5,6 +5,7 @@ import itertools
 import sys
 
 import numpy as np
+import pytest
 import torch
 from image_files import images, saved
 from PIL import Image
@@ -45,7 +46,8 @@ def test_pixels_are_those_of_pillow(kind):
     assert torch.equal(jpeg_pixels(data), pillow(data))
 
 
-JPEG = saved(Image.fromarray(COLOUR), "JPEG")
+PICTURE = Image.fromarray(COLOUR)
+JPEG = saved(PICTURE, "JPEG")
 LEFT = {
     "four channels": saved(Image.fromarray(np.dstack([COLOUR, COLOUR[..., :1]]), "CMYK"), "JPEG"),
     "cut": JPEG[: len(JPEG) // 2],
@@ -86,12 +88,29 @@ def test_set_is_decoded_alike_without_torchcodec(tmp_path, monkeypatch):
     fast = read(lambda data: used.append(data) or jpeg_pixels(data))
     for seen, expected in zip(fast, read(lambda data: None), strict=True):
         assert torch.equal(seen, expected)
-    # Twice of each of the set's four images, and twice of the two that stay as they are.
+    # Two of the loads decode without a crop: four images of the first index, and the two upright ones of the second.
     assert len(used) == 12
 
 
+@pytest.fixture
+def decoder_is_looked_for():
+    jpeg._decoder.cache_clear()
+    yield
+    jpeg._decoder.cache_clear()
+
+
+@pytest.mark.usefixtures("decoder_is_looked_for")
 def test_pillow_decodes_where_torchcodec_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
-    jpeg._decoder.cache_clear()
     assert jpeg_pixels(JPEG) is None
-    jpeg._decoder.cache_clear()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_damaged_file_has_the_pixels_of_pillow_or_none(progressive):
+    whole, equal = saved(PICTURE, "JPEG", progressive=progressive), 0
+    for place in range(700, len(whole) - 2, len(whole) // 40):
+        data = whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :]
+        if (pixels := jpeg_pixels(data)) is not None:
+            assert torch.equal(pixels, pillow(data))
+            equal += 1
+    assert equal

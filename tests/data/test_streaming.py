@@ -1,9 +1,8 @@
-"""Views of images that do not fit into memory: what is cut, by which processes, and from what kind of file."""
+"""Views of images that are not kept in memory: the pixels, the loading processes, and the kinds of files."""
 
 import dataclasses
 import gc
 import multiprocessing
-import time
 
 import numpy as np
 import pytest
@@ -22,38 +21,68 @@ from wmdd.data.geometry import Geometry
 from wmdd.data.scan import build_index
 from wmdd.data.streaming import StreamedViews, cut
 from wmdd.data.views import draw_resized_crops
+from wmdd.errors import ChangedError
 from wmdd.seeding import SeedTree
 
 SIZE, EPOCHS = 16, 2
 PICTURE = Image.fromarray(COLOUR)
-FILES = [
-    saved(PICTURE, "JPEG"),
-    saved(PICTURE.convert("L"), "JPEG"),
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+ON_GPU = [saved(PICTURE, "JPEG"), saved(PICTURE.convert("L"), "JPEG"), saved(PICTURE.resize((30, 90)), "JPEG")]
+ON_CPU = [
     saved(PICTURE.convert("CMYK"), "JPEG"),
+    saved(PICTURE, "JPEG", keep_rgb=True),
     saved(PICTURE, "JPEG", **TURNED),
+    saved(PICTURE, "JPEG", xmp=XMP),
     saved(PICTURE),
-    saved(PICTURE.resize((30, 90)), "JPEG"),
 ]
+COUNT = len(ON_GPU) + len(ON_CPU)
 
 
-@pytest.fixture(scope="module")
-def index(tmp_path_factory):
-    root = tmp_path_factory.mktemp("set")
-    for path, data in zip(images("train", "val", count=3), FILES * 2, strict=True):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
-    return build_index(str(root), upright=True)
+@pytest.fixture
+def root(tmp_path):
+    for path, data in zip(images("train", count=COUNT // 2) + images("val"), (ON_GPU + ON_CPU) * 2, strict=False):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    return tmp_path
+
+
+@pytest.fixture
+def index(root):
+    found = build_index(str(root), upright=True)
+    assert not found.fits("train", SIZE, CPU.memory_bytes)
+    return found
+
+
+@pytest.fixture
+def stream(index):
+    """Make streamed views; at the end their processes have ended."""
+    before, made = set(multiprocessing.active_children()), []
+
+    def make(loaders=0, **options):
+        made.append(StreamedViews(index, SIZE, dataclasses.replace(CPU, loaders=loaders), **options))
+        return made[-1]
+
+    yield make
+    children = set(multiprocessing.active_children()) - before
+    made.clear()
+    gc.collect()
+    for child in children:
+        child.join(20)
+        assert not child.is_alive()
+
+
+def epoch_of(streamed, index, epoch):
+    """An epoch's batches of views and labels."""
+    rng = SeedTree(epoch).numpy()
+    order = rng.permutation(len(index.train))
+    size = (index.train.height[order].astype(np.int64), index.train.width[order].astype(np.int64))
+    views = draw_resized_crops(rng, len(order), size, (0.2, 1.0), flip=True)
+    return streamed.epoch(order, views, [range(5), range(5, COUNT)])
 
 
 def seen(streamed, index):
-    """The views and labels of some epochs, in batches of four and two."""
-    epochs = []
-    for epoch in range(EPOCHS):
-        rng = SeedTree(epoch).numpy()
-        order = rng.permutation(len(index.train))
-        size = (index.train.height[order].astype(np.int64), index.train.width[order].astype(np.int64))
-        views = draw_resized_crops(rng, len(order), size, (0.2, 1.0), flip=True)
-        epochs += streamed.epoch(order, views, [range(4), range(4, 6)])
+    """The views and labels of some epochs."""
+    epochs = [batch for epoch in range(EPOCHS) for batch in epoch_of(streamed, index, epoch)]
     return [torch.cat(tensors) for tensors in zip(*epochs, strict=True)]
 
 
@@ -74,26 +103,55 @@ def test_outside_an_image_a_view_is_black(top, left):
     assert torch.equal(view, expected)
 
 
-def test_loading_processes_stay_for_all_epochs_and_change_nothing(index):
-    expected = seen(StreamedViews(index, SIZE, CPU), index)
-    streamed = StreamedViews(index, SIZE, dataclasses.replace(CPU, loaders=2))
-    before = {child.pid for child in multiprocessing.active_children()}
-    pids = []
+@pytest.mark.parametrize("box", [(-20, 0, 10, 16), (0, -9, 16, 8), (70, 0, 8, 8), (-30, -30, 10, 10)])
+def test_view_outside_the_image_is_black(box):
+    assert not cut(torch.from_numpy(COLOUR).permute(2, 0, 1), (0, *box, 0), SIZE).any()
+
+
+def test_loading_processes_stay_for_all_epochs_and_change_nothing(index, stream):
+    expected, streamed = seen(stream(), index), stream(loaders=2)
+    before, children = set(multiprocessing.active_children()), []
     for _ in range(2):
         assert all(map(torch.equal, seen(streamed, index), expected))
-        pids.append({child.pid for child in multiprocessing.active_children()} - before)
-    assert pids[0] == pids[1]
-    assert len(pids[0]) == 2
-    del streamed
-    gc.collect()
-    deadline = time.monotonic() + 20
-    while {child.pid for child in multiprocessing.active_children()} & pids[0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        children.append(set(multiprocessing.active_children()) - before)
+    assert children[0] == children[1]
+    assert len(children[0]) == 2
+
+
+def test_epoch_that_was_left_leaves_no_batch_to_the_next(index, stream):
+    expected, streamed = list(epoch_of(stream(), index, 1)), stream(loaders=1)
+    next(epoch_of(streamed, index, 0))
+    for found, batch in zip(epoch_of(streamed, index, 1), expected, strict=True):
+        assert all(map(torch.equal, found, batch))
+
+
+def test_loading_processes_take_no_number_of_others(index, stream):
+    """Augmentations and dropout draw theirs between batches; also in a training that was resumed."""
+
+    def drawn(streamed, epochs):
+        numbers = []
+        for epoch in epochs:
+            with SeedTree(epoch).scoped():
+                list(epoch_of(streamed, index, epoch))
+                numbers.append(float(torch.rand(())))
+        return numbers
+
+    expected = drawn(stream(), range(3))
+    assert drawn(stream(loaders=1), range(3)) == expected
+    assert drawn(stream(loaders=1), range(1, 3)) == expected[1:]
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("loaders", [0, 1])
+def test_changed_file_is_named_in_one_line(root, index, stream, loaders, on_gpu):
+    name = images("train", count=COUNT // 2)[0]
+    (root / name).write_bytes(ON_GPU[1])
+    with pytest.raises(ChangedError, match=rf"^{name} has changed since the set was indexed; .*$"):
+        seen(stream(loaders=loaders, on_gpu=on_gpu), index)
 
 
 @pytest.mark.parametrize("loaders", [0, 1])
-def test_files_that_the_device_decodes_give_the_same_views(index, loaders, monkeypatch):
+def test_files_that_the_device_decodes_give_the_same_views(index, stream, loaders, monkeypatch):
     decoded = []
 
     def decode(files, device):
@@ -101,19 +159,25 @@ def test_files_that_the_device_decodes_give_the_same_views(index, loaders, monke
         return decode_on_gpu(files, device)
 
     monkeypatch.setattr(streaming, "decode_on_gpu", decode)
-    expected = seen(StreamedViews(index, SIZE, CPU), index)
-    streamed = StreamedViews(index, SIZE, dataclasses.replace(CPU, loaders=loaders), on_gpu=True)
-    assert all(map(torch.equal, seen(streamed, index), expected))
-    assert sorted(decoded) == sorted(EPOCHS * [FILES[0], FILES[1], FILES[5]])
+    assert all(map(torch.equal, seen(stream(loaders=loaders, on_gpu=True), index), seen(stream(), index)))
+    assert sorted(decoded) == sorted(EPOCHS * ON_GPU)
 
 
-def test_batch_that_the_device_cannot_decode_is_decoded_by_the_cpu(index, monkeypatch):
+def test_batch_that_the_device_cannot_decode_is_decoded_by_the_cpu(index, stream, monkeypatch):
     def fail(files, device):
         raise RuntimeError("nvjpegDecode failed: 5")
 
-    expected = seen(StreamedViews(index, SIZE, CPU), index)
     monkeypatch.setattr(streaming, "decode_on_gpu", fail)
-    assert all(map(torch.equal, seen(StreamedViews(index, SIZE, CPU, on_gpu=True), index), expected))
+    assert all(map(torch.equal, seen(stream(on_gpu=True), index), seen(stream(), index)))
+
+
+def test_full_device_is_no_reason_to_decode_elsewhere(index, stream, monkeypatch):
+    def fail(files, device):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(streaming, "decode_on_gpu", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        seen(stream(on_gpu=True), index)
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
@@ -122,7 +186,7 @@ def test_option_says_where_files_are_decoded(index, device, monkeypatch):
     monkeypatch.setattr(
         streaming, "decode_on_gpu", lambda files, device: calls.append(0) or decode_on_gpu(files, device)
     )
-    section = override(DistillConfig(), {"pretrain.batch_size": 4, "pretrain.decode": device}).pretrain
+    section = override(DistillConfig(), {"pretrain.batch_size": 5, "pretrain.decode": device}).pretrain
     batches = TrainingBatches(index, Geometry(SIZE, 1.0, "half"), section, SeedTree(0), CPU)
     for views, labels in batches.epoch(0):
         assert views.shape == (len(labels), 3, SIZE, SIZE)

@@ -8,6 +8,7 @@ from image_files import saved
 from PIL import Image
 
 from wmdd.data.decoding.jpeg import decode_on_gpu, jpeg_pixels
+from wmdd.data.streaming import cut
 
 pytestmark = pytest.mark.gpu
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
@@ -79,9 +80,11 @@ def test_student_is_that_of_the_cpu(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_files_decoded_on_the_device_look_as_on_the_cpu(mode):
-    pytest.importorskip("torchcodec")  # an extra, which few GPU machines have
+    if jpeg_pixels(saved(Image.new("RGB", (8, 8)), "JPEG")) is None:
+        pytest.skip("TorchCodec, of the extra wmdd[jpeg], cannot be imported")
     ramp = np.linspace(0, 255, 60)
-    picture = Image.fromarray(np.stack([np.add.outer(ramp, ramp) / 2] * 3, axis=-1).astype(np.uint8)).convert(mode)
+    channels = [np.add.outer(ramp, ramp) / 2, np.add.outer(ramp[::-1], ramp) / 2, np.add.outer(0 * ramp, ramp)]
+    picture = Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8)).convert(mode)
     files = [saved(picture, "JPEG", quality=quality) for quality in (75, 95)]
     first, again = (decode_on_gpu(files, torch.device(DEVICE)) for _ in range(2))
     for pixels, repeated, data in zip(first, again, files, strict=True):
@@ -89,3 +92,12 @@ def test_files_decoded_on_the_device_look_as_on_the_cpu(mode):
         assert torch.equal(pixels, repeated)
         assert pixels.shape == (3, 60, 60)
         assert (pixels.cpu().float() - jpeg_pixels(data).float()).abs().mean() < 2
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("box", [(0, 0, 60, 50), (5, 7, 40, 30), (-4, -4, 20, 70), (3, 2, 16, 16)])
+def test_view_is_cut_as_on_the_cpu(box, flip):
+    pixels = torch.arange(3 * 60 * 50).reshape(3, 60, 50).mul(7).remainder(256).to(torch.uint8)
+    view = cut(pixels.to(DEVICE), (0, *box, flip), 16)
+    assert view.device.type == DEVICE
+    assert (view.cpu().int() - cut(pixels, (0, *box, flip), 16).int()).abs().max() <= 1

@@ -229,11 +229,15 @@ def test_teacher_for_several_is_refused_by_one(store):
 
 @pytest.mark.parametrize(
     ("device", "reason"),
-    [("cpu", "torch sees no GPU here; set it to cpu"), ("cuda", r"needs TorchCodec; .* set it to cpu")],
+    [("cpu", "torch sees no GPU here; set it to cpu"), ("cuda", r"no nvJPEG; install wmdd\[jpeg\] for this GPU, .*")],
 )
 def test_decoding_on_a_gpu_needs_one_and_torchcodec(store, device, reason, monkeypatch):
-    """Both are said before anything is moved to the device."""
-    monkeypatch.setattr("wmdd.stages.pretrain.has_torchcodec", lambda: False)
+    """Both are refused before anything is moved to the device."""
+
+    def fail(files, device):
+        raise RuntimeError("no nvJPEG\nin this build")
+
+    monkeypatch.setattr("wmdd.stages.pretrain.decode_on_gpu", fail)
     config, (index, ref) = digits({"pretrain.decode": "gpu"}, store)
     planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
     unit = Unit(planned.ref.unit, planned.params, lambda name: index)

@@ -119,7 +119,7 @@ class PretrainConfig(Section):
         "last", "weights of the last epoch, or of the epoch that was best on the validation images"
     )
     decode: Literal["cpu", "gpu"] = option(
-        "cpu", "where JPEG files beyond runtime.memory_gib are decoded (gpu: other pixels, within rounding)"
+        "cpu", "device that decodes JPEG files of a set that is not kept in memory (gpu: other pixels)"
     )
     workers: Count = option(
         1, "workers on Ray that train together; part of the key, for each normalises its part of a batch"

@@ -52,11 +52,15 @@ def validation_batches(
 
 
 class TrainingBatches:
-    """The batches of a teacher's training: this process's part of each.
+    """The batches on which a teacher is trained; of several processes, this one's part of each.
 
     Args:
-        section: of the teacher.
-        seeds: from which each epoch draws.
+        index: of the set.
+        geometry: size and normalisation of the images.
+        section: batch size, crops and decoding.
+        seeds: of all epochs.
+        runtime: device, memory for decoded images, and loaders.
+        ranks: the processes that train together.
     """
 
     def __init__(
@@ -76,7 +80,9 @@ class TrainingBatches:
             self._streamed = StreamedViews(index, geometry.image_size, runtime, on_gpu=on_gpu)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, counted from 0: (augmented, normalised, on the device; labels).
+        """Yield the batches of an epoch, counted from 0: views, (n, 3, size, size) float32, and labels, (n,) int64.
+
+        The views are normalised, and both are on the device.
 
         Order and crops are drawn for the whole epoch before the first image is read, so they depend neither on the
         processes that train together nor on those that decode.

@@ -86,7 +86,7 @@ def _load(
     size: tuple[int, int],
     crop: Callable[[Image.Image], Image.Image] | None,
 ) -> Tensor:
-    """Return (height, width) images, cropped to that size unless all have it as they are stored."""
+    """Return images, (n, 3, height, width) uint8, cropped by `crop`; without it all are stored in that size."""
     unique, where = np.unique(positions, return_inverse=True)
     place = {int(position): i for i, position in enumerate(unique)}
     out = np.empty((len(unique), 3, *size), dtype=np.uint8)
@@ -111,7 +111,7 @@ def _load(
 
 def _in_threads(pool: ThreadPoolExecutor, function: Callable[[T], R], items: list[T]) -> Iterator[list[R]]:
     """Yield a function's results in the order of the items, in parts."""
-    # Several items at a time: to hand one to a thread takes as long as to read or decode it, if it is small.
+    # Several items for each task: to hand over a single small one takes as long as to read or decode it.
     step = -(-len(items) // (4 * _THREADS))
     parts = (items[at : at + step] for at in range(0, len(items), step))
     return pool.map(lambda part: list(map(function, part)), parts)
@@ -122,7 +122,7 @@ def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Im
 
 
 def _orientation(index: DatasetIndex, part: Split, position: int) -> int:
-    """Return the EXIF orientation from which an image is turned upright; 1 for one that stays as it is."""
+    """Return the EXIF orientation from which an image is turned upright; 1 if it stays as stored."""
     return int(part.orientation[position]) if index.upright else 1
 
 
@@ -157,12 +157,20 @@ class StreamedImages(Dataset[tuple[Any, int]]):
         return self.transform(image), int(self.part.label[position])
 
     def pixels(self, position: int) -> Tensor:
-        """Return an image's pixels, (3, h, w) uint8."""
+        """Return an image's pixels, (3, h, w) uint8, upright if the index asks for it.
+
+        Raises:
+            DataError: as `encoded`, or if the file cannot be decoded.
+        """
         data = self.encoded(position)
-        pixels = jpeg_pixels(data) if _orientation(self.index, self.part, position) == 1 else None
+        pixels = None if self.is_turned(position) else jpeg_pixels(data)
         if pixels is not None:
             return pixels
         return torch.from_numpy(np.array(_decoded(data, self.index, self.part, position))).permute(2, 0, 1)
+
+    def is_turned(self, position: int) -> bool:
+        """Whether an image is turned after decoding, as the index asks for."""
+        return _orientation(self.index, self.part, position) != 1
 
     def encoded(self, position: int) -> bytes:
         """Return the bytes of an image's file.

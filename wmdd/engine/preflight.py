@@ -38,11 +38,8 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
             option = f"{section}.batch_size"
             raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
     teacher = config.pretrain
-    if teacher.decode == "gpu" and config.runtime.device != "cuda":
-        raise ConfigError(
-            f"pretrain.decode=gpu: not with runtime.device={config.runtime.device}, which may be a CPU; set that to "
-            "cuda, or pretrain.decode to cpu"
-        )
+    if teacher.decode == "gpu" and not teacher.checkpoint:
+        _check_gpu(config.runtime.device)
     _check_network(teacher.model, num_classes, size, teacher.stem, "pretrain.model")
     if config.recover.bn_weight and not _has_batch_norm(teacher.model, num_classes, size):
         raise ConfigError(
@@ -64,6 +61,14 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         _check_network(student, num_classes, size, config.evaluate.stem, "evaluate.students")
         if config.evaluate.workers > 1:
             _check_draws_nothing(student, num_classes, size, config.evaluate.workers)
+
+
+def _check_gpu(device: str) -> None:
+    if device != "cuda":
+        raise ConfigError(
+            f"pretrain.decode=gpu: runtime.device={device} ensures no GPU; set runtime.device to cuda, or "
+            "pretrain.decode to cpu"
+        )
 
 
 def _check_draws_nothing(student: str, num_classes: int, image_size: int, workers: int) -> None:

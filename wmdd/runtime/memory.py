@@ -32,3 +32,9 @@ def free_memory() -> None:
 def device_in_use() -> list[int]:
     """Return the number of the GPU that this process uses, in a list; an empty list if it has used none."""
     return [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+
+
+def use_devices(numbers: list[int]) -> None:
+    """Make this thread use the GPU that `device_in_use` returned in another, if it returned one."""
+    for number in numbers:
+        torch.cuda.set_device(number)

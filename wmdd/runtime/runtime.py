@@ -18,6 +18,7 @@ from wmdd.errors import ConfigError
 from wmdd.layers.convolution import TrimmedConv2d, trim_kernels
 from wmdd.layers.pooling import keep_pooling
 from wmdd.runtime.compilation import OFF, Compilation, compiler_failure
+from wmdd.runtime.memory import device_in_use, use_devices
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -57,7 +58,7 @@ class Runtime:
         loaders: processes that decode images that do not fit.
         cpus: CPUs that a teacher's training may use; 0 for all that the process may use.
         compilation: what `torch.compile` compiles.
-        device_bytes: memory of the GPU, used or free; 0 on a CPU.
+        device_bytes: total memory of the GPU; 0 on a CPU.
         deterministic: choose a GPU's kernels by rules, never by timing, and only those that repeat bit for bit.
         why_bf16: the reason, for the manifest.
     """
@@ -153,7 +154,8 @@ class Runtime:
             yield from batches
             return
         iterator = iter(batches)
-        with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        # A thread begins with the first GPU, which may be another process's.
+        with ThreadPoolExecutor(1, "ahead", initializer=use_devices, initargs=(device_in_use(),)) as thread:
             pending = thread.submit(next, iterator, None)
             while (batch := pending.result()) is not None:
                 pending = thread.submit(next, iterator, None)
@@ -164,13 +166,13 @@ class Runtime:
         return images.to(self.device) if images.nbytes <= self.device_bytes / 8 else images
 
     def images_per_pass(self, values: int, least: int) -> int:
-        """Return how many images a network evaluates together: on a GPU, as many as an eighth of its memory holds.
+        """Return how many images pass a network together: on a GPU, as many as an eighth of its memory holds.
 
         That depends on the kind of GPU alone, not on what is free, so that results repeat bit for bit on that kind.
 
         Args:
-            values: numbers that all layers put out for one image.
-            least: number of images on a CPU, of which it is a multiple.
+            values: number of output values of all layers for one image, above 0.
+            least: result on a CPU; on a GPU the result is a multiple of it, and at least this.
         """
         # No tensor may have 2^31 values: kernels that count in 32 bits fail, or are replaced by others.
         fit = min(self.device_bytes // 8 // 4, 2**31 - 1) // values

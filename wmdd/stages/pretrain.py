@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from wmdd.config.teacher import PretrainConfig
 from wmdd.data.augment import augmentation, erasing, mixing
 from wmdd.data.batches import TrainingBatches, batch_places, validation_batches
-from wmdd.data.decoding.jpeg import has_torchcodec
+from wmdd.data.decoding.jpeg import decode_on_gpu
 from wmdd.distributed import Ranks
 from wmdd.errors import ConfigError
 from wmdd.models.registry import build_model, load_state
@@ -55,6 +57,8 @@ def _train(
     section: PretrainConfig, unit: Unit[Params], network: nn.Module, own: SeedTree, runtime: Runtime
 ) -> Iterator[Yielded]:
     ranks = _ranks(section, len(unit.load("index").train), runtime)
+    if section.decode == "gpu":
+        _check_decoder(runtime)
     batches = Batches(section.batch_size, unit.params.geometry.image_size)
     snapshot = ranks.from_first(unit.resume, runtime.device)
     threads, note = _threads(unit, batches, snapshot, runtime, ranks)
@@ -117,16 +121,25 @@ def _ranks(section: PretrainConfig, images: int, runtime: Runtime) -> Ranks:
     ranks = ranks_of("pretrain.workers", section.workers)
     if section.sync_bn and runtime.device.type != "cuda":
         raise ConfigError("pretrain.sync_bn=true: torch shares batch-norm statistics on GPUs only; set it to false")
-    if section.decode == "gpu" and runtime.device.type != "cuda":
-        raise ConfigError("pretrain.decode=gpu: torch sees no GPU here; set it to cpu")
-    if section.decode == "gpu" and not has_torchcodec():
-        raise ConfigError("pretrain.decode=gpu: needs TorchCodec; install wmdd[jpeg], or set it to cpu")
     if ranks.size > 1 and images < 2 * ranks.size:
         raise ConfigError(
             f"pretrain.workers={section.workers}: {images} training images are fewer than two for each; "
             "lower pretrain.workers"
         )
     return ranks
+
+
+def _check_decoder(runtime: Runtime) -> None:
+    """Refuse a device that decodes no JPEG file."""
+    if runtime.device.type != "cuda":
+        raise ConfigError("pretrain.decode=gpu: torch sees no GPU here; set it to cpu")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG")
+    try:
+        decode_on_gpu([file.getvalue()], runtime.device)
+    except RuntimeError as exc:
+        reason = str(exc).strip().partition("\n")[0]
+        raise ConfigError(f"pretrain.decode=gpu: {reason}; install wmdd[jpeg] for this GPU, or set it to cpu") from exc
 
 
 def _trainer(
