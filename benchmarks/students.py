@@ -33,7 +33,7 @@ from wmdd.runtime.compilation import ON, Compilation
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
 from wmdd.stages.plans.evaluate import Params
-from wmdd.training.accuracy import VALIDATED_TOGETHER
+from wmdd.training.accuracy import images_per_pass
 from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2
@@ -142,7 +142,7 @@ class _Case:
             soft_label_loss(predicted, logits, weights, TEMPERATURE).backward()
             optimizer.step()
         network.eval()
-        images, *_ = self._ready(VALIDATED_TOGETHER)
+        images, *_ = self._ready(images_per_pass(network, SIZE, self.runtime))
         with torch.no_grad(), self.runtime.autocast():
             for start in range(0, self._validated, len(images)):
                 network(images[: self._validated - start]).argmax(dim=1)

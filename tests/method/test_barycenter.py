@@ -181,11 +181,9 @@ def test_first_atoms_are_those_of_scikit_learn(n, k, heavy):
         rows = squared_distances(atoms, points).argmin(axis=1)
         np.testing.assert_allclose(atoms, points[rows], rtol=1e-6, atol=1e-6)
         if heavy and (differ := np.flatnonzero(rows != expected)).size:
-            left = [
-                squared_distances(points[found[: differ[0] + 1]], points).min(axis=0).sum()
-                for found in (rows, expected)
-            ]
-            assert left[0] == pytest.approx(left[1], rel=1e-12)
+            chosen = [points[found[: differ[0] + 1]] for found in (rows, expected)]
+            sums = [squared_distances(atoms, points).min(axis=0).sum() for atoms in chosen]
+            assert sums[0] == pytest.approx(sums[1], rel=1e-12)
         else:
             assert rows.tolist() == expected.tolist()
 

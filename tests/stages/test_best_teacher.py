@@ -29,8 +29,8 @@ HOT = {
 def train(tmp_path_factory):
     store = ArtifactStore(str(tmp_path_factory.mktemp("store")))
 
-    def run(keep, resume=None):
-        config = override(recipe("digits"), {**HOT, "pretrain.keep": keep})
+    def run(keep, resume=None, **changes):
+        config = override(recipe("digits"), {**HOT, "pretrain.keep": keep, **changes})
         index, ref = load_index(config, store, lambda done, total: None)
         planned = plan_from(config, index, ref).tasks["pretrain"][0].units[0]
         unit = Unit(planned.ref.unit, planned.params, lambda name: index, resume)
@@ -50,6 +50,14 @@ def test_best_and_last_are_of_the_validated_epochs(train):
     assert max(curve) > curve[-1], "the case tells nothing"
     assert (best.top1, last.top1) == (max(curve), curve[-1])
     assert len(curve) == HOT["pretrain.epochs"]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_score_is_that_of_the_averaged_weights(train, keep):
+    averaged = teacher(train(keep, **{"pretrain.ema": 0.5}))
+    curve = [epoch["top1_ema"] for epoch in averaged.curve]
+    assert curve != [epoch["top1"] for epoch in averaged.curve], "the case tells nothing"
+    assert averaged.top1 == (max(curve) if keep == "best" else curve[-1])
 
 
 def test_best_outlives_an_interruption(train):

@@ -16,6 +16,7 @@ from wmdd.outputs import Output, Progress
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import Unit
+from wmdd.stages import relabel as relabelling
 from wmdd.stages.plans.relabel import RELABEL, Params
 
 SIZE = 16
@@ -58,7 +59,7 @@ def test_labels_do_not_depend_on_what_is_shown_together(together, progress, monk
 
 @pytest.mark.parametrize(("bn_mode", "sizes"), [("running", [24]), ("batch", [4, 2] * 4)])
 def test_batches_share_a_pass_where_a_gpu_has_room(bn_mode, sizes, monkeypatch):
-    """Unless the network normalises by batch: then each batch passes alone."""
+    """With bn_mode=batch each batch passes alone."""
     (expected, _), seen = relabel(0, 4, bn_mode=bn_mode), []
     network = Runtime.network
 
@@ -72,3 +73,17 @@ def test_batches_share_a_pass_where_a_gpu_has_room(bn_mode, sizes, monkeypatch):
     for batch, alone in zip(labelled([block]), labelled([expected]), strict=True):
         assert torch.equal(batch.images, alone.images)
         torch.testing.assert_close(batch.logits, alone.logits, rtol=2e-3, atol=2e-3)
+
+
+def test_no_pass_has_more_images_than_a_gpu_has_room_for(monkeypatch):
+    """However small the images are, so that many of them are computed together elsewhere."""
+    seen, replay = [], relabelling.replay
+
+    def watched(group, *rest):
+        seen.append(sum(len(batch.images) for batch in group))
+        return replay(group, *rest)
+
+    monkeypatch.setattr(relabelling, "images_per_pass", lambda network, size, runtime, least: 2 * least)
+    monkeypatch.setattr(relabelling, "replay", watched)
+    relabel(0, 4)
+    assert seen == [6, 6, 6, 6]

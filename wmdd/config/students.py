@@ -78,7 +78,11 @@ class EvaluateConfig(Section):
     cosine_stretch: float = option(1.0, "cosine ends at 0 after epochs x this", ge=1, allow_inf_nan=True)
     val_every: Count = option(10, "epochs between validations (the last epoch always counts)", protocol=False)
     val_batch_size: int = option(
-        0, "images per validation step (0: 250, more where a GPU's memory has room)", ge=0, keyed=False, protocol=False
+        0,
+        "images per validation step (0: 250 on a CPU, more on a GPU if its memory allows)",
+        ge=0,
+        keyed=False,
+        protocol=False,
     )
     protocol: Protocol = option("wmdd", "named settings that these are, or began as; see wmdd protocols", keyed=False)
     labels: Literal["soft", "hard"] = option("soft", "the teacher's stored logits, or class names alone")

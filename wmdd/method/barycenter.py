@@ -131,8 +131,8 @@ def _first_rows(points: np.ndarray, squares: np.ndarray, k: int, rng: np.random.
 def _kmeans_plusplus(points: np.ndarray, squares: np.ndarray, k: int, random: np.random.RandomState) -> np.ndarray:
     """Return the k rows that scikit-learn's greedy ``kmeans_plusplus`` draws, in less time.
 
-    Where rows leave equal sums (duplicates, or two outliers that are nearest to each other), rounding decides there
-    and here, and may decide otherwise.
+    Where rows leave equal sums (duplicates, or two outliers that are each other's nearest point), rounding decides in
+    both, and may decide differently.
 
     Of some rows drawn with probabilities proportional to the squared distance to the nearest atom, the next atom is the
     one that leaves the least sum of these distances.

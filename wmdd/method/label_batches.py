@@ -139,9 +139,9 @@ def together(batches: Iterable[LabelBatch], size: int, images: int = 0) -> Itera
     """Yield consecutive batches as `replayed_together` does, but also of several epochs.
 
     Args:
-        images: as many are put together, if that is more.
+        images: most of a group, in place of what `REPLAYED_VALUES` allows; 0 for that.
     """
-    most = max(REPLAYED_VALUES, 3 * size**2 * images)
+    most = 3 * size**2 * images or REPLAYED_VALUES
     group: list[LabelBatch] = []
     values = 0
     for batch in batches:

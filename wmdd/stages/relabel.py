@@ -36,8 +36,8 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
         images = replayable(ImageSet.of(unit.load("classes")).images, section.augment, teacher.pixels, runtime)
         per_epoch = len(batch_sizes(section, len(images)))
-        per_pass = _per_pass(section, teacher, runtime)
-        # Of all blocks, so that all are labelled by the same code.
+        per_pass = min(_per_pass(section, item, runtime) for item in ensemble)
+        # Passes of all blocks, so that every block is labelled by the same code.
         steps = section.epochs * (-(-len(images) // per_pass) if per_pass else per_epoch)
         networks = [runtime.network(_as_it_labels(section, item, runtime), steps, _parts(section)) for item in ensemble]
         labeller = _Labeller(section, networks, images, teacher.pixels, runtime, per_pass > 0)
@@ -84,7 +84,7 @@ class _Labeller:
 
     Args:
         images: as `replayable` returns them.
-        joined: whether batches whose views are computed together pass the networks together, too.
+        joined: whether each group of batches is one pass of the networks.
     """
 
     section: RelabelConfig

@@ -13,12 +13,18 @@ from wmdd.runtime import Runtime
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
-VALIDATED_TOGETHER = 250  # images, at least
+VALIDATED_TOGETHER = 250  # images of a pass on a CPU; on a GPU at least
 
 
 @torch.no_grad()
 def images_per_pass(network: nn.Module, image_size: int, runtime: Runtime, least: int = VALIDATED_TOGETHER) -> int:
-    """Return how many images a network on the device evaluates together, by the values that its layers put out."""
+    """Return how many images one evaluation pass takes, by the output of all layers and the GPU's memory.
+
+    Args:
+        network: on the runtime's device; the modes of its layers are restored.
+        image_size: height and width of the images, px.
+        least: result on a CPU; on a GPU the result is a multiple of it, and at least this.
+    """
     if not runtime.device_bytes:
         return least
     values = 3 * image_size**2
@@ -31,12 +37,14 @@ def images_per_pass(network: nn.Module, image_size: int, runtime: Runtime, least
     handles = [module.register_forward_hook(count) for module in leaves]
     training = [module for module in network.modules() if module.training]
     network.eval()
-    with runtime.autocast():
-        network(runtime.images(torch.zeros(1, 3, image_size, image_size)))
-    for handle in handles:
-        handle.remove()
-    for module in training:
-        module.training = True
+    try:
+        with runtime.autocast():
+            network(runtime.images(torch.zeros(1, 3, image_size, image_size)))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in training:
+            module.training = True
     return runtime.images_per_pass(values, least)
 
 
