@@ -23,7 +23,7 @@ from wmdd.cpus import (
 )
 from wmdd.engine.run import workers_of
 from wmdd.engine.task import Plan, StageTask
-from wmdd.engine.work import Passes, Workload
+from wmdd.engine.work import FORWARD, Passes, Workload
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef
 from wmdd.text import rough_bytes, rough_time, two_digits
@@ -33,16 +33,17 @@ GPU_STEP_S = 5e-3  # assumed: launching the kernels of a step takes as long, how
 
 # FLOP/s of one core by what computes on it: of networks of at most `SMALL`, and of at least `LARGE` FLOP for an image,
 # as ConvNet-3 and ResNet-18 are. With AMX they are means of whole stages: for a network of 0.07e9, 96e9 in training,
-# 170e9 in recovery and 310e9 in relabelling (`benchmarks`). The others follow from it by the ratios of
-# ``benchmarks/precision.py``; those with AVX-512 lie between an Intel and an AMD chip.
+# 170e9 in recovery and 310e9 in relabelling (`benchmarks`). Those with AVX-512 bf16 are two thirds of what an AMD EPYC
+# of 2025 reaches in whole stages (180e9 and 300e9), since chips before it have half its width. The others follow from
+# AMX by the ratios of ``benchmarks/precision.py``.
 CPU_FLOPS_PER_S = {
     "AMX bf16": (100e9, 260e9),
-    "AVX-512 bf16": (65e9, 145e9),
+    "AVX-512 bf16": (120e9, 210e9),
     "fp32": (60e9, 120e9),
     "emulated bf16": (25e9, 40e9),
 }
 SMALL, LARGE = 0.03e9, 1e9
-STEP_S = 5e-3  # of a step, besides its network
+STEP_S, PASS_S = 2.5e-3, 1e-3  # of a step of an optimiser, and of a batch without one, besides its network
 PRODUCT_S = 1e-8  # of an image, an atom and a feature, in the whole search for a barycenter
 COMPILATION_S, COMPILED = 45.0, 0.7  # of recovery: once in a worker, and what a step then takes of its time before
 IMAGE_S, PIXEL_S = 1.5e-4, 1.6e-8  # of decoding
@@ -199,7 +200,10 @@ def _tasks_at_once(work: Workload, tasks: list[StageTask]) -> tuple[int, int]:
 
 def _core_s(work: Workload, task: StageTask, chip: str) -> float:
     """Return the seconds of a task on one core."""
-    networks = sum(STEP_S * item.steps + item.flops / _flops_per_s(item, chip) for item in work.passes(task))
+    networks = 0.0
+    for item in work.passes(task):
+        step_s = PASS_S if item.each == FORWARD else STEP_S
+        networks += step_s * item.steps + item.flops / _flops_per_s(item, chip)
     networks *= COMPILED if _compilation_s(work, [task]) else 1
     return networks + _decoding_s(work, task) + PRODUCT_S * work.products(task)
 
