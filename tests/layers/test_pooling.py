@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from builders import CPU
-from torch import nn
+from torch import library, nn
 
 from wmdd.models.registry import build_model
 from wmdd.seeding import SeedTree
@@ -47,9 +47,9 @@ def test_operators_say_what_torch_needs_to_know_of_them(order):
     """Their gradients, and the shapes, types and memory formats of what they return."""
     images = torch.rand(2, 6, 7, 8, generator=SeedTree(0).torch()).permute(order).requires_grad_()
     sizes = [3, 3], [2, 2], [1, 1], [1, 1], False
-    torch.library.opcheck(torch.ops.wmdd.max_pool, (images, *sizes))
+    library.opcheck(torch.ops.wmdd.max_pool, (images, *sizes))
     maxima, indices = torch.ops.wmdd.max_pool(images.detach(), *sizes)
-    torch.library.opcheck(torch.ops.wmdd.max_pool_backward, (maxima, images.detach(), indices, *sizes))
+    library.opcheck(torch.ops.wmdd.max_pool_backward, (maxima, images.detach(), indices, *sizes))
 
 
 def test_compiler_sees_one_call_for_each_pooling():

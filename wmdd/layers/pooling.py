@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 Pair = list[int]
 
@@ -49,10 +49,10 @@ def _gradient(gradient: Tensor, images: Tensor, indices: Tensor, *sizes: Any) ->
     return cast(Tensor, torch.ops.aten.max_pool2d_with_indices_backward(gradient, images, *sizes, indices))
 
 
-_max_pool = torch.library.custom_op(
+_max_pool = library.custom_op(
     "wmdd::max_pool", _kernel, mutates_args=(), schema=f"(Tensor images, {_SIZES}) -> (Tensor, Tensor)"
 )
-_max_pool_backward = torch.library.custom_op(
+_max_pool_backward = library.custom_op(
     "wmdd::max_pool_backward",
     _gradient,
     mutates_args=(),
