@@ -126,7 +126,8 @@ def test_report_needs_nothing_beside_it(tiny_run):
     assert not re.search(r"""url\(\s*["']?(?!#|["']?#|data:)|@import|<script|<link|<iframe""", page)
     for name in "0123456789":
         assert f"<figcaption>{name}</figcaption>" in page
-    assert "NaN" not in page
+    # Any letters may stand in an encoded picture.
+    assert "NaN" not in re.sub(r"data:image/[a-z+]+;base64,[A-Za-z0-9+/=\s]*", "", page)
 
 
 def test_report_and_table_are_titled_by_set_and_size(tiny_run):
