@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wmdd.config.teacher import PretrainConfig
+from wmdd.data.decoded_views import DecodedViews
 from wmdd.data.geometry import Geometry
 from wmdd.data.images import load_native_uint8, load_uint8, window_shuffle
 from wmdd.data.index import DatasetIndex, Split
@@ -20,7 +22,8 @@ from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 
 Batch = tuple[Tensor, Tensor]
-_decoded: dict[str, tuple[Any, Tensor]] = {}  # the images of each split that were decoded last, with their key
+T = TypeVar("T")
+_decoded: dict[str, tuple[Any, Any]] = {}  # the images of each split that were decoded last, with their key
 
 
 def class_images(index: DatasetIndex, class_id: int, geometry: Geometry, rows: np.ndarray | None = None) -> Tensor:
@@ -40,13 +43,15 @@ def validation_batches(
     """Yield this process's part of the validation images: (normalised, on the device; labels)."""
     part = np.arange(len(index.val))[ranks.part(range(len(index.val)))]
     labels = runtime.send(torch.from_numpy(index.val.label[part].astype(np.int64)))
+    key = index.url, index.digest("val"), geometry, ranks, runtime
     if index.fits("val", geometry.image_size, runtime.memory_bytes):
-        key = index.url, index.digest("val"), geometry, ranks, runtime
-        whole = _kept("val", key, lambda: runtime.keep(_evaluation_view(index, part, geometry)))
+        whole: Tensor = _kept("val", key, lambda: runtime.keep(_evaluation_view(index, part, geometry)))
         batches: Iterator[Tensor] = iter(whole.split(batch_size))
     else:
+        decode = functools.partial(_evaluation_views, index, part, geometry)
+        views: DecodedViews = _kept("val", key, lambda: DecodedViews(len(part), geometry.image_size, decode))
         starts = range(0, len(part), batch_size)
-        batches = runtime.ahead(_evaluation_view(index, part[at : at + batch_size], geometry) for at in starts)
+        batches = runtime.ahead(views.rows(at, min(at + batch_size, len(part))) for at in starts)
     for images, targets in zip(batches, labels.split(batch_size), strict=True):
         yield runtime.images(geometry.pixels.normalize(runtime.send(images))), targets
 
@@ -138,17 +143,22 @@ def _draw(rng: np.random.Generator, section: PretrainConfig, split: Split, order
     return draw_resized_crops(rng, len(order), size, section.crop_scale, flip=section.flip)
 
 
-def _kept(split: str, key: tuple[Any, ...], decode: Callable[[], Tensor]) -> Tensor:
+def _kept(split: str, key: tuple[Any, ...], decode: Callable[[], T]) -> T:
     """Return what was decoded of a split for the same key, or decode it now."""
     kept = _decoded.get(split)
     if kept is None or kept[0] != key:
         kept = _decoded[split] = key, decode()
-    return kept[1]
+    value: T = kept[1]
+    return value
 
 
 def forget_decoded() -> None:
     """Free the decoded images in memory, because the device is full."""
     _decoded.clear()
+
+
+def _evaluation_views(index: DatasetIndex, part: np.ndarray, geometry: Geometry, start: int, stop: int) -> Tensor:
+    return _evaluation_view(index, part[start:stop], geometry)
 
 
 def _evaluation_view(index: DatasetIndex, positions: np.ndarray, geometry: Geometry) -> Tensor:

@@ -10,7 +10,6 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
@@ -95,20 +94,21 @@ class Workload:
         return int(self._class_sizes[class_id])
 
     def decoded(self, task: StageTask) -> tuple[int, float]:
-        """Return the real images that a task decodes, with repetitions, and their pixels."""
+        """Return the real images that a task decodes, with repetitions, and their pixels.
+
+        Validation images are decoded once, as a worker does that has room for them in memory or on its disk.
+        """
         index, config = self.plan.index, self.config
         train = val = 0
         if task.stage == "select":
             train = sum(unit.params.ipc for unit in task.units)
         elif task.stage == "statistics":
             train = sum(self.class_size(unit.params.class_id) for unit in task.units)
-        elif task.stage == "evaluate":
-            val = len(index.val) * (1 if self._fits("val") else self._student_validations)
-        elif task.stage == "pretrain" and task.units[0].params.weights:
+        elif task.stage == "evaluate" or (task.stage == "pretrain" and task.units[0].params.weights):
             val = len(index.val)
         elif task.stage == "pretrain":
-            train = len(index.train) * (1 if self._fits("train") else config.pretrain.epochs)
-            val = len(index.val) * (1 if self._fits("val") else self._teacher_validations)
+            train = len(index.train) * (1 if self._keeps_training_images() else config.pretrain.epochs)
+            val = len(index.val)
         return train + val, train * self._pixels["train"] + val * self._pixels["val"]
 
     @functools.cached_property
@@ -120,9 +120,9 @@ class Workload:
             for name, split in splits.items()
         }
 
-    def _fits(self, split: Literal["train", "val"]) -> bool:
-        """Whether a worker keeps the decoded images of a split, and so decodes them once."""
-        return self.plan.index.fits(split, self.config.data.image_size, self.config.runtime.memory_gib * 2**30)
+    def _keeps_training_images(self) -> bool:
+        """Whether a worker keeps the decoded training images, and so decodes them once."""
+        return self.plan.index.fits("train", self.config.data.image_size, self.config.runtime.memory_gib * 2**30)
 
     def products(self, task: StageTask) -> float:
         """Return the products of image, atom and feature in one step of a search for barycenters."""
