@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from wmdd.cpus import ONE_ARENA
 from wmdd.errors import ConfigError
 
 # Not sent with a job, like the files that .gitignore names. The last ones only at the top.
@@ -26,7 +27,8 @@ def runtime_environment(folder: str, requirements: str | None, variables: Sequen
     """
     if not os.path.isdir(folder):
         raise ConfigError(f"--working-dir {folder}: is no folder; give the one whose files the job needs")
-    environment: dict[str, Any] = {"working_dir": folder, "excludes": EXCLUDED, "env_vars": _settings(variables)}
+    settings = dict([ONE_ARENA]) | _settings(variables)
+    environment: dict[str, Any] = {"working_dir": folder, "excludes": EXCLUDED, "env_vars": settings}
     if requirements is None:
         return environment
     if not os.path.isfile(requirements):

@@ -1,5 +1,5 @@
 """The same stage functions on Ray actors. The only package that uses ray.remote."""
 
-from wmdd.cpus import wait_passively
+from wmdd.cpus import set_environment
 
-wait_passively()  # a worker imports this package before it imports torch
+set_environment()  # a worker imports this package before it imports torch

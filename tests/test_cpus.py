@@ -134,9 +134,12 @@ def test_system_that_counts_no_ticks_is_taken_for_idle(tmp_path):
     assert free_cpus(8, tmp_path) == 8
 
 
-def test_openmp_waits_passively_by_default():
-    code = "import os, ray_jobs; assert os.environ['OMP_WAIT_POLICY'] == {!r}"
-    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    subprocess.run([sys.executable, "-c", code.format("passive")], env=bare, check=True)
-    asked = bare | {"OMP_WAIT_POLICY": "active"}
-    subprocess.run([sys.executable, "-c", code.format("active")], env=asked, check=True)
+@pytest.mark.parametrize(
+    ("variable", "default", "other"), [("OMP_WAIT_POLICY", "passive", "active"), ("MALLOC_ARENA_MAX", "1", "4")]
+)
+def test_environment_has_defaults_that_users_may_change(variable, default, other):
+    """What OpenMP and the C library read: in workers of Ray, which import ray_jobs, and in what a command starts."""
+    bare = {name: value for name, value in os.environ.items() if name != variable}
+    for asked, expected in (({}, default), ({variable: other}, other)):
+        code = f"import os, ray_jobs; assert os.environ[{variable!r}] == {expected!r}"
+        subprocess.run([sys.executable, "-c", code], env=bare | asked, check=True)

@@ -23,7 +23,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from wmdd.cpus import wait_passively
+from wmdd.cpus import set_environment
 
 if TYPE_CHECKING:
     from wmdd.commands.distill import RunResult, distill, rewrite
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
     for home, names in _HOMES.items():
         if name in names:
             if home == "wmdd.commands.distill":  # it is about to compute; a result can be loaded without
-                wait_passively()
+                set_environment()
             return getattr(import_module(home), name)
     if name == "__version__":
         return _version()

@@ -21,7 +21,7 @@ from wmdd.cli.plan import plan
 from wmdd.cli.rank import rank
 from wmdd.cli.report import report
 from wmdd.cli.tune import tune
-from wmdd.cpus import wait_passively
+from wmdd.cpus import set_environment
 from wmdd.process import interruptions
 from wmdd.process.terminal import LineFormatter, prepare_streams
 
@@ -57,7 +57,7 @@ for command in (list_recipes, list_methods, list_protocols, submit, list_jobs, l
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command, and exit with its status."""
-    wait_passively()
+    set_environment()
     prepare_streams()
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter("%(levelname)s %(name)s: %(message)s"))
