@@ -62,6 +62,7 @@ class RayExecutor:
         exclusive_teams = {"team": "team"} if 0 < shares.gpu_per_worker < 1 else {}
         with contextlib.ExitStack() as stack:
             stack.callback(store.drop_note, probe)
+            stack.callback(backend.close)
             scheduler = Scheduler(
                 backend,
                 self._config.ray,

@@ -23,6 +23,7 @@ from wmdd.stages import STAGES
 
 NODES_EVERY_S = 1.0
 FREED_AFTER_S = 1.0
+CLOSE_EVERY_S = 0.1
 SNAPSHOTS = "snapshots"  # the group of an actor's calls that run while its task runs
 # The scheduler restarts and retries: Ray's own restarts would keep a call on an actor that no node can hold.
 NO_RETRIES: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
@@ -156,6 +157,12 @@ class RayWorkers:
             self._terminated_at = time.monotonic()
             if actor.bundle:
                 self._remove_reservations()
+
+    def close(self) -> None:
+        """Free what trainers that were terminated a moment ago still reserve, after all workers are terminated."""
+        while self._bundles and time.monotonic() < self._terminated_at + FREED_AFTER_S:
+            self._remove_reservations()
+            time.sleep(CLOSE_EVERY_S)
 
     def _remove_reservations(self) -> None:
         """Free what train actors that are gone reserved for their workers, which end with them.

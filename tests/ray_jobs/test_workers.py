@@ -105,6 +105,30 @@ def test_mark_of_a_trainer_that_is_gone_returns_last(tmp_path, monkeypatch):
     assert bundles[-2:] == bundles[:2]
 
 
+@pytest.mark.parametrize("started", [0, 1])
+def test_what_a_terminated_trainer_reserves_late_is_freed_too(started, tmp_path, monkeypatch):
+    """Ray Train may reserve once more after it was killed; a run without trainers waits for nothing."""
+    workers, clock, reserved, freed = trainers(1.0, 0.0, tmp_path, monkeypatch), [0.0], {}, []
+    context = SimpleNamespace(get_job_id=lambda: "01")
+    monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(ray_workers.ray, "kill", lambda handle: None)
+    monkeypatch.setattr(ray_workers, "placement_group_table", lambda: reserved)
+    monkeypatch.setattr(ray_workers, "remove_placement_group", lambda group: freed.append(group.id.hex()))
+    for _ in range(started):
+        workers.start("train")
+    late = f"{'0' * 34}01"
+
+    def sleep(seconds):
+        clock[0] += seconds
+        reserved[late] = {"bundles": {0: workers._bundles[0]}, "state": "CREATED"}
+
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+    for number in list(workers._actors):
+        workers.terminate(number)
+    workers.close()
+    assert late in freed if started else not clock[0]
+
+
 @pytest.mark.parametrize(("cpus", "marks"), [(0.01, 100), (0.005, 50), (0.0003, 3), (0.00001, 1)])
 def test_small_parts_of_a_cpu_have_fewer_marks(cpus, marks, tmp_path, monkeypatch):
     workers = trainers(cpus, 0.0, tmp_path, monkeypatch)
