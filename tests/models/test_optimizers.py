@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from tables import each_of
 
@@ -47,6 +48,46 @@ def test_step_hooks_are_called():
     optimizer.register_step_post_hook(lambda *_: calls.append("post"))
     optimizer.step()
     assert calls == ["post"]
+
+
+def with_channels_last(optimizer_class, options):
+    """Return weights of convolutions after fused steps, how they lie in memory, and the kernels of the last step."""
+    torch.manual_seed(0)
+    weights = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in ((5, 3, 3, 3), (4, 5, 1, 1))]
+    weights = [*map(torch.nn.Parameter, weights), torch.nn.Parameter(torch.randn(4))]
+    optimizer, gradients = optimizer_class(weights, fused=True, **options), []
+    for step in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        sum((weight**3).sum() for weight in weights).backward()
+        gradients = [weight.grad for weight in weights]
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            optimizer.step()
+        if step == 1:
+            optimizer.load_state_dict(optimizer.state_dict())
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    tensors = [*weights, *gradients, *(weight.grad for weight in weights), *moments]
+    layout = [(tensor.shape, tensor.stride()) for tensor in tensors]
+    return tensors, layout, {event.key for event in profile.key_averages()}
+
+
+@each_of("name", ["AdamW", "SGD"])
+def test_fused_steps_do_not_copy_weights_that_keep_channels_last(name):
+    tensors, layout, kernels = with_channels_last(getattr(optimizers, name), OPTIONS[name])
+    expected, layout_of_torch, _ = with_channels_last(getattr(torch.optim, name), OPTIONS[name])
+    assert all(map(torch.equal, tensors, expected))
+    assert layout == layout_of_torch
+    assert any("fused" in kernel for kernel in kernels)
+    assert "aten::clone" not in kernels
+
+
+def test_failing_step_leaves_weights_as_they_were(monkeypatch):
+    weight = torch.nn.Parameter(torch.ones(2, 3, 4, 4).to(memory_format=torch.channels_last))
+    weight.grad = torch.ones_like(weight)
+    optimizer = optimizers.SGD([weight], lr=0.1, fused=True)
+    monkeypatch.setattr(sys.modules["torch.optim.sgd"], "sgd", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    assert weight.shape == weight.grad.shape == (2, 3, 4, 4)
 
 
 def test_compiler_is_not_imported():
