@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,13 @@ from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import builtin_images
+from wmdd.data.threads import map_in, map_waiting
 from wmdd.errors import ChangedError, DataError, StorageError
-from wmdd.storage.filesystem import explain, read
+from wmdd.storage.filesystem import explain, is_local, read
 
-T = TypeVar("T")
-R = TypeVar("R")
 _THREADS = min(8, usable_cpus())
 _FILES_AT_ONCE, _DECODED_AT_ONCE = 64, 256
+_SMALL_PX = 48 * 48  # images with fewer pixels on average are decoded in one thread: see `wmdd.data.threads`
 
 
 def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -45,10 +46,9 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
         return
     if index.kind == "folder":
         read_file = functools.partial(_read_file, *open_file_system(index.url), part)
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(positions), _FILES_AT_ONCE):
-                chunk = positions[start : start + _FILES_AT_ONCE].tolist()
-                yield from zip(chunk, itertools.chain(*_in_threads(pool, read_file, chunk)), strict=True)
+        numbers, waits = positions.tolist(), not is_local(read_file.args[0])
+        files = map_waiting(read_file, numbers, _THREADS, at_once=_FILES_AT_ONCE, waits=waits)
+        yield from zip(numbers, files, strict=True)
         return
     for number in np.unique(part.file[positions]):
         members = positions[part.file[positions] == number]
@@ -102,19 +102,13 @@ def _load(
         out[place[position]] = np.asarray(crop(image) if crop else image).transpose(2, 0, 1)
 
     encoded = read_encoded(index, split, unique)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
-            for _ in _in_threads(pool, fill, chunk):
-                pass
+    if (part.height[unique].astype(float) * part.width[unique]).sum() < _SMALL_PX * len(unique):
+        collections.deque(map(fill, encoded), maxlen=0)
+    else:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
+                collections.deque(map_in(pool, fill, chunk, _THREADS), maxlen=0)
     return torch.from_numpy(out[where.reshape(-1)])
-
-
-def _in_threads(pool: ThreadPoolExecutor, function: Callable[[T], R], items: list[T]) -> Iterator[list[R]]:
-    """Yield a function's results in the order of the items, in parts."""
-    # Several items for each task: to hand over a single small one takes as long as to read or decode it.
-    step = -(-len(items) // (4 * _THREADS))
-    parts = (items[at : at + step] for at in range(0, len(items), step))
-    return pool.map(lambda part: list(map(function, part)), parts)
 
 
 def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Image.Image:

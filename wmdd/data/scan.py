@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +19,9 @@ from wmdd.data.layouts.listing import Listing
 from wmdd.data.layouts.parquet_labels import read_labels, unlabelled_row
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import builtin_images, list_files
+from wmdd.data.threads import map_waiting
 from wmdd.errors import DataError
-from wmdd.storage.filesystem import read
+from wmdd.storage.filesystem import is_local, read
 from wmdd.text import and_more
 
 _AT_ONCE = 1024
@@ -58,9 +58,9 @@ def build_index(
     if classes is None:
         listing.refuse_doubt(url)
     source = _SOURCES[listing.kind](url, listing, classes)
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers or min(32, 4 * usable_cpus())) as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # such as one for each image with damaged EXIF
-        rows = _read_all(url, source, bits, pool, on_progress)
+        rows = _read_all(url, source, bits, workers or min(32, 4 * usable_cpus()), on_progress)
     train, val = (_split(listing.files[name], rows[name]) for name in ("train", "val"))
     train, val = (train.upright(), val.upright()) if upright else (train, val)
     names = source.class_names
@@ -94,6 +94,7 @@ class _Source(NamedTuple):
     total: int
     batches: Iterable[Batch]
     notes: tuple[str, ...] = ()
+    waits: bool = False  # its files are of a network
 
 
 def _builtin(url: str, listing: Listing, classes: tuple[str, ...] | None) -> _Source:
@@ -111,7 +112,8 @@ def _folder(url: str, listing: Listing, classes: tuple[str, ...] | None) -> _Sou
     id_of = dict(zip(all_names, ids, strict=True))
     if classes is None:
         refuse_unknown(url, {listing.class_of(path) for path in listing.files["val"]}, all_names)
-    read_file = functools.partial(_of_file, *open_file_system(url))
+    fs, root = open_file_system(url)
+    read_file = functools.partial(_of_file, fs, root)
     images = {
         split: [
             _Image(number, -1, class_id, path, read_file)
@@ -126,7 +128,7 @@ def _folder(url: str, listing: Listing, classes: tuple[str, ...] | None) -> _Sou
         for start in range(0, len(items), _AT_ONCE)
         if (batch := items[start : start + _AT_ONCE])
     )
-    return _Source(names, sum(map(len, images.values())), batches)
+    return _Source(names, sum(map(len, images.values())), batches, waits=not is_local(fs))
 
 
 def _of_file(fs: Any, root: str, path: str) -> bytes:
@@ -179,13 +181,14 @@ _SOURCES = {"folder": _folder, "parquet": _parquet, "builtin": _builtin}
 
 
 def _read_all(
-    url: str, source: _Source, bits: int | None, pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None]
+    url: str, source: _Source, bits: int | None, threads: int, on_progress: Callable[[int, int], None]
 ) -> Rows:
     """Return the rows of all images; raise DataError if some cannot be read, or differ in their scale."""
     rows: Rows = {"train": [], "val": []}
     faults, scales, done = list[str](), dict[tuple[str, int], str](), 0
     for split, count, images in source.batches:
-        for image, result in zip(images, pool.map(functools.partial(_header, bits), images), strict=True):
+        results = map_waiting(functools.partial(_header, bits), images, threads, at_once=_AT_ONCE, waits=source.waits)
+        for image, result in zip(images, results, strict=True):
             if isinstance(result, str):
                 faults.append(result)
                 continue
