@@ -35,6 +35,7 @@ from wmdd.engine.run import workers_of
 from wmdd.engine.task import Plan, StageTask
 from wmdd.engine.work import Workload
 from wmdd.method.barycenter import free_support_barycenter
+from wmdd.runtime.compilation import GPU_RECOVERY_PIXELS
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef
@@ -107,7 +108,10 @@ class Simulation:
         times = {"start_s": args.start_s, "delay_s": args.overhead_s}
         self.workers = SimulatedWorkers(nodes, self._take, teams=self.teams, **times)
         self.plan, self.ended, self.retries = plan, dict[str, float](), 0
-        self.compiled, self.took = Counter[str](), dict[tuple[str, str], float]()
+        config, self.took = plan.config, dict[tuple[str, str], float]()
+        pixels = config.ipc * config.recover.iterations * config.data.image_size**2  # of a class
+        compile_s = args.compile_s if pixels >= GPU_RECOVERY_PIXELS else 0.0
+        self.compile_s, self.compiled = compile_s, Counter[str]()
         if lost:
             self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))
             self.workers.at(self.random.expovariate(1 / self.every_s), self._lose)
@@ -116,7 +120,7 @@ class Simulation:
         """Return the seconds of a task, with compilation in the first of recovery on each GPU of a node."""
         compiles = task.stage == "recover" and self.compiled[node] < self.slots
         self.compiled[node] += compiles
-        took = self.took[task.stage, task.name] = self.seconds(task, node) + compiles * self.args.compile_s
+        took = self.took[task.stage, task.name] = self.seconds(task, node) + compiles * self.compile_s
         return took
 
     def _lose(self) -> None:
@@ -174,7 +178,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, default=GPU_FLOPS_PER_S / 1e12, help="assumed rate of one GPU")
     parser.add_argument("--start-s", type=float, default=6.0, help="from a worker's placement to its first task (6)")
-    parser.add_argument("--compile-s", type=float, default=0.0, help="of compiling recovery, once on each GPU (0)")
+    parser.add_argument(
+        "--compile-s",
+        type=float,
+        default=30.0,
+        help="of compilation, once on a GPU (30)",
+    )
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--spread", type=float, default=0.1, help="of tasks about their mean, either way (default 0.1)")

@@ -94,7 +94,7 @@ RULES = {
     ("cuda", "auto"): (
         GPU_RECOVERY_PIXELS,
         NETWORKS_FROM,
-        "recovery of 5,000,000,000 pixels or more in all steps, networks that take 20,000 steps or more",
+        "recovery of 2,500,000,000 pixels or more of each class in all steps, networks that take 20,000 steps or more",
     ),
     ("cpu", "on"): (0, 0, "all"),
     ("cuda", "graphs"): (0, 0, "all, as CUDA graphs"),
@@ -111,9 +111,10 @@ def test_amount_of_work_decides(monkeypatch, device, setting):
     assert (chosen.recovery_from, chosen.networks_from) == (recovery_from, networks_from)
     assert chosen.describe(torch.device(device))[0] == words
     runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
-    for loop, least in ((runtime.recovery, recovery_from), (runtime.network, networks_from)):
-        for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 5 * 10**9 - 1, 5 * 10**9, 10**12):
-            assert (loop(torch.neg, steps) is torch.neg) is (steps < least), (loop, steps)
+    counted = 10 if (device, setting) == ("cuda", "auto") else 1  # classes of a tensor batch, of which one is counted
+    for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 25 * 10**8 - 1, 25 * 10**8, 25 * 10**9 - 1, 25 * 10**9, 10**12):
+        assert (runtime.network(torch.neg, steps) is torch.neg) is (steps < networks_from), steps
+        assert (runtime.recovery(torch.neg, steps, 10) is torch.neg) is (steps // counted < recovery_from), steps
 
 
 @pytest.mark.parametrize(("parts", "graphs"), [(1, True), (2, None)])
@@ -155,7 +156,7 @@ def test_missing_compiler_is_noted_once(monkeypatch, caplog):
     runtime = Runtime(CPU, bf16=False, threads=1, compilation=ON)
     function = functools.partial(max, 3)
     with caplog.at_level(logging.WARNING):
-        assert runtime.recovery(function, 2000) is function
+        assert runtime.recovery(function, 2000, 1) is function
         assert runtime.network(function, 2000) is function
     (record,) = caplog.records
     assert "torch cannot compile here (RuntimeError: Failed to find C compiler.)" in record.getMessage()
@@ -195,11 +196,11 @@ def test_compilation_that_nobody_asked_for_may_fail(monkeypatch, caplog):
 
     monkeypatch.setattr(torch, "compile", broken)
     runtime = Runtime(CPU, bf16=False, threads=1, compilation=Compilation(0, NEVER, reason="auto"))
-    function = runtime.recovery(torch.neg, 1)
+    function = runtime.recovery(torch.neg, 1, 1)
     with caplog.at_level(logging.WARNING):
         assert [float(function(torch.ones(()))) for _ in range(2)] == [-1, -1]
     assert len(calls) == len(caplog.records) == 1
-    assert runtime.recovery(torch.neg, 1) is torch.neg
+    assert runtime.recovery(torch.neg, 1, 1) is torch.neg
     failure = "torch cannot compile here (TorchDynamoException: the compiler was killed)"
     assert runtime.describe()["compile"] == "nothing"
     assert runtime.describe()["reasons"]["compile"] == failure

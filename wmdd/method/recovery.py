@@ -69,7 +69,7 @@ def optimise(
         steps: of the `recover.iterations` in all.
     """
     section = objective.section
-    loss_terms = objective.runtime.recovery(objective, _pixels(section, images))
+    loss_terms = objective.runtime.recovery(objective, _pixels(section, images), len(objective.support))
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
         terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
@@ -175,7 +175,7 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
-    if runtime.compiles_recovery(_pixels(section, state.images)):
+    if runtime.compiles_recovery(_pixels(section, state.images), len(targets)):
         yield Progress(span.start, section.iterations, COMPILING)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
     network = runtime.round_weights(copy.deepcopy(runtime.place(teacher.network)))

@@ -16,11 +16,12 @@ from wmdd.errors import ConfigError
 logger = logging.getLogger(__name__)
 MAX_COMPILATIONS = 1000
 
-# From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of as many pixels as
-# 1,000 steps of 100 images of 224 px have, a quarter of a minute at 50 TFLOP/s; networks that train or label for many
-# steps. A process compiles for 10 to 60 s for each size of batch. On a CPU `CPU_RECOVERY_PIXELS` decides on recovery; a
-# step of training is hardly shorter afterwards.
-GPU_RECOVERY_PIXELS = 5 * 10**9
+# From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of classes of as many
+# pixels as 2,000 steps of 25 images of 224 px have; networks that train or label for many steps. A process compiles for
+# 10 to 60 s for each size of batch. That is as long as recovery takes on each of many GPUs if there are few images per
+# class, and the hundred images of a tensor batch do not show how many there are. On a CPU `CPU_RECOVERY_PIXELS` decides
+# on recovery; a step of training is hardly shorter afterwards.
+GPU_RECOVERY_PIXELS = 25 * 10**8
 NETWORKS_FROM = 20_000
 NEVER = 2**63
 
@@ -30,7 +31,8 @@ class Compilation:
     """What is compiled: by the amount of work, which the configuration decides, and never by timing.
 
     Args:
-        recovery_from: recovery of at least this number of pixels: steps x images x height x width.
+        recovery_from: recovery of at least this number of pixels: steps x images of a tensor batch x height x width.
+        by_class: count the images of one class instead.
         networks_from: networks that train for at least this number of steps, or label as many batches.
         graphs: launch a compiled function's kernels as one CUDA graph.
         required: whether a function that cannot be compiled is an error; otherwise it runs uncompiled.
@@ -39,6 +41,7 @@ class Compilation:
 
     recovery_from: int
     networks_from: int
+    by_class: bool = False
     graphs: bool = False
     required: bool = False
     reason: str = "set by runtime.compile"
@@ -53,7 +56,8 @@ class Compilation:
         if setting == "off":
             return OFF
         if setting == "auto" and device.type == "cuda":
-            return Compilation(GPU_RECOVERY_PIXELS, NETWORKS_FROM, reason="auto: on a GPU, what outlasts compilation")
+            reason = "auto: on a GPU, what outlasts compilation"
+            return Compilation(GPU_RECOVERY_PIXELS, NETWORKS_FROM, by_class=True, reason=reason)
         if setting == "auto":
             return Compilation(CPU_RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
         if setting == "graphs" and device.type != "cuda":
@@ -110,7 +114,8 @@ class Compilation:
         if not self.recovery_from:
             return "all" + ", as CUDA graphs" * self.graphs, self.reason
         networks = "" if self.networks_from == NEVER else f", networks that take {self.networks_from:,} steps or more"
-        return f"recovery of {self.recovery_from:,} pixels or more in all steps{networks}", self.reason
+        of_class = " of each class" * self.by_class
+        return f"recovery of {self.recovery_from:,} pixels or more{of_class} in all steps{networks}", self.reason
 
 
 OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0, required=True)
