@@ -38,9 +38,9 @@ def without_inductor(monkeypatch):
     torch._dynamo.reset()
 
 
-def recovered(classes, *, seed=0, **changes):
+def recovered(classes, *, model="convnet2_w16", stem="auto", **changes):
     """Images of the first classes of a new teacher, and the number of graphs compiled until then."""
-    teacher = untrained_teacher("convnet2_w16", 16, 4)
+    teacher = untrained_teacher(model, 16, 4, stem)
     section = RecoverConfig(**({"iterations": 2, "roll_px": 2} | changes))
     runtime = Runtime.create(RuntimeConfig(device="cpu", precision="fp32", compile="on"))
     runtime.enter()
@@ -62,6 +62,14 @@ def test_each_size_of_group_is_compiled_once():
     assert [recovered(classes)[1] - before for classes in (3, 1, 4, 3, 1)] == [1, 2, 3, 3, 3]
     again, _ = recovered(2)
     assert torch.equal(first, again)
+
+
+def test_network_with_trimmed_kernels_is_one_graph():
+    """Its last layers see one position each. Each further graph would be traced and compiled by itself."""
+    compilation.compiler_failure(CPU)  # compiles once
+    counters.clear()
+    assert recovered(1, model="resnet18", stem="standard", iterations=1)[1] == 1
+    assert not counters["graph_break"]
 
 
 def test_torchs_limit_of_compilations_is_raised():

@@ -44,9 +44,10 @@ class TrimmedConv2d(nn.Conv2d):
 
         A change through `weight.data` in place is not noticed.
         """
-        if self.weight.requires_grad or self.weight.is_inference() or torch.is_inference_mode_enabled():
+        if self.weight.requires_grad:
             return cast(Tensor, _Part.apply(self.weight, rows, columns))
-        if torch.compiler.is_compiling():
+        # First the compiler, which cannot trace the question for inference mode.
+        if torch.compiler.is_compiling() or self.weight.is_inference() or torch.is_inference_mode_enabled():
             return self.weight[:, :, rows, columns]
         # Identifies the part, and the weight's values by their address and version.
         key = rows.start, rows.stop, columns.start, columns.stop, self.weight.data_ptr(), self.weight._version
