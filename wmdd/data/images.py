@@ -24,13 +24,13 @@ from wmdd.data.hf_parquet import open_parquet, read_row_group, row_group_starts
 from wmdd.data.index import DatasetIndex, Split, content_digest
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import builtin_images
-from wmdd.data.threads import map_in, map_waiting
+from wmdd.data.parallel import map_in, map_waiting
 from wmdd.errors import ChangedError, DataError, StorageError
 from wmdd.storage.filesystem import explain, is_local, read
 
 _THREADS = min(8, usable_cpus())
 _FILES_AT_ONCE, _DECODED_AT_ONCE = 64, 256
-_SMALL_PX = 48 * 48  # images with fewer pixels on average are decoded in one thread: see `wmdd.data.threads`
+_SMALL_PX = 48 * 48  # average of images that one thread reads and decodes: see `wmdd.data.parallel`
 
 
 def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -46,8 +46,9 @@ def read_encoded(index: DatasetIndex, split: str, positions: np.ndarray) -> Iter
         return
     if index.kind == "folder":
         read_file = functools.partial(_read_file, *open_file_system(index.url), part)
-        numbers, waits = positions.tolist(), not is_local(read_file.args[0])
-        files = map_waiting(read_file, numbers, _THREADS, at_once=_FILES_AT_ONCE, waits=waits)
+        numbers = positions.tolist()
+        in_threads = not (is_local(read_file.args[0]) and _are_small(part, positions))
+        files = map_waiting(read_file, numbers, _THREADS, at_once=_FILES_AT_ONCE, in_threads=in_threads)
         yield from zip(numbers, files, strict=True)
         return
     for number in np.unique(part.file[positions]):
@@ -102,13 +103,19 @@ def _load(
         out[place[position]] = np.asarray(crop(image) if crop else image).transpose(2, 0, 1)
 
     encoded = read_encoded(index, split, unique)
-    if (part.height[unique].astype(float) * part.width[unique]).sum() < _SMALL_PX * len(unique):
+    if _are_small(part, unique):
         collections.deque(map(fill, encoded), maxlen=0)
     else:
         with ThreadPoolExecutor(_THREADS) as pool:
             while chunk := list(itertools.islice(encoded, _DECODED_AT_ONCE)):
                 collections.deque(map_in(pool, fill, chunk, _THREADS), maxlen=0)
     return torch.from_numpy(out[where.reshape(-1)])
+
+
+def _are_small(part: Split, positions: np.ndarray) -> bool:
+    """Whether images are so small that one thread reads and decodes them as fast as several."""
+    pixels = part.height[positions].astype(np.float64) * part.width[positions]
+    return bool(pixels.sum() < _SMALL_PX * len(positions))
 
 
 def _decoded(data: bytes, index: DatasetIndex, part: Split, position: int) -> Image.Image:

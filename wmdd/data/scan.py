@@ -19,12 +19,13 @@ from wmdd.data.layouts.listing import Listing
 from wmdd.data.layouts.parquet_labels import read_labels, unlabelled_row
 from wmdd.data.layouts.set_files import open_file_system
 from wmdd.data.layouts.sources import builtin_images, list_files
-from wmdd.data.threads import map_waiting
+from wmdd.data.parallel import map_waiting
 from wmdd.errors import DataError
 from wmdd.storage.filesystem import is_local, read
 from wmdd.text import and_more
 
 _AT_ONCE = 1024
+_PHOTOGRAPH_PX = 10**5
 
 Rows = dict[str, list[tuple[float, ...]]]  # by split, each with a value for each of `COLUMNS`
 
@@ -94,7 +95,7 @@ class _Source(NamedTuple):
     total: int
     batches: Iterable[Batch]
     notes: tuple[str, ...] = ()
-    waits: bool = False  # its files are of a network
+    is_remote: bool = False  # its files are of a network, or members of an archive
 
 
 def _builtin(url: str, listing: Listing, classes: tuple[str, ...] | None) -> _Source:
@@ -128,7 +129,7 @@ def _folder(url: str, listing: Listing, classes: tuple[str, ...] | None) -> _Sou
         for start in range(0, len(items), _AT_ONCE)
         if (batch := items[start : start + _AT_ONCE])
     )
-    return _Source(names, sum(map(len, images.values())), batches, waits=not is_local(fs))
+    return _Source(names, sum(map(len, images.values())), batches, is_remote=not is_local(fs))
 
 
 def _of_file(fs: Any, root: str, path: str) -> bytes:
@@ -186,8 +187,9 @@ def _read_all(
     """Return the rows of all images; raise DataError if some cannot be read, or differ in their scale."""
     rows: Rows = {"train": [], "val": []}
     faults, scales, done = list[str](), dict[tuple[str, int], str](), 0
+    read_one, in_threads = functools.partial(_header, bits), source.is_remote
     for split, count, images in source.batches:
-        results = map_waiting(functools.partial(_header, bits), images, threads, at_once=_AT_ONCE, waits=source.waits)
+        results = map_waiting(read_one, images, threads, at_once=_AT_ONCE, in_threads=in_threads)
         for image, result in zip(images, results, strict=True):
             if isinstance(result, str):
                 faults.append(result)
@@ -198,11 +200,18 @@ def _read_all(
             sizes = header.height, header.width, digest, header.orientation
             levels = header.levels or (0, 0, 0)
             rows[split].append((*image[:3], *sizes, *levels, header.several, header.alpha))
+        in_threads = source.is_remote or _are_photographs(rows[split][-_AT_ONCE:])
         done += count
         on_progress(done, source.total)
     _refuse_faults(url, faults)
     _refuse_two_scales(url, scales)
     return rows
+
+
+def _are_photographs(rows: list[tuple[float, ...]]) -> bool:
+    """Whether images are so large that threads shorten their reading: to digest one takes as long as all else."""
+    height, width = map(list(COLUMNS).index, ("height", "width"))
+    return sum(row[height] * row[width] for row in rows) > _PHOTOGRAPH_PX * len(rows)
 
 
 def _header(bits: int | None, image: _Image) -> tuple[int, Header] | str:

@@ -1,7 +1,7 @@
 """Many files or images in the order asked for: in threads where that is faster, and one after another elsewhere.
 
 Threads that run Python code hold each other up: two of them take twice the CPU time of one, and more time, to read
-small files that the system has in memory, or to decode images of 32 px.
+small files that the system has in memory, or to decode images of 32 px. Results depend on neither.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-WAIT_S = 5e-5  # of a file that is not in memory: a fast disk takes longer
-_TIMED = 8
+# A file in memory is read without waiting, and one on a fast disk waits longer than the first. The second is that of a
+# slow disk, or of the storage of a network that is mounted here.
+WAIT_S, LONG_WAIT_S = 5e-5, 1e-3
+_TIMED = 4
 
 
 def map_waiting(
-    function: Callable[[T], R], items: Sequence[T], threads: int, *, at_once: int, waits: bool
+    function: Callable[[T], R], items: Sequence[T], threads: int, *, at_once: int, in_threads: bool
 ) -> Iterator[R]:
     """Yield a function's results in the order of the items: in threads once they wait for a disk or a network.
 
     Args:
         threads: at most.
         at_once: how many items may be done before their results are asked for; the first few of them are timed.
-        waits: whether threads are used from the first item on, as for files of a network.
+        in_threads: use threads from the first item on.
     """
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), at_once):
-            part = items[start : start + at_once]
-            if not waits:
-                seconds = list[float]()
-                for item in part[:_TIMED]:
-                    yield _timed(function, item, seconds)
-                waits, part = statistics.median(seconds) > WAIT_S, part[_TIMED:]
-            yield from map_in(pool, function, part, threads) if waits else map(function, part)
+            part, seconds = items[start : start + at_once], list[float]()
+            while not in_threads and len(seconds) < min(_TIMED, len(part)):
+                yield _timed(function, part[len(seconds)], seconds)
+                in_threads = seconds[-1] > LONG_WAIT_S
+            in_threads = in_threads or statistics.median(seconds) > WAIT_S
+            rest = part[len(seconds) :]
+            yield from map_in(pool, function, rest, threads) if in_threads else map(function, rest)
 
 
 def map_in(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
