@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, optim
 
-_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # where the dimension of channels goes
+_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)  # orders of dimensions that put channels last, and back
 
 
 class _Uncompiled(optim.Optimizer):
@@ -29,12 +29,15 @@ class _Uncompiled(optim.Optimizer):
 
 
 def _step(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step without gradients, as its decoration makes it."""
+    """Return a step without gradients, as its decoration makes it.
+
+    It takes no closure, for which the weights would be turned.
+    """
     plain: Callable[..., Any] = torch.no_grad()(inspect.unwrap(method))
 
-    def step(self: optim.Optimizer, *args: Any) -> Any:
+    def step(self: optim.Optimizer) -> None:
         with _contiguous_weights(self):
-            return plain(self, *args)
+            plain(self)
 
     return step
 
@@ -43,14 +46,15 @@ def _step(method: Callable[..., Any]) -> Callable[..., Any]:
 def _contiguous_weights(optimizer: optim.Optimizer) -> Iterator[None]:
     """For a fused step on a CPU, turn weights that keep their channels last, so that they are contiguous."""
     groups = [group["params"] for group in optimizer.param_groups if group.get("fused")]
-    weights = [p for parameters in groups for p in parameters if _keeps_channels_last(p)]
-    for weight in weights:
-        _turn(weight, optimizer.state[weight], _TO_LAST)
+    weights, turned = [p for parameters in groups for p in parameters if _keeps_channels_last(p)], list[Tensor]()
     try:
+        for weight in weights:
+            _turn(weight, optimizer.state.get(weight, {}), _TO_LAST)
+            turned.append(weight)
         yield
     finally:
-        for weight in weights:
-            _turn(weight, optimizer.state[weight], _TO_FIRST)
+        for weight in turned:
+            _turn(weight, optimizer.state.get(weight, {}), _TO_FIRST)
 
 
 def _keeps_channels_last(p: Tensor) -> bool:
@@ -59,7 +63,7 @@ def _keeps_channels_last(p: Tensor) -> bool:
 
 
 def _turn(weight: Tensor, state: dict[str, Any], order: tuple[int, ...]) -> None:
-    """Let a weight, its gradient and its moments share their memory with tensors whose dimensions are in an order."""
+    """Put the dimensions of a weight, its gradient and its moments in an order; their memory stays as it is."""
     grad, weight.grad = weight.grad, None  # a gradient must have the shape of its weight
     weight.data = weight.data.permute(order)
     weight.grad = None if grad is None else grad.permute(order)
