@@ -60,7 +60,7 @@ class RayWorkers:
         self._numbers = itertools.count()
         self._nodes: dict[str, tuple[str, Node]] = {}
         self._bundles: list[dict[str, float]] = []  # of all trainers so far, the latest one last
-        self._terminated_at = -FREED_AFTER_S
+        self._terminated_at = self._trainer_terminated_at = -FREED_AFTER_S
         self._nodes_at = -NODES_EVERY_S
 
     def now(self) -> float:
@@ -156,13 +156,14 @@ class RayWorkers:
             ray.kill(actor.handle)
             self._terminated_at = time.monotonic()
             if actor.bundle:
+                self._trainer_terminated_at = self._terminated_at
                 self._remove_reservations()
 
     def close(self) -> None:
         """Free what trainers that were terminated a moment ago still reserve, after all workers are terminated."""
-        while self._bundles and time.monotonic() < self._terminated_at + FREED_AFTER_S:
-            self._remove_reservations()
+        while time.monotonic() < self._trainer_terminated_at + FREED_AFTER_S:
             time.sleep(CLOSE_EVERY_S)
+            self._remove_reservations()
 
     def _remove_reservations(self) -> None:
         """Free what train actors that are gone reserved for their workers, which end with them.

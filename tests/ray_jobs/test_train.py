@@ -148,8 +148,12 @@ def test_students_of_two_workers_score_as_those_of_one(cluster, config, tiny_run
     all_is_free()
 
 
-def test_final_error_of_one_rank_ends_training_at_once(cluster, config, tmp_path):
+def test_final_error_of_one_rank_ends_training_at_once(cluster, config, tmp_path, monkeypatch):
     """The others wait in a sum over all ranks, and would for ``ray.silence_s``."""
+    from ray_jobs.ray_workers import RayWorkers
+
+    closed, close = [], RayWorkers.close
+    monkeypatch.setattr(RayWorkers, "close", lambda self: (closed.append(self), close(self)))
     paths = [f"{split}/{name}/{i}.png" for split, n in (("train", 12), ("val", 2)) for name in "ab" for i in range(n)]
     changes = {"data.path": folder(tmp_path / "set", *paths), "runtime.memory_gib": 0.0, "pretrain.batch_size": 4}
     streamed, url, events = override(config, changes), str(tmp_path / "store"), []
@@ -158,6 +162,7 @@ def test_final_error_of_one_rank_ends_training_at_once(cluster, config, tmp_path
     board = executor.run(plan.tasks["pretrain"], plan.refs("pretrain"), ArtifactStore(url), events.append)
     executor.close()
     (failure,) = board.failures
+    assert closed, "Ray Train may reserve once more after it was killed"
     assert (failure.stage, failure.unit) == ("pretrain", "teacher")
     assert "train/a/3.png has changed since the set was indexed" in failure.cause
     assert [event.kind for event in events].count("failed") == 1
