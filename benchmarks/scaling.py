@@ -107,11 +107,14 @@ class Simulation:
         self.teams = {"team": plan.config.evaluate.workers} if plan.config.evaluate.workers > 1 else {}
         times = {"start_s": args.start_s, "delay_s": args.overhead_s}
         self.workers = SimulatedWorkers(nodes, self._take, teams=self.teams, **times)
-        self.plan, self.ended, self.retries = plan, dict[str, float](), 0
-        config, self.took = plan.config, dict[tuple[str, str], float]()
-        pixels = config.ipc * config.recover.iterations * config.data.image_size**2  # of a class
-        compile_s = args.compile_s if pixels >= GPU_RECOVERY_PIXELS else 0.0
-        self.compile_s, self.compiled = compile_s, Counter[str]()
+        self.plan, self.ended = plan, dict[str, float]()
+        self.retries = self.lost = 0
+        self.took = dict[tuple[str, str], float]()
+        config = plan.config
+        class_pixels = config.ipc * config.recover.iterations * config.data.image_size**2
+        is_compiled = args.always_compiled or class_pixels >= GPU_RECOVERY_PIXELS
+        self.compile_s = args.compile_s if is_compiled else 0.0
+        self.compiled = Counter[str]()
         if lost:
             self.random, self.every_s = random.Random(gpus), 3600 / (lost * len(nodes))
             self.workers.at(self.random.expovariate(1 / self.every_s), self._lose)
@@ -125,6 +128,7 @@ class Simulation:
 
     def _lose(self) -> None:
         now = self.workers.now()
+        self.lost += 1
         self.workers.leave(self.random.choice(sorted(self.workers.nodes)))
         self.workers.at(now + self.args.replaced_s, lambda: self.workers.join(next(self.names), self.slots))
         self.workers.at(now + self.random.expovariate(1 / self.every_s), self._lose)
@@ -170,6 +174,7 @@ class Simulation:
             "times_ideal": round(whole * self.gpus / work_s, 2),
             "held_efficiency": round(work_s / (self.workers.held_s["main"] + self.workers.held_s["team"]), 3),
             "retries": self.retries,
+            "nodes_lost": self.lost,
         }
 
 
@@ -184,6 +189,7 @@ def main() -> None:
         default=30.0,
         help="of compilation, once on a GPU (30)",
     )
+    parser.add_argument("--always-compiled", action="store_true", help="also where runtime.compile=auto does not")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
     parser.add_argument("--spread", type=float, default=0.1, help="of tasks about their mean, either way (default 0.1)")
@@ -200,11 +206,13 @@ def main() -> None:
         seconds = Durations(plan, args)
         calm = Simulation(plan, seconds, gpus, args, 0.0).run()
         stormy = Simulation(plan, seconds, gpus, args, 0.01).run()
-        loss = {"run_s_ratio": round(stormy["run_s"] / calm["run_s"], 4), "retries": stormy["retries"]}
+        loss = {"run_s_ratio": round(stormy["run_s"] / calm["run_s"], 4)}
+        loss |= {name: stormy[name] for name in ("retries", "nodes_lost")}
         names = (
             "tflops",
             "start_s",
             "compile_s",
+            "always_compiled",
             "overhead_s",
             "spread",
             "draw_s",

@@ -119,10 +119,11 @@ def test_amount_of_work_decides(monkeypatch, device, setting):
     assert (chosen.recovery_from, chosen.networks_from) == (recovery_from, networks_from)
     assert chosen.describe(torch.device(device))[0] == words
     runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
-    counted = 10 if (device, setting) == ("cuda", "auto") else 1  # classes of a tensor batch, of which one is counted
-    for steps in (0, 19_999, 20_000, 10**8 - 1, 10**8, 25 * 10**8 - 1, 25 * 10**8, 25 * 10**9 - 1, 25 * 10**9, 10**12):
-        assert (runtime.network(torch.neg, steps) is torch.neg) is (steps < networks_from), steps
-        assert (runtime.recovery(torch.neg, steps, 10) is torch.neg) is (steps // counted < recovery_from), steps
+    by_class = (device, setting) == ("cuda", "auto")
+    for work in (0, 19_999, 20_000, 10**8 - 1, 10**8, 25 * 10**8 - 1, 25 * 10**8, 10**12):
+        assert (runtime.network(torch.neg, work) is torch.neg) is (work < networks_from), work
+        pixels, class_pixels = (NEVER - 1, work) if by_class else (work, NEVER - 1)
+        assert (runtime.recovery(torch.neg, pixels, class_pixels) is torch.neg) is (work < recovery_from), work
 
 
 @pytest.mark.parametrize(("parts", "graphs"), [(1, True), (2, None)])
@@ -137,16 +138,20 @@ def test_graphs_are_asked_of_torch_for_one_pass_and_need_a_gpu(parts, graphs, mo
         Runtime.create(RuntimeConfig(device="cpu", compile="graphs"))
 
 
-def test_all_the_steps_of_recovery_decide_also_in_a_part_of_them():
+@pytest.mark.parametrize("counted", ["tensor batch", "class", "class in parts"])
+def test_all_the_steps_of_recovery_decide_also_in_a_part_of_them(counted):
     """A search that goes on from fewer steps must go on in the same code."""
-    teacher = untrained_teacher("convnet1_w8", 8, 2)
-    three_steps = 3 * 2 * IPC * 8 * 8
-    runtime = Runtime(CPU, False, 1, compilation=Compilation(three_steps, NEVER))
+    teacher, by_class = untrained_teacher("convnet1_w8", 8, 2), counted != "tensor batch"
+    three_steps = 3 * IPC * 8 * 8 * (1 if by_class else 2)
+    runtime = Runtime(CPU, False, 1, compilation=Compilation(three_steps, NEVER, by_class=by_class))
+    targets = random_targets(teacher, IPC)
+    if counted == "class in parts":
+        targets = [target.part(slice(0, 1), 0) for target in targets]
     compilation.compiler_failure(CPU)  # compiles once
     compilations = []
     for iterations in (2, 3):
         section, before = RecoverConfig(iterations=iterations), counters["stats"]["unique_graphs"]
-        first, *_ = recover_images(section, teacher, random_targets(teacher, IPC), runtime, steps=1)
+        first, *_ = recover_images(section, teacher, targets, runtime, steps=1)
         compilations.append(counters["stats"]["unique_graphs"] - before)
         assert (first.note == COMPILING) is (iterations == 3)
     assert compilations == [0, 1]

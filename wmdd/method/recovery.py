@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,6 +54,7 @@ _AVERAGES = ("exp_avg", "exp_avg_sq")  # of Adam
 
 def optimise(
     objective: Objective,
+    loss_terms: Callable[..., Tensor],
     images: Tensor,
     optimizer: torch.optim.Adam,
     views: Views,
@@ -63,13 +64,13 @@ def optimise(
     """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
 
     Args:
+        loss_terms: the objective, or what it was compiled to.
         images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
         views: one of each class in every step, (iterations, classes).
         bounds: least and largest value of each channel of a valid image.
         steps: of the `recover.iterations` in all.
     """
     section = objective.section
-    loss_terms = objective.runtime.recovery(objective, _pixels(section, images), len(objective.support))
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
         terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
@@ -81,9 +82,10 @@ def optimise(
         yield step, terms.detach()
 
 
-def _pixels(section: RecoverConfig, images: Tensor) -> int:
-    """Return the number of pixels that all the steps compute, also if only some of them are run now."""
-    return section.iterations * images[:, 0].numel()
+def _work(section: RecoverConfig, targets: list[Target], images: Tensor) -> tuple[int, int]:
+    """Return the pixels that all the steps compute, also if only some are run now: of the tensor batch, of a class."""
+    pixels = section.iterations * images[0, 0].numel()
+    return pixels * len(images), pixels * targets[0].class_images
 
 
 def record_every(steps: int) -> int:
@@ -97,12 +99,19 @@ class Target:
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
+        whole: number of images of the class, if these are a part of them.
     """
 
     statistics: ClassStatistics
     barycenter: Barycenter
     seeds: SeedTree
     start: Tensor | None
+    whole: int | None = None
+
+    @property
+    def class_images(self) -> int:
+        """The number of images of the class."""
+        return self.whole or len(self.barycenter.support)
 
     def part(self, rows: slice, number: int) -> Target:
         """Return the target of some of its images, with other seeds."""
@@ -113,6 +122,7 @@ class Target:
             replace(atoms, support=atoms.support[rows], mass=mass, nearest=atoms.nearest[rows]),
             self.seeds.child("part", number),
             None if self.start is None else self.start[rows],
+            self.class_images,
         )
 
 
@@ -175,14 +185,16 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
-    if runtime.compiles_recovery(_pixels(section, state.images), len(targets)):
+    work = _work(section, targets, state.images)
+    if runtime.compiles_recovery(*work):
         yield Progress(span.start, section.iterations, COMPILING)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
     network = runtime.round_weights(copy.deepcopy(runtime.place(teacher.network)))
     with Probe(network, teacher.num_classes) as probe:
         statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
         objective = Objective(section, statistics, barycenters, probe, teacher.image_size, runtime)
-        for step, terms in optimise(objective, state.images, state.optimizer, views, bounds, span):
+        loss_terms = runtime.recovery(objective, *work)
+        for step, terms in optimise(objective, loss_terms, state.images, state.optimizer, views, bounds, span):
             if step % state.every == 0:
                 state.losses[step // state.every] = terms
             if step % (state.every * 5) == 0 or pulse.is_due():

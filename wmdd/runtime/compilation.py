@@ -18,9 +18,9 @@ MAX_COMPILATIONS = 1000
 
 # From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of classes of as many
 # pixels as 2,000 steps of 25 images of 224 px have; networks that train or label for many steps. A process compiles for
-# 10 to 60 s for each size of batch. That is as long as recovery takes on each of many GPUs if there are few images per
-# class, and the hundred images of a tensor batch do not show how many there are. On a CPU `CPU_RECOVERY_PIXELS` decides
-# on recovery; a step of training is hardly shorter afterwards.
+# 10 to 60 s for each size of batch. With few images per class, recovery takes no longer than that on each of many GPUs.
+# A tensor batch has about a hundred images whatever the images per class, so the images of a class are counted. On CPUs
+# `CPU_RECOVERY_PIXELS` decides on recovery; a step of training is hardly shorter afterwards.
 GPU_RECOVERY_PIXELS = 25 * 10**8
 NETWORKS_FROM = 20_000
 NEVER = 2**63
@@ -32,7 +32,7 @@ class Compilation:
 
     Args:
         recovery_from: recovery of at least this number of pixels: steps x images of a tensor batch x height x width.
-        by_class: count the images of one class instead.
+        by_class: count all images of one class instead, whatever the tensor batches.
         networks_from: networks that train for at least this number of steps, or label as many batches.
         graphs: launch a compiled function's kernels as one CUDA graph.
         required: whether a function that cannot be compiled is an error; otherwise it runs uncompiled.

@@ -189,14 +189,18 @@ class Runtime:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             yield
 
-    def compiles_recovery(self, pixels: int, classes: int) -> bool:
-        """Whether recovery of a number of pixels, each counted in every step, and of classes is compiled."""
-        counted = pixels // classes if self.compilation.by_class else pixels
+    def compiles_recovery(self, pixels: int, class_pixels: int) -> bool:
+        """Whether recovery is compiled.
+
+        Args:
+            pixels, class_pixels: of a tensor batch and of all images of one class, each counted in every step.
+        """
+        counted = class_pixels if self.compilation.by_class else pixels
         return counted >= self.compilation.recovery_from and not compiler_failure(self.device)
 
-    def recovery(self, function: Callable[..., Any], pixels: int, classes: int) -> Callable[..., Any]:
-        """Return what computes a step of recovery: the function, compiled if it computes many pixels in all steps."""
-        if not self.compiles_recovery(pixels, classes):
+    def recovery(self, function: Callable[..., Any], pixels: int, class_pixels: int) -> Callable[..., Any]:
+        """Return what computes a step of recovery: the function, compiled if `compiles_recovery` of the same work."""
+        if not self.compiles_recovery(pixels, class_pixels):
             return function
         return self.compilation.compiled(function, self.device, deterministic=self.deterministic)
 
