@@ -1,12 +1,11 @@
 """Many files or images in the order asked for: in threads where that is faster, and one after another elsewhere.
 
-Threads that run Python code hold each other up: two of them take twice the CPU time of one, and more time, to read
+Threads that run Python code wait for each other: two of them take twice the CPU time of one, and more time, to read
 small files that the system has in memory, or to decode images of 32 px. Results depend on neither.
 """
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-# A file in memory is read without waiting, and one on a fast disk waits longer than the first. The second is that of a
-# slow disk, or of the storage of a network that is mounted here.
-WAIT_S, LONG_WAIT_S = 5e-5, 1e-3
+# A file in memory is read without waiting, and one on a fast disk waits longer than the first. What takes longer than
+# the second is mostly decoded or digested, for which threads need not wait for each other.
+WAIT_S, LONG_S = 5e-5, 5e-4
 _TIMED = 4
 
 
 def map_waiting(
     function: Callable[[T], R], items: Sequence[T], threads: int, *, at_once: int, in_threads: bool
 ) -> Iterator[R]:
-    """Yield a function's results in the order of the items: in threads once they wait for a disk or a network.
+    """Yield a function's results in the order of the items: in threads once all of a few items wait or take long.
 
     Args:
         threads: at most.
@@ -32,13 +31,14 @@ def map_waiting(
     """
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(items), at_once):
-            part, seconds = items[start : start + at_once], list[float]()
-            while not in_threads and len(seconds) < min(_TIMED, len(part)):
-                yield _timed(function, part[len(seconds)], seconds)
-                in_threads = seconds[-1] > LONG_WAIT_S
-            in_threads = in_threads or statistics.median(seconds) > WAIT_S
-            rest = part[len(seconds) :]
-            yield from map_in(pool, function, rest, threads) if in_threads else map(function, rest)
+            part = items[start : start + at_once]
+            if not in_threads:
+                are_slow = list[bool]()
+                for item in part[:_TIMED]:
+                    yield _timed(function, item, are_slow)
+                # All, since one alone may wait for another program, or for another thread of this one.
+                part, in_threads = part[_TIMED:], all(are_slow)
+            yield from map_in(pool, function, part, threads) if in_threads else map(function, part)
 
 
 def map_in(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence[T], threads: int) -> Iterator[R]:
@@ -50,9 +50,11 @@ def map_in(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Sequence
         yield from results
 
 
-def _timed(function: Callable[[T], R], item: T, seconds: list[float]) -> R:
-    """Return the result for an item, and append for how long this thread waited meanwhile."""
+def _timed(function: Callable[[T], R], item: T, are_slow: list[bool]) -> R:
+    """Return the result for an item, and append whether it waited, or took long."""
     begun, begun_cpu = time.perf_counter(), time.thread_time()
     result = function(item)
-    seconds.append(time.perf_counter() - begun - (time.thread_time() - begun_cpu))
+    took = time.perf_counter() - begun
+    waited = took - (time.thread_time() - begun_cpu)
+    are_slow.append(waited > WAIT_S or took > LONG_S)
     return result

@@ -187,7 +187,8 @@ def _read_all(
     """Return the rows of all images; raise DataError if some cannot be read, or differ in their scale."""
     rows: Rows = {"train": [], "val": []}
     faults, scales, done = list[str](), dict[tuple[str, int], str](), 0
-    read_one, in_threads = functools.partial(_header, bits), source.is_remote
+    read_one = functools.partial(_header, bits)
+    in_threads = source.is_remote
     for split, count, images in source.batches:
         results = map_waiting(read_one, images, threads, at_once=_AT_ONCE, in_threads=in_threads)
         for image, result in zip(images, results, strict=True):
