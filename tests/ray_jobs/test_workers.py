@@ -105,28 +105,49 @@ def test_mark_of_a_trainer_that_is_gone_returns_last(tmp_path, monkeypatch):
     assert bundles[-2:] == bundles[:2]
 
 
-@pytest.mark.parametrize("started", [0, 1])
-def test_what_a_terminated_trainer_reserves_late_is_freed_too(started, tmp_path, monkeypatch):
-    """Ray Train may reserve once more after it was killed; a run without trainers waits for nothing."""
-    workers, clock, reserved, freed = trainers(1.0, 0.0, tmp_path, monkeypatch), [0.0], {}, []
+@pytest.fixture
+def reservations(tmp_path, monkeypatch):
+    """Workers, what Ray reserves for them, what was freed of it, and a clock that passes while they sleep."""
+    ours = SimpleNamespace(workers=trainers(1.0, 0.0, tmp_path, monkeypatch), now=0.0, present={}, freed=[])
+    ours.during_sleep = lambda: None
+
+    def sleep(seconds):
+        ours.now += seconds
+        ours.during_sleep()
+
     context = SimpleNamespace(get_job_id=lambda: "01")
     monkeypatch.setattr(ray_workers.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(ray_workers.ray, "kill", lambda handle: None)
-    monkeypatch.setattr(ray_workers, "placement_group_table", lambda: reserved)
-    monkeypatch.setattr(ray_workers, "remove_placement_group", lambda group: freed.append(group.id.hex()))
-    for _ in range(started):
-        workers.start("train")
-    late = f"{'0' * 34}01"
+    monkeypatch.setattr(ray_workers, "placement_group_table", lambda: ours.present)
+    monkeypatch.setattr(ray_workers, "remove_placement_group", lambda group: ours.freed.append(group.id.hex()))
+    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: ours.now, sleep=sleep))
+    return ours
 
-    def sleep(seconds):
-        clock[0] += seconds
-        reserved[late] = {"bundles": {0: workers._bundles[0]}, "state": "CREATED"}
 
-    monkeypatch.setattr(ray_workers, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
-    for number in list(workers._actors):
-        workers.terminate(number)
+@pytest.mark.parametrize("after_s", [0.05, 1.0])
+def test_what_a_terminated_trainer_reserves_late_is_freed_too(after_s, reservations):
+    """Ray Train may reserve once more, up to a second after it was killed."""
+    workers, late = reservations.workers, f"{'0' * 34}01"
+
+    def reserve():
+        if reservations.now >= after_s:
+            reservations.present[late] = {"bundles": {0: workers._bundles[0]}, "state": "CREATED"}
+
+    reservations.during_sleep = reserve
+    workers.terminate(workers.start("train"))
     workers.close()
-    assert late in freed if started else not clock[0]
+    assert late in reservations.freed
+
+
+def test_run_without_a_trainer_that_was_just_killed_ends_at_once(reservations, monkeypatch):
+    workers = reservations.workers
+    monkeypatch.setattr(workers, "_stage_actor", lambda kind: SimpleNamespace(hello=SimpleNamespace(remote=object)))
+    workers.close()
+    workers.terminate(workers.start("train"))
+    reservations.now = 1.5
+    workers.terminate(workers.start("main"))
+    workers.close()
+    assert reservations.now == 1.5
 
 
 @pytest.mark.parametrize(("cpus", "marks"), [(0.01, 100), (0.005, 50), (0.0003, 3), (0.00001, 1)])
