@@ -51,7 +51,7 @@ def test_step_hooks_are_called():
 
 
 def with_channels_last(optimizer_class, options):
-    """Return weights of convolutions after fused steps, how they lie in memory, and the kernels of the last step."""
+    """Return weights of convolutions after fused steps, shapes and strides, and the kernels of the last step."""
     torch.manual_seed(0)
     weights = [torch.randn(shape).to(memory_format=torch.channels_last) for shape in ((5, 3, 3, 3), (4, 5, 1, 1))]
     weights = [*map(torch.nn.Parameter, weights), torch.nn.Parameter(torch.randn(4))]

@@ -84,8 +84,8 @@ def optimise(
 
 def _work(section: RecoverConfig, targets: list[Target], images: Tensor) -> tuple[int, int]:
     """Return the pixels that all the steps compute, also if only some are run now: of the tensor batch, of a class."""
-    pixels = section.iterations * images[0, 0].numel()
-    return pixels * len(images), pixels * targets[0].class_images
+    pixels, class_images = section.iterations * images[0, 0].numel(), targets[0].num_class_images
+    return pixels * len(images), pixels * (len(images) // len(targets) if class_images is None else class_images)
 
 
 def record_every(steps: int) -> int:
@@ -99,30 +99,26 @@ class Target:
 
     Args:
         start: (ipc, 3, h, w) uint8 real images, or None for noise.
-        whole: number of images of the class, if these are a part of them.
+        num_class_images: number of images of the class, if these are a part of them.
     """
 
     statistics: ClassStatistics
     barycenter: Barycenter
     seeds: SeedTree
     start: Tensor | None
-    whole: int | None = None
-
-    @property
-    def class_images(self) -> int:
-        """The number of images of the class."""
-        return self.whole or len(self.barycenter.support)
+    num_class_images: int | None = None
 
     def part(self, rows: slice, number: int) -> Target:
         """Return the target of some of its images, with other seeds."""
         atoms = self.barycenter
+        whole = len(atoms.support) if self.num_class_images is None else self.num_class_images
         mass = atoms.mass[rows] / atoms.mass[rows].sum()
         return Target(
             self.statistics,
             replace(atoms, support=atoms.support[rows], mass=mass, nearest=atoms.nearest[rows]),
             self.seeds.child("part", number),
             None if self.start is None else self.start[rows],
-            self.class_images,
+            whole,
         )
 
 

@@ -46,7 +46,8 @@ def _step(method: Callable[..., Any]) -> Callable[..., Any]:
 def _contiguous_weights(optimizer: optim.Optimizer) -> Iterator[None]:
     """For a fused step on a CPU, turn weights that keep their channels last, so that they are contiguous."""
     groups = [group["params"] for group in optimizer.param_groups if group.get("fused")]
-    weights, turned = [p for parameters in groups for p in parameters if _keeps_channels_last(p)], list[Tensor]()
+    weights = [p for parameters in groups for p in parameters if _keeps_channels_last(p)]
+    turned: list[Tensor] = []
     try:
         for weight in weights:
             _turn(weight, optimizer.state.get(weight, {}), _TO_LAST)
