@@ -183,12 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tflops", type=float, default=GPU_FLOPS_PER_S / 1e12, help="assumed rate of one GPU")
     parser.add_argument("--start-s", type=float, default=6.0, help="from a worker's placement to its first task (6)")
-    parser.add_argument(
-        "--compile-s",
-        type=float,
-        default=30.0,
-        help="of compilation, once on a GPU (30)",
-    )
+    parser.add_argument("--compile-s", type=float, default=30.0, help="of compilation, once on a GPU (30)")
     parser.add_argument("--always-compiled", action="store_true", help="also where runtime.compile=auto does not")
     parser.add_argument("--overhead-s", type=float, default=0.01, help="of the scheduler and the store, per task")
     parser.add_argument("--replaced-s", type=float, default=300.0, help="until a lost node is replaced")
