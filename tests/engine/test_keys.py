@@ -83,6 +83,7 @@ VALUES = {
 BESIDE = {
     "relabel.micro_batch": {"relabel.bn_mode": "batch"},
     "evaluate.augment": {"evaluate.labels": "hard"},
+    "evaluate.muon_lr": {"evaluate.optimizer": "muon"},
     "pretrain.decode": {"runtime.device": "cuda"},
     "pretrain.augment_strength": {"pretrain.augment": "randaugment"},
     "pretrain.ema_every": {"pretrain.ema": 0.5},

@@ -1,5 +1,7 @@
 """Which parameters decay, and by which optimiser they are updated."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,11 @@ from builders import CPU, normal
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
+from wmdd.errors import ConfigError
 from wmdd.models import optimizers
 from wmdd.models.registry import build_model
 from wmdd.seeding import SeedTree
-from wmdd.training.optim import groups_by_layer, student_optimizer, teacher_optimizer
+from wmdd.training.optim import check_muon, groups_by_layer, hidden_weights, student_optimizer, teacher_optimizer
 from wmdd.training.trainer import Trainer
 
 
@@ -52,6 +55,50 @@ def test_student_decays_weights_of_two_dimensions(name, kind):
     assert {weight.ndim for weight in others["params"]} == {1}
 
 
+def test_muon_trains_hidden_matrices_and_adamw_all_else():
+    network = build_model("resnet18", 10, 32)
+    optimizer = student_optimizer(EvaluateConfig(optimizer="muon", weight_decay=0.5, lr=0.1), network)
+    hidden, matrices, others = optimizer.param_groups
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5, 0.0]
+    assert len(hidden["params"]) == 19  # of 20 convolutions
+    assert {id(weight) for weight in matrices["params"]} == {id(network.conv1.weight), id(network.fc.weight)}
+    assert {weight.ndim for weight in others["params"]} == {1}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(network.parameters()))
+    weights = {id(weight) for weight in hidden_weights(build_model("mobilenet_v2", 10, 32))}
+    layers = [layer for layer in build_model("mobilenet_v2", 10, 32).modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert len(weights) == sum(layer.groups == 1 for layer in layers) - 1
+
+
+def test_network_without_hidden_matrices_is_trained_by_adamw():
+    network = build_model("convnet1_w8", 3, 16)
+    adamw, muon = (
+        student_optimizer(EvaluateConfig(optimizer=name), copy.deepcopy(network)) for name in ("adamw", "muon")
+    )
+    for optimizer in (adamw, muon):
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                weight.grad = torch.ones_like(weight)
+        optimizer.step()
+    weights = [[weight for group in made.param_groups for weight in group["params"]] for made in (adamw, muon)]
+    assert all(map(torch.equal, *weights))
+
+
+def test_torch_without_muon_is_refused(monkeypatch):
+    monkeypatch.delattr(optimizers, "Muon")
+    with pytest.raises(ConfigError, match=r"evaluate\.optimizer=muon: torch .*; install torch 2\.9 or newer"):
+        check_muon()
+
+
+def test_rates_of_all_groups_follow_the_schedule():
+    trainer = training("student's Muon")
+    rates = []
+    trainer.optimizer.register_step_post_hook(
+        lambda optimizer, *_: rates.append([group["lr"] for group in optimizer.param_groups])
+    )
+    list(trainer.run())
+    assert rates == [pytest.approx([20 * rate, rate, rate]) for rate in map(trainer.schedule, range(6))]
+
+
 OPTIMIZERS = {
     "student's AdamW": (student_optimizer, EvaluateConfig(weight_decay=0.1)),
     "student's SGD": (student_optimizer, EvaluateConfig(optimizer="sgd", weight_decay=0.1)),
@@ -60,13 +107,16 @@ OPTIMIZERS = {
 }
 
 
+MUON = {"student's Muon": (student_optimizer, EvaluateConfig(optimizer="muon", weight_decay=0.1))}
+
+
 def training(name, *, fused=True):
     """Six steps of a network in the runtime's memory format, three epochs of two."""
     with SeedTree(1).scoped():
         network = CPU.place(build_model("convnet2_w16", 4, 16))
-    make, section = OPTIMIZERS[name]
+    make, section = (OPTIMIZERS | MUON)[name]
     optimizer = make(section, network)
-    assert all(group["fused"] for group in optimizer.param_groups)
+    assert all(group["fused"] for group in optimizer.param_groups if "ns_steps" not in group)
     if not fused:
         optimizer = type(optimizer)([{**group, "fused": False} for group in optimizer.param_groups])
     return Trainer(
@@ -95,7 +145,7 @@ def test_fused_steps_are_those_of_torchs_default(name):
         torch.testing.assert_close(weight, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", [*OPTIMIZERS, *MUON])
 def test_resumed_training_equals_an_undisturbed_one(name):
     whole = training(name)
     run = whole.run()

@@ -32,6 +32,7 @@ COMMON: dict[str, Any] = {
     "evaluate.augment": "none",
     "evaluate.temperature": 20.0,
     "evaluate.optimizer": "adamw",
+    "evaluate.muon_lr": 0.02,
     "evaluate.momentum": 0.9,
     "evaluate.lr": 1e-3,
     "evaluate.rates": (),

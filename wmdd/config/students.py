@@ -93,7 +93,10 @@ class EvaluateConfig(Section):
         0.0, "of a cross-entropy with the class, added to the loss of soft labels", only_with=_SOFT
     )
     augment: Augment = option("none", "further random changes of each view with hard labels (soft: relabel.augment)")
-    optimizer: Literal["adamw", "sgd"] = option("adamw", "update rule (sgd: with momentum, Nesterov off)")
+    optimizer: Literal["adamw", "sgd", "muon"] = option(
+        "adamw", "update rule (sgd: with momentum, Nesterov off; muon: of hidden matrices, else adamw)"
+    )
+    muon_lr: Positive = option(0.02, "peak learning rate of muon's matrices", only_with={"optimizer": "muon"})
     momentum: float = option(0.9, "of sgd", ge=0, lt=1)
     schedule: Literal["cosine", "linear", "steps", "tail"] = option(
         "cosine", "of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)"

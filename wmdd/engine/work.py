@@ -77,7 +77,7 @@ class Workload:
             copies += bool(section.ema) + (section.keep == "best")
             return copies * self._network(params.model, params.stem).weight_bytes
         if task.stage == "evaluate":
-            copies = 2 if self.config.evaluate.optimizer == "sgd" else 3
+            copies = 3 if self.config.evaluate.optimizer == "adamw" else 2  # muon keeps one average of its matrices
             copies += bool(self.config.evaluate.ema)
             return copies * self._network(params.student, self.config.evaluate.stem).weight_bytes
         if task.stage == "recover":  # images and Adam's two averages, float32

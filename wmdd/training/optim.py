@@ -5,14 +5,18 @@ They are fused where torch can: one kernel for all tensors, where its default ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
-from wmdd.models.optimizers import SGD, AdamW, RMSprop
+from wmdd.errors import ConfigError
+from wmdd.models import optimizers
+from wmdd.models.optimizers import SGD, AdamW, RMSprop, Together
 
 Groups = list[dict[str, Any]]
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -32,11 +36,53 @@ def teacher_optimizer(section: PretrainConfig, network: nn.Module) -> Optimizer:
 
 
 def student_optimizer(section: EvaluateConfig, network: nn.Module) -> Optimizer:
-    """Return the optimiser of a student."""
+    """Return the optimiser of a student.
+
+    The rate of a group is that of the schedule, times the group's ``lr_scale``, if it has one.
+
+    Raises:
+        ConfigError: for Muon, if this torch does not have it.
+    """
+    if section.optimizer == "muon":
+        return _muon(section, network)
     groups = groups_by_ndim(network, section.weight_decay)
     if section.optimizer == "sgd":
         return SGD(groups, lr=section.lr, momentum=section.momentum, fused=True)
     return AdamW(groups, lr=section.lr, fused=True)
+
+
+def check_muon() -> None:
+    """Raise a `ConfigError` if this torch does not have Muon."""
+    if not hasattr(optimizers, "Muon"):
+        raise ConfigError(
+            f"evaluate.optimizer=muon: torch {torch.__version__} does not have it; install torch 2.9 or newer, or use "
+            "adamw"
+        )
+
+
+def _muon(section: EvaluateConfig, network: nn.Module) -> Optimizer:
+    """Return Muon for the hidden matrices and AdamW for all other parameters, of which those of two dimensions decay.
+
+    Muon is that of Jordan et al. (https://kellerjordan.github.io/posts/muon/, 2024): momentum 0.95, Nesterov's, and an
+    update that is scaled by sqrt(max(1, rows / columns)).
+    """
+    check_muon()
+    hidden = hidden_weights(network)
+    matrices = _group(hidden, section.weight_decay)
+    matrices["lr_scale"] = section.muon_lr / section.lr
+    others = groups_by_ndim(network, section.weight_decay, without=hidden)
+    return Together(optimizers.Muon([matrices], lr=section.muon_lr), AdamW(others, lr=section.lr, fused=True))
+
+
+def hidden_weights(network: nn.Module) -> list[Tensor]:
+    """Return the weights of the linear layers and convolutions between the first and the last of them.
+
+    Convolutions in groups are left out: their weights are many small matrices.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    outer = {id(layer.weight) for layer in (layers[0], layers[-1])}
+    weights = {id(layer.weight): layer.weight for layer in layers if getattr(layer, "groups", 1) == 1}
+    return [weight for number, weight in weights.items() if number not in outer]
 
 
 def _teacher_groups(section: PretrainConfig, network: nn.Module) -> Groups:
@@ -48,9 +94,14 @@ def _teacher_groups(section: PretrainConfig, network: nn.Module) -> Groups:
     return groups_by_layer(network, decay, other if norms is None else norms, other if biases is None else biases)
 
 
-def groups_by_ndim(network: nn.Module, decay: float) -> Groups:
-    """Return parameter groups in which only weights of two or more dimensions decay, not norms and biases."""
-    parameters = list(network.parameters())
+def groups_by_ndim(network: nn.Module, decay: float, *, without: Sequence[Tensor] = ()) -> Groups:
+    """Return parameter groups in which only weights of two or more dimensions decay, not norms and biases.
+
+    Args:
+        without: parameters to leave out.
+    """
+    excluded = set(map(id, without))
+    parameters = [p for p in network.parameters() if id(p) not in excluded]
     return [_group((p for p in parameters if p.ndim >= 2), decay), _group((p for p in parameters if p.ndim < 2), 0.0)]
 
 

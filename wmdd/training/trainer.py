@@ -70,7 +70,8 @@ class Trainer:
 
     Args:
         network: on the runtime's device.
-        schedule: learning rate of each step, counted from the start of training.
+        schedule: learning rate of each step, counted from the start of training; times `lr_scale` in a group of the
+            optimiser that has one.
         batches: from an epoch, counted from 0, to its batches (this process's part of each); their first tensor is the
             images.
         loss: from logits and the other tensors of the batch to the mean over the batch, a scalar.
@@ -178,7 +179,7 @@ class Trainer:
     def _train_step(self, batch: Batch, count: int, total: Tensor) -> None:
         """Update the weights with batch number `count` of an epoch, and add its loss to `total`."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.step)
+            group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)
         self.optimizer.zero_grad(set_to_none=True)
         for part in self._parts(batch, count):
             # Summed on the device: the host would wait for the device at every loss that it reads.
