@@ -18,6 +18,9 @@ def test_every_protocol_has_a_hash_of_its_own():
 def test_hash_of_hard_labels_ignores_soft_options(subtests):
     cases = [
         {"evaluate.temperature": 3.0},
+        {"evaluate.temperature_decay": 0.7},
+        {"evaluate.temperature_squared": True},
+        {"evaluate.student_temperature": "fitted"},
         {"evaluate.loss": "mse"},
         {"evaluate.ce_weight": 0.5},
         {"relabel.bn_mode": "batch"},
@@ -28,6 +31,28 @@ def test_hash_of_hard_labels_ignores_soft_options(subtests):
             soft, hard = recipe("cifar10"), with_protocol(recipe("cifar10"), "hard")
             assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
             assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
+
+
+def test_option_that_changes_nothing_is_no_part_of_the_hash(subtests):
+    falls = {"evaluate.temperature_decay": 0.7}
+    cases = [
+        ({"evaluate.muon_lr": 0.1}, {"evaluate.optimizer": "muon"}),
+        ({"evaluate.temperature_every": 5}, falls),
+        ({"evaluate.temperature_floor": 5.0}, falls),
+        ({"evaluate.student_temperature_lr": 0.1}, {"evaluate.student_temperature": "fitted"}),
+        ({"evaluate.temperature_squared": True}, {}),
+        (falls, {}),
+    ]
+    plain, squared = recipe("cifar10"), override(recipe("cifar10"), {"evaluate.loss": "mse"})
+    for changes, needed in cases:
+        with subtests.test(changes=changes):
+            base = override(plain, needed)
+            assert protocol_hash(override(base, changes), "resnet18") != protocol_hash(base, "resnet18")
+            if needed:
+                assert protocol_hash(override(plain, changes), "resnet18") == protocol_hash(plain, "resnet18")
+            if "evaluate.muon_lr" not in changes:
+                changed = override(squared, needed | changes)
+                assert protocol_hash(changed, "resnet18") == protocol_hash(squared, "resnet18")
 
 
 def test_views_of_hard_labels_are_part_of_their_hash():

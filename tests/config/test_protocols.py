@@ -2,9 +2,10 @@
 
 from wmdd.config.distill import override
 from wmdd.config.protocol_hash import protocol_hash
-from wmdd.config.protocols import protocols
+from wmdd.config.protocols import COMMON, protocols
 from wmdd.config.recipes import recipe
 from wmdd.config.resolve import is_exact, with_protocol
+from wmdd.config.students import EvaluateConfig, RelabelConfig
 
 OWN = ("relabel", "evaluate")
 
@@ -23,6 +24,16 @@ def test_protocol_sets_students_training_and_no_more(subtests):
             assert protocol_hash(made, "resnet18") == protocol_hash(with_protocol(recipe("cifar10"), name), "resnet18")
             assert not is_exact(override(made, {"evaluate.lr": 0.123}))
             assert is_exact(override(made, {"evaluate.val_every": 77}))
+
+
+def test_every_option_in_the_hash_is_set_by_protocols():
+    decisive = {
+        f"{name}.{option}"
+        for name, section in (("relabel", RelabelConfig), ("evaluate", EvaluateConfig))
+        for option in section.defaults("protocol")
+    }
+    own = {"relabel.teachers", "evaluate.stem", "evaluate.protocol"}
+    assert decisive - own == set(COMMON) - {"evaluate.val_every"}
 
 
 def test_released_recipes_follow_the_papers_protocol():

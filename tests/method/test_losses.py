@@ -1,5 +1,7 @@
 """Losses against closed forms and plain PyTorch, one class at a time and in groups."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,6 +146,17 @@ def test_cross_entropy_is_the_mean_over_each_class():
     torch.testing.assert_close(cross_entropy_loss(logits, class_ids, IPC), torch.stack(expected))
     uniform = cross_entropy_loss(torch.zeros(2, 10), torch.tensor([4]), 2)
     torch.testing.assert_close(uniform, torch.tensor([10.0]).log())
+
+
+def test_soft_label_loss_by_hand_with_two_temperatures():
+    student, teacher = torch.tensor([[1.0, 3.0]]), torch.tensor([[4.0, 0.0]])
+    p = 1 / (1 + math.exp(-4 / 2))  # softmax of (4, 0) / 2
+    q = 1 / (1 + math.exp(2 / 0.5))  # softmax of (1, 3) / 0.5
+    divergence = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    loss = soft_label_loss(student, teacher, torch.ones(1), 2.0, torch.tensor(0.5))
+    assert float(loss) == pytest.approx(divergence, rel=1e-5)
+    squared = soft_label_loss(student, teacher, torch.ones(1), 2.0, torch.tensor(0.5), squared=True)
+    assert float(squared) == pytest.approx(4 * divergence, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 20.0])

@@ -22,6 +22,11 @@ from wmdd.storage.artifact import unpack
 EPOCHS, IPC, CLASSES, SIZE = 4, 4, 2, 8
 OPTIONS = {
     "muon": {"optimizer": "muon"},
+    "falling": {"temperature_decay": 0.5, "temperature_every": 1},
+    "fitted": {"student_temperature": "fitted"},
+    "fitted, sgd": {"optimizer": "sgd", "lr": 0.1, "student_temperature": "fitted"},
+    "squared": {"optimizer": "sgd", "temperature_squared": True},
+    "all": {"optimizer": "muon", "student_temperature": "fitted", "temperature_decay": 0.5, "temperature_every": 1},
 }
 
 
@@ -57,6 +62,14 @@ def test_interrupted_student_is_the_same(name, train):
     assert rest == snapshots[1:]
     assert others == results
     plain, _ = train(EvaluateConfig(val_every=2))
+    assert ("loss.log_ratio" in unpack(snapshots[0])[0]) is ("student_temperature" in OPTIONS[name])
     weights, default = ({k: v for k, v in unpack(s[-1])[0].items() if "network" in k} for s in (snapshots, plain))
     assert weights.keys() == default.keys()
     assert not all(torch.equal(weights[key], default[key]) for key in weights)
+
+
+def test_fitted_temperature_moves_and_goes_on(train):
+    snapshots, _ = train(EvaluateConfig(student_temperature="fitted", student_temperature_lr=0.1))
+    values = [float(unpack(snapshot)[0]["loss.log_ratio"]) for snapshot in snapshots]
+    assert len(set(values)) == len(values) == EPOCHS - 1
+    assert all(0.01 < abs(value) < 0.1 * 2 * EPOCHS for value in values)  # two steps an epoch, of 0.1 at most

@@ -43,6 +43,13 @@ CHANGES = {
     "evaluate.val_batch_size": 100,
 }
 SOFT = {"evaluate.ce_weight": 0.1}
+MUON = {
+    "evaluate.optimizer": "muon",
+    "evaluate.lr": 0.01,
+    "evaluate.student_temperature": "fitted",
+    "evaluate.temperature_decay": 0.5,
+    "evaluate.temperature_every": 1,
+}
 HARD = {"evaluate.labels": "hard", "relabel.mix": "none", "evaluate.augment": "trivialaugment"}
 
 
@@ -98,7 +105,9 @@ def several(store):
     """All that needs a group, in one group."""
     soft = student(SOFT, store, 2)
     resumed = student(SOFT, store, 2, soft[0][1] if Ranks.here().is_first else None)
-    return normed(Ranks.here()), soft, student(HARD, store, 2), resumed
+    muon = student(MUON, store, 2)
+    muon_resumed = student(MUON, store, 2, muon[0][1] if Ranks.here().is_first else None)
+    return normed(Ranks.here()), soft, student(HARD, store, 2), resumed, muon, muon_resumed
 
 
 # -- tests -----------------------------------------------------------------------------------------------------------
@@ -141,8 +150,18 @@ def test_students_of_one_and_of_two_agree(two, store, place, changes):
 
 
 def test_interrupted_student_of_two_is_the_same(two):
-    snapshots, results = two[0][1]
-    assert two[0][3] == (snapshots[2:], results)
+    for whole, resumed in ((1, 3), (4, 5)):
+        snapshots, results = two[0][whole]
+        assert two[0][resumed] == (snapshots[2:], results)
+
+
+def test_several_learn_the_temperature_that_one_learns(two, store):
+    snapshots, _ = student(MUON, store)
+    values, others = (
+        [float(unpack(data)[0]["loss.log_ratio"]) for data in found] for found in (snapshots, two[0][4][0])
+    )
+    assert all(abs(value) > 0.005 for value in values)
+    assert others == pytest.approx(values, abs=1e-3)
 
 
 def test_parts_of_accumulated_gradients_are_those_of_the_whole():

@@ -1,6 +1,7 @@
 """What students learn from: stored soft labels with the mass of each image, or class names."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -49,6 +50,37 @@ def test_soft_labels_weigh_images_and_add_the_class():
     squared = lessons(SoftLessons, EvaluateConfig(loss="mse")).loss(logits, teacher, masses, class_ids)
     by_hand = sum(masses[i] * ((logits[i] - teacher[i].float()) ** 2).mean() for i in range(6)) / 6
     torch.testing.assert_close(squared, by_hand)
+
+
+def test_temperature_is_that_of_the_epoch():
+    section = EvaluateConfig(temperature_decay=0.1, temperature_every=1, temperature_squared=True)
+    made = lessons(SoftLessons, section)
+    for epoch, temperature in ((0, 20.0), (1, 2.0), (0, 20.0)):
+        ((_, teacher, masses, class_ids),) = made.batches(epoch)
+        logits = normal(6, 3, seed=9)
+        expected = temperature**2 * soft_label_loss(logits, teacher, masses, temperature)
+        torch.testing.assert_close(made.loss(logits, teacher, masses, class_ids), expected)
+
+
+def test_fitted_temperature_learns_from_the_loss():
+    made = lessons(SoftLessons, EvaluateConfig(student_temperature="fitted"))
+    ((_, teacher, masses, class_ids),) = made.batches(0)
+    logits, (log_ratio,) = normal(6, 3, seed=9), made.learned.parameters()
+    log_ratio.data.fill_(-1.0)
+    loss = made.loss(logits, teacher, masses, class_ids)
+    expected = soft_label_loss(logits, teacher, masses, 20.0, torch.tensor(20 / math.e))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    shares = torch.softmax(logits * math.e / 20, 1)
+    labels = torch.softmax(teacher.float() / 20, 1)
+    by_hand = (((labels - shares) * logits * math.e / 20).sum(1) * masses).mean()
+    torch.testing.assert_close(log_ratio.grad, by_hand)
+
+
+def test_loss_has_nothing_to_learn_by_default():
+    for section in (EvaluateConfig(), EvaluateConfig(loss="mse", student_temperature="fitted")):
+        assert not lessons(SoftLessons, section).learned.state_dict()
+    assert not lessons(HardLessons, EvaluateConfig(labels="hard")).learned.state_dict()
 
 
 def test_hard_labels_name_the_class_of_each_image():

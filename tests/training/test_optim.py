@@ -10,6 +10,7 @@ from builders import CPU, normal
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
 from wmdd.errors import ConfigError
+from wmdd.method.temperatures import StudentTemperature
 from wmdd.models import optimizers
 from wmdd.models.registry import build_model
 from wmdd.seeding import SeedTree
@@ -81,6 +82,22 @@ def test_network_without_hidden_matrices_is_trained_by_adamw():
         optimizer.step()
     weights = [[weight for group in made.param_groups for weight in group["params"]] for made in (adamw, muon)]
     assert all(map(torch.equal, *weights))
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_temperature_is_learned_by_adamw_at_its_own_rate(name):
+    network, temperature = build_model("convnet2_w16", 3, 16), StudentTemperature()
+    section = EvaluateConfig(optimizer=name, weight_decay=0.5, lr=0.1, student_temperature_lr=0.02)
+    optimizer, plain = student_optimizer(section, network, temperature), student_optimizer(section, network)
+    *others, last = optimizer.param_groups
+    assert last["params"] == [temperature.log_ratio]
+    assert (last["lr"], last["weight_decay"], last["lr_scale"]) == (0.02, 0.0, pytest.approx(0.2))
+    assert [group["params"] for group in others] == [group["params"] for group in plain.param_groups]
+    temperature.log_ratio.grad = torch.tensor(-3.0)
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert temperature.log_ratio.item() == pytest.approx(0.02)  # AdamW's first step is its rate
 
 
 def test_torch_without_muon_is_refused(monkeypatch):

@@ -58,6 +58,7 @@ def option(
     keyed: bool = True,
     protocol: bool = True,
     only_with: dict[str, str] | None = None,
+    unless: dict[str, Any] | None = None,
     **bounds: Any,
 ) -> Any:
     """Declare an option of a section.
@@ -67,9 +68,11 @@ def option(
         keyed: another value changes what the stage yields, and is not among the params of the stage's units.
         protocol: another value changes how a student is trained or scored.
         only_with: values that other options of the section must have for this one to change anything.
+        unless: values of other options of the section with any of which this one changes nothing.
         bounds: as pydantic's `Field` takes them, such as ``ge=0``.
     """
-    extra: dict[str, Any] = {"keyed": keyed, "protocol": protocol, "only_with": only_with or {}}
+    needed = {"only_with": only_with or {}, "unless": unless or {}}
+    extra: dict[str, Any] = {"keyed": keyed, "protocol": protocol, **needed}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
@@ -205,8 +208,11 @@ class Section(BaseModel):
         return {name: field.default for name, field in cls.model_fields.items() if _facts(field).get(fact, True)}
 
     def _differs(self, name: str, default: Any) -> bool:
-        needed = _facts(type(self).model_fields[name]).get("only_with", {})
-        return getattr(self, name) != default and all(getattr(self, other) == value for other, value in needed.items())
+        facts = _facts(type(self).model_fields[name])
+        needed, idle = facts.get("only_with", {}), facts.get("unless", {})
+        matters = all(getattr(self, other) == value for other, value in needed.items())
+        matters = matters and not any(getattr(self, other) == value for other, value in idle.items())
+        return matters and getattr(self, name) != default
 
 
 def _facts(field: FieldInfo) -> dict[str, Any]:

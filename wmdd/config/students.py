@@ -62,6 +62,7 @@ def _rate(text: str) -> tuple[str, float, float | None]:
 
 
 _SOFT = {"labels": "soft"}
+_KL = {"labels": "soft", "loss": "kl"}
 
 
 class EvaluateConfig(Section):
@@ -75,6 +76,26 @@ class EvaluateConfig(Section):
     lr: Positive = option(1e-3, "peak learning rate")
     weight_decay: NonNegative = option(0.01, "on weights of two or more dimensions")
     temperature: Positive = option(20.0, "of teacher's and student's softmax", only_with=_SOFT)
+    temperature_decay: float = option(
+        1.0, "factor of the teacher's temperature after every temperature_every epochs", gt=0, le=1, only_with=_KL
+    )
+    temperature_every: Count = option(
+        30, "epochs after which the teacher's temperature falls", only_with=_KL, unless={"temperature_decay": 1.0}
+    )
+    temperature_floor: Positive = option(
+        2.0, "the teacher's temperature falls no lower", only_with=_KL, unless={"temperature_decay": 1.0}
+    )
+    temperature_squared: bool = option(
+        False, "multiply the divergence by the teacher's temperature squared", only_with=_KL
+    )
+    student_temperature: Literal["same", "fitted"] = option(
+        "same", "of the student's softmax: the teacher's, or a multiple of it that is learned", only_with=_KL
+    )
+    student_temperature_lr: Positive = option(
+        0.01,
+        "peak learning rate of the fitted multiple's logarithm",
+        only_with={**_KL, "student_temperature": "fitted"},
+    )
     cosine_stretch: float = option(1.0, "cosine ends at 0 after epochs x this", ge=1, allow_inf_nan=True)
     val_every: Count = option(10, "epochs between validations (the last epoch always counts)", protocol=False)
     val_batch_size: int = option(
@@ -122,6 +143,14 @@ class EvaluateConfig(Section):
     )
 
     _differ = field_validator("students")(refuse_twice)
+
+    @field_validator("temperature_floor")
+    @classmethod
+    def _is_below_temperature(cls, floor: float, info: ValidationInfo) -> float:
+        temperature = info.data.get("temperature", floor)
+        if info.data.get("temperature_decay", 1) < 1 and floor > temperature:
+            raise ValueError(f"is above evaluate.temperature={temperature:g}; lower it")
+        return floor
 
     @field_validator("rates")
     @classmethod

@@ -89,15 +89,27 @@ def l2_loss(images: Tensor, ipc: int) -> Tensor:
     return norm(images.flatten(1)).view(-1, ipc).mean(dim=1)
 
 
-def soft_label_loss(student: Tensor, teacher: Tensor, weights: Tensor, temperature: float) -> Tensor:
-    """Return the mean of w_i KL(softmax(teacher_i / T) || softmax(student_i / T)), without a factor T^2 [FKD].
+def soft_label_loss(
+    student: Tensor,
+    teacher: Tensor,
+    weights: Tensor,
+    temperature: float,
+    student_temperature: Tensor | None = None,
+    *,
+    squared: bool = False,
+) -> Tensor:
+    """Return the mean of w_i KL(softmax(teacher_i / T) || softmax(student_i / S)).
 
     Args:
         student, teacher: (n, classes) logits.
         weights: (n,) float32, with mean 1 over the whole training set.
         temperature: T.
+        student_temperature: S, a scalar; None for T.
+        squared: multiply by T^2, as Hinton et al. (2015) do; without, as [FKD], the gradient falls with 1 / T^2.
     """
-    log_student = F.log_softmax(student.float() / temperature, dim=1)
+    of_student = temperature if student_temperature is None else student_temperature
+    log_student = F.log_softmax(student.float() / of_student, dim=1)
     log_teacher = F.log_softmax(teacher.float() / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=1)
-    return (divergence * weights).mean()
+    loss = (divergence * weights).mean()
+    return loss * temperature**2 if squared else loss

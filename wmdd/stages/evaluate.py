@@ -154,10 +154,11 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
 
     return Trainer(
         network=network,
-        optimizer=student_optimizer(section, network),
+        optimizer=student_optimizer(section, network, lessons.learned),
         schedule=student_schedule(section, lessons.epochs * lessons.steps),
         batches=lessons.batches,
         loss=lessons.loss,
+        learned=lessons.learned,
         validate=validate,
         epochs=lessons.epochs,
         steps_per_epoch=lessons.steps,

@@ -1,7 +1,7 @@
 """What a student learns from: stored soft labels, or class names and views that are drawn for it.
 
 Both classes have the number of epochs and of steps in each, the batches of an epoch (this process's part of each, and
-how many images all have), and the mean loss of a batch.
+how many images all have), the mean loss of a batch, and what that loss has to learn itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
@@ -21,6 +21,7 @@ from wmdd.method.artifacts import ImageSet
 from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayable, replayed_together
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import SoftLabels, check_labels
+from wmdd.method.temperatures import StudentTemperature, teacher_temperature
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
@@ -54,6 +55,9 @@ class SoftLessons:
         self._section, self._runtime, self._ranks = section, runtime, ranks
         self._labels = SoftLabels(unit.load("labels"))
         check_labels(self._labels, images)
+        self._temperature = teacher_temperature(section, 0)
+        is_fitted = section.loss == "kl" and section.student_temperature == "fitted"
+        self.learned = StudentTemperature().to(runtime.device) if is_fitted else nn.Module()
         self._geometry = unit.params.geometry
         self._pixels = replayable(images.images, self._labels.augment, self._geometry.pixels, runtime)
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
@@ -65,7 +69,8 @@ class SoftLessons:
         self._read: Iterator[list[LabelBatch]] = iter(())
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield views, the teacher's logits, the images' weights and their classes."""
+        """Yield views, the teacher's logits, the images' weights and their classes; `loss` is of this epoch then."""
+        self._temperature = teacher_temperature(self._section, epoch)
         if epoch != self._next:
             self._read = self._runtime.ahead(self._from(epoch))
         done = 0
@@ -93,10 +98,16 @@ class SoftLessons:
         if self._section.loss == "mse":
             soft = ((logits.float() - teacher.float()).square().mean(dim=1) * weights).mean()
         else:
-            soft = soft_label_loss(logits, teacher, weights, self._section.temperature)
+            soft = self._divergence(logits, teacher, weights)
         if not self._section.ce_weight:
             return soft
         return soft + self._section.ce_weight * F.cross_entropy(logits.float(), names)
+
+    def _divergence(self, logits: Tensor, teacher: Tensor, weights: Tensor) -> Tensor:
+        is_fitted = isinstance(self.learned, StudentTemperature)
+        fitted = self.learned(self._temperature) if is_fitted else None
+        squared = self._section.temperature_squared
+        return soft_label_loss(logits, teacher, weights, self._temperature, fitted, squared=squared)
 
 
 class HardLessons:
@@ -118,6 +129,7 @@ class HardLessons:
         self._names = images.labels.to(runtime.device)
         self._section, self._ranks = section, ranks
         self._seeds, self._runtime = seeds.child("views"), runtime
+        self.learned = nn.Module()
         self._change = augmentation(section.augment, self._geometry.pixels)
         self.epochs, self.sizes = self._views.epochs, batch_sizes(self._views, len(images))
         self.steps = len(self.sizes)

@@ -35,14 +35,27 @@ def teacher_optimizer(section: PretrainConfig, network: nn.Module) -> Optimizer:
             return SGD(groups, lr=section.lr, momentum=section.momentum, nesterov=nesterov, fused=True)
 
 
-def student_optimizer(section: EvaluateConfig, network: nn.Module) -> Optimizer:
+def student_optimizer(section: EvaluateConfig, network: nn.Module, learned: nn.Module | None = None) -> Optimizer:
     """Return the optimiser of a student.
 
     The rate of a group is that of the schedule, times the group's ``lr_scale``, if it has one.
 
+    Args:
+        learned: what the loss has to learn, a temperature; AdamW updates it, without decay.
+
     Raises:
         ConfigError: for Muon, if this torch does not have it.
     """
+    optimizer = _network_optimizer(section, network)
+    temperature = [] if learned is None else list(learned.parameters())
+    if not temperature:
+        return optimizer
+    lr = section.student_temperature_lr
+    group = _group(temperature, 0.0) | {"lr_scale": lr / section.lr}
+    return Together(optimizer, AdamW([group], lr=lr, fused=True))
+
+
+def _network_optimizer(section: EvaluateConfig, network: nn.Module) -> Optimizer:
     if section.optimizer == "muon":
         return _muon(section, network)
     groups = groups_by_ndim(network, section.weight_decay)

@@ -77,6 +77,7 @@ class Trainer:
         loss: from logits and the other tensors of the batch to the mean over the batch, a scalar.
         validate: from the network to top-1 in [0, 1].
         seeds: for layers that draw (dropout), one seed per epoch so that a resumed run draws the same.
+        learned: what the loss has to learn, such as a temperature; its parameters are the optimiser's too.
         val_every: epochs between validations; the last epoch is always validated.
         ranks: the processes that train together.
         sizes: images of each batch of an epoch, over all processes; needed if there are several processes.
@@ -100,6 +101,7 @@ class Trainer:
     steps_per_epoch: int
     runtime: Runtime
     seeds: SeedTree
+    learned: nn.Module = field(default_factory=nn.Module)
     val_every: int = 1
     ranks: Ranks = ALONE
     sizes: Sequence[int] = ()
@@ -185,6 +187,7 @@ class Trainer:
             # Summed on the device: the host would wait for the device at every loss that it reads.
             total += self._backward(part, len(part[0]) / len(batch[0]), count)
         self.ranks.average_gradients(self.network)
+        self.ranks.average_gradients(self.learned)
         if self.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
         self.optimizer.step()
@@ -215,6 +218,7 @@ class Trainer:
     def snapshot(self) -> bytes:
         """Return weights, optimiser state and position as a safetensors file."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"loss.{name}": tensor for name, tensor in self.learned.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         if self.averaged is not None:
@@ -229,6 +233,7 @@ class Trainer:
         """Continue from a snapshot."""
         tensors, position = unpack(data)
         load_state(self.network, _below("network.", tensors))
+        load_state(self.learned, _below("loss.", tensors))
         if self.averaged is not None:
             load_state(self.averaged, _below("ema.", tensors))
         packed = self.optimizer.state_dict()
