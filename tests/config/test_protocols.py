@@ -1,5 +1,7 @@
 """Named protocols: what papers say, what depends on size and set, and when a score may carry the name."""
 
+import torch
+
 from wmdd.config.distill import override
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.protocols import COMMON, protocols
@@ -163,3 +165,53 @@ def test_edc_follows_the_set(subtests):
             assert (student.momentum, student.schedule, student.cosine_stretch) == (momentum, schedule, stretch)
             assert (student.loss, student.ce_weight, student.ema) == ("mse", 0.025, 0.99)
             assert relabel.augment == ("none" if name == "imagenet-1k" else "randaugment")
+
+
+def test_rd3_is_adam_for_400_epochs():
+    for name in ("imagenet-1k", "cifar10"):
+        made = settings("rd3", name)
+        relabel, student = made.relabel, made.evaluate
+        assert (relabel.epochs, relabel.batch_size, relabel.mix, relabel.flip) == (400, 50, "cutmix", True)
+        assert (student.optimizer, student.lr, student.weight_decay) == ("adamw", 1e-3, 0.0)
+        assert (student.loss, student.temperature, student.schedule) == ("kl", 20.0, "cosine")
+        assert (student.cosine_stretch, student.temperature_squared) == (1.0, False)
+
+
+def test_adam_is_adamw_without_decay():
+    weights = [torch.linspace(-1, 1, 6).requires_grad_() for _ in range(2)]
+    for weight, kind in zip(weights, (torch.optim.Adam, torch.optim.AdamW), strict=True):
+        optimizer = kind([weight], lr=0.1, weight_decay=0.0)
+        for _ in range(3):
+            weight.grad = weight.detach() ** 3
+            optimizer.step()
+    assert torch.equal(*weights)
+
+
+def test_bps_follows_size_and_set():
+    made = [settings("bps", "cifar10", ipc) for ipc in (1, 10, 50)]
+    assert [one.relabel.batch_size for one in made] == [16, 16, 32]
+    assert {(one.relabel.epochs, one.relabel.crop_scale) for one in made} == {(500, (0.1, 1.0))}
+    assert settings("bps", "tiny-imagenet").relabel.crop_scale == (0.2, 1.0)
+    student = made[0].evaluate
+    assert (student.loss, student.temperature, student.temperature_squared) == ("kl", 20.0, True)
+    assert (student.optimizer, student.lr, student.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (student.schedule, student.cosine_stretch) == ("cosine", 2.0)
+
+
+def test_cim_follows_the_size_of_the_set():
+    assert [settings("cim", "cifar10", ipc).relabel.batch_size for ipc in (1, 10, 50)] == [10, 50, 100]
+    assert [settings("cim", "cifar100", ipc).relabel.batch_size for ipc in (1, 10)] == [50, 200]
+    assert settings("cim", "imagenette", 50).relabel.batch_size == 100
+    assert settings("cim").relabel.batch_size == 200
+    made = settings("cim")
+    assert (made.relabel.epochs, made.evaluate.loss, made.evaluate.schedule) == (1000, "mse", "fifths")
+    assert (made.evaluate.optimizer, made.evaluate.lr, made.evaluate.ce_weight) == ("adamw", 1e-3, 0.0)
+
+
+def test_rethinkdc_is_the_setting_of_its_package():
+    made = settings("rethinkdc")
+    relabel, student = made.relabel, made.evaluate
+    assert (relabel.epochs, relabel.batch_size, relabel.crop_scale, relabel.mix) == (300, 128, (0.08, 1.0), "cutmix")
+    assert (student.optimizer, student.lr, student.weight_decay) == ("adamw", 1e-3, 0.01)
+    assert (student.schedule, student.cosine_stretch, student.temperature) == ("cosine", 1.0, 20.0)
+    assert protocol_hash(made, "resnet18") != protocol_hash(settings("cda"), "resnet18")

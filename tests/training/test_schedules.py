@@ -9,7 +9,7 @@ from torch.optim import lr_scheduler
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
-from wmdd.training.schedules import cosine, halved, line, student_schedule, tail, teacher_schedule, warm_up
+from wmdd.training.schedules import cosine, drops, line, student_schedule, tail, teacher_schedule, warm_up
 
 STEPS, EPOCHS = 5, 12
 
@@ -31,8 +31,15 @@ def test_tail_is_the_held_cosine_times_what_remains():
 
 
 def test_rate_is_halved_at_fractions_of_training():
-    rates = [halved(step, lr=1.0, steps=100, at=(0.8, 0.9, 0.95)) for step in (0, 79, 80, 89, 90, 95, 99)]
+    at = (0.8, 0.9, 0.95)
+    rates = [drops(step, lr=1.0, steps=100, at=at, factor=0.5) for step in (0, 79, 80, 89, 90, 95, 99)]
     assert rates == [1, 1, 0.5, 0.5, 0.25, 0.125, 0.125]
+
+
+def test_rate_falls_to_a_fifth_at_two_thirds_and_five_sixths():
+    rate = student_schedule(EvaluateConfig(lr=1e-3, schedule="fifths"), 6000)
+    rates = [rate(step) for step in (0, 3999, 4000, 4999, 5000, 5999)]
+    assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
 
 
 def test_line_ends_at_zero():
@@ -45,7 +52,8 @@ def test_line_ends_at_zero():
         ({}, functools.partial(cosine, stretch=1.0)),
         ({"cosine_stretch": 2.0}, functools.partial(cosine, stretch=2.0)),
         ({"schedule": "linear"}, line),
-        ({"schedule": "steps"}, functools.partial(halved, at=(0.8, 0.9, 0.95))),
+        ({"schedule": "steps"}, functools.partial(drops, at=(0.8, 0.9, 0.95), factor=0.5)),
+        ({"schedule": "fifths"}, functools.partial(drops, at=(2 / 3, 5 / 6), factor=0.2)),
         ({"schedule": "tail", "cosine_stretch": 2.0}, functools.partial(tail, stretch=2.0, start=5 / 6)),
     ],
 )

@@ -197,6 +197,31 @@ def _edc(config: DistillConfig) -> dict[str, Any]:
     return long
 
 
+# Adam is AdamW without decay.
+_RD3 = {"relabel.epochs": 400, "relabel.batch_size": 50, "evaluate.weight_decay": 0.0}
+
+
+def _bps(config: DistillConfig) -> dict[str, Any]:
+    return {
+        "relabel.epochs": 500,
+        "relabel.batch_size": _nearest({1: 16, 10: 16, 50: 32}, config.ipc),
+        "relabel.crop_scale": (0.1 if _set_of(config).startswith("cifar") else 0.2, 1.0),
+        "evaluate.temperature_squared": True,
+        "evaluate.cosine_stretch": 2.0,
+    }
+
+
+def _cim(config: DistillConfig) -> dict[str, Any]:
+    num_images = config.ipc * _CLASSES.get(_set_of(config), 10)
+    batches = ((10, 10), (100, 50), (500, 100))  # by the largest set that has them
+    return {
+        "relabel.epochs": 1000,
+        "relabel.batch_size": next((batch for largest, batch in batches if num_images <= largest), 200),
+        "evaluate.loss": "mse",
+        "evaluate.schedule": "fifths",
+    }
+
+
 PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
     "wmdd": ("300 epochs of batches of 100, stored labels, cosine to 0", lambda config: {}),
     "sre2l": (
@@ -215,6 +240,10 @@ PROTOCOLS: dict[str, tuple[str, Callable[[DistillConfig], dict[str, Any]]]] = {
         _cvdd,
     ),
     "fadrm": ("as cvdd with other rates, batches of 10 for ten classes, 1,000 epochs for CIFAR", _fadrm),
+    "rd3": ("400 epochs of batches of 50, no decay", lambda config: _RD3),
+    "bps": ("500 epochs of batches of 16 or 32, divergence by squared temperature, cosine to half", _bps),
+    "cim": ("distance of logits, 1,000 epochs, batches by size of the set, a fifth of the rate at 2/3 and 5/6", _cim),
+    "rethinkdc": ("batches of 128, as its benchmark on ImageNet-1K", lambda config: {"relabel.batch_size": 128}),
     "hard": (
         "class names alone: cross-entropy on random crops, no teacher",
         lambda config: {"evaluate.labels": "hard", "relabel.mix": "none"},

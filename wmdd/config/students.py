@@ -119,8 +119,9 @@ class EvaluateConfig(Section):
     )
     muon_lr: Positive = option(0.02, "peak learning rate of muon's matrices", only_with={"optimizer": "muon"})
     momentum: float = option(0.9, "of sgd", ge=0, lt=1)
-    schedule: Literal["cosine", "linear", "steps", "tail"] = option(
-        "cosine", "of the learning rate (linear: to 0; steps: halved at 80, 90, 95 %; tail: to 0 in the last sixth)"
+    schedule: Literal["cosine", "linear", "steps", "tail", "fifths"] = option(
+        "cosine",
+        "of lr (linear: to 0; steps: halved at 80, 90, 95 %; fifths: at 2/3, 5/6; tail: to 0 from 5/6 on)",
     )
     accumulate: Count = option(1, "parts of a batch whose gradients are added up before a step")
     ema: float = option(

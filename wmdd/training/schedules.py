@@ -14,6 +14,7 @@ Rate = Callable[[int], float]
 # Fractions of training, as EDC trains on CIFAR-10, and on CIFAR-100 and ImageNet's subsets (Shao et al., 2024).
 HALVED_AT = (0.8, 0.9, 0.95)
 TAIL_FROM = 5 / 6
+FIFTHS_AT = (2 / 3, 5 / 6)  # as CIM trains
 
 
 def warm_up(step: int, *, lr: float, warmup: int, then: Rate) -> float:
@@ -41,9 +42,9 @@ def line(step: int, *, lr: float, steps: int) -> float:
     return lr * (1 - _fraction(step, steps))
 
 
-def halved(step: int, *, lr: float, steps: int, at: Sequence[float]) -> float:
-    """Halve the rate at each of these fractions of training."""
-    return lr * 0.5 ** sum(_fraction(step, steps) >= fraction for fraction in at)
+def drops(step: int, *, lr: float, steps: int, at: Sequence[float], factor: float) -> float:
+    """Multiply the rate by `factor` at each of these fractions of training."""
+    return float(lr * factor ** sum(_fraction(step, steps) >= fraction for fraction in at))
 
 
 def stairs(step: int, *, lr: float, every: int, gamma: float) -> float:
@@ -73,7 +74,9 @@ def student_schedule(section: EvaluateConfig, steps: int) -> Rate:
         case "linear":
             return partial(line, lr=lr, steps=steps)
         case "steps":
-            return partial(halved, lr=lr, steps=steps, at=HALVED_AT)
+            return partial(drops, lr=lr, steps=steps, at=HALVED_AT, factor=0.5)
+        case "fifths":
+            return partial(drops, lr=lr, steps=steps, at=FIFTHS_AT, factor=0.2)
         case "tail":
             return partial(tail, lr=lr, steps=steps, stretch=stretch, start=TAIL_FROM)
         case "cosine":
