@@ -20,7 +20,7 @@ from benchmarks.steps import Record, Setting
 
 TORCH = ("-c", "import torch")
 IMPORTS, ON_RAY = (("-m", "benchmarks.worker_parts", what) for what in ("imports", "on-ray"))
-METHOD = ("--method", "random")  # whose first run takes least
+METHOD = ("--method", "random", "--evaluate.baselines", "none")  # whose first run takes least
 ROUNDS = 2
 SLOWEST = 6  # packages to name
 

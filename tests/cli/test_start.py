@@ -33,7 +33,7 @@ def test_cluster_for_one_process_is_refused(command, option):
 
 
 SMALL = ("--ipc", "1", "--pretrain.epochs", "1", "--recover.iterations", "2", "--relabel.epochs", "2")
-SMALL += ("--evaluate.num_students", "1", "--evaluate.random_real", "false")
+SMALL += ("--evaluate.num_students", "1", "--evaluate.baselines", "none")
 
 # Each takes a second or more, or hundreds of MiB.
 SLOW = ("torch", "torchvision", "timm", "ot", "scipy", "sklearn", "matplotlib", "pandas", "ray", "jinja2")

@@ -49,7 +49,7 @@ def test_comparison_applies_a_protocol_to_every_size():
     assert [(case.relabel.batch_size, case.relabel.epochs) for case in longer.values()] == [(10, 20), (100, 20)]
     plain = recipe("cifar10-quick")
     (quick,) = cases(plain, ["wmdd"], [10], {}).values()
-    assert quick == override(plain, {"evaluate.random_real": False})
+    assert quick == override(plain, {"evaluate.baselines": ()})
 
 
 def test_options_that_methods_share_are_for_all(subtests):

@@ -31,7 +31,7 @@ OPTIONS = {
     "evaluate.students": st.lists(
         st.sampled_from(["convnet3", "timm/resnet10t", "no"]), min_size=1, max_size=3, unique=True
     ),
-    "evaluate.random_real": st.booleans(),
+    "evaluate.baselines": st.lists(st.sampled_from(["random", "nearest", "herding"]), max_size=3, unique=True),
     "runtime.memory_gib": st.floats(0, allow_infinity=False),
 }
 

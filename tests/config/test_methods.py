@@ -19,6 +19,7 @@ from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
 from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
+from wmdd.report.gains import gain_of, gain_text
 from wmdd.report.scores import score_rows, validation_digest
 from wmdd.stages.select import herd
 from wmdd.storage.store import ArtifactRef, ArtifactStore
@@ -58,13 +59,13 @@ def test_methods_share_what_none_of_them_changes(plan):
     for stage in ("pretrain", "statistics", "barycenter"):
         assert len({tuple(made.refs(stage)) for made in plans.values() if made.refs(stage)}) == 1
     labels = {name: {unit.ref for unit in made.units("relabel")} for name, made in plans.items()}
-    for name in ("sre2l", "cda", "herding"):
+    for name in ("sre2l", "cda", "herding", "nearest", "easiest"):
         assert labels["random"] <= labels[name]
         assert not (labels[name] - labels["random"]) & labels["wmdd"]
 
 
 def test_what_is_chosen_needs_no_recovery(plan):
-    random, herding, wmdd = (plan(name, **{"evaluate.random_real": False}) for name in ("random", "herding", "wmdd"))
+    random, herding, wmdd = (plan(name, **{"evaluate.baselines": ()}) for name in ("random", "herding", "wmdd"))
     assert [stage for stage, tasks in random.tasks.items() if tasks] == ["pretrain", "select", "relabel", "evaluate"]
     assert not herding.tasks["recover"]
     assert len(herding.refs("statistics")) == 3
@@ -76,10 +77,13 @@ def test_what_is_chosen_needs_no_recovery(plan):
 
 
 def test_random_images_are_read_in_tasks_of_some_classes(plan, monkeypatch):
-    whole = plan("random")
+    def plan_random():
+        return plan("random", **{"evaluate.baselines": ()})
+
+    whole = plan_random()
     assert [len(task.units) for task in whole.tasks["select"]] == [3, 3]  # one for each draw
     monkeypatch.setattr("wmdd.stages.plans.select.IMAGES_PER_TASK", 5)
-    parts = plan("random")
+    parts = plan_random()
     assert [len(task.units) for task in parts.tasks["select"]] == [2, 1, 2, 1]
     assert parts.refs("select") == whole.refs("select")
 
@@ -94,6 +98,59 @@ def test_herding_always_chooses_the_best_next_image(count, dim, seed):
         kept = chosen[: size - 1].tolist()
         gaps = {i: np.linalg.norm(features[[*kept, i]].mean(axis=0) - mean) for i in range(12) if i not in kept}
         assert gaps[chosen[size - 1]] <= min(gaps.values()) + 1e-6
+
+
+@pytest.mark.parametrize("name", ["random", "nearest", "easiest"])
+def test_selection_is_the_same_as_a_method_and_as_a_baseline(plan, name):
+    alone = plan(name, **{"evaluate.baselines": ()})
+    beside = plan("wmdd", **{"evaluate.baselines": (name,)})
+    for stage in ("select", "relabel", "evaluate"):
+        assert set(alone.refs(stage)) <= set(beside.refs(stage))
+        assert alone.refs(stage)
+    assert alone.made[0] == {"random": "random-0"}.get(name, name)
+
+
+def test_baselines_are_those_that_are_named(plan):
+    sets = {
+        (): {"distilled"},
+        ("herding",): {"distilled", "herding"},
+        ("random", "nearest"): {"distilled", "random-0", "random-1", "nearest"},
+    }
+    for names, images in sets.items():
+        made = plan("wmdd", **{"evaluate.baselines": names})
+        assert {unit.params.images for unit in made.units("evaluate")} == images
+    # What is the method is no baseline, and each other selection has what it needs.
+    herding = plan("herding", **{"evaluate.baselines": ("herding", "random")})
+    assert {unit.params.images for unit in herding.units("evaluate")} == {"distilled", "random-0", "random-1"}
+    assert not herding.tasks["barycenter"]
+    assert len(plan("herding", **{"evaluate.baselines": ("nearest",)}).refs("barycenter")) == 3
+
+
+def test_students_of_one_selection_have_every_seed(plan):
+    units = [unit.params for unit in plan("wmdd").units("evaluate")]
+    seeds = {images: [unit.seed for unit in units if unit.images == images] for images in ("nearest", "random-1")}
+    assert seeds == {"nearest": [0, 1], "random-1": [1]}
+
+
+def scored(mean, std=None, count=1):
+    return {"top1_last_mean": mean, "top1_last_std": std, "runs": [{}] * count}
+
+
+def test_gain_is_over_the_best_baseline_with_its_standard_error():
+    baselines = {"nearest": scored(0.3, 0.01, 3), "random": scored(0.5, 0.03, 3)}
+    gain = gain_of(scored(0.545, 0.02, 4), baselines)
+    assert (gain["over"], gain["baseline"]) == ("random", 0.5)
+    assert gain["mean"] == pytest.approx(0.045)
+    assert gain["standard_error"] == pytest.approx(np.sqrt(0.02**2 / 4 + 0.03**2 / 3))
+    assert gain_text(gain) == "+4.5 ± 2.0"
+
+
+def test_gain_of_one_student_has_no_error():
+    gain = gain_of(scored(0.4), {"random": scored(0.5, 0.01, 2)})
+    assert gain["standard_error"] is None
+    assert gain_text(gain) == "-10.0"
+    assert gain_of(None, {"random": scored(0.5)}) is None
+    assert gain_of(scored(0.5), {}) is None
 
 
 def facts():
@@ -132,6 +189,21 @@ def test_tables_say_the_same_for_people_and_papers():
     assert r"sre2l & net\_w1 & $25.0 \pm 0.0$ & {\boldmath $70.0 \pm 0.0$} \\" in text
     assert r"some\_set: top-1 in \%" in text
     assert plot_png(facts()).startswith(b"\x89PNG")
+
+
+def test_tables_show_gains_over_the_best_selected_images():
+    shown = facts() | {"methods": ["wmdd", "sre2l", "random"]}
+    gain = {"over": "random", "baseline": 0.45, "mean": 0.05, "standard_error": 0.0125}
+    shown["rows"] = [row | {"gain": gain if row["method"] == "wmdd" else None} for row in shown["rows"]]
+    shown["rows"] += [row | {"method": "random"} for row in shown["rows"][1::2]]
+    assert cells(shown)[0] == ["wmdd", "net_w1", "50.0 ± 1.2", "+5.0 ± 1.2", "60.0 ± 10.0", "+5.0 ± 1.2"]
+    assert cells(shown)[-1] == ["all data (the teacher)", "net_w1", "90.0", "", "90.0", ""]
+    line = "gain: points over the best selection of real images (random), ± standard error"
+    assert line in markdown(shown)
+    assert "| method | student | 1 per class | gain | 10 per class | gain |" in markdown(shown)
+    assert r"$+5.0 \pm 1.2$" in latex(shown)
+    assert plot_png(shown) != plot_png(facts())
+    assert "gain" not in markdown(facts())
 
 
 def test_results_are_shown_in_one_line():
@@ -199,7 +271,7 @@ def test_loaded_teacher_and_ensemble_are_named():
 def test_only_the_teachers_score_is_called_so():
     scored = {"top1_last_mean": 0.5, "top1_last_std": None, "top1_best_mean": 0.5, "top1_best_std": None}
     students = {
-        name: {"distilled": scored, "random_real": None, "full_data": {"top1": 0.9, "from": trained}}
+        name: {"distilled": scored, "baselines": {}, "gain": None, "full_data": {"top1": 0.9, "from": trained}}
         for name, trained in (("net_w1", "teacher"), ("net_w2", "trained as the teacher was"))
     }
     teacher = {"model": "net_w1", "top1": 0.9, "loaded": None}

@@ -57,12 +57,12 @@ def test_images_reached_by_levels_are_undisturbed(tiny_run, tmp_path):
     assert len([event for _, event in events if (event.kind, event.stage) == ("begin", "pretrain")]) == 1
     assert not [item["name"] for item in store.folder.entries("notes") if "resume-recover" in item["name"]]
     assert contents(tiny_run.store).items() <= contents(store.url).items()
-    assert len([key for key in contents(store.url) if key[0] == "evaluate"]) == 3 * 4
+    assert len([key for key in contents(store.url) if key[0] == "evaluate"]) == 3 * 6
 
 
 @pytest.mark.slow
 def test_students_of_some_classes_are_scored_on_these(tiny_run, tmp_path):
-    changes = {"recover.classes_per_batch": 1, "evaluate.random_real": False, "relabel.epochs": 2}
+    changes = {"recover.classes_per_batch": 1, "evaluate.baselines": (), "relabel.epochs": 2}
     config = override(read_config(str(tiny_run.run / "config.yaml")), changes)
     store = ArtifactStore(str(tmp_path / "store"))
     plan = plan_from(config, *load_index(config, store, lambda done, total: None), Fidelity(classes=0.1))

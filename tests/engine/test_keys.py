@@ -24,10 +24,10 @@ from wmdd.storage.store import ArtifactStore
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
-TEACHER = ("pretrain", "statistics", "barycenter", "recover", "relabel", "evaluate")
+TEACHER = STAGES  # the nearest real images are selected by its features
 IMAGES = ("recover", "relabel", "evaluate")
 STUDENTS = ("evaluate",)
-RANDOM = ("select", "relabel", "evaluate")  # of each student's seed: its images, and their labels
+BASELINES = ("select", "relabel", "evaluate")  # real images of each student's seed, and their labels
 NOTHING = ()
 
 BY_SECTION = {
@@ -45,8 +45,8 @@ BY_OPTION = {
     "data.download": NOTHING,
     "ipc": STAGES[2:],  # of random images too
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
-    "evaluate.num_students": RANDOM,
-    "evaluate.random_real": RANDOM,
+    "evaluate.num_students": BASELINES,
+    "evaluate.baselines": BASELINES,
     "relabel.teachers": ("pretrain", "relabel", "evaluate"),  # one more network, and its labels
     "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
     "evaluate.full_data": NOTHING,  # the only student is the teacher's own network
@@ -73,6 +73,7 @@ VALUES = {
     "recover.curriculum": "cosine",
     "statistics.crop_scale": (0.5, 1.0),
     "relabel.crop_scale": (0.5, 1.0),
+    "evaluate.baselines": ("nearest", "easiest"),
     "relabel.teachers": ("convnet2_w8",),
     "evaluate.students": ("convnet2_w8",),
     "evaluate.cosine_stretch": 2.0,

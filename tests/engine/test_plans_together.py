@@ -17,7 +17,7 @@ TINY = {
     "relabel.epochs": 1,
     "evaluate.students": ["convnet2_w16"],
     "evaluate.num_students": 1,
-    "evaluate.random_real": False,
+    "evaluate.baselines": (),
 }
 
 

@@ -27,7 +27,7 @@ def test_wider_comparison_runs_only_what_is_new(tiny_run, tmp_path):
     ]  # fmt: skip
     ours = json.loads((tiny_run.run / "metrics.json").read_text())
     assert facts["rows"][2]["runs"][0] == ours["distilled"]["runs"][0]
-    assert facts["rows"][3]["runs"][0] == ours["random_real"]["runs"][0]
+    assert facts["rows"][3]["runs"][0] == ours["baselines"]["random"]["runs"][0]
     assert re.search(r"random-ipc-1 is scored \(\d of 4\): runs/digits-compare/random-ipc-1", first.stdout)
     assert (folder / "wmdd-ipc-1/report.html").exists()
     for kind in ("md", "tex", "png"):

@@ -148,7 +148,7 @@ def test_b22_epoch_left_early_changes_no_other(labels):
 
 @pytest.mark.parametrize("block", [1, 3, 50])
 def test_b24_b32_label_epochs_are_made_once(plan, block):
-    made = plan(**{"relabel.epochs": 100, "relabel.epochs_per_block": block, "evaluate.random_real": False})
+    made = plan(**{"relabel.epochs": 100, "relabel.epochs_per_block": block, "evaluate.baselines": ()})
     epochs = [
         epoch
         for unit in made.units("relabel")

@@ -51,7 +51,7 @@ def test_run_folder_is_whole(tiny_run):
 
 def test_metrics_are_fractions_that_follow_from_runs(tiny_run, plan):
     metrics = json.loads((tiny_run.run / "metrics.json").read_text())
-    assert metrics["schema"] == 1
+    assert metrics["schema"] == 2
     assert metrics["protocol"] == {"name": "wmdd (changed)", "hash": protocol_hash(plan.config, metrics["student"])}
     assert set(metrics["seconds"]) == set(STAGES)
     assert all(value > 0 for value in metrics["seconds"].values())
@@ -61,8 +61,8 @@ def test_metrics_are_fractions_that_follow_from_runs(tiny_run, plan):
     for path in tiny_run.store.glob("evaluate/*/*/*.json"):
         result = json.loads(path.read_text())
         stored[result["images"], result["seed"]] = result
-    for name in ("distilled", "random_real"):
-        scores = metrics[name]
+    assert list(metrics["baselines"]) == ["random", "nearest"]
+    for scores in (metrics["distilled"], *metrics["baselines"].values()):
         assert len(scores["runs"]) == 2
         for entry in scores["runs"]:
             result = stored.pop((entry["images"], entry["seed"]))
@@ -73,6 +73,20 @@ def test_metrics_are_fractions_that_follow_from_runs(tiny_run, plan):
         assert scores["top1_best_mean"] == pytest.approx(np.mean(best))
         assert scores["top1_last_std"] == pytest.approx(np.std(last, ddof=1))
     assert not stored
+    best = max(metrics["baselines"].values(), key=lambda scores: scores["top1_last_mean"])
+    assert metrics["gain"]["baseline"] == best["top1_last_mean"]
+    assert metrics["gain"]["mean"] == metrics["distilled"]["top1_last_mean"] - best["top1_last_mean"]
+
+
+def test_gain_is_on_the_page_and_in_the_terminal(tiny_run):
+    gain = json.loads((tiny_run.run / "metrics.json").read_text())["gain"]
+    points, error = 100 * gain["mean"], 100 * gain["standard_error"]
+    line = f"gain over the best baseline ({gain['over']}): {points:+.1f} ± {error:.1f} points"
+    assert line in tiny_run.result.stdout
+    assert f"<b>{line}</b>" in (tiny_run.run / "report.html").read_text()
+    for text in (tiny_run.result.stdout, (tiny_run.run / "report.html").read_text()):
+        assert "random real, convnet2_w16" in text
+        assert "nearest real, convnet2_w16" in text
 
 
 def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):
@@ -258,8 +272,8 @@ def strip_ids(page):
 
 def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
     left = to_run(tmp_path, "digits", *TINY, "--executor", "local")  # the words of distill
-    expected = {"pretrain": 1, "statistics": 10, "barycenter": 10, "recover": 10, "select": 20}
-    assert left == expected | {"relabel": 6, "evaluate": 4}
+    expected = {"pretrain": 1, "statistics": 10, "barycenter": 10, "recover": 10, "select": 30}
+    assert left == expected | {"relabel": 8, "evaluate": 6}
     assert [name.partition("/")[0] for name in commits(tmp_path / "runs/store")] == ["index"]
     assert not (tmp_path / "runs/digits").exists()
 
@@ -267,11 +281,14 @@ def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
 CHANGES = {
     "nothing": ((), {}),
     "bn_weight": (("--recover.bn_weight", "3"), {"recover": 10, "relabel": 2, "evaluate": 2}),
-    "one seed more": (("--evaluate.num_students", "3"), {"select": 10, "relabel": 2, "evaluate": 2}),
-    "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 4}),
-    "temperature": (("--evaluate.temperature", "4"), {"evaluate": 4}),
-    "barycenter weights": (("--barycenter.mass", "learned"), {"barycenter": 10, "recover": 10, "relabel": 2}),
-    "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES if stage != "select"}),
+    "one seed more": (("--evaluate.num_students", "3"), {"select": 10, "relabel": 2, "evaluate": 3}),
+    "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 6}),
+    "temperature": (("--evaluate.temperature", "4"), {"evaluate": 6}),
+    "barycenter weights": (
+        ("--barycenter.mass", "learned"),
+        {"barycenter": 10, "recover": 10, "select": 10, "relabel": 4},
+    ),
+    "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES}),
     "root seed": (("--seed", "1"), {stage: None for stage in STAGES}),
     "workers": (("--ray.actors", "7", "--runtime.threads", "3", "--statistics.batch_size", "100"), {}),
 }

@@ -12,7 +12,7 @@ from image_files import folder
 from wmdd import load_distilled
 
 CLASSES = ("$", "$$", "_b", "[red]a[", ":smile:", "a\x1b[31m", "café")
-FEWER = ("--evaluate.random_real", "false", "--evaluate.full_data", "false", "--evaluate.num_students", "1")
+FEWER = ("--evaluate.baselines", "none", "--evaluate.full_data", "false", "--evaluate.num_students", "1")
 NARROW = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "TERM": "dumb", "COLUMNS": "20"}
 
 

@@ -132,7 +132,7 @@ def test_values_of_several_kinds_share_a_column():
 def test_trials_share_a_set_without_the_search_split():
     config = search_config(recipe("cifar10"), TuneConfig(holdout=0.2, num_students=3))
     assert config.data.holdout == 0.2
-    assert (config.evaluate.num_students, config.evaluate.random_real, config.evaluate.full_data) == (3, False, False)
+    assert (config.evaluate.num_students, config.evaluate.baselines, config.evaluate.full_data) == (3, (), False)
     assert config.evaluate.val_every == config.relabel.epochs
 
 

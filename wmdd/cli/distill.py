@@ -38,6 +38,7 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 
 def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
     """Print the scores of a run as a table, and what it left out."""
+    from wmdd.report.gains import gain_lines
     from wmdd.report.scores import left_out, protocols_of_run, score_rows, scored_on
 
     students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
@@ -46,5 +47,7 @@ def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)
     console.print(table)
+    for line in gain_lines(metrics):
+        console.print(line, soft_wrap=True, highlight=False)
     if left_out(metrics):
         console.print(left_out(metrics), soft_wrap=True, highlight=False)

@@ -12,6 +12,7 @@ from wmdd.commands.executors import check_executor, open_executor
 from wmdd.config.base import check_changes, refuse_twice
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import SELECTING
 from wmdd.config.methods import methods as all_methods
 from wmdd.config.recipes import as_config
 from wmdd.config.resolve import resolve, with_protocol
@@ -27,7 +28,6 @@ from wmdd.text import printable, unknown
 
 _CHANGES = '{"wmdd": {"recover.lr": 0.1}}, by method'
 _OWN = ("statistics", "barycenter", "recover")  # what a method may do in its own way
-_USED = {"random": (), "herding": ("statistics",)}  # of these, where it is not all
 Changes = dict[str, dict[str, Any]]
 
 
@@ -58,8 +58,8 @@ def cases(
     """
     _check_names(methods, ipcs)
     _check_changes(changes, methods)
-    # Random images are a separate method here, and a teacher's score is enough for "all data".
-    same = {**_changed(config), "evaluate.random_real": False}
+    # Real images are selected by separate methods here, and a teacher's score is enough for "all data".
+    same = {**_changed(config), "evaluate.baselines": ()}
     return {
         (name, ipc): resolve(
             config, name, config.evaluate.protocol, options={**same, "ipc": ipc, **changes.get(name, {})}
@@ -94,7 +94,7 @@ def _check_changes(changes: Changes, methods: Sequence[str]) -> None:
                 raise ConfigError(
                     f"--set {name}:{field}: is the same for all methods of a comparison; give it for all, --{field}"
                 )
-            if section not in _USED.get(name, _OWN):
+            if section not in SELECTING.get(name, _OWN):
                 raise ConfigError(f"--set {name}:{field}: {name} does nothing with it; leave it out")
 
 

@@ -42,6 +42,7 @@ Augment = Literal[
 FORMER = {
     "barycenter.ipc": "is ipc now, an option of the run",
     "barycenter.weights": "is barycenter.mass now (uniform or learned)",
+    "evaluate.random_real": "is evaluate.baselines now (true: random, false: none)",
     "evaluate.seeds": "is evaluate.num_students now",
     "pretrain.repeats": "is pretrain.repeated_augmentation now",
     "pretrain.weights": "is pretrain.checkpoint now",

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import ValidationInfo, field_validator
 
 from wmdd.config.base import Augment, Count, NonNegative, Positive, Scale, Section, Stem, option, refuse_twice
+from wmdd.config.methods import Baseline
 from wmdd.config.protocols import Protocol
 
 
@@ -130,8 +131,11 @@ class EvaluateConfig(Section):
     rates: tuple[str, ...] = option(
         (), "students with another lr: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
-    random_real: bool = option(
-        True, "also train on as many random real images, one draw per seed", keyed=False, protocol=False
+    baselines: tuple[Baseline, ...] = option(
+        ("random", "nearest"),
+        "also train on as many real images: random, nearest (to the atoms), easiest, herding",
+        keyed=False,
+        protocol=False,
     )
     workers: Count = option(
         1,
@@ -143,7 +147,7 @@ class EvaluateConfig(Section):
         True, "train other students on all real images too, as the teacher was", keyed=False, protocol=False
     )
 
-    _differ = field_validator("students")(refuse_twice)
+    _differ = field_validator("students", "baselines")(refuse_twice)
 
     @field_validator("temperature_floor")
     @classmethod

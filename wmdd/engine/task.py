@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import made_set
 from wmdd.data.index import DatasetIndex
 from wmdd.stages.base import PlannedUnit
 from wmdd.stages.planning import image_sets
@@ -86,5 +87,5 @@ class Plan:
     @property
     def made(self) -> tuple[str, list[ArtifactRef]]:
         """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
-        name = "random-0" if self.config.method == "random" else "distilled"
+        name = made_set(self.config.method)
         return name, image_sets(self.units("recover"), self.units("select")).get(name, [])

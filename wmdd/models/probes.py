@@ -105,6 +105,18 @@ def _scale_and_shift(layer: nn.BatchNorm2d, inputs: Tensor) -> tuple[Tensor, Ten
     return scale, -mean * scale if layer.bias is None else layer.bias - mean * scale
 
 
+@torch.no_grad()
+def head_logits(model: nn.Module, num_classes: int, features: Tensor) -> Tensor:
+    """Return the (n, classes) float32 logits of (n, d) features that a `Probe` recorded, on the host.
+
+    A convolutional head (SqueezeNet) is applied to pooled features, before what follows it.
+    """
+    head = _head(model, num_classes)
+    inputs = features.to(next(head.parameters()))
+    logits: Tensor = head(inputs[:, :, None, None] if isinstance(head, nn.Conv2d) else inputs)
+    return logits.flatten(1).float().cpu()
+
+
 def _head(model: nn.Module, num_classes: int) -> nn.Module:
     heads = [
         module

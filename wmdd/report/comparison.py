@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
 
 from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import SELECTING
 from wmdd.engine.run_names import portable_yaml
 from wmdd.report.fonts import label, with_escapes
+from wmdd.report.gains import gain_of, gain_text
 from wmdd.report.pictures import as_percent, figure
-from wmdd.report.scores import SHARED, protocol_line, scored_on, teachers_of
+from wmdd.report.scores import SHARED, protocol_line, scored_on, scores_of, teachers_of
 from wmdd.report.tables import console_table, latex_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown
 
 Results = dict[tuple[str, int], dict[str, Any]]
+GAIN_LINE, GAIN_WIDTH = 0.15, 52  # height of a line of gains below a panel, inches, and its characters
 _SCORES = {"top1_last": "", "top1_ema_last": ", EMA"}
 
 
@@ -45,10 +49,12 @@ def _comparison(results: Results) -> dict[str, Any]:
     rows = []
     for (method, ipc), metrics in results.items():
         for student, scores in metrics["students"].items():
-            top1 = scores["random_real"] if method == "random" else scores["distilled"]
+            top1 = scores_of(method, scores)
             rows.append({"method": method, "ipc": ipc, "student": student, "protocol": scores["protocol"], **top1})
+    for row in rows:
+        row["gain"] = _gain(row, rows)
     return {
-        "schema": 1,
+        "schema": 2,
         **{name: first[name] for name in SHARED},
         "protocol": first["protocol"],
         "methods": list(dict.fromkeys(method for method, _ in results)),
@@ -59,8 +65,22 @@ def _comparison(results: Results) -> dict[str, Any]:
     }
 
 
+def _gain(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the gain of a distilling method over the best selecting method that is compared with it; None without."""
+    if row["method"] in SELECTING:
+        return None
+    beside = (other for other in rows if all(other[name] == row[name] for name in ("student", "ipc")))
+    return gain_of(row, {other["method"]: other for other in beside if other["method"] in SELECTING})
+
+
+def _has_gains(comparison: dict[str, Any]) -> bool:
+    return any(row.get("gain") for row in comparison["rows"])
+
+
 def cells(comparison: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}", best: str = "{}") -> list[list[str]]:
     """Return the rows of the table: method, student, and a cell in % for each number of images per class.
+
+    If selecting methods are compared with others, a cell with the gain over the best of them follows each.
 
     Args:
         comparison: content of ``compare.json``, as in all functions here.
@@ -69,7 +89,7 @@ def cells(comparison: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}"
         best: around the highest cell of its column, student and score (students as they are, or averaged).
     """
     cases = {(row["method"], row["student"], row["ipc"]): row for row in comparison["rows"]}
-    table = []
+    gains, table = _has_gains(comparison), []
     for student in _students(comparison):
         for score, suffix in _SCORES.items():
             for method in comparison["methods"]:
@@ -82,10 +102,14 @@ def cells(comparison: dict[str, Any], plus_minus: str = " ± ", mark: str = "{}"
                     text = mark.format(percent(mean, case[f"{score}_std"], plus_minus))
                     top = max(cases[other, student, ipc].get(f"{score}_mean", 0) for other in comparison["methods"])
                     line.append(best.format(text) if mean == top else text)
+                    if gains:
+                        gain = case["gain"] if score == "top1_last" else None
+                        line.append(mark.format(gain_text(gain, plus_minus)) if gain else "")
                 if len(line) > 2:
                     table.append(line)
         if full := comparison["full_data"][student]:
-            table.append([_every(full), student, *[percent(full["top1"], None)] * len(comparison["ipc"])])
+            bound = [percent(full["top1"], None), *[""] * gains]
+            table.append([_every(full), student, *bound * len(comparison["ipc"])])
     return table
 
 
@@ -136,12 +160,22 @@ def _caption(comparison: dict[str, Any], name: str) -> str:
     seeds = len(comparison["rows"][0]["runs"])
     return (
         f"{name}: top-1 in % on {scored_on(comparison)}, last epoch, {of_students(seeds)}; "
-        f"{protocols_of(comparison)}; {teachers_of(comparison)}{changed(comparison)}"
+        f"{protocols_of(comparison)}; {teachers_of(comparison)}{changed(comparison)}{_about_gains(comparison)}"
     )
 
 
-def _head(comparison: dict[str, Any]) -> list[str]:
-    return ["method", "student", *(f"{ipc} per class" for ipc in comparison["ipc"])]
+def _about_gains(comparison: dict[str, Any]) -> str:
+    """Return what the columns of gains hold, to be added to a caption."""
+    if not _has_gains(comparison):
+        return ""
+    error = ", ± standard error" if len(comparison["rows"][0]["runs"]) > 1 else ""
+    names = ", ".join(name for name in comparison["methods"] if name in SELECTING)
+    return f"; gain: points over the best selection of real images ({names}){error}"
+
+
+def _head(comparison: dict[str, Any], size: str = "{} per class") -> list[str]:
+    gains = ["gain"] if _has_gains(comparison) else []
+    return ["method", "student", *(name for ipc in comparison["ipc"] for name in (size.format(ipc), *gains))]
 
 
 def markdown(comparison: dict[str, Any]) -> str:
@@ -152,7 +186,7 @@ def markdown(comparison: dict[str, Any]) -> str:
 
 def latex(comparison: dict[str, Any]) -> str:
     """Return the table for a paper."""
-    head = ["method", "student", *(f"ipc {ipc}" for ipc in comparison["ipc"])]
+    head = _head(comparison, "ipc {}")
     rows = cells(comparison, r" \pm ", "${}$", r"{{\boldmath {}}}")
     name = comparison["set"]
     return latex_table(head, rows, texts=2, name=name, caption=_caption(comparison, name))
@@ -162,7 +196,7 @@ def columns(comparison: dict[str, Any]) -> Table:
     """Return the table for a terminal."""
     title = (
         f"{comparison['set']}: top-1 of the last epoch in % on {scored_on(comparison)}, {protocols_of(comparison)}"
-        f"{changed(comparison)}"
+        f"{changed(comparison)}{_about_gains(comparison)}"
     )
     return console_table(_head(comparison), cells(comparison), names=2, title=title)
 
@@ -171,10 +205,14 @@ def plot_png(comparison: dict[str, Any]) -> bytes:
     """Draw top-1 against images per class, or as bars if there is one number of them, a panel for each student."""
     students = _students(comparison)
     draw = _bars if len(comparison["ipc"]) == 1 else _lines
+    rows = {name: [row for row in comparison["rows"] if row["student"] == name] for name in students}
+    below = {name: _gains_below(comparison, rows[name]) for name in students}
+    height = 3.2 + GAIN_LINE * max(map(len, below.values()))
     out = io.BytesIO()
-    with figure(4.0 * len(students) + 1.4, 3.2, len(students)) as (drawing, panels):
+    with figure(4.0 * len(students) + 1.4, height, len(students)) as (drawing, panels):
         for axes, student in zip(panels, students, strict=True):
-            draw(axes, comparison, [row for row in comparison["rows"] if row["student"] == student])
+            draw(axes, comparison, rows[student])
+            axes.set_xlabel("\n".join([axes.get_xlabel(), *below[student]]))
             if full := comparison["full_data"][student]:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=_every(full))
             axes.set_title(with_escapes(label(f"{comparison['set']}, {student}", 60)), parse_math=False)
@@ -187,6 +225,17 @@ def plot_png(comparison: dict[str, Any]) -> bytes:
             drawing.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
         drawing.savefig(out, format="png", dpi=150)
     return out.getvalue()
+
+
+def _gains_below(comparison: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    """Return lines for below a panel: the gains of each method over the best selection of real images."""
+    lines: list[str] = []
+    for method in comparison["methods"]:
+        gains = [(row["ipc"], row["gain"]) for row in rows if row["method"] == method and row.get("gain")]
+        sizes = [f" at {ipc}" if len(comparison["ipc"]) > 1 else "" for ipc, _ in gains]
+        texts = [f"{gain_text(gain)}{size} ({gain['over']})" for size, (_, gain) in zip(sizes, gains, strict=True)]
+        lines += textwrap.wrap(f"{method}, points over real images: {', '.join(texts)}", GAIN_WIDTH) if texts else []
+    return lines
 
 
 def _lines(axes: Any, comparison: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -22,7 +22,16 @@ from wmdd.storage.store import ArtifactStore, described
 from wmdd.text import counted
 
 IMAGES_PER_SHARD = 500
-_RESULTS = ("teacher", "full_data", "distilled", "random_real", "protocol", "validation_images", "validation_digest")
+_RESULTS = (
+    "teacher",
+    "full_data",
+    "distilled",
+    "baselines",
+    "gain",
+    "protocol",
+    "validation_images",
+    "validation_digest",
+)
 
 
 def write_run(url: str, plan: Plan, store: ArtifactStore) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def _manifest(plan: Plan, store: ArtifactStore, metrics: dict[str, Any]) -> dict
     if split := sum(bool(load_value(ref, store).notes) for ref in plan.refs("recover")):
         notes.append(f"{counted(split, 'class', 'classes')} ran in smaller tensor batches, because memory was full")
     return {
-        "schema": 1,
+        "schema": 2,
         "config": plan.config.model_dump(mode="json"),
         "store": store.url,
         "index": plan.index_ref.key,

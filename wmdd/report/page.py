@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from wmdd.config.distill import to_yaml
+from wmdd.config.methods import SELECTING
 from wmdd.data.batches import class_images
 from wmdd.data.geometry import Geometry
 from wmdd.engine.progress import clock
@@ -19,8 +20,9 @@ from wmdd.engine.task import Plan
 from wmdd.errors import DataError
 from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.models.teacher import Teacher
+from wmdd.report.gains import LABELS, gain_lines
 from wmdd.report.pictures import Series, curves_svg, strip_uri
-from wmdd.report.scores import left_out, protocols_of_run, score_rows
+from wmdd.report.scores import left_out, protocols_of_run, rule_of, score_rows
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import on_a_page
@@ -46,8 +48,10 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
         protocols=protocols_of_run(metrics),
         manifest=manifest,
         rows=score_rows(metrics),
-        runs=len((metrics["distilled"] or metrics["random_real"] or {"runs": ()})["runs"]),
+        runs=max((len(scores["runs"]) for scores in _summaries(metrics)), default=0),
+        gains=gain_lines(metrics),
         left_out=left_out(metrics),
+        optimised=metrics["method"] not in SELECTING,
         gallery=_gallery(plan, classes, barycenters),
         curves=_curves(plan, store, classes, barycenters),
         norms=_norms(plan, barycenters),
@@ -59,9 +63,15 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
     )
 
 
+def _summaries(metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """List the scores of the first student on each set of images."""
+    return [scores for scores in (metrics["distilled"], *metrics["baselines"].values()) if scores]
+
+
 def _gallery(plan: Plan, classes: list[DistilledClass], barycenters: list[Barycenter]) -> list[dict[str, str]]:
-    """Return each class's images, and the real images nearest to its atoms."""
+    """Return each class's images and, if they were optimised, the real images nearest to its atoms."""
     data = plan.config.data
+    barycenters = [] if plan.config.method in SELECTING else barycenters
     geometry = Geometry(data.image_size, data.crop_ratio, data.normalization)
     gallery = []
     for position, item in enumerate(classes):
@@ -104,13 +114,16 @@ def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
     results: list[StudentResult] = [load_value(ref, store) for ref in plan.refs("evaluate")]
     series: list[Series] = []
     for student in dict.fromkeys(result.student for result in results):
-        for label, distilled in (("distilled", True), ("random real", False)):
-            curves = [r.curve for r in results if r.student == student and (r.images == "distilled") == distilled]
+        curves_of: dict[str, list[Any]] = {}
+        for result in results:
+            if result.student == student:
+                curves_of.setdefault(rule_of(result.images, plan.config.method), []).append(result.curve)
+        for rule, curves in curves_of.items():
             for score, suffix in (("top1", ""), ("top1_ema", ", EMA")):
-                if curves and score in curves[0][0]:
+                if score in curves[0][0]:
                     means = np.mean([[point[score] for point in curve] for curve in curves], axis=0)
                     epochs = [point["epoch"] for point in curves[0]]
-                    series.append((f"{label}, {student}{suffix}", epochs, means.tolist()))
+                    series.append((f"{LABELS.get(rule, rule)}, {student}{suffix}", epochs, means.tolist()))
     return series
 
 

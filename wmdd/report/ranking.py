@@ -17,7 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from wmdd.config.distill import DistillConfig
-from wmdd.report.scores import SHARED, scored_on, teachers_of
+from wmdd.report.scores import SHARED, scored_on, scores_of, teachers_of
 from wmdd.report.tables import console_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
 from wmdd.text import escape_markdown
@@ -105,16 +105,15 @@ def _row(
 
 def _part(purpose: str, student: str, config: DistillConfig, by_rate: Mapping[float, dict[str, Any]]) -> dict[str, Any]:
     """Return the accuracy of one purpose at the best of its rates, and how it came about."""
-    images = "random_real" if purpose.startswith("random") else "distilled"
-    scores = {rate: metrics["students"][student] for rate, metrics in by_rate.items()}
-    best = max(scores, key=lambda rate: scores[rate][images]["top1_last_mean"])
+    scores = {rate: scores_of(metrics["method"], metrics["students"][student]) for rate, metrics in by_rate.items()}
+    best = max(scores, key=lambda rate: scores[rate]["top1_last_mean"])
     keeps_rate = purpose in ("made_soft", "made_plain")
     return {
-        "top1": scores[best][images]["top1_last_mean"],
-        "std": scores[best][images]["top1_last_std"],
+        "top1": scores[best]["top1_last_mean"],
+        "std": scores[best]["top1_last_std"],
         "lr": config.evaluate.of(student).lr if keeps_rate else best,
         "lr_chosen_from": [] if keeps_rate else list(by_rate),
-        "protocol": scores[best]["protocol"],
+        "protocol": by_rate[best]["students"][student]["protocol"],
     }
 
 

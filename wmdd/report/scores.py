@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import made_set, selections
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.resolve import is_exact
 from wmdd.data.index import DatasetIndex
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
+from wmdd.report.gains import LABELS, gain_lines, gain_of
 from wmdd.stages.plans.pretrain import ensemble_of
 from wmdd.storage.store import ArtifactStore
 
@@ -47,7 +49,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
     parts = {"images": plan.made[1], "labels": plan.refs("relabel"), "students": plan.refs("evaluate")}
     by_student = {name: _student(name, plan, store, teacher, results) for name in students}
     return {
-        "schema": 1,
+        "schema": 2,
         "recipe": plan.config.recipe,
         "set": set_title(plan.config),
         "subject": subject(plan.config),
@@ -134,15 +136,36 @@ def _other_teachers(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
 def _student(
     name: str, plan: Plan, store: ArtifactStore, teacher: Teacher, results: list[StudentResult]
 ) -> dict[str, Any]:
-    distilled = [result for result in results if result.student == name and result.images == "distilled"]
-    random = [result for result in results if result.student == name and result.images != "distilled"]
+    config = plan.config
+    by_rule: dict[str, list[StudentResult]] = {}
+    for result in results:
+        if result.student == name:
+            by_rule.setdefault(rule_of(result.images, config.method), []).append(result)
+    summaries = {rule: _summary(of_rule) for rule, of_rule in by_rule.items()}
+    names = selections(config.method, config.evaluate.baselines)
+    baselines = {rule: summaries[rule] for rule in names if rule in summaries}
+    distilled = summaries.get("distilled")
     return {
         "student": name,
-        "protocol": protocol_of(plan.config, name),
+        "protocol": protocol_of(config, name),
         "full_data": _full_data(name, plan, store, teacher),
-        "distilled": _summary(distilled) if distilled else None,
-        "random_real": _summary(random) if random else None,
+        "distilled": distilled,
+        "baselines": baselines,
+        "gain": gain_of(distilled, baselines),
     }
+
+
+def rule_of(images: str, method: str) -> str:
+    """Return the baseline that a set of images belongs to; ``distilled`` for what the method makes, unless randomly."""
+    if images.startswith("random-"):
+        return "random"
+    return "distilled" if images == made_set(method) else images
+
+
+def scores_of(method: str, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the scores of a student on the images that a method makes or selects."""
+    summary: dict[str, Any] = scores["baselines"]["random"] if method == "random" else scores["distilled"]
+    return summary
 
 
 def _full_data(name: str, plan: Plan, store: ArtifactStore, teacher: Teacher) -> dict[str, Any] | None:
@@ -172,7 +195,7 @@ def _seconds(stage: str, plan: Plan, store: ArtifactStore) -> float:
 
 
 def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
-    """Return the rows of the result table: teacher, then per student the distilled set, random images and all data."""
+    """Return the rows of the result table: teacher, then per student the distilled set, baselines and all data."""
     teacher = metrics["teacher"]
     count = str(metrics["classes"] * metrics["ipc"])
     every = str(metrics["train_images"])
@@ -180,15 +203,15 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     networks = [(name, teacher), *((f"labels too: {other['model']}", other) for other in metrics["labelled_with"])]
     rows = [_network_row(name, "" if scores["loaded"] else every, scores) for name, scores in networks]
     method = metrics.get("method", "wmdd")
-    distilled = {"wmdd": "distilled", "herding": "herding"}.get(method, f"distilled ({method})")
+    distilled = LABELS.get(method, "distilled" if method == "wmdd" else f"distilled ({method})")
     for name, scores in metrics["students"].items():
-        for label, key in ((distilled, "distilled"), ("random real", "random_real")):
-            if scores[key]:
-                rows.append(_score_row(f"{label}, {name}", count, scores[key], "top1"))
-                if "top1_ema_last_mean" in scores[key]:
-                    rows.append(_score_row(f"{label}, {name}, EMA", count, scores[key], "top1_ema"))
+        baselines = ((LABELS[rule], summary) for rule, summary in scores["baselines"].items())
+        scored = [(label, summary) for label, summary in ((distilled, scores["distilled"]), *baselines) if summary]
+        for label, summary in scored:
+            rows.append(_score_row(f"{label}, {name}", count, summary, "top1"))
+            if "top1_ema_last_mean" in summary:
+                rows.append(_score_row(f"{label}, {name}, EMA", count, summary, "top1_ema"))
         full = scores["full_data"]
-        scored = scores["distilled"] or scores["random_real"]
         if scored and full and full["from"] != "loaded teacher":  # whose training images are not known
             every_image = "full data (the teacher)" if full["from"] == "teacher" else "full data"
             rows.append(_network_row(f"{every_image}, {name}", every, full))
@@ -201,9 +224,10 @@ _IN_BRIEF = 6  # lines of a result table
 def brief(metrics: dict[str, Any]) -> str:
     """Return what a run is about and its scores, in one line."""
     scores = [f"{row.name}: {row.last}" for row in score_rows(metrics)]
-    first = "; ".join(scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else []))
-    without = f"; without {', '.join(metrics['missing'])}" if metrics["missing"] else ""
-    return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {first}{without}"
+    shown = scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else [])
+    parts = [*shown, *gain_lines(metrics)]
+    parts += [f"without {', '.join(metrics['missing'])}"] if metrics["missing"] else []
+    return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {'; '.join(parts)}"
 
 
 def _network_row(name: str, images: str, scores: Mapping[str, Any]) -> ScoreRow:

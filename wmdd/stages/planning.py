@@ -11,6 +11,7 @@ from typing import Any
 from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import Fidelity
+from wmdd.config.methods import selections, uses
 from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.keys import content_key
@@ -59,6 +60,15 @@ class Planner:
     def geometry(self) -> Geometry:
         """How images become inputs of networks."""
         return Geometry(**self.config.data.geometry())
+
+    @property
+    def selections(self) -> list[str]:
+        """The selections of real images: the method, if it is one, and the baselines."""
+        return selections(self.config.method, self.config.evaluate.baselines)
+
+    def uses(self, stage: str) -> bool:
+        """Whether images are made or selected by the results of a stage, such as ``barycenter``."""
+        return uses(stage, self.config.method, self.config.evaluate.baselines)
 
     @property
     def image_sets(self) -> dict[str, list[ArtifactRef]]:
@@ -132,7 +142,7 @@ def _keyed_fields(params: type) -> list[tuple[str, Any]]:
 
 
 def image_sets(recovered: Iterable[PlannedUnit], selected: Iterable[PlannedUnit]) -> dict[str, list[ArtifactRef]]:
-    """Return the artifacts of each set of images by its name: ``distilled``, ``random-0``, ..."""
+    """Return the artifacts of each set of images by its name: ``distilled``, ``random-0``, ``nearest``, ..."""
     sets: dict[str, list[ArtifactRef]] = {}
     for unit in recovered:
         sets.setdefault("distilled", []).append(unit.ref)

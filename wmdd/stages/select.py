@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from wmdd.config.base import Section
 from wmdd.data.batches import class_images
 from wmdd.data.index import DatasetIndex
-from wmdd.method.artifacts import ClassStatistics, DistilledClass
+from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
+from wmdd.models.probes import head_logits
+from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -19,20 +22,40 @@ from wmdd.stages.plans.select import Params
 
 
 def select(_section: Section, units: list[Unit[Params]], seeds: SeedTree, _runtime: Runtime) -> Iterator[Yielded]:
-    """Choose images of each unit's class: input ``index``, and ``statistics`` for herding."""
+    """Choose images of each unit's class: input ``index``, and what the rule needs.
+
+    That is the ``barycenter`` for the nearest images, ``statistics`` for herding, with the ``teacher`` for the easiest.
+    """
     for unit in units:
         index: DatasetIndex = unit.load("index")
-        class_id, ipc, draw = unit.params.class_id, unit.params.ipc, unit.params.draw
-        if draw is None:
-            statistics: ClassStatistics = unit.load("statistics")
-            rows = herd(statistics.features.numpy(), ipc)
-        else:
-            rng = seeds.child("select", draw, class_id).numpy()
+        class_id, ipc = unit.params.class_id, unit.params.ipc
+        mass = torch.full((ipc,), 1 / ipc)
+        if unit.params.draw is not None:
+            rng = seeds.child("select", unit.params.draw, class_id).numpy()
             rows = rng.permutation(len(index.train.of_class(class_id)))[:ipc]
+        elif unit.params.rule == "nearest":
+            barycenter: Barycenter = unit.load("barycenter")
+            rows, mass = barycenter.nearest.numpy(), barycenter.mass
+        else:
+            statistics: ClassStatistics = unit.load("statistics")
+            easiest = unit.params.rule == "easiest"
+            rows = (
+                by_loss(unit.load("teacher"), statistics)[:ipc] if easiest else herd(statistics.features.numpy(), ipc)
+            )
         images = class_images(index, class_id, unit.params.geometry, rows)
-        weights = torch.full((ipc,), 1 / ipc)
         name, sources = index.class_names[class_id], tuple(rows.tolist())
-        yield Output(unit.name, DistilledClass(class_id, images, weights, sources=sources, class_name=name))
+        yield Output(unit.name, DistilledClass(class_id, images, mass, sources=sources, class_name=name))
+
+
+def by_loss(teacher: Teacher, statistics: ClassStatistics) -> np.ndarray:
+    """Return the positions of a class's images by the teacher's cross-entropy, the lowest first.
+
+    The logits follow from the features, so no image passes the teacher again.
+    """
+    logits = head_logits(teacher.network, teacher.num_classes, statistics.features)
+    classes = torch.full((len(logits),), statistics.class_id)
+    order: np.ndarray = F.cross_entropy(logits, classes, reduction="none").argsort(stable=True).numpy()
+    return order
 
 
 def herd(features: np.ndarray, count: int) -> np.ndarray:

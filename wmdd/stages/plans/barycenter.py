@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wmdd.config.methods import SELECTING
 from wmdd.stages.base import Groups, Stage
 from wmdd.stages.planning import Planner
 
@@ -18,8 +17,8 @@ class Params:
 
 
 def plan(planner: Planner) -> Groups:
-    """Plan a unit for each class whose images are optimised."""
-    if planner.config.method in SELECTING:
+    """Plan a unit for each class whose images are optimised, or selected by its atoms."""
+    if not planner.uses("barycenter"):
         return []
     return [
         [

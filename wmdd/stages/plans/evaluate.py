@@ -35,7 +35,7 @@ class Params:
 
 
 def plan(planner: Planner) -> Groups:
-    """Plan each student on each set of images: with every seed on the distilled ones, with one on each random draw."""
+    """Plan each student on each set of images: with one seed on each random draw, with every seed on other sets."""
     config, units, identity = planner.config, [], {"index": planner.index.digest("val")}
     hard, class_ids = config.evaluate.labels == "hard", planner.class_ids
     _check_parts(config, config.ipc * len(class_ids))
@@ -44,7 +44,8 @@ def plan(planner: Planner) -> Groups:
         inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
         if not hard:
             inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
-        seeds = range(config.evaluate.num_students) if images == "distilled" else [int(images.rpartition("-")[2])]
+        draw = images.removeprefix("random-")
+        seeds = [int(draw)] if draw != images else range(config.evaluate.num_students)
         for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
             params = Params(
                 student=student,

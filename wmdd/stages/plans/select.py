@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
+from wmdd.config.methods import SELECTING, made_set
 from wmdd.data.geometry import Geometry
 from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage
-from wmdd.stages.planning import Planner
+from wmdd.stages.planning import UNKEYED, Planner
 
 IMAGES_PER_TASK = 1000  # some seconds of reading
 
@@ -18,37 +19,50 @@ class Params:
 
     Args:
         ipc: images to choose.
-        draw: number of the random draw; None for herding.
+        draw: number of the random draw; None for another rule.
+        rule: how the images are chosen, a key of `SELECTING`; the key has it in the unit's name.
+        images: name of the set of images that the class belongs to.
     """
 
     class_id: int
     ipc: int
     geometry: Geometry
     draw: int | None = None
-
-    @property
-    def images(self) -> str:
-        """The name of the set of images that the class belongs to."""
-        return "distilled" if self.draw is None else f"random-{self.draw}"
+    rule: str = field(default="herding", metadata=UNKEYED)
+    images: str = field(default="distilled", metadata=UNKEYED)
 
 
 def plan(planner: Planner) -> Groups:
-    """Plan the images that herding chooses, if it is the method, and one random draw for each student's seed."""
-    config, class_ids, groups = planner.config, planner.class_ids, []
-    ipc, geometry = config.ipc, planner.geometry
-    if config.method == "herding":
-        statistics = planner.units("statistics")
-        groups.append([_unit(planner, Params(c, ipc, geometry), {"statistics": statistics[c].ref}) for c in class_ids])
-    draws = config.evaluate.num_students if config.evaluate.random_real or config.method == "random" else 0
-    size = max(1, IMAGES_PER_TASK // ipc)
-    for draw, start in itertools.product(range(draws), range(0, len(class_ids), size)):
-        some = class_ids[start : start + size]
-        groups.append([_unit(planner, Params(class_id, ipc, geometry, draw), {}) for class_id in some])
+    """Plan the images of each selection: a random draw for each student's seed, one choice by any other rule."""
+    config, groups = planner.config, list[list[PlannedUnit]]()
+    size = max(1, IMAGES_PER_TASK // config.ipc)
+    for rule, draw in _choices(planner):
+        images = made_set(rule) if rule == config.method else rule
+        base = Params(0, config.ipc, planner.geometry, draw, rule, images if draw is None else f"random-{draw}")
+        inputs = _inputs(planner, rule)
+        for start in range(0, len(planner.class_ids), size):
+            some = planner.class_ids[start : start + size]
+            groups.append([_unit(planner, replace(base, class_id=class_id), inputs(class_id)) for class_id in some])
     return groups
 
 
+def _choices(planner: Planner) -> Iterator[tuple[str, int | None]]:
+    """Yield the rule of each set of images, with the number of the draw of random ones."""
+    for rule in planner.selections:
+        draws = range(planner.config.evaluate.num_students) if rule == "random" else (None,)
+        yield from ((rule, draw) for draw in draws)
+
+
+def _inputs(planner: Planner, rule: str) -> Callable[[int], Inputs]:
+    """Return a function from a class to what a rule needs besides the images: the results of the last stage it uses."""
+    stages = SELECTING[rule][-1:]
+    refs = {stage: [unit.ref for unit in planner.units(stage)] for stage in stages}
+    shared: Inputs = {"teacher": planner.teacher} if rule == "easiest" else {}
+    return lambda class_id: shared | {stage: refs[stage][class_id] for stage in stages}
+
+
 def _unit(planner: Planner, params: Params, inputs: Inputs) -> PlannedUnit:
-    prefix = "herding-" if params.draw is None else f"{params.images}-"
+    prefix = f"{params.rule}-" if params.draw is None else f"{params.images}-"
     return planner.class_unit(SELECT, params.class_id, params, inputs, prefix=prefix)
 
 

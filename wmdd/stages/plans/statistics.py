@@ -8,7 +8,7 @@ from wmdd.stages.planning import ClassParams, Planner
 
 def plan(planner: Planner) -> Groups:
     """Plan a unit for each class, unless all images are random real ones."""
-    if planner.config.method == "random":
+    if not planner.uses("statistics"):
         return []
     inputs: Inputs = {"teacher": planner.teacher}
     class_ids = range(len(planner.index.class_names))
