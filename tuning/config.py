@@ -93,6 +93,7 @@ def search_config(config: DistillConfig, tune: TuneConfig) -> DistillConfig:
             "data.holdout": tune.holdout,
             "evaluate.num_students": tune.num_students,
             "evaluate.baselines": (),
+            "evaluate.worth": (),
             "evaluate.full_data": False,
             "evaluate.val_every": config.relabel.epochs,  # the last epoch is the score; others would only cost time
         },

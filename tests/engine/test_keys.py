@@ -47,6 +47,7 @@ BY_OPTION = {
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
     "evaluate.num_students": BASELINES,
     "evaluate.baselines": BASELINES,
+    "evaluate.worth": BASELINES,
     "relabel.teachers": ("pretrain", "relabel", "evaluate"),  # one more network, and its labels
     "evaluate.labels": ("relabel", "evaluate"),  # hard ones need no teacher's
     "evaluate.full_data": NOTHING,  # the only student is the teacher's own network
@@ -74,6 +75,7 @@ VALUES = {
     "statistics.crop_scale": (0.5, 1.0),
     "relabel.crop_scale": (0.5, 1.0),
     "evaluate.baselines": ("nearest", "easiest"),
+    "evaluate.worth": (2, 3),
     "relabel.teachers": ("convnet2_w8",),
     "evaluate.students": ("convnet2_w8",),
     "evaluate.cosine_stretch": 2.0,

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from wmdd.method.label_batches import batch_sizes, draw_epoch
+from wmdd.method.batch_sizes import batch_sizes
+from wmdd.method.label_batches import draw_epoch
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.seeding import SeedTree
 

@@ -42,12 +42,14 @@ def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
     from wmdd.report.scores import left_out, protocols_of_run, score_rows, scored_on
 
     students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
+    from wmdd.report.worth import curve_lines, worth_lines
+
     title = f"{metrics['subject']}; {students}{scored_on(metrics)}"
     table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
     for row in score_rows(metrics):
         table.add_row(row.name, row.images, row.last, row.best)
     console.print(table)
-    for line in gain_lines(metrics):
+    for line in (*gain_lines(metrics), *worth_lines(metrics), *curve_lines(metrics)):
         console.print(line, soft_wrap=True, highlight=False)
     if left_out(metrics):
         console.print(left_out(metrics), soft_wrap=True, highlight=False)

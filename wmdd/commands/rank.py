@@ -52,7 +52,7 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     that no score comes from a rate that suits the other side badly.
     """
     rate = config.evaluate.lr
-    distilled = override(config, {"evaluate.baselines": ()})
+    distilled = override(config, {"evaluate.baselines": (), "evaluate.worth": ()})
     random, plain = with_method(distilled, "random"), override(distilled, _PLAIN)
     views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
     hard = override(distilled, {"evaluate.labels": "hard", "relabel.teachers": (), **views})

@@ -137,6 +137,12 @@ class EvaluateConfig(Section):
         keyed=False,
         protocol=False,
     )
+    worth: tuple[Count, ...] = option(
+        (),
+        "also train on so many times as many random real images, such as 1,2,5,10,20,50, in equal steps",
+        keyed=False,
+        protocol=False,
+    )
     workers: Count = option(
         1,
         "workers on Ray that train a student together; scores do not depend on it, but for rounding",
@@ -156,6 +162,12 @@ class EvaluateConfig(Section):
         if info.data.get("temperature_decay", 1) < 1 and floor > temperature:
             raise ValueError(f"is above evaluate.temperature={temperature:g}; lower it")
         return floor
+
+    @field_validator("worth")
+    @classmethod
+    def _are_different(cls, worth: tuple[int, ...]) -> tuple[int, ...]:
+        refuse_twice(tuple(map(str, worth)))
+        return worth
 
     @field_validator("rates")
     @classmethod

@@ -10,7 +10,7 @@ from wmdd.config.distill import DistillConfig
 from wmdd.config.methods import made_set
 from wmdd.data.index import DatasetIndex
 from wmdd.stages.base import PlannedUnit
-from wmdd.stages.planning import image_sets
+from wmdd.stages.planning import PlannedSet, image_sets
 from wmdd.stages.plans.pretrain import TEACHER
 from wmdd.storage.store import ArtifactRef
 
@@ -85,7 +85,13 @@ class Plan:
         return [unit.ref for unit in self.units(stage)]
 
     @property
+    def image_sets(self) -> dict[str, PlannedSet]:
+        """The sets of images that students are trained on, by name."""
+        return image_sets(self.config.ipc, self.units("recover"), self.units("select"))
+
+    @property
     def made(self) -> tuple[str, list[ArtifactRef]]:
         """Name the set of images that the run is for, and list it class by class; empty if it ends before them."""
         name = made_set(self.config.method)
-        return name, image_sets(self.units("recover"), self.units("select")).get(name, [])
+        images = self.image_sets.get(name)
+        return name, images.refs if images else []

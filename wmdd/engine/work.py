@@ -16,7 +16,9 @@ import numpy as np
 from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig
 from wmdd.engine.task import Plan, PlannedUnit, StageTask
+from wmdd.method.batch_sizes import epochs_of_equal_steps
 from wmdd.models.size import NetworkSize, network_size
+from wmdd.stages.planning import PlannedSet
 
 FORWARD, IMAGE_GRADIENT, TRAINING = 1, 2, 3  # operations, in those of forward passes: each gradient costs another
 LABEL_BYTES = 4  # of a stored view, besides its logits
@@ -144,8 +146,13 @@ class Workload:
 
     @property
     def _image_bytes(self) -> int:
-        """Bytes of the images of a class, uint8."""
-        return self.config.ipc * 3 * self.config.data.image_size**2
+        """Bytes of the distilled images of a class, uint8."""
+        return self.config.ipc * self._pixel_bytes
+
+    @property
+    def _pixel_bytes(self) -> int:
+        """Bytes of an image, uint8."""
+        return 3 * self.config.data.image_size**2
 
     @property
     def _teacher(self) -> NetworkSize:
@@ -156,9 +163,16 @@ class Workload:
 
     def _set_size(self, unit: PlannedUnit) -> int:
         """Return the number of images that a unit labels or trains a student on."""
-        classes = unit.inputs["classes"]
-        assert isinstance(classes, tuple)
-        return len(classes) * self.config.ipc
+        return len(self._image_sets[unit.params.images])
+
+    def _epochs(self, unit: PlannedUnit) -> int:
+        """Return the epochs of a student."""
+        base = self.config.ipc * len(self._image_sets[unit.params.images].refs)
+        return epochs_of_equal_steps(self.config.relabel, base, self._set_size(unit))
+
+    @functools.cached_property
+    def _image_sets(self) -> dict[str, PlannedSet]:
+        return self.plan.image_sets
 
     @property
     def _teacher_validations(self) -> int:
@@ -166,10 +180,9 @@ class Workload:
         every = 1 if section.keep == "best" else max(1, section.epochs // 10)
         return math.ceil(section.epochs / every) * (2 if section.ema else 1)
 
-    @property
-    def _student_validations(self) -> int:
+    def _student_validations(self, unit: PlannedUnit) -> int:
         section = self.config.evaluate
-        return math.ceil(self.config.relabel.epochs / section.val_every) * (2 if section.ema else 1)
+        return math.ceil(self._epochs(unit) / section.val_every) * (2 if section.ema else 1)
 
     def _pretrain(self, unit: PlannedUnit) -> Iterator[Passes]:
         section, index = self.config.pretrain, self.plan.index
@@ -199,13 +212,13 @@ class Workload:
             yield Passes(network, epochs * images, epochs * math.ceil(images / section.batch_size), FORWARD)
 
     def _evaluate(self, unit: PlannedUnit) -> Iterator[Passes]:
-        section, epochs, index = self.config.evaluate, self.config.relabel.epochs, self.plan.index
+        section, epochs, index = self.config.evaluate, self._epochs(unit), self.plan.index
         network = self._network(unit.params.student, section.stem)
         images = self._set_size(unit)
         yield Passes(network, epochs * images, epochs * math.ceil(images / self.config.relabel.batch_size), TRAINING)
         ids = unit.params.class_ids
         scored = int(np.isin(index.val.label, ids).sum()) if ids else len(index.val)
-        yield Passes(network, self._student_validations * scored, 0, FORWARD)
+        yield Passes(network, self._student_validations(unit) * scored, 0, FORWARD)
 
     def _teacher_bytes(self, unit: PlannedUnit) -> int:
         return self._network(unit.params.model, unit.params.stem).weight_bytes
@@ -236,7 +249,7 @@ _BYTES: dict[str, Callable[[Workload, PlannedUnit], int]] = {
     "statistics": Workload._statistics_bytes,
     "barycenter": lambda work, _unit: work.config.ipc * work._teacher.features * 4,
     "recover": lambda work, _unit: work._image_bytes + RECORD_BYTES,
-    "select": lambda work, _unit: work._image_bytes,
+    "select": lambda work, unit: unit.params.ipc * work._pixel_bytes,
     "relabel": Workload._label_bytes,
-    "evaluate": lambda work, _unit: 250 + 50 * work._student_validations,  # a curve as JSON
+    "evaluate": lambda work, unit: 250 + 50 * work._student_validations(unit),  # a curve as JSON
 }

@@ -28,6 +28,7 @@ from wmdd.config.students import RelabelConfig
 from wmdd.data.augment import augmented
 from wmdd.data.views import Views, apply_mix, draw_mix_box, draw_resized_crops, sample_views
 from wmdd.errors import ArtifactError
+from wmdd.method.batch_sizes import batch_sizes
 from wmdd.normalization import Normalization
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
@@ -153,18 +154,6 @@ def together(batches: Iterable[LabelBatch], size: int, images: int = 0) -> Itera
         values += more
     if group:
         yield group
-
-
-def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
-    """Return the number of images of each batch of an epoch, in which every image occurs once.
-
-    The last batch may be smaller. If it would be of one image, that joins the batch before, since batch-norm needs two.
-    """
-    whole, rest = divmod(num_images, section.batch_size)
-    sizes = [section.batch_size] * whole + ([rest] if rest else [])
-    if len(sizes) > 1 and rest == 1:
-        sizes[-2:] = [section.batch_size + 1]
-    return sizes
 
 
 def draw_epoch(section: RelabelConfig, epoch: int, num_images: int, size: int, seeds: SeedTree) -> Iterator[LabelBatch]:

@@ -28,6 +28,7 @@ _RESULTS = (
     "distilled",
     "baselines",
     "gain",
+    "worth",
     "protocol",
     "validation_images",
     "validation_digest",

@@ -22,7 +22,8 @@ from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.models.teacher import Teacher
 from wmdd.report.gains import LABELS, gain_lines
 from wmdd.report.pictures import Series, curves_svg, strip_uri
-from wmdd.report.scores import left_out, protocols_of_run, rule_of, score_rows
+from wmdd.report.scores import is_worth, left_out, protocols_of_run, rule_of, score_rows
+from wmdd.report.worth import worth_lines, worth_tables
 from wmdd.stages.evaluate import StudentResult
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import on_a_page
@@ -49,11 +50,12 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
         manifest=manifest,
         rows=score_rows(metrics),
         runs=max((len(scores["runs"]) for scores in _summaries(metrics)), default=0),
-        gains=gain_lines(metrics),
+        gains=[*gain_lines(metrics), *worth_lines(metrics)],
+        worth=worth_tables(metrics),
         left_out=left_out(metrics),
         optimised=metrics["method"] not in SELECTING,
         gallery=_gallery(plan, classes, barycenters),
-        curves=_curves(plan, store, classes, barycenters),
+        curves=_curves(plan, store, classes, barycenters) + _worth_svgs(metrics),
         norms=_norms(plan, barycenters),
         config=markupsafe.escape(to_yaml(plan.config)),
         held_out=plan.index.val_held_out,
@@ -116,7 +118,7 @@ def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
     for student in dict.fromkeys(result.student for result in results):
         curves_of: dict[str, list[Any]] = {}
         for result in results:
-            if result.student == student:
+            if result.student == student and not is_worth(result.images):
                 curves_of.setdefault(rule_of(result.images, plan.config.method), []).append(result.curve)
         for rule, curves in curves_of.items():
             for score, suffix in (("top1", ""), ("top1_ema", ", EMA")):
@@ -125,6 +127,24 @@ def _student_curves(plan: Plan, store: ArtifactStore) -> list[Series]:
                     epochs = [point["epoch"] for point in curves[0]]
                     series.append((f"{LABELS.get(rule, rule)}, {student}{suffix}", epochs, means.tolist()))
     return series
+
+
+def _worth_svgs(metrics: dict[str, Any]) -> list[str]:
+    """Draw, for each student, top-1 on random real images against their number, and that of the run's images."""
+    pictures = []
+    for name, scores in metrics["students"].items():
+        if scores.get("worth"):
+            curve = scores["worth"]["curve"]
+            numbers = [point["ipc"] for point in curve]
+            series: list[Series] = [("random real", numbers, [point["top1_last_mean"] for point in curve])]
+            if scores["distilled"]:
+                made = metrics["method"] if metrics["method"] in SELECTING else "distilled"
+                label = f"{metrics['ipc']} {made} per class"
+                series.append((label, numbers, [scores["distilled"]["top1_last_mean"]] * len(numbers)))
+            pictures.append(
+                curves_svg(f"Worth, {name}", "random real images per class", series, percent=True, log_x=True)
+            )
+    return pictures
 
 
 def _norms(plan: Plan, barycenters: list[Barycenter]) -> list[dict[str, Any]]:

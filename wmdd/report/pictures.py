@@ -91,8 +91,20 @@ def svg_text(drawing: Any) -> str:
     return out.getvalue()[out.getvalue().index("<svg") :]
 
 
-def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool = False, percent: bool = False) -> str:
-    """Draw curves as SVG text, with their names below, where they hide nothing."""
+def curves_svg(
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    *,
+    log: bool = False,
+    percent: bool = False,
+    log_x: bool = False,
+) -> str:
+    """Draw curves as SVG text, with their names below, where they hide nothing.
+
+    Args:
+        log, log_x: logarithmic axes; with `log_x`, each point of the first curve is marked and named on the axis.
+    """
     names = [label(name, 28) for name, _, _ in series] if 1 < len(series) <= MAX_NAMED else []
     longest = max(map(cell_len, names), default=0)
     fitting = max(1, LEGEND_WIDTH // (longest + 9))  # names, each with its line and the space to the next
@@ -102,7 +114,10 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             # matplotlib hides names that begin with _, and takes $ for mathematics: the names are set last, as text.
             axes.plot(x, y, label=str(position), linewidth=1.5, marker="o" if len(x) == 1 else None, markersize=3)
         axes.set(title=title, xlabel=x_label)
-        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
+        if log_x:
+            _mark_numbers(axes, series[0][1])
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)  # epochs, steps and iterations are counted
         if log:
             axes.set_yscale("log")
         if percent:
@@ -115,6 +130,13 @@ def curves_svg(title: str, x_label: str, series: Sequence[Series], *, log: bool 
             for text, name in zip(legend.get_texts(), names, strict=True):
                 text.set(text=name, parse_math=False)
         return svg_text(drawing)
+
+
+def _mark_numbers(axes: Any, numbers: Sequence[float]) -> None:
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.set_xticks(numbers, [f"{number:g}" for number in numbers], fontsize=8)
+    axes.lines[0].set(marker="o", markersize=3)
 
 
 def _enlarged(image: Tensor, cell: int) -> Image.Image:

@@ -16,6 +16,7 @@ from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
 from wmdd.report.gains import LABELS, gain_lines, gain_of
+from wmdd.report.worth import worth_lines, worth_of
 from wmdd.stages.plans.pretrain import ensemble_of
 from wmdd.storage.store import ArtifactStore
 
@@ -152,13 +153,30 @@ def _student(
         "distilled": distilled,
         "baselines": baselines,
         "gain": gain_of(distilled, baselines),
+        "worth": worth_of(plan, distilled, _random_scores(config.ipc, summaries)),
     }
 
 
+def _random_scores(ipc: int, summaries: Mapping[str, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Return the scores of students of random real images by images per class."""
+    sizes = {"random": ipc} | {rule: int(rule.removeprefix("worth-")) for rule in summaries if is_worth(rule)}
+    return {size: summaries[rule] for rule, size in sizes.items() if rule in summaries}
+
+
+def is_worth(images: str) -> bool:
+    """Whether a set of images is one of the random ones that show what others are worth."""
+    return images.startswith("worth-")
+
+
 def rule_of(images: str, method: str) -> str:
-    """Return the baseline that a set of images belongs to; ``distilled`` for what the method makes, unless randomly."""
+    """Return the baseline that a set of images belongs to; ``distilled`` for what the method makes, unless randomly.
+
+    For ``worth-20-0``, it is ``worth-20``.
+    """
     if images.startswith("random-"):
         return "random"
+    if is_worth(images):
+        return images.rpartition("-")[0]
     return "distilled" if images == made_set(method) else images
 
 
@@ -225,7 +243,7 @@ def brief(metrics: dict[str, Any]) -> str:
     """Return what a run is about and its scores, in one line."""
     scores = [f"{row.name}: {row.last}" for row in score_rows(metrics)]
     shown = scores[:_IN_BRIEF] + (["..."] if len(scores) > _IN_BRIEF else [])
-    parts = [*shown, *gain_lines(metrics)]
+    parts = [*shown, *gain_lines(metrics), *worth_lines(metrics)]
     parts += [f"without {', '.join(metrics['missing'])}"] if metrics["missing"] else []
     return f"{metrics['subject']}, {metrics['classes']} classes; top-1: {'; '.join(parts)}"
 

@@ -15,11 +15,31 @@ from wmdd.config.methods import selections, uses
 from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.keys import content_key
+from wmdd.method.batch_sizes import epochs_of_equal_steps
 from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage
 from wmdd.storage.store import ArtifactRef
 
 UNKEYED = {"keyed": False}  # metadata of a param that changes no output, or that the key holds in another form
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
+
+
+@dataclass(frozen=True)
+class PlannedSet:
+    """A set of images that students are trained on.
+
+    Args:
+        ipc: images per class.
+        draw: number of the random draw, which is the seed of its only student; None if every student has this set.
+        refs: its artifacts, one for each class.
+    """
+
+    ipc: int
+    draw: int | None
+    refs: list[ArtifactRef] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return self.ipc * len(self.refs)
 
 
 @dataclass(frozen=True)
@@ -71,9 +91,24 @@ class Planner:
         return uses(stage, self.config.method, self.config.evaluate.baselines)
 
     @property
-    def image_sets(self) -> dict[str, list[ArtifactRef]]:
+    def image_sets(self) -> dict[str, PlannedSet]:
         """The sets of images that students are trained on, by name."""
-        return image_sets(self.units("recover"), self.units("select"))
+        return image_sets(self.config.ipc, self.units("recover"), self.units("select"))
+
+    def epochs(self, images: PlannedSet) -> int:
+        """Return the epochs of students of a set: with more images, those that have about as many steps."""
+        return epochs_of_equal_steps(self.config.relabel, self.config.ipc * len(images.refs), len(images))
+
+    @property
+    def worth_sizes(self) -> list[int]:
+        """The numbers of random real images per class whose students show what the distilled ones are worth.
+
+        They are at most the images of the smallest class.
+        """
+        if not self.config.evaluate.worth:
+            return []
+        smallest = smallest_class(self.index, self.class_ids)
+        return sorted({min(times * self.config.ipc, smallest) for times in self.config.evaluate.worth})
 
     def groups(self) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of the level."""
@@ -128,6 +163,11 @@ class Planner:
         return self.unit(stage, f"{prefix}class-{class_id:05d}", params, inputs, identity=identity)
 
 
+def smallest_class(index: DatasetIndex, class_ids: Iterable[int]) -> int:
+    """Return the least number of training images that one of the classes has."""
+    return min(len(index.train.of_class(class_id)) for class_id in class_ids)
+
+
 def params_for_key(params: Any) -> dict[str, Any]:
     """Return the plain params that belong to the key; those at their default are left out, as options are."""
     cls: type = type(params)
@@ -141,13 +181,18 @@ def _keyed_fields(params: type) -> list[tuple[str, Any]]:
     return [(item.name, item.default) for item in dataclasses.fields(params) if item.metadata.get("keyed", True)]
 
 
-def image_sets(recovered: Iterable[PlannedUnit], selected: Iterable[PlannedUnit]) -> dict[str, list[ArtifactRef]]:
-    """Return the artifacts of each set of images by its name: ``distilled``, ``random-0``, ``nearest``, ..."""
-    sets: dict[str, list[ArtifactRef]] = {}
+def image_sets(ipc: int, recovered: Iterable[PlannedUnit], selected: Iterable[PlannedUnit]) -> dict[str, PlannedSet]:
+    """Return each set of images by its name: ``distilled``, ``random-0``, ``nearest``, ``worth-20-0``, ...
+
+    Args:
+        ipc: recovered images per class.
+    """
+    sets: dict[str, PlannedSet] = {}
     for unit in recovered:
-        sets.setdefault("distilled", []).append(unit.ref)
+        sets.setdefault("distilled", PlannedSet(ipc, None)).refs.append(unit.ref)
     for unit in selected:
-        sets.setdefault(unit.params.images, []).append(unit.ref)
+        params = unit.params
+        sets.setdefault(params.images, PlannedSet(params.ipc, params.draw)).refs.append(unit.ref)
     return sets
 
 

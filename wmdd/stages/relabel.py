@@ -13,7 +13,8 @@ from torch import nn
 
 from wmdd.config.students import RelabelConfig
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, mean_pixels, replay, replayable, together
+from wmdd.method.batch_sizes import batch_sizes
+from wmdd.method.label_batches import LabelBatch, draw_epoch, mean_pixels, replay, replayable, together
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.folding import folded
 from wmdd.models.teacher import Teacher

@@ -18,7 +18,8 @@ from wmdd.config.students import EvaluateConfig
 from wmdd.data.augment import augmentation
 from wmdd.distributed import ALONE, Ranks
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.label_batches import LabelBatch, batch_sizes, draw_epoch, replay, replayable, replayed_together
+from wmdd.method.batch_sizes import batch_sizes
+from wmdd.method.label_batches import LabelBatch, draw_epoch, replay, replayable, replayed_together
 from wmdd.method.losses import soft_label_loss
 from wmdd.method.soft_labels import SoftLabels, check_labels
 from wmdd.method.temperatures import StudentTemperature, teacher_temperature

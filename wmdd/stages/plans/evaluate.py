@@ -10,6 +10,7 @@ from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.students import RelabelConfig
 from wmdd.data.geometry import Geometry
 from wmdd.errors import ConfigError
+from wmdd.method.batch_sizes import batch_sizes
 from wmdd.stages.base import Groups, Inputs, Stage
 from wmdd.stages.planning import UNKEYED, Planner
 
@@ -36,16 +37,17 @@ class Params:
 
 def plan(planner: Planner) -> Groups:
     """Plan each student on each set of images: with one seed on each random draw, with every seed on other sets."""
-    config, units, identity = planner.config, [], {"index": planner.index.digest("val")}
-    hard, class_ids = config.evaluate.labels == "hard", planner.class_ids
-    _check_parts(config, config.ipc * len(class_ids))
+    units, identity = [], {"index": planner.index.digest("val")}
+    hard, class_ids = planner.config.evaluate.labels == "hard", planner.class_ids
     blocks = planner.units("relabel")
-    for images, classes in planner.image_sets.items():
-        inputs: Inputs = {"classes": tuple(classes), "index": planner.index_ref}
+    for images, planned in planner.image_sets.items():
+        _check_parts(planner.config, len(planned))
+        relabel = planner.config.relabel.model_copy(update={"epochs": planner.epochs(planned)})
+        config = planner.config.model_copy(update={"relabel": relabel})
+        inputs: Inputs = {"classes": tuple(planned.refs), "index": planner.index_ref}
         if not hard:
             inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
-        draw = images.removeprefix("random-")
-        seeds = [int(draw)] if draw != images else range(config.evaluate.num_students)
+        seeds = list(range(config.evaluate.num_students)) if planned.draw is None else [planned.draw]
         for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
             params = Params(
                 student=student,
@@ -55,7 +57,7 @@ def plan(planner: Planner) -> Groups:
                 protocol=config.evaluate.protocol,
                 protocol_hash=protocol_hash(config, student),
                 class_ids=tuple(class_ids) if len(class_ids) < len(planner.index.class_names) else (),
-                views=config.relabel.hard() if hard else None,
+                views=relabel.hard() if hard else None,
             )
             name, section = f"{images}-{student.replace('/', '_')}-seed-{seed}", config.evaluate.of(student)
             units.append(planner.unit(EVALUATE, name, params, inputs, section=section, identity=identity))
@@ -67,8 +69,7 @@ def _check_parts(config: DistillConfig, num_images: int) -> None:
     workers, section = config.evaluate.workers, config.relabel
     if workers == 1:
         return
-    from wmdd.method.label_batches import batch_sizes  # torch takes a second to import
-    from wmdd.training.trainer import part_rows
+    from wmdd.training.trainer import part_rows  # torch takes a second to import
 
     sizes = set(batch_sizes(section, num_images))
     part = min(len(rows) for size in sizes for rows in part_rows(size, config.evaluate.accumulate))

@@ -24,11 +24,12 @@ def plan(planner: Planner) -> Groups:
     if planner.config.evaluate.labels == "hard":
         return []
     ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
-    for images, classes in planner.image_sets.items():
-        inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(classes)}
+    for images, planned in planner.image_sets.items():
+        inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(planned.refs)}
+        epochs = planner.epochs(planned)
         inputs |= {"others": ensemble} if ensemble else {}
-        for first in range(0, section.epochs, section.epochs_per_block):
-            params = Params(images, first, min(section.epochs_per_block, section.epochs - first))
+        for first in range(0, epochs, section.epochs_per_block):
+            params = Params(images, first, min(section.epochs_per_block, epochs - first))
             units.append(planner.unit(RELABEL, f"{images}-epochs-{first:04d}", params, inputs))
     return [[unit] for unit in units]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -34,23 +35,33 @@ class Params:
 
 def plan(planner: Planner) -> Groups:
     """Plan the images of each selection: a random draw for each student's seed, one choice by any other rule."""
-    config, groups = planner.config, list[list[PlannedUnit]]()
-    size = max(1, IMAGES_PER_TASK // config.ipc)
-    for rule, draw in _choices(planner):
-        images = made_set(rule) if rule == config.method else rule
-        base = Params(0, config.ipc, planner.geometry, draw, rule, images if draw is None else f"random-{draw}")
-        inputs = _inputs(planner, rule)
+    groups: Groups = []
+    for base in _sets(planner):
+        inputs, size = _inputs(planner, base.rule), max(1, IMAGES_PER_TASK // base.ipc)
         for start in range(0, len(planner.class_ids), size):
             some = planner.class_ids[start : start + size]
             groups.append([_unit(planner, replace(base, class_id=class_id), inputs(class_id)) for class_id in some])
     return groups
 
 
-def _choices(planner: Planner) -> Iterator[tuple[str, int | None]]:
-    """Yield the rule of each set of images, with the number of the draw of random ones."""
-    for rule in planner.selections:
-        draws = range(planner.config.evaluate.num_students) if rule == "random" else (None,)
-        yield from ((rule, draw) for draw in draws)
+def _sets(planner: Planner) -> Iterator[Params]:
+    """Yield what the classes of each set of images share: of selections, and of larger random sets."""
+    config, draws = planner.config, range(planner.config.evaluate.num_students)
+    sizes = planner.worth_sizes
+    rules = [*planner.selections, *(["random"] if config.ipc in sizes else [])]
+    for rule in dict.fromkeys(rules):
+        if rule == "random":
+            yield from (_drawn(planner, f"random-{draw}", config.ipc, draw) for draw in draws)
+        else:
+            images = made_set(rule) if rule == config.method else rule
+            yield Params(0, config.ipc, planner.geometry, None, rule, images)
+    for ipc, draw in itertools.product(sizes, draws):
+        if ipc != config.ipc:
+            yield _drawn(planner, f"worth-{ipc}-{draw}", ipc, draw)
+
+
+def _drawn(planner: Planner, images: str, ipc: int, draw: int) -> Params:
+    return Params(0, ipc, planner.geometry, draw, "random", images)
 
 
 def _inputs(planner: Planner, rule: str) -> Callable[[int], Inputs]:
