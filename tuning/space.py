@@ -64,6 +64,8 @@ def _check_field(field: str) -> None:
         raise ConfigError(
             f"--tune.space {field}: trials share what {section} decides; search fields of recover, relabel or evaluate"
         )
+    if field == "recover.tiles":
+        raise ConfigError(f"--tune.space {field}: decides the barycenters, which trials share; compare whole runs")
     if not name or field_type(field) is None:
         near = DistillConfig.near(field)
         raise ConfigError(f"--tune.space {field}: no such field; wmdd distill RECIPE --help-all lists them{near}")

@@ -19,18 +19,24 @@ from wmdd.data.decoding.pixels import png, to_image, to_tensor
 from wmdd.data.hf_parquet import encoded_images, image_table, parquet_class_names
 from wmdd.errors import SHOWN, ArtifactError, StorageError
 from wmdd.method.artifacts import DistilledClass
+from wmdd.method.tiles import decode
 from wmdd.storage.filesystem import entries, explain, open_fs, read
 from wmdd.storage.parquet import read_table
 from wmdd.text import printable
 
 
 def images_table(classes: Sequence[DistilledClass], class_names: Sequence[str]) -> pa.Table:
-    """Return classes in the schema of Hugging Face `datasets`: lossless PNG bytes, label, class name and weight."""
+    """Return classes in the schema of Hugging Face `datasets`: lossless PNG bytes, label, class name and weight.
+
+    Images that hold tiles stay as they are; the column ``tiles`` then has the number of tiles on each side.
+    """
     rows = [(item, place) for item in classes for place in range(len(item.images))]
     values: dict[str, tuple[str, list[Any]]] = {
         "class_name": ("string", [class_names[item.class_id] for item, _ in rows]),
         "weight": ("float32", [float(item.mass[place]) for item, place in rows]),
     }
+    if any(item.tiles > 1 for item, _ in rows):
+        values["tiles"] = ("int32", [item.tiles for item, _ in rows])
     images = ((png(to_image(item.images[place])), f"{item.class_id:05d}-{place:05d}.png") for item, place in rows)
     return image_table(images, [item.class_id for item, _ in rows], class_names, values)
 
@@ -91,7 +97,7 @@ class DistilledImages(Dataset[tuple[Any, int]]):
 
 @names_arguments()
 def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -> DistilledImages:
-    """Return the distilled images of a run folder.
+    """Return the distilled images of a run folder as networks see them: tiles are enlarged to images.
 
     Args:
         run: URL of the folder that `wmdd distill` wrote.
@@ -116,6 +122,10 @@ def load_distilled(run: str, transform: Callable[[Tensor], Any] | None = None) -
     images = torch.stack([to_tensor(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded])
     labels = torch.tensor([label for table in tables for label in table.column("label").to_pylist()])
     weights = torch.tensor([weight for table in tables for weight in table.column("weight").to_pylist()])
+    if "tiles" in tables[0].column_names:
+        tiles = int(tables[0].column("tiles")[0].as_py())
+        images, labels = decode(images, tiles), labels.repeat_interleave(tiles**2)
+        weights = weights.repeat_interleave(tiles**2) / tiles**2
     return DistilledImages(images, labels, weights, names, transform, run)
 
 

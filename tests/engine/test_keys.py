@@ -44,6 +44,7 @@ BY_SECTION = {
 BY_OPTION = {
     "data.download": NOTHING,
     "ipc": STAGES[2:],  # of random images too
+    "recover.tiles": ("barycenter", *IMAGES),  # an atom for each; those of the nearest real images stay
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
     "evaluate.num_students": BASELINES,
     "evaluate.baselines": BASELINES,

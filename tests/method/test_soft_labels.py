@@ -15,7 +15,7 @@ from wmdd.config.students import RelabelConfig
 from wmdd.errors import ArtifactError
 from wmdd.method import soft_labels
 from wmdd.method.artifacts import ImageSet
-from wmdd.method.batch_sizes import batch_sizes, epochs_of_equal_steps
+from wmdd.method.batch_sizes import batch_sizes, with_equal_steps
 from wmdd.method.label_batches import draw_epoch
 from wmdd.method.soft_labels import LabelBlock, SoftLabels, check_labels
 
@@ -152,8 +152,14 @@ def test_labels_travel_to_spawned_workers():
 
 def test_larger_sets_have_as_many_steps_in_fewer_epochs():
     section = RelabelConfig(epochs=30, batch_size=10)
-    assert epochs_of_equal_steps(section, 20, 20) == 30
-    epochs = {images: epochs_of_equal_steps(section, 20, images) for images in (40, 90, 600, 100_000)}
+    assert with_equal_steps(section, 20, 20) is section
+    epochs = {images: with_equal_steps(section, 20, images).epochs for images in (40, 90, 600, 100_000)}
     assert epochs == {40: 15, 90: 7, 600: 1, 100_000: 1}
-    # Few images are one batch however many they are.
-    assert epochs_of_equal_steps(RelabelConfig(epochs=30, batch_size=100), 20, 100) == 30
+    assert with_equal_steps(section, 20, 40).batch_size == 10
+
+
+def test_larger_sets_have_no_larger_batches():
+    # The steps of twenty images have twenty, although a batch could have a hundred.
+    section = RelabelConfig(epochs=30, batch_size=100, bn_mode="batch", micro_batch=50)
+    own = with_equal_steps(section, 20, 100)
+    assert (own.batch_size, own.micro_batch, own.epochs) == (20, 20, 6)

@@ -31,7 +31,7 @@ def test_networks_are_validated_on_as_many_images_as_fit(tmp_path, passes):
     held_out = json.loads((tmp_path / "runs/digits/metrics.json").read_text())["validation_images"]
     assert FIT < held_out < 3 * FIT
     parts = [FIT, FIT, held_out - 2 * FIT]
-    assert passes == {"pretrain": 4 * parts, "evaluate": 8 * parts}  # epochs; students, twice each
+    assert passes == {"pretrain": 4 * parts, "evaluate": 12 * parts}  # epochs; students, twice each
     passes.clear()
     teacher = tmp_path / "runs/digits/teacher.safetensors"
     more = ("--pretrain.checkpoint", teacher, "--evaluate.val_batch_size", "200", "--run", "runs/loaded")

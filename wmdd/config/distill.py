@@ -41,6 +41,11 @@ class DistillConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     ray: RayConfig = RayConfig()
 
+    @property
+    def atoms(self) -> int:
+        """Atoms of a class's barycenter: one for each distilled image, or for each of its tiles."""
+        return self.ipc * self.recover.tiles**2
+
     @classmethod
     def option(cls, name: str) -> str:
         """Return the dotted name of one of its fields: its own name."""

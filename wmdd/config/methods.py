@@ -14,6 +14,7 @@ _CLASSIFY: dict[str, Any] = {
     "recover.feature_weight": 0.0,
     "recover.ce_weight": 1.0,
     "recover.bn_target": "global",
+    "recover.tiles": 1,
     "recover.bn_weight": 1.0,  # 0.01 for large images
     "recover.bn_weight_scale": "absolute",
     "recover.first_bn_multiplier": 10.0,

@@ -61,10 +61,20 @@ class RecoverConfig(Section):
     )
     tv_weight: NonNegative = option(0.0, "of the total-variation prior")
     l2_weight: NonNegative = option(0.0, "of the L2 prior")
+    tiles: int = option(
+        1, "each image holds tiles x tiles smaller ones, enlarged for the networks (1: it is one image)", ge=1, le=8
+    )
     curriculum: Literal["none", "step", "linear", "cosine"] = option(
         "none", "views begin with whole images, and the least area falls to crop_scale's (CDA)"
     )
     curriculum_share: Fraction = option(1.0, "share of the iterations in which it falls")
+
+    @field_validator("tiles")
+    @classmethod
+    def _has_own_statistics(cls, tiles: int, info: ValidationInfo) -> int:
+        if tiles > 1 and info.data.get("bn_target") == "global":
+            raise ValueError("tiles need the statistics of their class; set recover.bn_target to class, or this to 1")
+        return tiles
 
     @field_validator("curriculum_share")
     @classmethod

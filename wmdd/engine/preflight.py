@@ -9,6 +9,7 @@ import functools
 
 from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import SELECTING
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
 from wmdd.models.names import is_file, is_sound_convnet
@@ -33,6 +34,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"ipc={ipc}: larger than class {name} "
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
+    _check_tiles(config, index)
     for section in ("relabel", "pretrain"):
         if getattr(config, section).batch_size < 2:
             option = f"{section}.batch_size"
@@ -82,6 +84,23 @@ def _check_draws_nothing(student: str, num_classes: int, image_size: int, worker
     if draws(skeleton(student, num_classes, image_size)):
         raise ConfigError(
             f"evaluate.workers={workers}: the score of {student}, which has dropout, would depend on it; set it to 1"
+        )
+
+
+def _check_tiles(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse tiles that do not fill an image, or that have no real image for each atom."""
+    tiles, size = config.recover.tiles, config.data.image_size
+    if tiles == 1 or config.method in SELECTING:
+        return
+    if size % tiles:
+        raise ConfigError(f"recover.tiles={tiles}: does not divide data.image_size={size}; choose a divisor")
+    if config.barycenter.mass == "learned":
+        raise ConfigError(f"recover.tiles={tiles}: the tiles of an image have one mass; set barycenter.mass to uniform")
+    smallest = min(len(index.train.of_class(class_id)) for class_id in range(len(index.class_names)))
+    if config.atoms > smallest:
+        raise ConfigError(
+            f"recover.tiles={tiles}: needs {config.atoms} real images of each class, and the smallest has {smallest}; "
+            "lower recover.tiles or ipc"
         )
 
 

@@ -87,7 +87,7 @@ class Plan:
     @property
     def image_sets(self) -> dict[str, PlannedSet]:
         """The sets of images that students are trained on, by name."""
-        return image_sets(self.config.ipc, self.units("recover"), self.units("select"))
+        return image_sets(self.config.atoms, self.units("recover"), self.units("select"))
 
     @property
     def made(self) -> tuple[str, list[ArtifactRef]]:

@@ -15,8 +15,9 @@ import numpy as np
 
 from wmdd.config.base import Stem
 from wmdd.config.distill import DistillConfig
+from wmdd.config.students import RelabelConfig
 from wmdd.engine.task import Plan, PlannedUnit, StageTask
-from wmdd.method.batch_sizes import epochs_of_equal_steps
+from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.models.size import NetworkSize, network_size
 from wmdd.stages.planning import PlannedSet
 
@@ -131,13 +132,14 @@ class Workload:
         if task.stage != "barycenter":
             return 0.0
         images = sum(self.class_size(unit.params.class_id) for unit in task.units)
-        return float(images) * self.config.ipc * self._teacher.features
+        atoms: int = task.units[0].params.ipc
+        return float(images) * atoms * self._teacher.features
 
     def recovered_pixels(self, task: StageTask) -> float:
         """Return the pixels in all steps of the largest tensor batch of a task of recovery; 0 in other stages."""
         if task.stage != "recover":
             return 0.0
-        images = len(task.units) * min(self.config.ipc, task.units[0].params.images_at_once or self.config.ipc)
+        images = len(task.units) * min(self.config.atoms, task.units[0].params.images_at_once or self.config.atoms)
         return float(images) * self.config.data.image_size**2 * self.config.recover.iterations
 
     @functools.cached_property
@@ -165,10 +167,10 @@ class Workload:
         """Return the number of images that a unit labels or trains a student on."""
         return len(self._image_sets[unit.params.images])
 
-    def _epochs(self, unit: PlannedUnit) -> int:
-        """Return the epochs of a student."""
+    def _labels(self, unit: PlannedUnit) -> RelabelConfig:
+        """Return how the set of a unit is labelled."""
         base = self.config.ipc * len(self._image_sets[unit.params.images].refs)
-        return epochs_of_equal_steps(self.config.relabel, base, self._set_size(unit))
+        return with_equal_steps(self.config.relabel, base, self._set_size(unit))
 
     @functools.cached_property
     def _image_sets(self) -> dict[str, PlannedSet]:
@@ -182,7 +184,7 @@ class Workload:
 
     def _student_validations(self, unit: PlannedUnit) -> int:
         section = self.config.evaluate
-        return math.ceil(self._epochs(unit) / section.val_every) * (2 if section.ema else 1)
+        return math.ceil(self._labels(unit).epochs / section.val_every) * (2 if section.ema else 1)
 
     def _pretrain(self, unit: PlannedUnit) -> Iterator[Passes]:
         section, index = self.config.pretrain, self.plan.index
@@ -201,21 +203,22 @@ class Workload:
     def _recover(self, unit: PlannedUnit) -> Iterator[Passes]:
         section, params = self.config.recover, unit.params
         steps = section.iterations if params.steps is None else params.steps
-        parts = math.ceil(self.config.ipc / (params.images_at_once or self.config.ipc))
-        yield Passes(self._teacher, self.config.ipc * steps, steps * parts, IMAGE_GRADIENT)
+        parts = math.ceil(self.config.atoms / (params.images_at_once or self.config.atoms))
+        yield Passes(self._teacher, self.config.atoms * steps, steps * parts, IMAGE_GRADIENT)
 
     def _relabel(self, unit: PlannedUnit) -> Iterator[Passes]:
         section, epochs = self.config.relabel, unit.params.epochs
-        images = self._set_size(unit)
+        images, batch_size = self._set_size(unit), self._labels(unit).batch_size
         for name in (self.config.pretrain.model, *section.teachers):
             network = self._network(name, self.config.pretrain.stem)
-            yield Passes(network, epochs * images, epochs * math.ceil(images / section.batch_size), FORWARD)
+            yield Passes(network, epochs * images, epochs * math.ceil(images / batch_size), FORWARD)
 
     def _evaluate(self, unit: PlannedUnit) -> Iterator[Passes]:
-        section, epochs, index = self.config.evaluate, self._epochs(unit), self.plan.index
+        section, labels, index = self.config.evaluate, self._labels(unit), self.plan.index
         network = self._network(unit.params.student, section.stem)
         images = self._set_size(unit)
-        yield Passes(network, epochs * images, epochs * math.ceil(images / self.config.relabel.batch_size), TRAINING)
+        steps = labels.epochs * math.ceil(images / labels.batch_size)
+        yield Passes(network, labels.epochs * images, steps, TRAINING)
         ids = unit.params.class_ids
         scored = int(np.isin(index.val.label, ids).sum()) if ids else len(index.val)
         yield Passes(network, self._student_validations(unit) * scored, 0, FORWARD)
@@ -247,7 +250,7 @@ _PASSES: dict[str, Callable[[Workload, PlannedUnit], Iterator[Passes]]] = {
 _BYTES: dict[str, Callable[[Workload, PlannedUnit], int]] = {
     "pretrain": Workload._teacher_bytes,
     "statistics": Workload._statistics_bytes,
-    "barycenter": lambda work, _unit: work.config.ipc * work._teacher.features * 4,
+    "barycenter": lambda work, unit: unit.params.ipc * work._teacher.features * 4,
     "recover": lambda work, _unit: work._image_bytes + RECORD_BYTES,
     "select": lambda work, unit: unit.params.ipc * work._pixel_bytes,
     "relabel": Workload._label_bytes,

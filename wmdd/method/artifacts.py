@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wmdd.method.moments import Moments
+from wmdd.method.tiles import decode
 from wmdd.storage.artifact import Files, pack, unpack
 
 
@@ -116,6 +117,7 @@ class DistilledClass(_OneFile):
         sources: positions among the class's real images of those that the images started from, or -1.
         notes: for the manifest, such as smaller tensor batches after the device was full.
         class_name: as for `ClassStatistics`.
+        tiles: each image holds tiles x tiles smaller ones (`method.tiles`); `sources` has one for each of them.
     """
 
     FILE = "images.safetensors"
@@ -127,6 +129,7 @@ class DistilledClass(_OneFile):
     sources: tuple[int, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)
     class_name: str = ""
+    tiles: int = 1
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or len(self.images) != len(self.mass):
@@ -135,12 +138,12 @@ class DistilledClass(_OneFile):
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The images of all classes, in the order of class ids.
+    """The images of all classes as networks see them, in the order of class ids; k of each class.
 
     Args:
-        images: (classes * ipc, 3, h, w) uint8.
-        labels: (classes * ipc,) int64.
-        mass: (classes * ipc,) float32, sum to 1 within each class.
+        images: (classes * k, 3, h, w) uint8; tiles are enlarged.
+        labels: (classes * k,) int64.
+        mass: (classes * k,) float32, sum to 1 within each class.
     """
 
     images: Tensor
@@ -157,9 +160,10 @@ class ImageSet:
         classes = sorted(classes, key=lambda item: item.class_id)
         if len({item.class_id for item in classes}) < len(classes):
             raise ValueError("a set needs a class once")
-        labels = torch.cat([torch.full((len(item.images),), item.class_id) for item in classes])
-        images = torch.cat([item.images for item in classes])
-        return ImageSet(images, labels, torch.cat([item.mass for item in classes]))
+        labels = torch.cat([torch.full((len(item.images) * item.tiles**2,), item.class_id) for item in classes])
+        images = torch.cat([decode(item.images, item.tiles) for item in classes])
+        masses = [item.mass.repeat_interleave(item.tiles**2) / item.tiles**2 for item in classes]
+        return ImageSet(images, labels, torch.cat(masses))
 
     def __len__(self) -> int:
         return len(self.images)

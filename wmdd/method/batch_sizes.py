@@ -17,10 +17,15 @@ def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
     return sizes
 
 
-def epochs_of_equal_steps(section: RelabelConfig, base: int, num_images: int) -> int:
-    """Return the epochs in which a set has about as many steps as a set of `base` images in ``relabel.epochs``.
+def with_equal_steps(section: RelabelConfig, base: int, num_images: int) -> RelabelConfig:
+    """Return the section with which students of a larger set have the same budget as those of a set of `base` images.
 
-    They are rounded to the nearest number, and one at least.
+    A step has as many images, at most `base`. The epochs have about as many steps in all: they are rounded to the
+    nearest number, and one at least.
     """
+    if num_images == base:
+        return section
     steps = section.epochs * len(batch_sizes(section, base))
-    return max(1, round(steps / len(batch_sizes(section, num_images))))
+    batch = min(section.batch_size, base)
+    changed = section.model_copy(update={"batch_size": batch, "micro_batch": min(section.micro_batch, batch)})
+    return changed.model_copy(update={"epochs": max(1, round(steps / len(batch_sizes(changed, num_images))))})

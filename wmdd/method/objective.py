@@ -23,6 +23,7 @@ from wmdd.data.views import Views, apply_views, view_matrices
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.batch_norm_term import BatchNormTerm
 from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
+from wmdd.method.tiles import enlargement, split
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 
@@ -59,6 +60,7 @@ class Objective:
         self.section, self.probe, self.runtime = section, probe, runtime
         weights = term_weights(section)
         self.term_weights = torch.tensor(list(weights.values()), device=device)
+        self.enlargement = enlargement(size, section.tiles).to(device)
         self.priors = [loss for name, (_, loss) in PRIORS.items() if name in weights]
         self.relative = section.bn_weight_scale == "relative"
         self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
@@ -80,10 +82,16 @@ class Objective:
             probe.normalize_by(self._normalize)
 
     def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
-        """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class."""
+        """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class.
+
+        If the images hold tiles, the terms are of all tiles, enlarged; ipc below is their number in a class.
+        """
         classes, ipc = self.mass.shape
         size = (images.shape[-2], images.shape[-1])
         rows, columns = view_matrices(Views(box, flip, roll), size, size[0])
+        if self.section.tiles > 1:
+            images = split(images, self.section.tiles)
+            rows, columns = rows @ self.enlargement, columns @ self.enlargement
         views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
         self.layer_losses: list[Tensor] = []
         with self.runtime.autocast():

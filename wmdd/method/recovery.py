@@ -6,7 +6,8 @@ For each class c, Adam minimises over its images X = (x_1, ..., x_k), in normali
 
 where
 
-- V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`);
+- V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`), with the
+  option `tiles` after the enlargement of the tiles, which are the k images then (`method.tiles`);
 - f(x) are the teacher's penultimate features, and B the k atoms of the class's barycenter, each with its mass;
 - D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`);
 - mean_l and var_l are the moments of the input of batch-norm layer l over images (by the mass of their atoms) and
@@ -85,7 +86,8 @@ def optimise(
 def _work(section: RecoverConfig, targets: list[Target], images: Tensor) -> tuple[int, int]:
     """Return the pixels that all the steps compute, also if only some are run now: of the tensor batch, of a class."""
     pixels, class_images = section.iterations * images[0, 0].numel(), targets[0].num_class_images
-    return pixels * len(images), pixels * (len(images) // len(targets) if class_images is None else class_images)
+    count = len(images) * section.tiles**2
+    return pixels * count, pixels * (count // len(targets) if class_images is None else class_images)
 
 
 def record_every(steps: int) -> int:
@@ -98,7 +100,7 @@ class Target:
     """What the images of one class should match, and where they start.
 
     Args:
-        start: (ipc, 3, h, w) uint8 real images, or None for noise.
+        start: (ipc, 3, h, w) uint8 real images, or tiles of such; None for noise.
         num_class_images: number of images of the class, if these are a part of them.
     """
 
@@ -178,7 +180,7 @@ def recover_images(
         DivergedError: if the loss of every class became non-finite; names the step.
     """
     span = range(begun.step if begun else 0, section.iterations if steps is None else steps)
-    starts = [*begun.state["images"]] if begun else [_start(target, teacher) for target in targets]
+    starts = [*begun.state["images"]] if begun else [_start(section, target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
     work = _work(section, targets, state.images)
@@ -258,10 +260,10 @@ class _State:
             raise DivergedError(self.diverged[0])
 
 
-def _start(target: Target, teacher: Teacher) -> Tensor:
+def _start(section: RecoverConfig, target: Target, teacher: Teacher) -> Tensor:
     if target.start is not None:
         return teacher.pixels.normalize(target.start)
-    shape = (len(target.barycenter.support), 3, teacher.image_size, teacher.image_size)
+    shape = (len(target.barycenter.support) // section.tiles**2, 3, teacher.image_size, teacher.image_size)
     return torch.randn(shape, generator=target.seeds.child("noise").torch())
 
 

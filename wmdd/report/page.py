@@ -42,7 +42,9 @@ def render(package: str, **values: Any) -> str:
 def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manifest: dict[str, Any]) -> str:
     """Return the page."""
     classes = [load_value(ref, store) for ref in plan.made[1][:MAX_CLASSES]]
-    barycenters = [load_value(ref, store) for ref in plan.refs("barycenter")[:MAX_CLASSES]]
+    atoms = plan.config.ipc if plan.config.method in SELECTING else plan.config.atoms
+    refs = [unit.ref for unit in plan.units("barycenter") if unit.params.ipc == atoms]
+    barycenters = [load_value(ref, store) for ref in refs[:MAX_CLASSES]]
     return render(
         "wmdd.report",
         metrics=metrics,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from wmdd.config.distill import DistillConfig
-from wmdd.config.methods import made_set, selections
+from wmdd.config.methods import SELECTING, made_set, selections
 from wmdd.config.protocol_hash import protocol_hash
 from wmdd.config.resolve import is_exact
 from wmdd.data.index import DatasetIndex
@@ -57,6 +57,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "method": plan.config.method,
         "seed": plan.config.seed,
         "ipc": plan.config.ipc,
+        "tiles": 1 if plan.config.method in SELECTING else plan.config.recover.tiles,
         "classes": len(plan.index.class_names),
         "train_images": len(plan.index.train),
         "validation_images": len(plan.index.val),
@@ -216,6 +217,7 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     """Return the rows of the result table: teacher, then per student the distilled set, baselines and all data."""
     teacher = metrics["teacher"]
     count = str(metrics["classes"] * metrics["ipc"])
+    tiles = f" of {metrics['tiles'] ** 2} tiles" if metrics.get("tiles", 1) > 1 else ""
     every = str(metrics["train_images"])
     name = f"teacher {teacher['model']}" + (", loaded" if teacher["loaded"] else "")
     networks = [(name, teacher), *((f"labels too: {other['model']}", other) for other in metrics["labelled_with"])]
@@ -226,9 +228,10 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
         baselines = ((LABELS[rule], summary) for rule, summary in scores["baselines"].items())
         scored = [(label, summary) for label, summary in ((distilled, scores["distilled"]), *baselines) if summary]
         for label, summary in scored:
-            rows.append(_score_row(f"{label}, {name}", count, summary, "top1"))
+            images = count + tiles if summary is scores["distilled"] else count
+            rows.append(_score_row(f"{label}, {name}", images, summary, "top1"))
             if "top1_ema_last_mean" in summary:
-                rows.append(_score_row(f"{label}, {name}, EMA", count, summary, "top1_ema"))
+                rows.append(_score_row(f"{label}, {name}, EMA", images, summary, "top1_ema"))
         full = scores["full_data"]
         if scored and full and full["from"] != "loaded teacher":  # whose training images are not known
             every_image = "full data (the teacher)" if full["from"] == "teacher" else "full data"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wmdd.engine.task import Plan
-from wmdd.method.batch_sizes import batch_sizes, epochs_of_equal_steps
+from wmdd.method.batch_sizes import batch_sizes, with_equal_steps
 from wmdd.report.tables import percent
 from wmdd.stages.planning import smallest_class
 from wmdd.text import two_digits
@@ -35,10 +35,9 @@ def worth_of(
     section, base = config.relabel, config.ipc * classes
     curve = []
     for ipc, scores in sorted(random.items()):
-        epochs = epochs_of_equal_steps(section, base, ipc * classes)
-        curve.append(
-            {"ipc": ipc, "epochs": epochs, "steps": epochs * len(batch_sizes(section, ipc * classes)), **scores}
-        )
+        own = with_equal_steps(section, base, ipc * classes)
+        steps = own.epochs * len(batch_sizes(own, ipc * classes))
+        curve.append({"ipc": ipc, "epochs": own.epochs, "steps": steps, **scores})
     points = [(int(point["ipc"]), float(point["top1_last_mean"])) for point in curve]
     images, bound = reached(points, distilled["top1_last_mean"]) if distilled else (None, None)
     smallest = smallest_class(plan.index, range(len(plan.index.class_names)))

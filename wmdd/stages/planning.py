@@ -12,10 +12,11 @@ from wmdd.config.base import Section
 from wmdd.config.distill import DistillConfig
 from wmdd.config.fidelity import Fidelity
 from wmdd.config.methods import selections, uses
+from wmdd.config.students import RelabelConfig
 from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
 from wmdd.keys import content_key
-from wmdd.method.batch_sizes import epochs_of_equal_steps
+from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.stages.base import Groups, Inputs, PlannedUnit, Stage
 from wmdd.storage.store import ArtifactRef
 
@@ -28,7 +29,7 @@ class PlannedSet:
     """A set of images that students are trained on.
 
     Args:
-        ipc: images per class.
+        ipc: images per class, as networks see them: tiles are enlarged to images.
         draw: number of the random draw, which is the seed of its only student; None if every student has this set.
         refs: its artifacts, one for each class.
     """
@@ -71,6 +72,10 @@ class Planner:
         """List the units of a stage that is planned."""
         return [unit for group in self.planned[stage] for unit in group]
 
+    def barycenters(self, atoms: int) -> list[ArtifactRef]:
+        """List the barycenters of the classes, of two of a class the one with this number of atoms."""
+        return [unit.ref for unit in self.units("barycenter") if unit.params.ipc == atoms]
+
     @property
     def teacher(self) -> ArtifactRef:
         """The teacher: the first network of all."""
@@ -93,11 +98,11 @@ class Planner:
     @property
     def image_sets(self) -> dict[str, PlannedSet]:
         """The sets of images that students are trained on, by name."""
-        return image_sets(self.config.ipc, self.units("recover"), self.units("select"))
+        return image_sets(self.config.atoms, self.units("recover"), self.units("select"))
 
-    def epochs(self, images: PlannedSet) -> int:
-        """Return the epochs of students of a set: with more images, those that have about as many steps."""
-        return epochs_of_equal_steps(self.config.relabel, self.config.ipc * len(images.refs), len(images))
+    def relabel(self, images: PlannedSet) -> RelabelConfig:
+        """Return how a set is labelled: with more images for about as many steps."""
+        return with_equal_steps(self.config.relabel, self.config.ipc * len(images.refs), len(images))
 
     @property
     def worth_sizes(self) -> list[int]:
@@ -113,7 +118,7 @@ class Planner:
     def groups(self) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of the level."""
         # Images that are to match the statistics of all classes together need many classes in a batch.
-        images = 1 if self.config.recover.bn_target == "global" else self.config.ipc
+        images = 1 if self.config.recover.bn_target == "global" else self.config.atoms
         size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images)
         count = len(self.index.class_names)
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
@@ -185,7 +190,7 @@ def image_sets(ipc: int, recovered: Iterable[PlannedUnit], selected: Iterable[Pl
     """Return each set of images by its name: ``distilled``, ``random-0``, ``nearest``, ``worth-20-0``, ...
 
     Args:
-        ipc: recovered images per class.
+        ipc: recovered images per class, or tiles of such.
     """
     sets: dict[str, PlannedSet] = {}
     for unit in recovered:

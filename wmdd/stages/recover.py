@@ -15,6 +15,7 @@ from wmdd.errors import WmddError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.objective import term_weights
 from wmdd.method.recovery import Paused, Recovered, Target, recover_images
+from wmdd.method.tiles import encode
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
 from wmdd.runtime import Runtime, free_memory, is_out_of_memory
@@ -78,7 +79,7 @@ def _begun(section: RecoverConfig, units: list[Unit[Params]], teacher: Teacher) 
         return [(units, [])]
     snapshot = RecoverySnapshot.read(units[0].resume, [unit.name for unit in units])
     barycenter: Barycenter = units[0].load("barycenter")
-    sizes = [part.stop - part.start for part in _parts(len(barycenter.support), units[0].params)]
+    sizes = [part.stop - part.start for part in _parts(_ipc(section, barycenter), units[0].params)]
     snapshot.check(section, _steps(section, units[0].params), sizes, teacher.image_size)
     remaining = iter(units)
     layout = [list(itertools.islice(remaining, len(names))) for names in snapshot.layout]
@@ -112,12 +113,13 @@ def _recover(
         value = DistilledClass(
             class_id=unit.params.class_id,
             images=whole.images[row],
-            mass=target.barycenter.mass,
+            mass=target.barycenter.mass.unflatten(0, (-1, section.tiles**2)).sum(dim=1),
             losses=whole.losses[row],
             terms=tuple(term_weights(section)),
             sources=sources[row],
             notes={} if joint else {"tensor_batch_classes": len(units)},
             class_name=target.statistics.class_name,
+            tiles=section.tiles,
         )
         yield Output(unit.name, value)
 
@@ -126,7 +128,7 @@ def _optimise(
     section: RecoverConfig, params: Params, targets: list[Target], parts: Parts, teacher: Teacher, runtime: Runtime
 ) -> Generator[Progress | Paused, None, Recovered]:
     """Optimise the images part by part; return all, class by class. If a part of a class diverged, the class has."""
-    slices = _parts(len(targets[0].barycenter.support), params)
+    slices = _parts(_ipc(section, targets[0].barycenter), params)
     recovered: list[Recovered] = []
     for number, atoms in enumerate(slices):
         begun = parts[number] if number < len(parts) else None
@@ -156,6 +158,11 @@ def _steps(section: RecoverConfig, params: Params) -> int:
     return section.iterations if params.steps is None else params.steps
 
 
+def _ipc(section: RecoverConfig, barycenter: Barycenter) -> int:
+    """Return the number of images of a class, which have an atom for each tile."""
+    return len(barycenter.support) // section.tiles**2
+
+
 def _parts(ipc: int, params: Params) -> list[slice]:
     """Cut the images of a class into parts that are optimised one after the other."""
     count = params.images_at_once or ipc
@@ -175,5 +182,5 @@ def _target(
     if section.init == "random":
         rows = torch.from_numpy(class_seeds.child("start").numpy().permutation(len(statistics.features))[:ipc])
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
-    start = class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy())
+    start = encode(class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy()), section.tiles)
     return Target(statistics, barycenter, class_seeds, start), tuple(rows.tolist())

@@ -32,7 +32,9 @@ DRAWN_TOGETHER = 64  # batches; a draw takes three times as long between the pas
 
 def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:
     """Label blocks of epochs: inputs ``teacher``, ``classes`` and, if an ensemble labels, the ``others``."""
+    whole = section
     for unit in units:
+        section = _of_unit(whole, unit.params)
         teacher: Teacher = unit.load("teacher")
         ensemble = [teacher, *(unit.load("others") if section.teachers else ())]
         images = replayable(ImageSet.of(unit.load("classes")).images, section.augment, teacher.pixels, runtime)
@@ -55,6 +57,13 @@ def relabel(section: RelabelConfig, units: list[Unit[Params]], seeds: SeedTree, 
             "class_names": list(teacher.class_names),
         }
         yield Output(unit.name, LabelBlock.write(labelled, meta))
+
+
+def _of_unit(section: RelabelConfig, params: Params) -> RelabelConfig:
+    if not params.batch_size:
+        return section
+    micro_batch = min(section.micro_batch, params.batch_size)
+    return section.model_copy(update={"batch_size": params.batch_size, "micro_batch": micro_batch})
 
 
 def _per_pass(section: RelabelConfig, teacher: Teacher, runtime: Runtime) -> int:

@@ -1,11 +1,15 @@
-"""The units of stage "barycenter": a class's features become ipc atoms."""
+"""The units of stage "barycenter": a class's features become atoms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wmdd.config.distill import DistillConfig
+from wmdd.config.methods import SELECTING
 from wmdd.stages.base import Groups, Stage
 from wmdd.stages.planning import Planner
+
+TILES = "tiles-"
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,24 @@ def plan(planner: Planner) -> Groups:
     return [
         [
             planner.class_unit(
-                BARYCENTER, class_id, Params(class_id, planner.config.ipc), {"statistics": unit.ref}, images=False
+                BARYCENTER, class_id, Params(class_id, atoms), {"statistics": unit.ref}, prefix=prefix, images=False
             )
         ]
+        for prefix, atoms in _sizes(planner.config, planner.selections).items()
         for class_id, unit in enumerate(planner.units("statistics"))
     ]
+
+
+def _sizes(config: DistillConfig, selections: list[str]) -> dict[str, int]:
+    """Return the number of a class's atoms, by the prefix of the units' names.
+
+    If images hold tiles, recovery has an atom for each of them, and the selection of the nearest real images one for
+    each image: its units, and so their keys, are those of a run without tiles.
+    """
+    sizes = {"": config.ipc} if "nearest" in selections else {}
+    if config.method not in SELECTING:
+        sizes["" if config.recover.tiles == 1 else TILES] = config.atoms
+    return sizes
 
 
 BARYCENTER = Stage(

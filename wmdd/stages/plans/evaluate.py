@@ -41,9 +41,9 @@ def plan(planner: Planner) -> Groups:
     hard, class_ids = planner.config.evaluate.labels == "hard", planner.class_ids
     blocks = planner.units("relabel")
     for images, planned in planner.image_sets.items():
-        _check_parts(planner.config, len(planned))
-        relabel = planner.config.relabel.model_copy(update={"epochs": planner.epochs(planned)})
+        relabel = planner.relabel(planned)
         config = planner.config.model_copy(update={"relabel": relabel})
+        _check_parts(config, len(planned))
         inputs: Inputs = {"classes": tuple(planned.refs), "index": planner.index_ref}
         if not hard:
             inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)

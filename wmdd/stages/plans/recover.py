@@ -28,14 +28,14 @@ def plan(planner: Planner) -> Groups:
     config = planner.config
     if config.method in SELECTING:
         return []
-    statistics, barycenters = planner.units("statistics"), planner.units("barycenter")
+    statistics, barycenters = planner.units("statistics"), planner.barycenters(config.atoms)
     steps = planner.level.steps(config)
     groups: Groups = []
     for group in planner.groups():
         at_once = max(1, IMAGES_PER_BATCH // len(group)) if config.recover.bn_target == "global" else None
         groups.append([])
         for class_id in group:
-            inputs = {"statistics": statistics[class_id].ref, "barycenter": barycenters[class_id].ref}
+            inputs = {"statistics": statistics[class_id].ref, "barycenter": barycenters[class_id]}
             params = Params(class_id, images_at_once=at_once)
             unit = planner.class_unit(RECOVER, class_id, params, {"teacher": planner.teacher, **inputs})
             if steps < config.recover.iterations:

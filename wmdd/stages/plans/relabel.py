@@ -11,11 +11,17 @@ from wmdd.stages.plans.pretrain import ensemble_of
 
 @dataclass(frozen=True)
 class Params:
-    """Of a block of epochs; `images` is the name of the set of images."""
+    """Of a block of epochs.
+
+    Args:
+        images: name of the set of images.
+        batch_size: in place of the section's; 0 for that.
+    """
 
     images: str
     first_epoch: int
     epochs: int
+    batch_size: int = 0
 
 
 def plan(planner: Planner) -> Groups:
@@ -26,10 +32,11 @@ def plan(planner: Planner) -> Groups:
     ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
     for images, planned in planner.image_sets.items():
         inputs: Inputs = {"teacher": planner.teacher, "classes": tuple(planned.refs)}
-        epochs = planner.epochs(planned)
         inputs |= {"others": ensemble} if ensemble else {}
-        for first in range(0, epochs, section.epochs_per_block):
-            params = Params(images, first, min(section.epochs_per_block, epochs - first))
+        own = planner.relabel(planned)
+        batch = own.batch_size if own.batch_size != section.batch_size else 0
+        for first in range(0, own.epochs, section.epochs_per_block):
+            params = Params(images, first, min(section.epochs_per_block, own.epochs - first), batch)
             units.append(planner.unit(RELABEL, f"{images}-epochs-{first:04d}", params, inputs))
     return [[unit] for unit in units]
 

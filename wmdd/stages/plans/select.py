@@ -68,6 +68,8 @@ def _inputs(planner: Planner, rule: str) -> Callable[[int], Inputs]:
     """Return a function from a class to what a rule needs besides the images: the results of the last stage it uses."""
     stages = SELECTING[rule][-1:]
     refs = {stage: [unit.ref for unit in planner.units(stage)] for stage in stages}
+    if rule == "nearest":
+        refs = {"barycenter": planner.barycenters(planner.config.ipc)}
     shared: Inputs = {"teacher": planner.teacher} if rule == "easiest" else {}
     return lambda class_id: shared | {stage: refs[stage][class_id] for stage in stages}
 
