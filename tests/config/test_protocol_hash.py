@@ -65,3 +65,46 @@ def test_soft_options_rerun_no_hard_label_student(tmp_path):
     store, hard = ArtifactStore(str(tmp_path)), with_protocol(recipe("digits"), "hard")
     changed = override(hard, {"evaluate.temperature": 3.0, "evaluate.loss": "mse"})
     assert make_plan(hard, store).refs("evaluate") == make_plan(changed, store).refs("evaluate")
+
+
+def fixed(**changes):
+    return override(recipe("digits"), {"evaluate.labels": "fixed", **changes})
+
+
+def test_every_kind_of_labels_has_a_hash_of_its_own():
+    kinds = [override(recipe("digits"), {"evaluate.labels": labels}) for labels in ("soft", "fixed", "hard")]
+    assert len({protocol_hash(config, "convnet3_w64") for config in kinds}) == 3
+
+
+def test_hash_of_fixed_labels_has_what_they_use(subtests):
+    used = [
+        {"evaluate.temperature": 3.0},
+        {"evaluate.loss": "mse"},
+        {"relabel.mix": "mixup"},
+        {"relabel.mix_alpha": 0.5},
+        {"relabel.teachers": ("convnet2_w8",)},
+        {"evaluate.augment": "randaugment"},
+    ]
+    for changes in used:
+        with subtests.test(changes=changes):
+            assert protocol_hash(fixed(**changes), "convnet3_w64") != protocol_hash(fixed(), "convnet3_w64")
+    for changes in ({"relabel.bn_mode": "batch"}, {"relabel.augment": "randaugment"}):
+        with subtests.test(changes=changes):
+            assert protocol_hash(fixed(**changes), "convnet3_w64") == protocol_hash(fixed(), "convnet3_w64")
+
+
+def test_students_of_fixed_labels_have_the_teacher_as_an_input(tmp_path):
+    store = ArtifactStore(str(tmp_path))
+    made = make_plan(fixed(**{"relabel.teachers": ("convnet2_w8",)}), store)
+    assert not made.tasks["relabel"]
+    teacher, other = made.refs("pretrain")
+    for unit in made.units("evaluate"):
+        assert (unit.inputs["teacher"], unit.inputs["others"]) == (teacher, (other,))
+        assert "labels" not in unit.inputs
+    plain, trained = (make_plan(fixed(**changes), store) for changes in ({}, {"pretrain.epochs": 7}))
+    # Random images do not depend on the teacher, but their students do.
+    random = [
+        [unit.ref for unit in plan.units("evaluate") if unit.params.images.startswith("random")]
+        for plan in (plain, trained)
+    ]
+    assert not set(random[0]) & set(random[1])

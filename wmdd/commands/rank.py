@@ -28,6 +28,7 @@ _PLAIN: dict[str, Any] = {
     "relabel.flip": False,
     "relabel.mix": "none",
     "relabel.augment": "none",
+    "evaluate.augment": "none",
 }
 
 
@@ -54,7 +55,8 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     rate = config.evaluate.lr
     distilled = override(config, {"evaluate.baselines": (), "evaluate.worth": ()})
     random, plain = with_method(distilled, "random"), override(distilled, _PLAIN)
-    views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": config.relabel.augment}
+    augment = config.relabel.augment if config.evaluate.labels == "soft" else config.evaluate.augment
+    views = {"relabel.mix": "none", "relabel.augment": "none", "evaluate.augment": augment}
     hard = override(distilled, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:

@@ -58,7 +58,7 @@ def option(
     *,
     keyed: bool = True,
     protocol: bool = True,
-    only_with: dict[str, str] | None = None,
+    only_with: Mapping[str, tuple[Any, ...]] | None = None,
     unless: dict[str, Any] | None = None,
     **bounds: Any,
 ) -> Any:
@@ -68,11 +68,11 @@ def option(
         description: one line, which the command line prints as its help.
         keyed: another value changes what the stage yields, and is not among the params of the stage's units.
         protocol: another value changes how a student is trained or scored.
-        only_with: values that other options of the section must have for this one to change anything.
+        only_with: values of other options of the section, one of which they must have for this to change anything.
         unless: values of other options of the section with any of which this one changes nothing.
         bounds: as pydantic's `Field` takes them, such as ``ge=0``.
     """
-    needed = {"only_with": only_with or {}, "unless": unless or {}}
+    needed = {"only_with": dict(only_with or {}), "unless": unless or {}}
     extra: dict[str, Any] = {"keyed": keyed, "protocol": protocol, **needed}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
@@ -211,7 +211,7 @@ class Section(BaseModel):
     def _differs(self, name: str, default: Any) -> bool:
         facts = _facts(type(self).model_fields[name])
         needed, idle = facts.get("only_with", {}), facts.get("unless", {})
-        matters = all(getattr(self, other) == value for other, value in needed.items())
+        matters = all(getattr(self, other) in values for other, values in needed.items())
         matters = matters and not any(getattr(self, other) == value for other, value in idle.items())
         return matters and getattr(self, name) != default
 

@@ -44,10 +44,14 @@ class RelabelConfig(Section):
             raise ValueError(f"is larger than relabel.batch_size={info.data['batch_size']}; lower it")
         return micro_batch
 
-    def hard(self) -> RelabelConfig:
-        """Return the section as hard labels use it: its views, unmixed; all else is at its default."""
-        views = {name: getattr(self, name) for name in ("epochs", "batch_size", "crop_scale", "flip")}
-        return RelabelConfig(mix="none", **views)
+    def drawn(self, labels: str) -> RelabelConfig:
+        """Return the section as labels that are not stored use it; all that they do not use is at its default.
+
+        Hard labels have its views, unmixed; fixed ones have its mixtures, too, and the networks that label.
+        """
+        names = ["epochs", "batch_size", "crop_scale", "flip"]
+        names += ["mix", "mix_alpha", "teachers"] if labels == "fixed" else []
+        return RelabelConfig(**{"mix": "none"} | {name: getattr(self, name) for name in names})
 
 
 def _rate(text: str) -> tuple[str, float, float | None]:
@@ -62,8 +66,8 @@ def _rate(text: str) -> tuple[str, float, float | None]:
     return name, lr, stretch[0] if stretch else None
 
 
-_SOFT = {"labels": "soft"}
-_KL = {"labels": "soft", "loss": "kl"}
+_SOFT = {"labels": ("soft", "fixed")}
+_KL = {**_SOFT, "loss": ("kl",)}
 
 
 class EvaluateConfig(Section):
@@ -95,7 +99,7 @@ class EvaluateConfig(Section):
     student_temperature_lr: Positive = option(
         0.01,
         "peak learning rate of the fitted multiple's logarithm",
-        only_with={**_KL, "student_temperature": "fitted"},
+        only_with={**_KL, "student_temperature": ("fitted",)},
     )
     cosine_stretch: float = option(1.0, "cosine ends at 0 after epochs x this", ge=1, allow_inf_nan=True)
     val_every: Count = option(10, "epochs between validations (the last epoch always counts)", protocol=False)
@@ -107,18 +111,22 @@ class EvaluateConfig(Section):
         protocol=False,
     )
     protocol: Protocol = option("wmdd", "named settings that these are, or began as; see wmdd protocols", keyed=False)
-    labels: Literal["soft", "hard"] = option("soft", "the teacher's stored logits, or class names alone")
+    labels: Literal["soft", "fixed", "hard"] = option(
+        "soft", "the teacher's logits of each stored view; one soft label for each image; class names alone"
+    )
     loss: Literal["kl", "mse"] = option(
         "kl", "from soft labels: divergence at temperature, or of logits", only_with=_SOFT
     )
     ce_weight: NonNegative = option(
         0.0, "of a cross-entropy with the class, added to the loss of soft labels", only_with=_SOFT
     )
-    augment: Augment = option("none", "further random changes of each view with hard labels (soft: relabel.augment)")
+    augment: Augment = option(
+        "none", "further random changes of views that are not stored (of stored ones: relabel.augment)"
+    )
     optimizer: Literal["adamw", "sgd", "muon"] = option(
         "adamw", "update rule (sgd: with momentum, Nesterov off; muon: of hidden matrices, else adamw)"
     )
-    muon_lr: Positive = option(0.02, "peak learning rate of muon's matrices", only_with={"optimizer": "muon"})
+    muon_lr: Positive = option(0.02, "peak learning rate of muon's matrices", only_with={"optimizer": ("muon",)})
     momentum: float = option(0.9, "of sgd", ge=0, lt=1)
     schedule: Literal["cosine", "linear", "steps", "tail", "fifths"] = option(
         "cosine",

@@ -147,7 +147,7 @@ def check_weights(config: DistillConfig, num_classes: int | None, *, fetch: bool
             load_weights(network, teacher.checkpoint, teacher.model)
         return
     check_published(teacher.model, teacher.checkpoint, num_classes, data.normalization)
-    others = config.relabel.teachers if config.evaluate.labels == "soft" else ()
+    others = config.relabel.teachers if config.evaluate.labels != "hard" else ()
     for name in others:
         _check_published_ensemble(config, name, num_classes)
     for name, source in ((teacher.model, teacher.checkpoint), *((name, "default") for name in others)) if fetch else ():

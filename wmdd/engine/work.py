@@ -219,6 +219,9 @@ class Workload:
         images = self._set_size(unit)
         steps = labels.epochs * math.ceil(images / labels.batch_size)
         yield Passes(network, labels.epochs * images, steps, TRAINING)
+        if section.labels == "fixed":
+            for name in (self.config.pretrain.model, *self.config.relabel.teachers):
+                yield Passes(self._network(name, self.config.pretrain.stem), images, 0, FORWARD)
         ids = unit.params.class_ids
         scored = int(np.isin(index.val.label, ids).sum()) if ids else len(index.val)
         yield Passes(network, self._student_validations(unit) * scored, 0, FORWARD)

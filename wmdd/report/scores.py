@@ -129,7 +129,8 @@ def protocols_of_run(metrics: dict[str, Any]) -> str:
 def _other_teachers(plan: Plan, store: ArtifactStore) -> list[dict[str, Any]]:
     """Return the networks that label with the teacher, and their accuracy."""
     networks = []
-    for unit in ensemble_of(plan.config.relabel, plan.units("pretrain")) if plan.refs("relabel") else ():
+    labelled = plan.refs("relabel") or (plan.config.evaluate.labels == "fixed" and plan.refs("evaluate"))
+    for unit in ensemble_of(plan.config.relabel, plan.units("pretrain")) if labelled else ():
         network: Teacher = load_value(unit.ref, store)
         networks.append({"model": network.model, "top1": network.top1, "loaded": unit.params.weights})
     return networks

@@ -21,6 +21,7 @@ from wmdd.outputs import Output, Progress, Pulse, Snapshot, SnapshotClock
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit, Yielded
+from wmdd.stages.fixed_labels import FixedLessons
 from wmdd.stages.plans.evaluate import Params
 from wmdd.stages.supervision import HardLessons, SoftLessons
 from wmdd.storage.artifact import Files
@@ -83,7 +84,7 @@ class StudentResult:
 def evaluate(
     section: EvaluateConfig, units: list[Unit[Params]], seeds: SeedTree, runtime: Runtime
 ) -> Iterator[Yielded]:
-    """Train each unit's student: inputs ``classes``, ``index`` and, unless labels are hard, ``labels``.
+    """Train each unit's student: inputs ``classes``, ``index`` and ``labels``, or the ``teacher`` if they are fixed.
 
     With ``section.workers`` above one, that many processes run this function, as those that pretrain a teacher do.
     """
@@ -132,6 +133,13 @@ def _result(trainer: Trainer, unit: Unit[Params]) -> StudentResult:
     )
 
 
+_SUPERVISION: dict[str, type[HardLessons | SoftLessons]] = {
+    "soft": SoftLessons,
+    "fixed": FixedLessons,
+    "hard": HardLessons,
+}
+
+
 def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runtime: Runtime, ranks: Ranks) -> Trainer:
     index: DatasetIndex = unit.load("index")
     if unit.params.class_ids:
@@ -142,7 +150,7 @@ def _trainer(section: EvaluateConfig, unit: Unit[Params], seeds: SeedTree, runti
     with seeds.child("init").scoped():
         network = build_model(unit.params.student, num_classes, geometry.image_size, stem=section.stem)
     network = runtime.place(network)
-    supervision: type[HardLessons | SoftLessons] = HardLessons if section.labels == "hard" else SoftLessons
+    supervision = _SUPERVISION[section.labels]
     share_batch_norm(network, ranks)
     lessons = supervision(section, unit, images, seeds, runtime, ranks)
 

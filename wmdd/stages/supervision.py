@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from wmdd.stages.plans.evaluate import Params
 
 
-def _part(batch: tuple[Tensor, ...], section: EvaluateConfig, runtime: Runtime, ranks: Ranks) -> tuple[Tensor, ...]:
+def own_part(batch: tuple[Tensor, ...], section: EvaluateConfig, runtime: Runtime, ranks: Ranks) -> tuple[Tensor, ...]:
     """Return this process's rows of a batch, of each part whose gradients are added up."""
     if ranks.size == 1:
         return batch
@@ -56,9 +56,8 @@ class SoftLessons:
         self._section, self._runtime, self._ranks = section, runtime, ranks
         self._labels = SoftLabels(unit.load("labels"))
         check_labels(self._labels, images)
-        self._temperature = teacher_temperature(section, 0)
-        is_fitted = section.loss == "kl" and section.student_temperature == "fitted"
-        self.learned = StudentTemperature().to(runtime.device) if is_fitted else nn.Module()
+        self._begin(0)
+        self.learned = learned_by(section, runtime)
         self._geometry = unit.params.geometry
         self._pixels = replayable(images.images, self._labels.augment, self._geometry.pixels, runtime)
         # Mean 1 over the set, so that unequal weights change the balance of images and not the learning rate.
@@ -71,7 +70,7 @@ class SoftLessons:
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield views, the teacher's logits, the images' weights and their classes; `loss` is of this epoch then."""
-        self._temperature = teacher_temperature(self._section, epoch)
+        self._begin(epoch)
         if epoch != self._next:
             self._read = self._runtime.ahead(self._from(epoch))
         done = 0
@@ -85,8 +84,11 @@ class SoftLessons:
             numbers = (tensor.split(sizes) for tensor in (logits, self._weights[rows], self._names[rows]))
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
             for batch in zip(shown, *numbers, strict=True):
-                yield _part(batch, self._section, self._runtime, self._ranks)
+                yield own_part(batch, self._section, self._runtime, self._ranks)
         self._next = epoch + 1
+
+    def _begin(self, epoch: int) -> None:
+        self._temperature = teacher_temperature(self._section, epoch)
 
     def _from(self, epoch: int) -> Iterator[list[LabelBatch]]:
         """Read the labels from an epoch on; on a GPU the next ones are read meanwhile."""
@@ -109,6 +111,12 @@ class SoftLessons:
         fitted = self.learned(self._temperature) if is_fitted else None
         squared = self._section.temperature_squared
         return soft_label_loss(logits, teacher, weights, self._temperature, fitted, squared=squared)
+
+
+def learned_by(section: EvaluateConfig, runtime: Runtime) -> nn.Module:
+    """Return what the loss of soft labels learns: the student's temperature, or nothing."""
+    is_fitted = section.loss == "kl" and section.student_temperature == "fitted"
+    return StudentTemperature().to(runtime.device) if is_fitted else nn.Module()
 
 
 class HardLessons:
@@ -145,7 +153,7 @@ class HardLessons:
             shown = replay(batches, self._pixels, self._geometry.pixels, self._runtime)
             # Every process changes whole batches, by the same draws.
             for batch in zip(map(self._change, shown), names, strict=True):
-                yield _part(batch, self._section, self._runtime, self._ranks)
+                yield own_part(batch, self._section, self._runtime, self._ranks)
 
     def loss(self, logits: Tensor, *rest: Tensor) -> Tensor:
         """Return the cross-entropy."""

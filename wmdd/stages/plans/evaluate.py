@@ -13,6 +13,7 @@ from wmdd.errors import ConfigError
 from wmdd.method.batch_sizes import batch_sizes
 from wmdd.stages.base import Groups, Inputs, Stage
 from wmdd.stages.planning import UNKEYED, Planner
+from wmdd.stages.plans.pretrain import ensemble_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Params:
     Args:
         images: name of the set of images that it is trained on.
         class_ids: of the validation images that it is scored on, if not all are.
-        views: that hard labels are trained on.
+        views: that fixed and hard labels are trained on.
     """
 
     student: str
@@ -38,15 +39,15 @@ class Params:
 def plan(planner: Planner) -> Groups:
     """Plan each student on each set of images: with one seed on each random draw, with every seed on other sets."""
     units, identity = [], {"index": planner.index.digest("val")}
-    hard, class_ids = planner.config.evaluate.labels == "hard", planner.class_ids
-    blocks = planner.units("relabel")
+    labels, class_ids = planner.config.evaluate.labels, planner.class_ids
+    networks = _networks(planner)
     for images, planned in planner.image_sets.items():
         relabel = planner.relabel(planned)
         config = planner.config.model_copy(update={"relabel": relabel})
         _check_parts(config, len(planned))
-        inputs: Inputs = {"classes": tuple(planned.refs), "index": planner.index_ref}
-        if not hard:
-            inputs["labels"] = tuple(block.ref for block in blocks if block.params.images == images)
+        inputs: Inputs = {"classes": tuple(planned.refs), "index": planner.index_ref, **networks}
+        if labels == "soft":
+            inputs["labels"] = tuple(block.ref for block in planner.units("relabel") if block.params.images == images)
         seeds = list(range(config.evaluate.num_students)) if planned.draw is None else [planned.draw]
         for student, seed in itertools.product(dict.fromkeys(config.evaluate.students), seeds):
             params = Params(
@@ -57,11 +58,19 @@ def plan(planner: Planner) -> Groups:
                 protocol=config.evaluate.protocol,
                 protocol_hash=protocol_hash(config, student),
                 class_ids=tuple(class_ids) if len(class_ids) < len(planner.index.class_names) else (),
-                views=relabel.hard() if hard else None,
+                views=None if labels == "soft" else relabel.drawn(labels),
             )
             name, section = f"{images}-{student.replace('/', '_')}-seed-{seed}", config.evaluate.of(student)
             units.append(planner.unit(EVALUATE, name, params, inputs, section=section, identity=identity))
     return [[unit] for unit in units]
+
+
+def _networks(planner: Planner) -> Inputs:
+    """Return the networks that label images while a student is trained; none unless labels are fixed."""
+    if planner.config.evaluate.labels != "fixed":
+        return {}
+    ensemble = tuple(unit.ref for unit in ensemble_of(planner.config.relabel, planner.units("pretrain")))
+    return {"teacher": planner.teacher, **({"others": ensemble} if ensemble else {})}
 
 
 def _check_parts(config: DistillConfig, num_images: int) -> None:

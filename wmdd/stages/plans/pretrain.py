@@ -29,7 +29,7 @@ def plan(planner: Planner) -> Groups:
     """Plan the teacher, the networks that label together with it, and the students that are trained on all data."""
     config = planner.config
     units = [_unit(planner, TEACHER, config.pretrain.model, config.pretrain.checkpoint)]
-    if config.evaluate.labels == "soft":
+    if config.evaluate.labels != "hard":
         units += [_ensemble_unit(planner, name) for name in config.relabel.teachers]
     if config.evaluate.full_data:
         students = [name for name in dict.fromkeys(config.evaluate.students) if name != config.pretrain.model]

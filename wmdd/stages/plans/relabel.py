@@ -25,9 +25,9 @@ class Params:
 
 
 def plan(planner: Planner) -> Groups:
-    """Plan the blocks of each set of images; none for hard labels."""
+    """Plan the blocks of each set of images; none for labels that are not stored."""
     section, units = planner.config.relabel, []
-    if planner.config.evaluate.labels == "hard":
+    if planner.config.evaluate.labels != "soft":
         return []
     ensemble = tuple(unit.ref for unit in ensemble_of(section, planner.units("pretrain")))
     for images, planned in planner.image_sets.items():
