@@ -36,4 +36,4 @@ def test_networks_are_validated_on_as_many_images_as_fit(tmp_path, passes):
     teacher = tmp_path / "runs/digits/teacher.safetensors"
     more = ("--pretrain.checkpoint", teacher, "--evaluate.val_batch_size", "200", "--run", "runs/loaded")
     assert distill(tmp_path, *more, begin=call).returncode == 0
-    assert passes == {"load_teacher": parts, "evaluate": 8 * [200, held_out - 200]}
+    assert passes == {"load_teacher": parts, "evaluate": 12 * [200, held_out - 200]}
