@@ -118,6 +118,8 @@ DEBUG: dict[str, Any] = {
     "evaluate.val_every": 1,
 }
 
+QUICK_FRACTION = 5  # of the label epochs, whose scores are lower
+
 _RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("scikit-learn's handwritten digits, in a minute on two cores; needs no data", _DIGITS),
     "cifar10": ("CIFAR-10 at 32 px, ResNet-18", _CIFAR10),
@@ -135,6 +137,15 @@ def recipe(name: str) -> DistillConfig:
     if not isinstance(name, str) or name not in _RECIPES:
         raise ConfigError(unknown("recipe", name, _RECIPES))
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
+
+
+def quick(config: DistillConfig) -> dict[str, Any]:
+    """Return the options of a first look: a fifth of the label epochs, and two students of each set at most."""
+    return {
+        "relabel.epochs": max(1, config.relabel.epochs // QUICK_FRACTION),
+        "evaluate.val_every": max(1, config.evaluate.val_every // QUICK_FRACTION),
+        "evaluate.num_students": min(2, config.evaluate.num_students),
+    }
 
 
 def as_config(config: object) -> DistillConfig:
