@@ -18,7 +18,8 @@ from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
-from wmdd.report.comparison import cells, latex, markdown, plot_png, protocols_of
+from wmdd.report.comparison_plots import plot_png
+from wmdd.report.comparison_tables import Style, cells, latex, markdown, protocols_of
 from wmdd.report.gains import gain_of, gain_text
 from wmdd.report.scores import score_rows, validation_digest
 from wmdd.stages.select import herd
@@ -309,7 +310,7 @@ def test_averaged_students_have_lines_of_their_own():
     averaged = facts()
     for row in averaged["rows"]:
         row |= {"top1_ema_last_mean": row["top1_last_mean"] + 0.05, "top1_ema_last_std": 0.02}
-    assert cells(averaged, best="*{}*")[2:4] == [
+    assert cells(averaged, Style(best="*{}*"))[2:4] == [
         ["wmdd, EMA", "net_w1", "*55.0 ± 2.0*", "65.0 ± 2.0"],
         ["sre2l, EMA", "net_w1", "30.0 ± 2.0", "*75.0 ± 2.0*"],
     ]

@@ -15,6 +15,7 @@ from wmdd.cli.main import _run
 from wmdd.commands.compare import cases
 from wmdd.commands.distill import distill
 from wmdd.commands.rank import rank
+from wmdd.config.cases import Case
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.config.resolve import with_protocol
@@ -161,7 +162,7 @@ def test_comparison_folder_belongs_to_what_cases_share():
         return choose_run("c", config, "compare", cases=made)
 
     for name, case in {
-        f"sre2l-ipc-{ipc}": cases(config, ["sre2l"], [ipc], {})["sre2l", ipc] for ipc in (1, 10)
+        f"sre2l-ipc-{ipc}": cases(config, ["sre2l"], [ipc], {})[Case("sre2l", ipc)] for ipc in (1, 10)
     }.items():
         leave_run(f"c/{name}", case)
     note_config("c", config)

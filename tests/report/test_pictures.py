@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from wmdd.report import fonts, pictures
-from wmdd.report.comparison import latex, markdown, plot_png
+from wmdd.report.comparison_plots import plot_png
+from wmdd.report.comparison_tables import latex, markdown
 from wmdd.report.fonts import dejavu, label, lettering, with_escapes
 from wmdd.report.page import _spread
 from wmdd.report.pictures import curves_svg, grid_png

@@ -33,6 +33,18 @@ from wmdd.process.terminal import Terminal
     metavar="NAME,...",
     help=f"What makes the images: {', '.join(known_methods())}.",
 )
+@click.option(
+    "--regimes",
+    type=Value(tuple[str, ...]),
+    metavar="NAME,...",
+    help="Labels: views (stored, soft), fixed (one for each image), hard (class names) [default: the recipe's].",
+)
+@click.option(
+    "--epochs",
+    type=Value(tuple[Count, ...]),
+    metavar="INT,...",
+    help="Budgets: epochs of labels and students [default: the recipe's].",
+)
 @SEEDS
 @click.option(
     "--set",
@@ -44,7 +56,14 @@ from wmdd.process.terminal import Terminal
 @EXECUTOR
 @ADDRESS
 def compare(
-    run_url: str | None, store: str | None, executor: str, methods: str, settings: tuple[str, ...], **params: Any
+    run_url: str | None,
+    store: str | None,
+    executor: str,
+    methods: str,
+    regimes: tuple[str, ...] | None,
+    epochs: tuple[int, ...] | None,
+    settings: tuple[str, ...],
+    **params: Any,
 ) -> None:
     """Compare methods over RECIPE: the same teacher, labels and students, at one or more images per class.
 
@@ -52,21 +71,34 @@ def compare(
     """
     if params.pop("method"):
         raise ConfigError("--method: a comparison takes several; use --methods")
+    axes: dict[str, Any] = {"regimes": regimes or (), "epochs": epochs or ()}
+    _refuse_both(axes, params)
     config = configure(params)
     chosen = [name.strip() for name in methods.split(",") if name.strip()]
     changes = read_changes(settings, config)
     _refuse_dropped(config, base_of(params["recipe_name"], None, file_of(params)), chosen, changes)
     check_cluster(executor, config, params)
     from wmdd.commands.compare import compare as run
-    from wmdd.report.comparison import columns
+    from wmdd.report.comparison_tables import columns, cost_columns
 
     console = Terminal()
     sizes = params["ipc"] or [config.ipc]
     with shown_on(console) as reports:
-        result = run(config, chosen, sizes, changes=changes, run=run_url, store=store, executor=executor, **reports)
-    console.print(columns(result.facts))
+        result = run(
+            config, chosen, sizes, **axes, changes=changes, run=run_url, store=store, executor=executor, **reports
+        )
+    for table in (*columns(result.facts), cost_columns(result.facts)):
+        console.print(table)
     names = "compare.json, compare.md, compare.tex, compare.png"
     console.print(f"in {result.url}: {names}, and a run folder for each case", soft_wrap=True)
+
+
+def _refuse_both(axes: dict[str, Any], params: dict[str, Any]) -> None:
+    """Refuse an option that is the same for all cases together with one that sets it for each."""
+    for axis, option in (("regimes", "evaluate.labels"), ("epochs", "relabel.epochs")):
+        if axes[axis] and params.get(option) is not None:
+            given = ",".join(map(str, axes[axis]))
+            raise ConfigError(f"--{axis} {given}, --{option} {params[option]}: set the same; leave one out")
 
 
 def _refuse_dropped(

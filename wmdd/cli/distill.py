@@ -38,6 +38,7 @@ def distill(run_url: str | None, store: str | None, executor: str, until: str | 
 
 def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
     """Print the scores of a run as a table, and what it left out."""
+    from wmdd.report.costs import cost_line
     from wmdd.report.gains import gain_lines
     from wmdd.report.scores import left_out, protocols_of_run, score_rows, scored_on
 
@@ -50,6 +51,8 @@ def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
         table.add_row(row.name, row.images, row.last, row.best)
     console.print(table)
     for line in (*gain_lines(metrics), *worth_lines(metrics), *curve_lines(metrics)):
+        console.print(line, soft_wrap=True, highlight=False)
+    if line := cost_line(metrics):
         console.print(line, soft_wrap=True, highlight=False)
     if left_out(metrics):
         console.print(left_out(metrics), soft_wrap=True, highlight=False)

@@ -11,6 +11,7 @@ from typing import Any
 from wmdd.commands.executors import check_executor, open_executor
 from wmdd.config.base import check_changes, refuse_twice
 from wmdd.config.callers import names_arguments
+from wmdd.config.cases import REGIMES, Case
 from wmdd.config.distill import DistillConfig
 from wmdd.config.methods import SELECTING
 from wmdd.config.methods import methods as all_methods
@@ -21,7 +22,8 @@ from wmdd.engine.run_names import located
 from wmdd.engine.session import Session
 from wmdd.engine.task import Plan
 from wmdd.errors import ConfigError
-from wmdd.report.comparison import cells, write_comparison
+from wmdd.report.comparison import write_comparison
+from wmdd.report.comparison_tables import cells, texts_of
 from wmdd.report.written import write_once
 from wmdd.storage.folder import Folder
 from wmdd.text import printable, unknown
@@ -40,45 +42,60 @@ class Comparison:
 
     def __repr__(self) -> str:
         sizes = ", ".join(map(str, self.facts["ipc"]))
-        rows = "; ".join(f"{method}, {student}: {', '.join(scores)}" for method, student, *scores in cells(self.facts))
+        count = texts_of(self.facts)
+        rows = "; ".join(f"{', '.join(row[:count])}: {', '.join(row[count:])}" for row in cells(self.facts))
         return printable(f"Comparison({self.facts['set']}, {sizes} per class; top-1 in %: {rows}; in {self.url})")
 
 
 def cases(
-    config: DistillConfig, methods: Sequence[str], ipcs: Sequence[int], changes: Changes
-) -> dict[tuple[str, int], DistillConfig]:
-    """Return the configuration of every method at every number of images per class.
+    config: DistillConfig,
+    methods: Sequence[str],
+    ipcs: Sequence[int],
+    changes: Changes,
+    regimes: Sequence[str] = (),
+    epochs: Sequence[int] = (),
+) -> dict[Case, DistillConfig]:
+    """Return the configuration of every method at every number of images per class, in every regime, for all epochs.
 
     Args:
         changes: dotted options of single methods, laid over what the method sets.
+        regimes, epochs: as for `compare`.
 
     Raises:
-        ConfigError: for methods that are unknown or named twice, for changes of methods that are not compared or of
-            what all methods share, and for numbers below 1.
+        ConfigError: for methods and regimes that are unknown or named twice, for changes of methods that are not
+            compared or of what all methods share, and for numbers below 1.
     """
-    _check_names(methods, ipcs)
+    _check_names({"methods": methods, "ipc": ipcs, "regimes": regimes, "epochs": epochs})
     _check_changes(changes, methods)
     # Real images are selected by separate methods here, and a teacher's score is enough for "all data".
     same = {**_changed(config), "evaluate.baselines": ()}
+    counts: Sequence[int | None] = epochs or [None]
+    labels: Sequence[str | None] = regimes or [None]
+    axes = itertools.product(counts, labels, ipcs, methods)
+    found = [Case(method, ipc, regime, count) for count, regime, ipc, method in axes]
     return {
-        (name, ipc): resolve(
-            config, name, config.evaluate.protocol, options={**same, "ipc": ipc, **changes.get(name, {})}
+        case: resolve(
+            config,
+            case.method,
+            config.evaluate.protocol,
+            options={**same, **case.options(config), **changes.get(case.method, {})},
         )
-        for ipc, name in itertools.product(ipcs, methods)
+        for case in found
     }
 
 
-def _check_names(methods: Sequence[str], ipcs: Sequence[int]) -> None:
-    for option, values in (("methods", methods), ("ipc", ipcs)):
+def _check_names(axes: Mapping[str, Sequence[Any]]) -> None:
+    for option, values in axes.items():
         names = tuple(map(str, values))
         try:
             refuse_twice(names)
         except ValueError as exc:
             raise ConfigError(f"--{option} {','.join(names)}: {exc}") from exc
-    for name in methods:
-        if name not in all_methods():
-            raise ConfigError(unknown("--methods", name, all_methods(), "method"))
-    if not (methods and ipcs):
+    for option, known in (("methods", all_methods()), ("regimes", REGIMES)):
+        for name in axes[option]:
+            if name not in known:
+                raise ConfigError(unknown(f"--{option}", name, known, option[:-1]))
+    if not (axes["methods"] and axes["ipc"]):
         raise ConfigError("--methods, --ipc: name at least one method and one number of images per class")
 
 
@@ -115,6 +132,8 @@ def compare(
     methods: Sequence[str],
     ipcs: Sequence[int],
     *,
+    regimes: Sequence[str] = (),
+    epochs: Sequence[int] = (),
     changes: Changes | None = None,
     run: str | None = None,
     store: str | None = None,
@@ -124,12 +143,15 @@ def compare(
 ) -> Comparison:
     """Distil and score every case, and write ``compare.json``, ``.md``, ``.tex`` and ``.png``.
 
-    Every case is a run folder below the comparison's (``METHOD-ipc-IPC``), written as soon as the case is scored. All
+    Every case is a run folder below the comparison's (``METHOD-ipc-IPC``, and ``-REGIME`` and ``-epochs-EPOCHS`` if
+    these are compared), written as soon as the case is scored. All
     share the teacher, the students' seeds and the store, so that an interrupted comparison goes on, and a wider one
     reuses what is there. They run as one: students of one case are trained while images of another are recovered.
 
     Args:
         config: the recipe; each method changes its own few options of it.
+        regimes: kinds of labels that all methods are compared under, keys of `REGIMES`; none: the configuration's.
+        epochs: of labels and students that all methods are compared at; none: the configuration's.
         changes: options of single methods, such as ``{"sre2l": {"recover.bn_weight": 1.0}}``.
 
     Raises:
@@ -139,8 +161,8 @@ def compare(
     check_executor(executor)
     config = located(as_config(config))
     changes = {} if changes is None else changes
-    configs = cases(config, methods, ipcs, changes)
-    by_folder = {f"{method}-ipc-{ipc}": case for (method, ipc), case in configs.items()}
+    configs = cases(config, methods, ipcs, changes, regimes, epochs)
+    by_folder = {case.folder: case_config for case, case_config in configs.items()}
     session = Session("compare", config, run, store, listener, cases=by_folder, options=changes)
     dropped = _dropped(session.folder, configs)
     plans = session.plan(by_folder, status, alone=executor == "local")
@@ -157,14 +179,14 @@ def compare(
         return Comparison(session.url, write_comparison(session.folder, config, results, changes))
 
 
-def _dropped(folder: Folder, kept: Collection[tuple[str, int]]) -> str:
+def _dropped(folder: Folder, kept: Collection[Case]) -> str:
     """Return the cases of an earlier table in a folder that are not to be in the new one."""
     try:
         rows = json.loads(folder.read("compare.json") or b"{}").get("rows", ())
-        before = dict.fromkeys((row["method"], int(row["ipc"])) for row in rows)
+        before = {Case(row["method"], int(row["ipc"]), row.get("regime"), row.get("epochs")): None for row in rows}
     except (ValueError, KeyError, TypeError, AttributeError):
         return ""
-    return ", ".join(f"{method} at {ipc}" for method, ipc in before if (method, ipc) not in kept)
+    return ", ".join(case.text for case in before if case not in kept)
 
 
 class _CaseFolders:

@@ -20,6 +20,7 @@ from wmdd.engine.task import Plan
 from wmdd.errors import DataError
 from wmdd.method.artifacts import Barycenter, DistilledClass
 from wmdd.models.teacher import Teacher
+from wmdd.report.costs import cost_line
 from wmdd.report.gains import LABELS, gain_lines
 from wmdd.report.pictures import Series, curves_svg, strip_uri
 from wmdd.report.scores import is_worth, left_out, protocols_of_run, rule_of, score_rows
@@ -54,6 +55,7 @@ def report_html(plan: Plan, store: ArtifactStore, metrics: dict[str, Any], manif
         runs=max((len(scores["runs"]) for scores in _summaries(metrics)), default=0),
         gains=[*gain_lines(metrics), *worth_lines(metrics)],
         worth=worth_tables(metrics),
+        cost=cost_line(metrics),
         left_out=left_out(metrics),
         optimised=metrics["method"] not in SELECTING,
         gallery=_gallery(plan, classes, barycenters),

@@ -15,6 +15,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.engine.run import load_value
 from wmdd.engine.run_names import set_title, subject
 from wmdd.engine.task import Plan
+from wmdd.report.costs import bytes_of, training_of
 from wmdd.report.gains import LABELS, gain_lines, gain_of
 from wmdd.report.worth import worth_lines, worth_of
 from wmdd.stages.plans.pretrain import ensemble_of
@@ -66,6 +67,8 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "labelled_with": _other_teachers(plan, store),
         **by_student[next(iter(students))],
         "students": by_student,
+        "training": training_of(plan),
+        "bytes": bytes_of(plan, store),
         "seconds": {stage: _seconds(stage, plan, store) for stage in plan.tasks},
         "until": plan.until,
         "missing": [name for name, refs in parts.items() if plan.until and not refs],
