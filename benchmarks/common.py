@@ -11,5 +11,9 @@ from wmdd.runtime import Runtime
 
 def report(question: str, **figures: Any) -> None:
     """Print one JSON line. Timings are only comparable within a line; quote ratios."""
-    machine = Runtime.create(RuntimeConfig()).describe()
-    print(json.dumps({"benchmark": question, **figures, "machine": machine}))
+    print(json.dumps({"benchmark": question, **figures, "machine": machine()}))
+
+
+def machine() -> dict[str, Any]:
+    """Return this machine as the runtime describes it."""
+    return dict(Runtime.create(RuntimeConfig()).describe())

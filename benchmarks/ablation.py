@@ -1,0 +1,163 @@
+"""What is each option of the images worth? One is changed at a time, and students are trained on the images.
+
+    python -m benchmarks.ablation --data CIFAR10                       # every cell of cifar10-quick
+    python -m benchmarks.ablation --data CIFAR10 --only recipe,noise   # some
+    python -m benchmarks.ablation --data CIFAR10 --ipc 1 --page ""     # at another size, without a page
+
+All cells share one store (``--work``), so a call that was interrupted goes on, and one with more cells computes only
+those. A cell's JSON line is written as soon as its students are scored; the table of the page is made from the last
+line of each cell. The selections of real images are trained on in every cell, by the same labels and students: what is
+equal in two cells has the same key, and is computed once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import CELLS, Cell
+from benchmarks.common import machine
+from benchmarks.steps import output_of
+from wmdd.commands.distill import distill
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.recipes import recipe
+from wmdd.errors import ConfigError
+from wmdd.report.gains import gain_text
+from wmdd.report.tables import markdown_table, percent
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "benchmarks" / "results" / "ablation.jsonl"
+PAGE = ROOT / "docs" / "accuracy.md"
+WORK = ROOT / "build" / "ablation"
+BASELINES = ("random", "nearest", "easiest", "herding")
+Line = dict[str, Any]
+
+
+def config_of(args: argparse.Namespace, cell: Cell) -> DistillConfig:
+    """Return the configuration of a cell."""
+    base: dict[str, Any] = {"evaluate.num_students": args.students, "evaluate.full_data": False}
+    base |= {"evaluate.baselines": BASELINES}
+    base |= {"data.path": args.data} if args.data else {}
+    base |= {"ipc": args.ipc} if args.ipc else {}
+    return override(recipe(args.recipe), base | dict(cell.options))
+
+
+def measure(args: argparse.Namespace, cell: Cell) -> Line:
+    """Return the line of a cell, computed unless the store has it."""
+    config = config_of(args, cell)
+    folder = Path(args.work) / args.recipe / f"{cell.name}-ipc-{config.ipc}"
+    metrics = distill(config, run=str(folder), store=str(Path(args.work) / "store"), executor=args.executor).metrics
+    students = {
+        name: {part: scores[part] for part in ("protocol", "distilled", "baselines", "gain")}
+        for name, scores in metrics["students"].items()
+    }
+    return {
+        "benchmark": "ablation",
+        "recipe": args.recipe,
+        "cell": cell.name,
+        "ipc": config.ipc,
+        "options": dict(cell.options),
+        "steps": config.relabel.epochs * -(-config.ipc * metrics["classes"] // config.relabel.batch_size),
+        "validation": metrics["validation_digest"],
+        "teacher": metrics["teacher"],
+        "students": students,
+        "seconds": metrics["seconds"],
+        "commit": output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "machine": machine(),
+    }
+
+
+def latest(lines: Iterable[str], recipe_name: str) -> dict[tuple[int, str], Line]:
+    """Return the last line of each cell of a recipe, by images per class and name."""
+    parsed = (json.loads(line) for line in lines if line.strip())
+    return {(line["ipc"], line["cell"]): line for line in parsed if line["recipe"] == recipe_name}
+
+
+def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
+    """Return the table of all cells of one size in Markdown: scores, and the difference to the unchanged recipe."""
+    cells = [cell for cell in CELLS if (ipc, cell.name) in lines]
+    first = lines.get((ipc, "recipe"))
+    rows = []
+    for cell in cells:
+        line = lines[ipc, cell.name]
+        for student, scores in line["students"].items():
+            top1, gain = scores["distilled"], scores["gain"]
+            before = first["students"].get(student) if first and first is not line else None
+            change = f"{100 * (top1['top1_last_mean'] - before['distilled']['top1_last_mean']):+.1f}" if before else ""
+            shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
+            of = "" if len(line["students"]) == 1 else f" ({student})"
+            options = ", ".join(f"`{name} {_plain(value)}`" for name, value in cell.options.items())
+            seconds = f"{line['seconds'].get('recover', 0):.0f}"
+            rows.append([cell.about + of, options, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds])
+    head = ["change", "options", "top-1", "difference", "gain over the best baseline", "recovery, s"]
+    return markdown_table(head, rows)
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def write_page(page: Path, lines: Mapping[tuple[int, str], Line], recipe_name: str) -> None:
+    """Replace the tables of a page, each between ``<!-- ablation RECIPE IPC -->`` and ``<!-- end -->``.
+
+    Raises:
+        ConfigError: if the page has no place for one of them.
+    """
+    text = page.read_text(encoding="utf-8")
+    for ipc in sorted({ipc for ipc, _ in lines}):
+        mark = f"<!-- ablation {recipe_name} {ipc} -->"
+        text, count = re.subn(
+            rf"{mark}\n.*?<!-- end -->", f"{mark}\n{table(lines, ipc)}\n<!-- end -->", text, flags=re.DOTALL
+        )
+        if not count:
+            raise ConfigError(f'--page {page}: has no "{mark}" and "<!-- end -->"; add them, or give --page ""')
+    page.write_text(text, encoding="utf-8")
+
+
+def main() -> int:
+    """Measure the cells that were asked for; return the exit status."""
+    args = _arguments()
+    names = args.only.split(",") if args.only else [cell.name for cell in CELLS]
+    known = {cell.name: cell for cell in CELLS}
+    if unknown := [name for name in names if name not in known]:
+        print(f"--only {unknown[0]}: there is no such cell; choose from {','.join(known)}", file=sys.stderr)
+        return 2
+    try:
+        for name in names:
+            config_of(args, known[name])
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            line = measure(args, known[name])
+            with args.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps({"cell": name, **line["students"]}), flush=True)
+            if args.page:
+                lines = args.out.read_text(encoding="utf-8").splitlines()
+                write_page(Path(args.page), latest(lines, args.recipe), args.recipe)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="cifar10-quick")
+    parser.add_argument("--data", help="real images of a recipe that brings none")
+    parser.add_argument("--ipc", type=int, help="images per class (default: the recipe's)")
+    parser.add_argument("--students", type=int, default=3, help="students of each cell and baseline (3)")
+    parser.add_argument("--only", metavar="NAME,...", help=f"cells of {','.join(cell.name for cell in CELLS)}")
+    parser.add_argument("--executor", default="ray", choices=("ray", "local"))
+    parser.add_argument("--work", default=str(WORK), help="folder of runs and their store, kept (build/ablation)")
+    parser.add_argument("--out", type=Path, default=OUT, help="JSON lines, to which the cells are added")
+    parser.add_argument("--page", default=str(PAGE), help='page whose tables are replaced (docs/accuracy.md; "": none)')
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

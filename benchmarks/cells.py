@@ -1,0 +1,51 @@
+"""The cells of `benchmarks.ablation`: what is changed of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A change of a recipe.
+
+    Args:
+        name: as ``--only`` takes it.
+        about: in words, for the table.
+        options: by dotted name.
+    """
+
+    name: str
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+# Those that say most come first: a call that is interrupted leaves the best table.
+CELLS = (
+    Cell("recipe", "the recipe"),
+    Cell("no-features", "no Wasserstein term", {"recover.feature_weight": 0.0}),
+    Cell("tiles", "four tiles in each image, an atom for each", {"recover.tiles": 2}),
+    Cell("random-start", "start from random real images", {"recover.init": "random"}),
+    Cell("noise", "start from noise", {"recover.init": "noise"}),
+    Cell("steps-100", "100 steps", {"recover.iterations": 100}),
+    Cell("steps-1000", "1,000 steps", {"recover.iterations": 1000}),
+    Cell("no-cross-entropy", "no cross-entropy", {"recover.ce_weight": 0.0}),
+    Cell("global-statistics", "statistics of all classes", {"recover.bn_target": "global"}),
+    Cell("features-100", "ten times the Wasserstein term", {"recover.feature_weight": 100.0}),
+    Cell(
+        "squared",
+        "squared distances, as the paper's formula",
+        {"recover.feature_loss": "squared", "recover.feature_weight": 0.1},
+    ),
+    Cell("learned-mass", "learned masses", {"barycenter.mass": "learned"}),
+    Cell("bn-10", "a tenth of the batch-norm term", {"recover.bn_weight": 10.0}),
+    Cell("bn-1000", "ten times the batch-norm term", {"recover.bn_weight": 1000.0}),
+    Cell("lr-0.1", "twice the rate of the pixels", {"recover.lr": 0.1}),
+    Cell("small-crops", "crops from 0.08 of the area", {"recover.crop_scale": (0.08, 1.0)}),
+    Cell("random-views", "statistics of random views", {"statistics.views": "random"}),
+    Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
+    Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
+    Cell("ensemble", "labels by two more networks", {"relabel.teachers": ("convnet3_w32", "convnet3_w128")}),
+)

@@ -1,0 +1,93 @@
+"""The ablation: its cells can be run, each is kept, and the page shows the last line of each."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ablation import config_of, latest, table, write_page
+from benchmarks.cells import CELLS
+from wmdd.config.recipes import recipe
+from wmdd.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+
+
+class Words:
+    """What the command line names."""
+
+    recipe, data, ipc, students = "cifar10-quick", None, None, 3
+
+
+def line(cell, top1, ipc=10, over="random", of="cifar10-quick"):
+    scores = {"top1_last_mean": top1, "top1_last_std": 0.01, "runs": []}
+    gain = {"over": over, "baseline": 0.5, "mean": top1 - 0.5, "standard_error": 0.005}
+    students = {"convnet3_w64": {"distilled": scores, "gain": gain}}
+    return {"recipe": of, "cell": cell, "ipc": ipc, "students": students, "seconds": {"recover": 12.4}}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_every_cell_changes_the_recipe(cell):
+    plain = config_of(Words, CELLS[0])
+    assert (config_of(Words, cell) == plain) == (cell.name == "recipe")
+    assert plain.recover == recipe("cifar10-quick").recover
+
+
+def test_names_of_cells_differ():
+    assert len({cell.name for cell in CELLS}) == len(CELLS)
+
+
+def test_table_has_the_last_line_of_each_cell_and_its_difference():
+    lines = [
+        line("noise", 0.4),
+        line("recipe", 0.6),
+        line("noise", 0.45),
+        line("noise", 0.9, of="digits"),
+        line("tiles", 0.7, 1),
+    ]
+    kept = latest(map(json.dumps, lines), "cifar10-quick")
+    assert set(kept) == {(10, "noise"), (10, "recipe"), (1, "tiles")}
+    rows = table(kept, 10).splitlines()[2:]
+    assert rows[0] == "| the recipe |  | 60.0 ± 1.0 |  | +10.0 ± 0.5 (random) | 12 |"
+    assert rows[1] == "| start from noise | `recover.init noise` | 45.0 ± 1.0 | -15.0 | -5.0 ± 0.5 (random) | 12 |"
+    assert len(rows) == 2
+    # No difference to a recipe that was not measured at this size.
+    assert "| 70.0 ± 1.0 |  |" in table(kept, 1)
+
+
+def test_page_keeps_what_is_around_the_tables(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- ablation cifar10-quick 10 -->\nold\n<!-- end -->\nafter\n")
+    lines = {(10, "recipe"): line("recipe", 0.6)}
+    write_page(page, lines, "cifar10-quick")
+    text = page.read_text()
+    assert text.startswith("before\n<!-- ablation cifar10-quick 10 -->\n| change |")
+    assert text.endswith("|\n<!-- end -->\nafter\n")
+    assert "old" not in text
+    with pytest.raises(ConfigError, match="ablation cifar10-quick 1 "):
+        write_page(page, {(1, "recipe"): line("recipe", 0.6, 1)}, "cifar10-quick")
+
+
+def test_unknown_cell_is_refused():
+    words = ["-m", "benchmarks.ablation", "--only", "recipe,nothing"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--only nothing: there is no such cell; choose from recipe,")
+
+
+@pytest.mark.slow
+def test_cells_of_digits_are_measured_and_found_again(tmp_path):
+    words = ["-m", "benchmarks.ablation", "--recipe", "digits", "--only", "recipe,tiles", "--students", "1"]
+    words += ["--executor", "local", "--page", "", "--work", str(tmp_path), "--out", str(tmp_path / "lines.jsonl")]
+    for _ in range(2):
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    lines = [json.loads(text) for text in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert [item["cell"] for item in lines] == ["recipe", "tiles"] * 2
+    scores = [item["students"]["convnet3_w64"] for item in lines]
+    assert scores[:2] == scores[2:]
+    # Equal students on the equal images that cost nothing.
+    assert scores[0]["baselines"] == scores[1]["baselines"]
+    assert set(scores[0]["baselines"]) == {"random", "nearest", "easiest", "herding"}
