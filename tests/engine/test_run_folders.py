@@ -156,9 +156,7 @@ def test_comparison_folder_belongs_to_what_cases_share():
     config = with_protocol(recipe("digits"), "rded")
 
     def choose(config, ipcs, changes=None):
-        made = {
-            f"{name}-ipc-{ipc}": case for (name, ipc), case in cases(config, ["sre2l"], ipcs, changes or {}).items()
-        }
+        made = {case.folder: made for case, made in cases(config, ["sre2l"], ipcs, changes or {}).items()}
         return choose_run("c", config, "compare", cases=made)
 
     for name, case in {

@@ -20,6 +20,7 @@ from wmdd.method.artifacts import DistilledClass
 from wmdd.method.label_batches import draw_epoch
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.registry import build_model, draws
+from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output, Snapshot, SnapshotClock
 from wmdd.seeding import SeedTree
 from wmdd.stages.base import Unit
@@ -50,6 +51,7 @@ MUON = {
     "evaluate.temperature_decay": 0.5,
     "evaluate.temperature_every": 1,
 }
+FIXED = {"evaluate.labels": "fixed", "evaluate.ce_weight": 0.1, "relabel.mix": "mixup"}
 HARD = {"evaluate.labels": "hard", "relabel.mix": "none", "evaluate.augment": "trivialaugment"}
 
 
@@ -92,13 +94,22 @@ def student(changes, store, workers=1, resume=None):
     ]
     meta = {"first_epoch": 0, "epochs": 4, "batches": 4, "classes": CLASSES}
     values = {"index": index, "classes": classes, "labels": [LabelBlock.write(batches, meta)]}
+    values["teacher"] = teacher(index, size)
     geometry = Geometry(size, config.data.crop_ratio, config.data.normalization)
-    params = Params("convnet2_w8", 0, "distilled", geometry, "wmdd", "hash", views=config.relabel.hard())
+    params = Params(
+        "convnet2_w8", 0, "distilled", geometry, "wmdd", "hash", views=config.relabel.drawn(config.evaluate.labels)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SnapshotClock, "is_due", lambda clock: True)
         events = list(EVALUATE.run(config.evaluate, [Unit("it", params, values.get, resume)], SeedTree(0), CPU))
     snapshots = [event.data for event in events if isinstance(event, Snapshot)]
     return snapshots, [event.value for event in events if isinstance(event, Output)]
+
+
+def teacher(index, size):
+    with SeedTree(5).scoped():
+        weights = build_model("convnet2_w8", CLASSES, size).state_dict()
+    return Teacher("convnet2_w8", "auto", weights, index.class_names, 0.5, size, 1.0, "half")
 
 
 def several(store):
@@ -107,7 +118,8 @@ def several(store):
     resumed = student(SOFT, store, 2, soft[0][1] if Ranks.here().is_first else None)
     muon = student(MUON, store, 2)
     muon_resumed = student(MUON, store, 2, muon[0][1] if Ranks.here().is_first else None)
-    return normed(Ranks.here()), soft, student(HARD, store, 2), resumed, muon, muon_resumed
+    fixed = student(FIXED, store, 2)
+    return normed(Ranks.here()), soft, student(HARD, store, 2), resumed, muon, muon_resumed, fixed
 
 
 # -- tests -----------------------------------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ def test_shared_batch_norm_is_that_of_the_whole_batch(two):
         torch.testing.assert_close(process[4], scored[rank::2], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("place", "changes"), [(1, SOFT), (2, HARD)])
+@pytest.mark.parametrize(("place", "changes"), [(1, SOFT), (2, HARD), (6, FIXED)])
 def test_students_of_one_and_of_two_agree(two, store, place, changes):
     snapshots, (result,) = student(changes, store)
     first, second = (process[place] for process in two)
