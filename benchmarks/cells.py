@@ -33,6 +33,7 @@ CELLS = (
     Cell("steps-1000", "1,000 steps", {"recover.iterations": 1000}),
     Cell("no-cross-entropy", "no cross-entropy", {"recover.ce_weight": 0.0}),
     Cell("global-statistics", "statistics of all classes", {"recover.bn_target": "global"}),
+    Cell("half-global", "statistics half of the class, half of all", {"recover.bn_global_share": 0.5}),
     Cell("features-100", "ten times the Wasserstein term", {"recover.feature_weight": 100.0}),
     Cell(
         "squared",

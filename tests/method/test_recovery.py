@@ -317,3 +317,16 @@ def test_views_of_tiles_are_views_of_the_enlarged_tiles(teacher):
 def test_images_with_tiles_start_from_noise_of_their_size(teacher):
     *_, last = recover_images(FEW.model_copy(update={"tiles": 2}), teacher, [target(teacher, 0, ipc=8)], CPU)
     assert last.images.shape == (1, 2, 3, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_statistics_are_mixed_with_those_of_the_teacher(teacher, share):
+    section, whole = FEW.model_copy(update={"bn_global_share": share}), target(teacher, 0)
+    with Probe(teacher.network.eval(), CLASSES) as probe:
+        objective = Objective(section, [whole.statistics], [whole.barycenter], probe, SIZE, CPU)
+    running = [layer for layer in teacher.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for number, (layer, moments) in enumerate(zip(running, whole.statistics.moments, strict=True)):
+        mean = (1 - share) * moments.mean + share * layer.running_mean
+        var = (1 - share) * moments.var + share * layer.running_var
+        torch.testing.assert_close(objective.means[number][0], mean.float())
+        torch.testing.assert_close(objective.vars[number][0], var.float())

@@ -59,6 +59,13 @@ class RecoverConfig(Section):
     bn_target: Literal["class", "global"] = option(
         "class", "statistics to match: of each class's real images, or the teacher's own over all classes"
     )
+    bn_global_share: float = option(
+        0.0,
+        "share of the teacher's own statistics in those of the class that are matched",
+        ge=0,
+        le=1,
+        only_with={"bn_target": ("class",)},
+    )
     tv_weight: NonNegative = option(0.0, "of the total-variation prior")
     l2_weight: NonNegative = option(0.0, "of the L2 prior")
     tiles: int = option(

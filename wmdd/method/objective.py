@@ -3,7 +3,8 @@
 The terms of a class c are, in this order:
 
 - feature: distance of the features of the views to the class's atoms (`losses.feature_loss`);
-- batch_norm: distance of the views' moments to the real ones, summed over layers (`losses.batch_norm_loss`);
+- batch_norm: distance of the views' moments to the real ones, summed over layers (`losses.batch_norm_loss`); with
+  `bn_global_share` these are a mean of the class's and of the teacher's running ones (Shao et al., 2024, EDC);
 - cross_entropy: of the views with class c (`losses.cross_entropy_loss`);
 - the priors whose weight is not 0, which see the views alone.
 
@@ -66,17 +67,10 @@ class Objective:
         self.support = torch.stack([barycenter.support for barycenter in barycenters]).to(device)
         self.mass = torch.stack([barycenter.mass for barycenter in barycenters]).to(device)
         self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
-        if section.bn_target == "class":
-            layers = list(zip(*(item.moments for item in statistics), strict=True))
-            self.means = [torch.stack([moments.mean for moments in layer]).float().to(device) for layer in layers]
-            self.vars = [torch.stack([moments.var for moments in layer]).float().to(device) for layer in layers]
-            self.bn_mass = self.mass
-        else:
+        self.means, self.vars = self._targets(statistics, size)
+        self.bn_mass = self.mass
+        if section.bn_target == "global":
             # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
-            with runtime.autocast():
-                running = probe.running_moments(runtime.images(torch.zeros(2, 3, size, size, device=device)))
-            self.means = [mean.float()[None] for mean, _ in running]
-            self.vars = [var.float()[None] for _, var in running]
             self.bn_mass = (self.mass / len(barycenters)).view(1, -1)
         if section.bn_weight > 0:
             probe.normalize_by(self._normalize)
@@ -102,6 +96,21 @@ class Objective:
         self.layer_losses = []  # they hold the step's graph, and are no results of compiled code
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
+
+    def _targets(self, statistics: Sequence[ClassStatistics], size: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the means and variances to match, of each layer (classes, channels) float32; (1, channels) of all."""
+        device, share = self.runtime.device, self.section.bn_global_share
+        of_layers = list(zip(*(item.moments for item in statistics), strict=True))
+        means = [torch.stack([moments.mean for moments in layer]).float().to(device) for layer in of_layers]
+        variances = [torch.stack([moments.var for moments in layer]).float().to(device) for layer in of_layers]
+        if self.section.bn_target == "class" and not share:
+            return means, variances
+        with self.runtime.autocast():
+            running = self.probe.running_moments(self.runtime.images(torch.zeros(2, 3, size, size, device=device)))
+        if self.section.bn_target == "global":
+            return [mean.float()[None] for mean, _ in running], [var.float()[None] for _, var in running]
+        mixed = [torch.lerp(own, mean.float(), share) for own, (mean, _) in zip(means, running, strict=True)]
+        return mixed, [torch.lerp(own, var.float(), share) for own, (_, var) in zip(variances, running, strict=True)]
 
     def _normalize(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Return the output of the next batch-norm layer, and record the loss of its inputs."""
