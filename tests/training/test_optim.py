@@ -9,12 +9,11 @@ from builders import CPU, normal
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
-from wmdd.errors import ConfigError
 from wmdd.method.temperatures import StudentTemperature
 from wmdd.models import optimizers
 from wmdd.models.registry import build_model
 from wmdd.seeding import SeedTree
-from wmdd.training.optim import check_muon, groups_by_layer, hidden_weights, student_optimizer, teacher_optimizer
+from wmdd.training.optim import groups_by_layer, hidden_weights, student_optimizer, teacher_optimizer
 from wmdd.training.trainer import Trainer
 
 
@@ -98,12 +97,6 @@ def test_temperature_is_learned_by_adamw_at_its_own_rate(name):
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
     assert temperature.log_ratio.item() == pytest.approx(0.02)  # AdamW's first step is its rate
-
-
-def test_torch_without_muon_is_refused(monkeypatch):
-    monkeypatch.delattr(optimizers, "Muon")
-    with pytest.raises(ConfigError, match=r"evaluate\.optimizer=muon: torch .*; install torch 2\.9 or newer"):
-        check_muon()
 
 
 def test_rates_of_all_groups_follow_the_schedule():

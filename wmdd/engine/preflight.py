@@ -59,10 +59,6 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         if name == teacher.model:
             raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
         _check_network(name, num_classes, size, teacher.stem, "relabel.teachers")
-    if config.evaluate.optimizer == "muon":
-        from wmdd.training.optim import check_muon
-
-        check_muon()
     for student in config.evaluate.students:
         _check_network(student, num_classes, size, config.evaluate.stem, "evaluate.students")
         if config.evaluate.workers > 1:

@@ -147,17 +147,15 @@ def _flatten(weight: Tensor, state: dict[str, Any]) -> None:
             state[name] = matrix(value)
 
 
-if hasattr(optim, "Muon"):  # from torch 2.9 on
+class Muon(_Uncompiled, optim.Muon):
+    """`torch.optim.Muon`, of weights of any shape."""
 
-    class Muon(_Uncompiled, optim.Muon):
-        """`torch.optim.Muon`, of weights of any shape."""
+    def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
+        """Take what torch's takes; the groups have lists of weights."""
+        with _as_matrices((p for group in groups for p in group["params"]), {}):
+            super().__init__(groups, **options)
 
-        def __init__(self, groups: list[dict[str, Any]], **options: Any) -> None:
-            """Take what torch's takes; the groups have lists of weights."""
-            with _as_matrices((p for group in groups for p in group["params"]), {}):
-                super().__init__(groups, **options)
-
-        step = _step(optim.Muon.step, _matrix_weights)
+    step = _step(optim.Muon.step, _matrix_weights)
 
 
 class Together(_Uncompiled):

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from wmdd.config.students import EvaluateConfig
 from wmdd.config.teacher import PretrainConfig
-from wmdd.errors import ConfigError
 from wmdd.models import optimizers
 from wmdd.models.optimizers import SGD, AdamW, RMSprop, Together
 
@@ -42,9 +40,6 @@ def student_optimizer(section: EvaluateConfig, network: nn.Module, learned: nn.M
 
     Args:
         learned: what the loss has to learn, a temperature; AdamW updates it, without decay.
-
-    Raises:
-        ConfigError: for Muon, if this torch does not have it.
     """
     optimizer = _network_optimizer(section, network)
     temperature = [] if learned is None else list(learned.parameters())
@@ -64,22 +59,12 @@ def _network_optimizer(section: EvaluateConfig, network: nn.Module) -> Optimizer
     return AdamW(groups, lr=section.lr, fused=True)
 
 
-def check_muon() -> None:
-    """Raise a `ConfigError` if this torch does not have Muon."""
-    if not hasattr(optimizers, "Muon"):
-        raise ConfigError(
-            f"evaluate.optimizer=muon: torch {torch.__version__} does not have it; install torch 2.9 or newer, or use "
-            "adamw"
-        )
-
-
 def _muon(section: EvaluateConfig, network: nn.Module) -> Optimizer:
     """Return Muon for the hidden matrices and AdamW for all other parameters, of which those of two dimensions decay.
 
     Muon is that of Jordan et al. (https://kellerjordan.github.io/posts/muon/, 2024): momentum 0.95, Nesterov's, and an
     update that is scaled by sqrt(max(1, rows / columns)).
     """
-    check_muon()
     hidden = hidden_weights(network)
     matrices = _group(hidden, section.weight_decay)
     matrices["lr_scale"] = section.muon_lr / section.lr
