@@ -27,6 +27,8 @@ CELLS = (
     Cell("recipe", "the recipe"),
     Cell("no-features", "no Wasserstein term", {"recover.feature_weight": 0.0}),
     Cell("tiles", "four tiles in each image, an atom for each", {"recover.tiles": 2}),
+    Cell("easiest-start", "start from the real images of the least loss", {"recover.init": "easiest"}),
+    Cell("easiest-tiles", "the same, four tiles in each image", {"recover.init": "easiest", "recover.tiles": 2}),
     Cell("random-start", "start from random real images", {"recover.init": "random"}),
     Cell("noise", "start from noise", {"recover.init": "noise"}),
     Cell("steps-100", "100 steps", {"recover.iterations": 100}),

@@ -32,7 +32,7 @@ def test_bad_override_names_option_value_and_remedy(subtests):
         ({"data.val_fraction": float("nan")}, r"data\.val_fraction=nan: input should be a finite number"),
         ({"pretrain.norm_weight_decay": ".nan"}, r"pretrain\.norm_weight_decay='nan': input should be a finite number"),
         ({"recover.bn_weight": float("inf")}, r"recover\.bn_weight=inf: input should be a finite number"),
-        ({"recover.init": "nois"}, r"recover\.init='nois': input should be 'noise', 'nearest' or 'random'"),
+        ({"recover.init": "nois"}, r"recover\.init='nois': input should be 'noise', 'nearest', 'random' or 'easiest'"),
         ({"recover.crop_scale": (0.9, 0.2)}, r"the low end must not be above the high end; try 0\.2,0\.9"),
         ({"recover.crop_scale": (0.0, 0.2)}, r"recover\.crop_scale\.0=0\.0: input should be greater than 0"),
         ({"recover.betas": (0.5, 1.0)}, r"recover\.betas\.1=1\.0: input should be less than 1"),

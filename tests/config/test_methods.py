@@ -18,11 +18,11 @@ from wmdd.data.load_index import load_index
 from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
+from wmdd.method.selection import herd
 from wmdd.report.comparison_plots import plot_png
 from wmdd.report.comparison_tables import Style, cells, latex, markdown, protocols_of
 from wmdd.report.gains import gain_of, gain_text
 from wmdd.report.scores import score_rows, validation_digest
-from wmdd.stages.select import herd
 from wmdd.storage.store import ArtifactRef, ArtifactStore
 
 FEW = {"data.classes": ("0", "1", "2"), "ipc": 2, "evaluate.num_students": 2}

@@ -60,7 +60,12 @@ def trials(config: DistillConfig, rates: Sequence[float]) -> dict[str, dict[floa
     hard = override(distilled, {"evaluate.labels": "hard", "relabel.teachers": (), **views})
 
     def each(base: DistillConfig) -> dict[float, DistillConfig]:
-        return {rate: override(base, {"evaluate.lr": rate, "evaluate.rates": ()}) for rate in dict.fromkeys(rates)}
+        # The rate of Muon's matrices keeps its ratio to that of all else.
+        muon = base.evaluate.muon_lr / base.evaluate.lr
+        return {
+            rate: override(base, {"evaluate.lr": rate, "evaluate.muon_lr": muon * rate, "evaluate.rates": ()})
+            for rate in dict.fromkeys(rates)
+        }
 
     return {
         "made_soft": {rate: distilled},

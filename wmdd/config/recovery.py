@@ -32,8 +32,9 @@ class BarycenterConfig(Section):
 class RecoverConfig(Section):
     """Optimise images whose features match the barycenter and whose statistics match the class."""
 
-    init: Literal["noise", "nearest", "random"] = option(
-        "noise", "start from noise, real images nearest to the atoms, or random real images"
+    init: Literal["noise", "nearest", "random", "easiest"] = option(
+        "noise",
+        "start from noise, or real images: nearest to the atoms, random, easiest (least loss of the teacher)",
     )
     iterations: int = option(2000, "optimisation steps (0 keeps the start)", ge=0)
     lr: Positive = option(0.25, "peak learning rate of the pixels, cosine to 0")

@@ -15,6 +15,7 @@ from wmdd.errors import WmddError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass
 from wmdd.method.objective import term_weights
 from wmdd.method.recovery import Paused, Recovered, Target, recover_images
+from wmdd.method.selection import by_loss, in_order_of_atoms
 from wmdd.method.tiles import encode
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Failure, Note, Output, Progress, Snapshot
@@ -181,6 +182,9 @@ def _target(
     rows = barycenter.nearest
     if section.init == "random":
         rows = torch.from_numpy(class_seeds.child("start").numpy().permutation(len(statistics.features))[:ipc])
+    elif section.init == "easiest":
+        easiest = by_loss(teacher, statistics)[:ipc]
+        rows = torch.from_numpy(in_order_of_atoms(easiest, statistics, barycenter))
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     start = encode(class_images(unit.load("index"), unit.params.class_id, geometry, rows.numpy()), section.tiles)
     return Target(statistics, barycenter, class_seeds, start), tuple(rows.tolist())
