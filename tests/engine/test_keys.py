@@ -85,6 +85,7 @@ VALUES = {
 }
 # The other options that an option needs.
 BESIDE = {
+    "recover.transport_sample": {"recover.feature_loss": "transport"},
     "relabel.micro_batch": {"relabel.bn_mode": "batch"},
     "evaluate.augment": {"evaluate.labels": "hard"},
     "evaluate.muon_lr": {"evaluate.optimizer": "muon"},

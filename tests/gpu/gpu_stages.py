@@ -54,11 +54,11 @@ def recovered(name, runtime, **options):
     return next(event for event in recovery(name, runtime, **options) if isinstance(event, Recovered))
 
 
-def recovery(name, runtime, *, places=range(CLASSES), until=None, steps=4, paused=None):
+def recovery(name, runtime, *, places=range(CLASSES), until=None, steps=4, paused=None, feature_loss="rms"):
     """All that an optimisation yields, from its first step on or from where another was paused."""
     model, size, stem, targets = classes_of(name)
     teacher = untrained_teacher(model, size, CLASSES, stem)
-    section = SECTION.model_copy(update={"iterations": steps})
+    section = SECTION.model_copy(update={"iterations": steps, "feature_loss": feature_loss})
     runtime.enter()
     return list(recover_images(section, teacher, [targets[p] for p in places], runtime, steps=until, begun=paused))
 

@@ -36,9 +36,9 @@ def test_statistics_are_those_of_the_cpu(name, tmp_path):
         close(own.var, other.var)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_recovered_images_are_those_of_the_cpu(name):
-    found, expected = (recovered(name, open_runtime(device)) for device in (None, "cpu"))
+@pytest.mark.parametrize(("name", "feature_loss"), [*((name, "rms") for name in NETWORKS), ("convnet", "transport")])
+def test_recovered_images_are_those_of_the_cpu(name, feature_loss):
+    found, expected = (recovered(name, open_runtime(device), feature_loss=feature_loss) for device in (None, "cpu"))
     close(found.losses[:, 0], expected.losses[:, 0])
     assert nearly_equal(found.images, expected.images)
 

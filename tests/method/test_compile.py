@@ -57,6 +57,16 @@ def test_groups_teachers_and_weights_share_a_graph():
         assert recovered(2, bn_weight=weight, feature_weight=weight, ce_weight=weight)[1] == before
 
 
+def test_transport_is_never_compiled():
+    before = recovered(2)[1]
+    assert recovered(2, feature_loss="transport")[1] == before
+    section = RecoverConfig(feature_loss="transport")
+    runtime = Runtime(CPU, bf16=False, threads=1, compilation=ON)
+    described = runtime.uncompiled(section.uncompiled).describe()
+    assert (described["compile"], described["reasons"]["compile"]) == ("nothing", section.uncompiled)
+    assert runtime.uncompiled(RecoverConfig().uncompiled) is runtime
+
+
 def test_each_size_of_group_is_compiled_once():
     first, before = recovered(2)
     assert [recovered(classes)[1] - before for classes in (3, 1, 4, 3, 1)] == [1, 2, 3, 3, 3]

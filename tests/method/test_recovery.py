@@ -18,7 +18,7 @@ from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss
 from wmdd.method.moments import Moments
 from wmdd.method.objective import Objective, term_weights
-from wmdd.method.recovery import Recovered, Target, _scales, recover_images
+from wmdd.method.recovery import Recovered, Target, _draw_samples, _scales, recover_images
 from wmdd.method.tiles import split
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
@@ -71,9 +71,9 @@ def test_compiled_recovery_agrees_over_a_few_steps():
     torch.testing.assert_close(runs[0].losses, runs[1].losses, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("bn_target", ["class", "global"])
-def test_recovery_in_bf16_is_near_to_that_in_float32(teacher, bn_target):
-    section, targets = FEW.model_copy(update={"bn_target": bn_target}), [target(teacher, c) for c in (0, 3)]
+@pytest.mark.parametrize("change", [{}, {"bn_target": "global"}, {"feature_loss": "transport"}], ids=str)
+def test_recovery_in_bf16_is_near_to_that_in_float32(teacher, change):
+    section, targets = FEW.model_copy(update=change), [target(teacher, c) for c in (0, 3)]
     first = []
     for bf16 in (True, False):
         *_, last = recover_images(section, teacher, targets, dataclasses.replace(CPU, bf16=bf16))
@@ -94,7 +94,7 @@ def test_recovery_ignores_the_global_generators(teacher):
         assert torch.equal(recover(teacher, [1])[1][0], first)
 
 
-@pytest.mark.parametrize("feature", ["rms", "squared"])
+@pytest.mark.parametrize("feature", ["rms", "squared", "transport"])
 def test_class_does_not_depend_on_its_group_and_order(teacher, feature):
     section = FEW.model_copy(update={"feature_loss": feature})
     images, losses = recover(teacher, [0, 1, 2, 3], section)[2]
@@ -110,6 +110,24 @@ def test_losses_fall(teacher):
     for _, losses in recover(teacher, [0, 1], section).values():
         total = losses @ weights
         assert total[-3:].mean() < 0.8 * total[:3].mean()
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_transport_falls_when_it_is_the_only_term(teacher, tiles):
+    only = {"feature_loss": "transport", "transport_sample": 8, "bn_weight": 0.0, "ce_weight": 0.0, "tiles": tiles}
+    section = RecoverConfig(iterations=40, flip=False, roll_px=0, lr=0.05, crop_scale=(1.0, 1.0), **only)
+    for images, losses in recover(teacher, [1, 2], section, ipc=IPC * tiles**2).values():
+        assert len(images) == IPC
+        assert losses[-5:, 0].mean() < 0.9 * losses[:5, 0].mean()  # of other samples in each step
+
+
+def test_parts_of_a_target_draw_samples_of_their_own(teacher):
+    section, whole = FEW.model_copy(update={"feature_loss": "transport", "transport_sample": 4}), target(teacher, 0)
+    parts = [whole.part(slice(row, row + 1), row) for row in range(IPC)]
+    first, second = (_draw_samples(section, [part], CPU) for part in parts)
+    assert not torch.equal(first, second)
+    *_, last = recover_images(section.model_copy(update={"bn_target": "global"}), teacher, parts[:1], CPU)
+    assert torch.isfinite(last.losses).all()
 
 
 FIELDS = {

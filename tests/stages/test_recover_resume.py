@@ -5,7 +5,20 @@ import dataclasses
 import pytest
 import torch
 from builders import CPU
-from recoveries import IPC, STEPS, assert_same_images, filled, flip, group, images, inputs, notes, run, undisturbed
+from recoveries import (
+    IPC,
+    SECTION,
+    STEPS,
+    assert_same_images,
+    filled,
+    flip,
+    group,
+    images,
+    inputs,
+    notes,
+    run,
+    undisturbed,
+)
 
 from wmdd.engine.run import run_stage
 from wmdd.errors import StageError, StorageError
@@ -45,6 +58,19 @@ def test_group_killed_at_each_snapshot_ends_alike(way, store, tmp_path):
     left = [[store.folder.read(path) for path in notes(store)] for store in (store, other)]
     assert left[0] == left[1]
     assert len(left[0]) == ("steps" in params)  # more steps go on from there
+
+
+@pytest.mark.parametrize("params", [{}, {"images_at_once": 2}], ids=str)
+def test_transport_goes_on_with_the_samples_of_each_step(params, store, tmp_path):
+    section = SECTION.model_copy(update={"feature_loss": "transport", "transport_sample": 4})
+    task = group(section, **params)
+    kills = 0
+    while any(unit.ref not in store for unit in task.units):
+        run(task, store, kill_after=1)
+        kills += 1
+    assert kills >= 4
+    assert_same_images(task, store, tmp_path)
+    assert store.commit_of(task.units[0].ref)["reasons"]["compile"] == section.uncompiled
 
 
 def test_resumed_group_says_where_it_goes_on(store):

@@ -194,6 +194,11 @@ class Section(BaseModel):
             raise ConfigError(f"{self.option(name)}: no such option; {_known(type(self), ())}")
         raise ConfigError(f"{self.option(name)}: a configuration does not change in place; write {remedy}")
 
+    @property
+    def uncompiled(self) -> str:
+        """Why what the section describes is not compiled, whatever `runtime.compile` is; empty if it may be."""
+        return ""
+
     def for_key(self, fact: Literal["keyed", "protocol"] = "keyed") -> dict[str, Any]:
         """Return the plain values that belong to keys of the store, or to the hash of the protocol.
 

@@ -41,8 +41,11 @@ class RecoverConfig(Section):
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = option(
         (0.5, 0.9), "of Adam"
     )
-    feature_loss: Literal["rms", "squared"] = option(
-        "rms", "rms: root mean squared distance to the atoms (released code); squared: the paper's formula"
+    feature_loss: Literal["rms", "squared", "transport"] = option(
+        "rms", "to the atoms: rms (released code), squared (paper); transport: W2^2 to real features"
+    )
+    transport_sample: Count = option(
+        128, "real features that a step's transport draws of each class", only_with={"feature_loss": ("transport",)}
     )
     feature_weight: NonNegative = option(10.0, "of the feature term (10: the released code at 100 images)")
     bn_weight: NonNegative = option(10.0, "of the batch-norm term, lambda in the paper")
@@ -76,6 +79,11 @@ class RecoverConfig(Section):
         "none", "views begin with whole images, and the least area falls to crop_scale's (CDA)"
     )
     curriculum_share: Fraction = option(1.0, "share of the iterations in which it falls")
+
+    @property
+    def uncompiled(self) -> str:
+        """Why recovery is never compiled, if it is not."""
+        return "recover.feature_loss=transport: POT finds plans on the CPU" if self.feature_loss == "transport" else ""
 
     @field_validator("tiles")
     @classmethod

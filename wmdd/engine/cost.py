@@ -210,7 +210,7 @@ def _core_s(work: Workload, task: StageTask, chip: str) -> float:
 
 def _compilation_s(work: Workload, tasks: list[StageTask]) -> float:
     """Return the seconds in which a worker compiles recovery; 0 if it does not."""
-    setting = work.config.runtime.compile
+    setting = "off" if work.config.recover.uncompiled else work.config.runtime.compile
     largest = max(map(work.recovered_pixels, tasks), default=0.0)
     is_compiled = largest >= CPU_RECOVERY_PIXELS if setting == "auto" else bool(largest) and setting != "off"
     return COMPILATION_S if is_compiled else 0.0

@@ -86,6 +86,7 @@ def _compute(task: StageTask, missing: list[PlannedUnit], store: ArtifactStore, 
     at_work = task.name if stage.joint else task.prefix + missing[0].ref.unit
     left = {unit.ref.unit: unit.ref for unit in missing}
     section = type(stage.section_of(DistillConfig())).model_validate(task.section)
+    runtime = runtime.uncompiled(section.uncompiled)
     resume = ResumeNote(store, [unit.whole or unit.ref for unit in planned], list(left.values()))
     failures = list[StageError]()
     with _as_stage_errors(task, at_work, store):

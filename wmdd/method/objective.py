@@ -2,7 +2,8 @@
 
 The terms of a class c are, in this order:
 
-- feature: distance of the features of the views to the class's atoms (`losses.feature_loss`);
+- feature: distance of the features of the views to the class's atoms (`losses.feature_loss`), or to a sample of the
+  class's real features (`transport.Transport`);
 - batch_norm: distance of the views' moments to the real ones, summed over layers (`losses.batch_norm_loss`); with
   `bn_global_share` these are a mean of the class's and of the teacher's running ones (Shao et al., 2024, EDC);
 - cross_entropy: of the views with class c (`losses.cross_entropy_loss`);
@@ -25,6 +26,7 @@ from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.batch_norm_term import BatchNormTerm
 from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.method.tiles import enlargement, split
+from wmdd.method.transport import Transport
 from wmdd.models.probes import Probe
 from wmdd.runtime import Runtime
 
@@ -68,6 +70,9 @@ class Objective:
         self.mass = torch.stack([barycenter.mass for barycenter in barycenters]).to(device)
         self.class_ids = torch.tensor([item.class_id for item in statistics], device=device)
         self.means, self.vars = self._targets(statistics, size)
+        self.transport: Transport | None = None
+        if section.feature_loss == "transport":
+            self.transport = Transport(statistics, self.mass, section.transport_sample, runtime)
         self.bn_mass = self.mass
         if section.bn_target == "global":
             # One distribution, to be matched by all the images of the tensor batch together (SRe2L).
@@ -75,10 +80,13 @@ class Objective:
         if section.bn_weight > 0:
             probe.normalize_by(self._normalize)
 
-    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor, sample: Tensor | None = None) -> Tensor:
         """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class.
 
         If the images hold tiles, the terms are of all tiles, enlarged; ipc below is their number in a class.
+
+        Args:
+            sample: (classes, m) rows of `draw_samples`, which transport needs; other losses leave it out.
         """
         classes, ipc = self.mass.shape
         size = (images.shape[-2], images.shape[-1])
@@ -91,11 +99,20 @@ class Objective:
         with self.runtime.autocast():
             logits, features, _ = self.probe.run(self.runtime.images(views.flatten(0, 1)))
         features = features.float().unflatten(0, (classes, ipc))
-        feature = feature_loss(features, self.support, self.mass, self.section.feature_loss)
+        feature = self._feature_loss(features, sample)
         batch_norm = sum(self.layer_losses, torch.zeros_like(feature))
         self.layer_losses = []  # they hold the step's graph, and are no results of compiled code
         terms = [feature, batch_norm, cross_entropy_loss(logits, self.class_ids, ipc)]
         return torch.stack(terms + [prior(views.flatten(0, 1), ipc) for prior in self.priors], dim=1)
+
+    def _feature_loss(self, features: Tensor, sample: Tensor | None) -> Tensor:
+        """Return the feature term (classes,) of (classes, ipc, d) features."""
+        kind = self.section.feature_loss
+        if kind != "transport":
+            return feature_loss(features, self.support, self.mass, kind)
+        if self.transport is None or sample is None:
+            raise ValueError("transport needs a sample of each class's features")
+        return self.transport(features, sample)
 
     def _targets(self, statistics: Sequence[ClassStatistics], size: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the means and variances to match, of each layer (classes, channels) float32; (1, channels) of all."""

@@ -9,7 +9,8 @@ where
 - V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`), with the
   option `tiles` after the enlargement of the tiles, which are the k images then (`method.tiles`);
 - f(x) are the teacher's penultimate features, and B the k atoms of the class's barycenter, each with its mass;
-- D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`);
+- D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`), or the Wasserstein distance
+  itself to a random sample of the class's real features in each step (`method.transport`);
 - mean_l and var_l are the moments of the input of batch-norm layer l over images (by the mass of their atoms) and
   positions, and mean_lc and var_lc those of the class's real images (`losses.batch_norm_loss`);
 - CE is the mean cross-entropy of the teacher's logits with class c;
@@ -41,6 +42,7 @@ from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.objective import Objective, term_weights
+from wmdd.method.transport import draw_samples
 from wmdd.models.optimizers import Adam
 from wmdd.models.probes import Probe
 from wmdd.models.teacher import Teacher
@@ -61,6 +63,7 @@ def optimise(
     views: Views,
     bounds: tuple[Tensor, Tensor],
     steps: range,
+    samples: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
 
@@ -70,11 +73,13 @@ def optimise(
         views: one of each class in every step, (iterations, classes).
         bounds: least and largest value of each channel of a valid image.
         steps: of the `recover.iterations` in all.
+        samples: rows of real features, (iterations, classes, m), if the features are compared by transport.
     """
     section = objective.section
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
-        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step])
+        sample = () if samples is None else (samples[step],)
+        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step], *sample)
         optimizer.zero_grad(set_to_none=True)
         (terms * objective.term_weights).sum().backward()
         optimizer.step()
@@ -183,7 +188,8 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(section, target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
-    work = _work(section, targets, state.images)
+    samples, work = _draw_samples(section, targets, runtime), _work(section, targets, state.images)
+    runtime = runtime.uncompiled(section.uncompiled)
     if runtime.compiles_recovery(*work):
         yield Progress(span.start, section.iterations, COMPILING)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
@@ -192,7 +198,8 @@ def recover_images(
         statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
         objective = Objective(section, statistics, barycenters, probe, teacher.image_size, runtime)
         loss_terms = runtime.recovery(objective, *work)
-        for step, terms in optimise(objective, loss_terms, state.images, state.optimizer, views, bounds, span):
+        draws = views, bounds, span, samples
+        for step, terms in optimise(objective, loss_terms, state.images, state.optimizer, *draws):
             if step % state.every == 0:
                 state.losses[step // state.every] = terms
             if step % (state.every * 5) == 0 or pulse.is_due():
@@ -283,3 +290,11 @@ def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Vie
     rngs = [target.seeds.child("views").numpy() for target in targets]
     drawn = [draw_resized_crops(r, n, (size, size), scale, flip=section.flip, roll_px=section.roll_px) for r in rngs]
     return Views.stack(drawn)
+
+
+def _draw_samples(section: RecoverConfig, targets: list[Target], runtime: Runtime) -> Tensor | None:
+    """Draw the real features that each step and target is compared with, (iterations, targets, m); None for atoms."""
+    if section.feature_loss != "transport":
+        return None
+    statistics, seeds = [item.statistics for item in targets], [item.seeds.child("transport") for item in targets]
+    return runtime.send(draw_samples(statistics, seeds, section.iterations, section.transport_sample))

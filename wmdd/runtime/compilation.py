@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ class Compilation:
 
     def describe(self, device: torch.device) -> tuple[str, str]:
         """Return what is compiled, and why, for the manifest."""
-        if self == OFF:
+        if dataclasses.replace(self, reason=OFF.reason) == OFF:
             return "nothing", self.reason
         if failure := _compiler_failures.get(device.type):
             return "nothing", f"torch cannot compile here ({failure})"

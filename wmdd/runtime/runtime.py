@@ -198,6 +198,11 @@ class Runtime:
         counted = class_pixels if self.compilation.by_class else pixels
         return counted >= self.compilation.recovery_from and not compiler_failure(self.device)
 
+    def uncompiled(self, reason: str) -> Runtime:
+        """Return it without compilation, for this reason; itself if that is empty."""
+        off = dataclasses.replace(OFF, reason=reason)
+        return dataclasses.replace(self, compilation=off) if reason else self
+
     def recovery(self, function: Callable[..., Any], pixels: int, class_pixels: int) -> Callable[..., Any]:
         """Return what computes a step of recovery: the function, compiled if `compiles_recovery` of the same work."""
         if not self.compiles_recovery(pixels, class_pixels):
