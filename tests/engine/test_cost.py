@@ -25,6 +25,7 @@ SMALL = {
     "pretrain__batch_size": 16,
     "pretrain__ema": 0.5,
     "recover__iterations": 4,
+    "statistics__feature_views": "random",
     "relabel__epochs": 5,
     "relabel__batch_size": 8,
     "relabel__epochs_per_block": 3,

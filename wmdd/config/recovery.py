@@ -16,8 +16,16 @@ class StatisticsConfig(Section):
     views: Literal["whole", "random"] = option(
         "whole", "of the real images: as in validation, or one random view of each, as recovery shows images"
     )
+    feature_views: Literal["same", "whole", "random"] = option(
+        "same", "of the real images for the features alone, which the atoms are of; same: as views"
+    )
     crop_scale: Scale = option((0.08, 1.0), "area of these random views, low and high")
     flip: bool = option(True, "random horizontal flips of these views")
+
+    @property
+    def views_of_features(self) -> Literal["whole", "random"]:
+        """The views whose features are kept; if they are not `views`, each image passes the teacher twice."""
+        return self.views if self.feature_views == "same" else self.feature_views
 
 
 class BarycenterConfig(Section):

@@ -197,8 +197,10 @@ class Workload:
         yield Passes(network, self._teacher_validations * len(index.val), 0, FORWARD)
 
     def _statistics(self, unit: PlannedUnit) -> Iterator[Passes]:
-        images = self.class_size(unit.params.class_id)
-        yield Passes(self._teacher, images, math.ceil(images / self.config.statistics.batch_size), FORWARD)
+        section, images = self.config.statistics, self.class_size(unit.params.class_id)
+        passes = 1 if section.views_of_features == section.views else 2
+        steps = math.ceil(images / section.batch_size)
+        yield Passes(self._teacher, passes * images, passes * steps, FORWARD)
 
     def _recover(self, unit: PlannedUnit) -> Iterator[Passes]:
         section, params = self.config.recover, unit.params

@@ -6,12 +6,13 @@ from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wmdd.config.recovery import StatisticsConfig
 from wmdd.data.batches import class_images
 from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
-from wmdd.data.views import draw_resized_crops, sample_views
+from wmdd.data.views import Views, draw_resized_crops, sample_views
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.moments import Moments
 from wmdd.models.probes import Probe
@@ -28,7 +29,7 @@ def statistics(
 ) -> Iterator[Yielded]:
     """Measure each unit's class: inputs ``teacher`` and ``index``.
 
-    Each image is decoded once and passes the teacher once.
+    Each image is decoded once, and passes the teacher once, or twice if features and moments are of other views.
     """
     for unit in units:
         teacher, index, class_id = unit.load("teacher"), unit.load("index"), unit.params.class_id
@@ -44,7 +45,7 @@ def _measure(
     network = runtime.place(teacher.network)
     geometry = Geometry(teacher.image_size, teacher.crop_ratio, teacher.normalization)
     rows = np.arange(len(index.train.of_class(class_id)))
-    features: list[torch.Tensor] = []
+    features: list[Tensor] = []
     moments: tuple[Moments, ...] = ()
     pulse, size = Pulse(), (teacher.image_size, teacher.image_size)
     # Drawn for the whole class, so that batches change nothing.
@@ -54,13 +55,23 @@ def _measure(
     with Probe(network, teacher.num_classes) as probe:
         for part, images in zip(parts, batches, strict=True):
             pixels = teacher.pixels.normalize(runtime.send(images))
-            if section.views == "random":
-                pixels = sample_views(pixels, views[part].to(runtime), teacher.image_size)
-            with runtime.autocast():
-                _, batch_features, bn_inputs = probe.run(runtime.images(pixels))
-            features.append(batch_features.float())
+            shown = {"whole": None, "random": views[part]}
+            batch_features, bn_inputs = _run(probe, pixels, shown[section.views], runtime)
             measured = Moments.of_layers(bn_inputs)
             moments = tuple(map(Moments.merge, moments, measured)) if moments else measured
+            del bn_inputs  # they would be in memory together with those of the second pass
+            if section.views_of_features != section.views:
+                batch_features, _ = _run(probe, pixels, shown[section.views_of_features], runtime)
+            features.append(batch_features)
             if pulse.is_due():
                 yield Progress(part.start, len(rows), "images")
     return ClassStatistics(class_id, torch.cat(features).cpu(), moments, index.class_names[class_id])
+
+
+def _run(probe: Probe, pixels: Tensor, views: Views | None, runtime: Runtime) -> tuple[Tensor, list[Tensor]]:
+    """Return features, float32, and batch-norm inputs of views of square images; None for the whole images."""
+    if views is not None:
+        pixels = sample_views(pixels, views.to(runtime), pixels.shape[-1])
+    with runtime.autocast():
+        _, features, bn_inputs = probe.run(runtime.images(pixels))
+    return features.float(), bn_inputs
