@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace, cell: Cell) -> Line:
         "cell": cell.name,
         "ipc": config.ipc,
         "options": dict(cell.options),
-        "steps": config.relabel.epochs * -(-config.ipc * metrics["classes"] // config.relabel.batch_size),
+        "steps": metrics["training"]["steps"],
         "validation": metrics["validation_digest"],
         "teacher": metrics["teacher"],
         "students": students,

@@ -18,21 +18,21 @@ from benchmarks.processes import cost
 from benchmarks.recipes import config_of, scores
 from benchmarks.steps import Record, Setting
 from wmdd.config.distill import override, to_yaml
-from wmdd.config.recipes import quick
+from wmdd.config.recipes import quick_options
 from wmdd.cpus import free_cpus, usable_cpus
 from wmdd.engine.run_names import located
 
 
-def run(setting: Setting, record: Record, recipe: str, first_look: bool = False) -> None:
+def run(setting: Setting, record: Record, recipe: str, quick: bool = False) -> None:
     """Time the recipe from nothing, as a user starts it, and each stage: the sum over its tasks, on all workers.
 
     Args:
-        first_look: with ``--quick``.
+        quick: with ``--quick``.
     """
     cores = usable_cpus()
     record(recipe=recipe, cores=cores, cores_free_at_start=free_cpus(cores))
     chosen = config_of(setting, recipe)
-    config = to_yaml(located(override(chosen, quick(chosen)) if first_look else chosen))
+    config = to_yaml(located(override(chosen, quick_options(chosen)) if quick else chosen))
     options = ("--executor", "local") if setting.toy else ()
     wall_s: dict[str, float] = {}
     metrics: dict[str, dict[str, Any]] = {}

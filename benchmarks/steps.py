@@ -136,9 +136,7 @@ _CPU = (
     Step("overhead", f"{HERE}.overhead:run", 120, {"units": 200}),
     Step("digits", f"{HERE}.busy:run", 150, {"recipe": "digits"}),
     Step("compilation-resnet18", f"{HERE}.compilation:run", 300, {"size": 32, "networks": _STEMS}, full=True),
-    Step(
-        "cifar10-quick", f"{HERE}.busy:run", 2700, {"recipe": "cifar10-quick", "first_look": True}, ("data",), full=True
-    ),
+    Step("cifar10-quick", f"{HERE}.busy:run", 2700, {"recipe": "cifar10-quick", "quick": True}, ("data",), full=True),
 )
 STEPS: dict[On, dict[str, Step]] = {
     "gpu": {step.name: step for step in _GPU},

@@ -63,9 +63,9 @@ def test_unknown_name_is_answered_with_the_nearest(subtests):
 
 def test_first_look_takes_a_fifth_of_the_label_epochs_unless_options_say_otherwise():
     whole = resolve("digits")
-    config = resolve("digits", first_look=True)
+    config = resolve("digits", quick=True)
     assert config.relabel.epochs == whole.relabel.epochs // 5
     assert config.evaluate.num_students == 2 < whole.evaluate.num_students
-    assert resolve("digits", first_look=True, options={"relabel.epochs": 7}).relabel.epochs == 7
+    assert resolve("digits", quick=True, options={"relabel.epochs": 7}).relabel.epochs == 7
     # It changes nothing of the images.
     assert (config.recover, config.pretrain, config.ipc) == (whole.recover, whole.pretrain, whole.ipc)

@@ -47,13 +47,3 @@ def test_rate_that_means_nothing_is_refused(subtests):
 def test_rate_may_leave_the_stretch_as_it_is():
     made = override(DistillConfig(), {"evaluate.rates": ("resnet18=0.1",), "evaluate.cosine_stretch": 3.0})
     assert (made.evaluate.of("resnet18").lr, made.evaluate.of("resnet18").cosine_stretch) == (0.1, 3.0)
-
-
-def test_floor_above_the_temperature_is_refused():
-    falls = {"evaluate.temperature": 1.0, "evaluate.temperature_decay": 0.7}
-    with pytest.raises(
-        ConfigError, match=r"evaluate\.temperature_floor=2\.0: is above evaluate\.temperature=1; lower it"
-    ):
-        override(DistillConfig(), falls)
-    assert override(DistillConfig(), falls | {"evaluate.temperature_floor": 0.5})
-    assert override(DistillConfig(), {"evaluate.temperature": 1.0})

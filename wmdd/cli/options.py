@@ -36,7 +36,7 @@ _SHARED = (
     click.option(
         "--quick",
         is_flag=True,
-        help="A first look: a fifth of the label epochs, two students of each set; scores are lower.",
+        help="A first look: a fifth of the label epochs, two students of each set at most; scores are lower.",
     ),
     click.option(
         "--debug",
@@ -96,7 +96,7 @@ def configure(params: Mapping[str, Any]) -> DistillConfig:
         path = f"{recipe.rstrip('/')}/config.yaml"
         raise ConfigError(f"RECIPE {recipe}: is a run folder; give the file in it, --config {path}")
     try:
-        looks = {"debug": bool(params.get("debug")), "first_look": bool(params.get("quick"))}
+        looks = {"debug": bool(params.get("debug")), "quick": bool(params.get("quick"))}
         return resolve(recipe, params.get("method"), params.get("protocol"), file, options, **looks)
     except ConfigError as exc:
         raise as_typed(exc, {label: f"--{label} {shown(text)}" for label, text in given.items()}) from exc

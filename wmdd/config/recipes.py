@@ -142,7 +142,7 @@ def recipe(name: str) -> DistillConfig:
     return override(DistillConfig(recipe=name), _RECIPES[name][1])
 
 
-def quick(config: DistillConfig) -> dict[str, Any]:
+def quick_options(config: DistillConfig) -> dict[str, Any]:
     """Return the options of a first look: a fifth of the label epochs, and two students of each set at most."""
     return {
         "relabel.epochs": max(1, config.relabel.epochs // QUICK_FRACTION),

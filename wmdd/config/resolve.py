@@ -10,7 +10,7 @@ from wmdd.config.base import SMALL_BELOW_PX
 from wmdd.config.distill import DistillConfig, override, section_names
 from wmdd.config.methods import METHODS
 from wmdd.config.protocols import COMMON, PROTOCOLS
-from wmdd.config.recipes import DEBUG, quick, recipe, recipes
+from wmdd.config.recipes import DEBUG, quick_options, recipe, recipes
 from wmdd.errors import ConfigError
 from wmdd.text import unknown
 
@@ -54,7 +54,7 @@ def resolve(
     options: Mapping[str, Any] | None = None,
     *,
     debug: bool = False,
-    first_look: bool = False,
+    quick: bool = False,
 ) -> DistillConfig:
     """Return the configuration that the layers give, each laid over those before it.
 
@@ -63,7 +63,7 @@ def resolve(
         method, protocol: names; None: the file's, if it names one.
         options: by dotted name; a value may be the text that the command line takes.
         debug: whether to take two steps, epochs and images per class, on few real images, to see that all of it runs.
-        first_look: whether to take a fifth of the label epochs, and two students (`recipes.quick`).
+        quick: whether to take a fifth of the label epochs, and two students (`recipes.quick_options`).
 
     Raises:
         ConfigError: naming option, value and remedy; `mistakes` are of single options.
@@ -73,8 +73,8 @@ def resolve(
 
     def over(config: DistillConfig) -> DistillConfig:
         config = file.over(config) if file else config
-        if first_look:
-            config = override(config, quick(config))
+        if quick:
+            config = override(config, quick_options(config))
         if debug:
             config = override(config, {"recipe": f"{config.recipe.removesuffix('-debug')}-debug", **DEBUG})
         return override(config, options or {})

@@ -163,14 +163,6 @@ class EvaluateConfig(Section):
 
     _differ = field_validator("students", "baselines")(refuse_twice)
 
-    @field_validator("temperature_floor")
-    @classmethod
-    def _is_below_temperature(cls, floor: float, info: ValidationInfo) -> float:
-        temperature = info.data.get("temperature", floor)
-        if info.data.get("temperature_decay", 1) < 1 and floor > temperature:
-            raise ValueError(f"is above evaluate.temperature={temperature:g}; lower it")
-        return floor
-
     @field_validator("worth")
     @classmethod
     def _are_different(cls, worth: tuple[int, ...]) -> tuple[int, ...]:

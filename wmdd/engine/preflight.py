@@ -35,6 +35,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     _check_tiles(config, index)
+    if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.recover.tiles > 1):
+        raise ConfigError(
+            f"evaluate.temperature_decay={config.evaluate.temperature_decay:g}: falls by epochs, of which larger sets "
+            "have fewer; leave evaluate.worth empty and recover.tiles at 1, or set it to 1"
+        )
     for section in ("relabel", "pretrain"):
         if getattr(config, section).batch_size < 2:
             option = f"{section}.batch_size"

@@ -39,6 +39,10 @@ def cut(plan: Plan, until: str | None) -> Plan:
     tasks["pretrain"] = tuple(
         task for task in tasks["pretrain"] if any(unit.ref.unit == TEACHER or unit.ref in needed for unit in task.units)
     )
+    if until != "barycenter":
+        tasks["barycenter"] = tuple(
+            task for task in tasks["barycenter"] if any(unit.ref in needed for unit in task.units)
+        )
     return replace(plan, tasks=tasks, until=until)
 
 

@@ -20,12 +20,12 @@ def batch_sizes(section: RelabelConfig, num_images: int) -> list[int]:
 def with_equal_steps(section: RelabelConfig, base: int, num_images: int) -> RelabelConfig:
     """Return the section with which students of a larger set have the same budget as those of a set of `base` images.
 
-    A step has as many images, at most `base`. The epochs have about as many steps in all: they are rounded to the
-    nearest number, and one at least.
+    A step has as many images, at most `base`, but the two that batch-norm needs. The epochs have about as many steps in
+    all: they are rounded to the nearest number, and one at least.
     """
     if num_images == base:
         return section
     steps = section.epochs * len(batch_sizes(section, base))
-    batch = min(section.batch_size, base)
+    batch = min(section.batch_size, max(2, base))
     changed = section.model_copy(update={"batch_size": batch, "micro_batch": min(section.micro_batch, batch)})
     return changed.model_copy(update={"epochs": max(1, round(steps / len(batch_sizes(changed, num_images))))})

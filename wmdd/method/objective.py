@@ -117,17 +117,23 @@ class Objective:
     def _targets(self, statistics: Sequence[ClassStatistics], size: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return the means and variances to match, of each layer (classes, channels) float32; (1, channels) of all."""
         device, share = self.runtime.device, self.section.bn_global_share
+        if self.section.bn_target == "global":
+            running = self._running(size)
+            return [mean.float()[None] for mean, _ in running], [var.float()[None] for _, var in running]
         of_layers = list(zip(*(item.moments for item in statistics), strict=True))
         means = [torch.stack([moments.mean for moments in layer]).float().to(device) for layer in of_layers]
         variances = [torch.stack([moments.var for moments in layer]).float().to(device) for layer in of_layers]
-        if self.section.bn_target == "class" and not share:
+        if not share:
             return means, variances
-        with self.runtime.autocast():
-            running = self.probe.running_moments(self.runtime.images(torch.zeros(2, 3, size, size, device=device)))
-        if self.section.bn_target == "global":
-            return [mean.float()[None] for mean, _ in running], [var.float()[None] for _, var in running]
+        running = self._running(size)
         mixed = [torch.lerp(own, mean.float(), share) for own, (mean, _) in zip(means, running, strict=True)]
         return mixed, [torch.lerp(own, var.float(), share) for own, (_, var) in zip(variances, running, strict=True)]
+
+    def _running(self, size: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the teacher's running mean and variance of each layer."""
+        with self.runtime.autocast():
+            blank = torch.zeros(2, 3, size, size, device=self.runtime.device)
+            return self.probe.running_moments(self.runtime.images(blank))
 
     def _normalize(self, inputs: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """Return the output of the next batch-norm layer, and record the loss of its inputs."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from wmdd.config.students import RelabelConfig
 from wmdd.engine.progress import clock
 from wmdd.engine.task import Plan
-from wmdd.method.batch_sizes import batch_sizes
+from wmdd.method.batch_sizes import batch_sizes, with_equal_steps
 from wmdd.storage.store import ArtifactStore
 from wmdd.text import rough_bytes
 
@@ -17,20 +18,30 @@ HEAD = ("pixels", "labels", "to make images", "to label", "to train students")
 
 def training_of(plan: Plan) -> dict[str, int]:
     """Return the epochs and steps of a student of the images that a run is for."""
-    section, count = plan.config.relabel, plan.config.ipc * len(plan.index.class_names)
+    section, count = labels_of(plan), plan.config.ipc * len(plan.index.class_names)
+    if planned := plan.image_sets.get(plan.made[0]):
+        count = len(planned)
     return {"epochs": section.epochs, "steps": section.epochs * len(batch_sizes(section, count))}
+
+
+def labels_of(plan: Plan) -> RelabelConfig:
+    """Return how the images that a run is for are labelled: those with tiles in fewer epochs."""
+    planned = plan.image_sets.get(plan.made[0])
+    if planned is None:
+        return plan.config.relabel
+    return with_equal_steps(plan.config.relabel, plan.config.ipc * len(planned.refs), len(planned))
 
 
 def bytes_of(plan: Plan, store: ArtifactStore) -> dict[str, int]:
     """Return the bytes of the images that a run is for, as 8-bit pixels, and of their labels, without class names.
 
-    Labels of views are as stored. A fixed label of each image has 16 bits for each class.
+    Labels of views are as stored. A fixed label of each image, or tile, has 16 bits for each class.
     """
     name, refs = plan.made
-    count = plan.config.ipc * len(refs)
-    pixels = count * 3 * plan.config.data.image_size**2
+    pixels = plan.config.ipc * len(refs) * 3 * plan.config.data.image_size**2
     if plan.config.evaluate.labels == "fixed":
-        return {"images": pixels, "labels": count * 2 * len(plan.index.class_names)}
+        planned = plan.image_sets.get(name, ())
+        return {"images": pixels, "labels": len(planned) * 2 * len(plan.index.class_names)}
     blocks = store.commits(unit.ref for unit in plan.units("relabel") if unit.params.images == name).values()
     labels = sum(int(file["size"]) for commit in blocks if commit for file in commit["files"].values())
     return {"images": pixels, "labels": labels}

@@ -13,6 +13,7 @@ from wmdd.engine.run import load_value, versions
 from wmdd.engine.run_names import portable_yaml
 from wmdd.engine.task import Plan
 from wmdd.method.artifacts import Barycenter, DistilledClass
+from wmdd.report.costs import labels_of
 from wmdd.report.inputs import inputs_of
 from wmdd.report.page import report_html
 from wmdd.report.pictures import MAX_ROWS, grid_png
@@ -97,7 +98,7 @@ def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
         "schema": 1,
         "parts": len(blocks),
         "classes": list(plan.index.class_names),
-        "relabel": plan.config.relabel.model_dump(mode="json"),
+        "relabel": labels_of(plan).model_dump(mode="json"),
         "image_size": plan.config.data.image_size,
         "normalization": plan.config.data.normalization,
         "tiles": plan.config.recover.tiles if plan.refs("recover") else 1,

@@ -221,7 +221,7 @@ def score_rows(metrics: dict[str, Any]) -> list[ScoreRow]:
     """Return the rows of the result table: teacher, then per student the distilled set, baselines and all data."""
     teacher = metrics["teacher"]
     count = str(metrics["classes"] * metrics["ipc"])
-    tiles = f" of {metrics['tiles'] ** 2} tiles" if metrics.get("tiles", 1) > 1 else ""
+    tiles = f", of {metrics['tiles'] ** 2} tiles each" if metrics.get("tiles", 1) > 1 else ""
     every = str(metrics["train_images"])
     name = f"teacher {teacher['model']}" + (", loaded" if teacher["loaded"] else "")
     networks = [(name, teacher), *((f"labels too: {other['model']}", other) for other in metrics["labelled_with"])]

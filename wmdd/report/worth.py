@@ -9,6 +9,7 @@ from typing import Any
 
 from wmdd.engine.task import Plan
 from wmdd.method.batch_sizes import batch_sizes, with_equal_steps
+from wmdd.report.costs import training_of
 from wmdd.report.tables import percent
 from wmdd.stages.planning import smallest_class
 from wmdd.text import two_digits
@@ -43,7 +44,7 @@ def worth_of(
     smallest = smallest_class(plan.index, range(len(plan.index.class_names)))
     return {
         "curve": curve,
-        "steps": section.epochs * len(batch_sizes(section, base)),
+        "steps": training_of(plan)["steps"],
         "images": images,
         "bound": bound,
         "smallest_class": smallest if max(asked) * config.ipc > smallest else None,
