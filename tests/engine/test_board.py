@@ -204,9 +204,9 @@ def test_order_of_a_planned_run_follows_from_its_units():
         "distilled-convnet1_w4-seed-0",
         "full-convnet1_w4",
         "random-0-epochs-0000",
-        "nearest-epochs-0000",
+        "easiest-epochs-0000",
         "random-0-convnet1_w4-seed-0",
-        "nearest-convnet1_w4-seed-0",
+        "easiest-convnet1_w4-seed-0",
     ]
     assert order.index(("pretrain", "full-convnet1_w8")) > max(
         place for place, (stage, _) in enumerate(order) if stage == "recover"

@@ -77,7 +77,7 @@ def test_counted_passes_are_those_of_the_run(ran):
         stage: sum(item.images * item.each for task in tasks for item in work.passes(task))
         for stage, tasks in planned.plan.tasks.items()
     }
-    assert {stage: number for stage, number in counted.items() if number} == dict(seen)
+    assert {stage: number for stage, number in counted.items() if number} == dict(+seen)
 
 
 def test_stored_bytes_are_those_of_the_run(ran):

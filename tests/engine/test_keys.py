@@ -24,7 +24,7 @@ from wmdd.storage.store import ArtifactStore
 
 DEFAULTS = Path(__file__).with_name("defaults.json")
 STAGES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
-TEACHER = STAGES  # the nearest real images are selected by its features
+TEACHER = STAGES  # the easiest real images are selected by its features
 IMAGES = ("recover", "relabel", "evaluate")
 STUDENTS = ("evaluate",)
 BASELINES = ("select", "relabel", "evaluate")  # real images of each student's seed, and their labels
@@ -34,7 +34,7 @@ BY_SECTION = {
     "data": STAGES,
     "pretrain": TEACHER,
     "statistics": TEACHER[1:],
-    "barycenter": TEACHER[2:],
+    "barycenter": ("barycenter", *IMAGES),
     "recover": IMAGES,
     "relabel": ("relabel", "evaluate"),
     "evaluate": STUDENTS,
@@ -44,7 +44,7 @@ BY_SECTION = {
 BY_OPTION = {
     "data.download": NOTHING,
     "ipc": STAGES[2:],  # of random images too
-    "recover.tiles": ("barycenter", *IMAGES),  # an atom for each; those of the nearest real images stay
+    "recover.tiles": ("barycenter", *IMAGES),  # an atom for each
     "evaluate.students": ("pretrain", "evaluate"),  # another network is trained on all data too
     "evaluate.num_students": BASELINES,
     "evaluate.baselines": BASELINES,

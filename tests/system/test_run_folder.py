@@ -61,7 +61,7 @@ def test_metrics_are_fractions_that_follow_from_runs(tiny_run, plan):
     for path in tiny_run.store.glob("evaluate/*/*/*.json"):
         result = json.loads(path.read_text())
         stored[result["images"], result["seed"]] = result
-    assert list(metrics["baselines"]) == ["random", "nearest"]
+    assert list(metrics["baselines"]) == ["random", "easiest"]
     for scores in (metrics["distilled"], *metrics["baselines"].values()):
         assert len(scores["runs"]) == 2
         for entry in scores["runs"]:
@@ -86,7 +86,7 @@ def test_gain_is_on_the_page_and_in_the_terminal(tiny_run):
     assert f"<b>{line}</b>" in (tiny_run.run / "report.html").read_text()
     for text in (tiny_run.result.stdout, (tiny_run.run / "report.html").read_text()):
         assert "random real, convnet2_w16" in text
-        assert "nearest real, convnet2_w16" in text
+        assert "easiest real, convnet2_w16" in text
 
 
 def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):

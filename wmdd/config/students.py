@@ -140,7 +140,7 @@ class EvaluateConfig(Section):
         (), "students with another lr: NAME=LR, or NAME=LR:STRETCH with the cosine's stretch too"
     )
     baselines: tuple[Baseline, ...] = option(
-        ("random", "nearest"),
+        ("random", "easiest"),
         "also train on as many real images: random, nearest (to the atoms), easiest, herding",
         keyed=False,
         protocol=False,
