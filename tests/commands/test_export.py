@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import unicodedata
 
@@ -15,8 +16,10 @@ from torchvision.datasets import ImageFolder
 
 from wmdd.cli.main import cli
 from wmdd.commands.export import class_folders, export
+from wmdd.config.distill import override, to_yaml
+from wmdd.config.recipes import recipe
 from wmdd.distilled import images_table, load_distilled
-from wmdd.errors import ConfigError
+from wmdd.errors import ArtifactError, ConfigError
 from wmdd.method.artifacts import DistilledClass
 
 
@@ -162,3 +165,48 @@ def test_weights_of_names_with_commas_are_read_back(tmp_path):
         rows = list(csv.DictReader(file))
     assert [float(row["weight"]) for row in rows] == [0.25, 0.75] * 2
     assert all((tmp_path / "run/export" / row["path"]).is_file() for row in rows)
+
+
+INEXPRESSIBLE = {
+    "evaluate.optimizer=muon": {},
+    "evaluate.temperature_decay=0.9": {},
+    "evaluate.temperature_squared=true": {},
+    "evaluate.student_temperature=fitted": {},
+    "evaluate.labels=fixed": {},
+    "evaluate.labels=hard": {"relabel.mix": "none"},
+    "evaluate.loss=mse": {},
+    "evaluate.ce_weight=0.5": {},
+    "relabel.mix=mixup": {},
+    "relabel.augment=randaugment": {},
+    "recover.tiles=2": {"method": "wmdd"},
+}
+
+
+@each_of(("option", "others"), INEXPRESSIBLE.items(), ids=INEXPRESSIBLE)
+def test_ddranking_gets_no_run_that_it_would_train_otherwise(tmp_path, option, others):
+    run = write_run(tmp_path / "run", [str(number) for number in range(10)])
+    name, value = option.split("=")
+    config = override(recipe("cifar10"), {name: value, **others})
+    (tmp_path / "run/config.yaml").write_text(to_yaml(config))
+    with pytest.raises(ConfigError, match=rf"^{re.escape(option)}: ddranking .*; export a run of ") as caught:
+        export(run, "ddranking")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run/export-ddranking").exists()
+
+
+@each_of("changes", [{}, {"evaluate.optimizer": "sgd"}, {"method": "random", "recover.tiles": 2}])
+def test_only_what_ddranking_cannot_train_is_refused(tmp_path, changes):
+    run = write_run(tmp_path / "run", [str(number) for number in range(10)])
+    (tmp_path / "run/config.yaml").write_text(to_yaml(override(recipe("cifar10"), changes)))
+    with pytest.raises(ArtifactError, match=r"has no teacher\.safetensors"):  # which is read after the configuration
+        export(run, "ddranking")
+
+
+def test_folders_have_a_file_for_each_tile(tmp_path):
+    images = torch.arange(2, dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 4, 4).contiguous()
+    tiled = [DistilledClass(0, images, torch.full((2,), 0.5), class_name="a", tiles=2)]
+    (tmp_path / "run/images").mkdir(parents=True)
+    pq.write_table(images_table(tiled, ["a"]), tmp_path / "run/images/train-00000-of-00001.parquet")
+    export(str(tmp_path / "run"), "folder")
+    assert [image.size for image, _ in ImageFolder(str(tmp_path / "run/export"))] == [(4, 4)] * 8
+    assert "tiles enlarged" in " ".join(CliRunner().invoke(cli, ["export", "--help"]).output.split())

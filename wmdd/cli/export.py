@@ -16,7 +16,7 @@ from wmdd.text import printable
     "kind",
     type=OneOf(["folder", "ddranking"]),
     default="folder",
-    help="folder: PNG files by class; ddranking: images, teacher and settings for ddranking 0.2.0.",
+    help="folder: PNG files by class, tiles enlarged; ddranking: images, teacher and settings for ddranking 0.2.0.",
 )
 @click.option(
     "--to",

@@ -20,6 +20,7 @@ import yaml
 
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml
+from wmdd.config.methods import SELECTING
 from wmdd.data.decoding.pixels import png, to_image
 from wmdd.distilled import DistilledImages, load_distilled
 from wmdd.engine.locations import open_folder
@@ -43,6 +44,18 @@ _DATA_SETS = {
 }
 _CLASSES = {"CIFAR10": 10, "CIFAR100": 100, "TinyImageNet": 200, "ImageNet1K": 1000}
 _SCHEDULES = {1.0: "cosineannealing", 2.0: "cosine"}  # to 0 and to half, as ddranking names them
+# Options that ddranking has no setting for, or not for all values, and those values that it trains by.
+_EXPRESSIBLE: dict[str, tuple[Any, ...]] = {
+    "relabel.mix": ("cutmix", "none"),
+    "relabel.augment": ("none",),
+    "evaluate.labels": ("soft",),
+    "evaluate.loss": ("kl",),
+    "evaluate.ce_weight": (0.0,),
+    "evaluate.optimizer": ("adamw", "sgd"),
+    "evaluate.temperature_decay": (1.0,),
+    "evaluate.temperature_squared": (False,),
+    "evaluate.student_temperature": ("same",),
+}
 _SCORE = """\
 # Scores this export with ddranking 0.2.0: python score.py FOLDER_OF_THE_REAL_SET
 import sys
@@ -68,9 +81,10 @@ def export(run: str, kind: str, target: str | None = None, dataset: str | None =
 
     Args:
         run: URL of the run folder.
-        kind: ``folder``: ``CLASS/00000.png`` and so on, and ``weights.csv`` where they weigh differently.
-            ``ddranking``: what ddranking 0.2.0 reads: images by class number, the teacher as ``ckpt_best.pt``, a YAML
-            file, and ``score.py``, which runs it on these. Both have ``classes.json``: class id, name and folder.
+        kind: ``folder``: ``CLASS/00000.png`` and so on, and ``weights.csv`` where they weigh differently; tiles
+            (`recover.tiles`) are enlarged to images, each in its own file. ``ddranking``: what ddranking 0.2.0 reads:
+            images by class number, the teacher as ``ckpt_best.pt``, a YAML file, and ``score.py``, which runs it on
+            these. Both have ``classes.json``: class id, name and folder.
         target: URL of a folder that is new, empty, or holds this very export, of which only what is missing is
             written; default: ``export`` or ``export-ddranking`` in the run folder.
         dataset: DD-Ranking's name of the real set; found from the recipe where it can be.
@@ -190,8 +204,10 @@ class _Export:
 
 
 def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str | None) -> str:
-    config, teacher = _config_and_teacher(run)
+    config = from_yaml(_file(run, "config.yaml").decode())
     name = _data_set(config, images, dataset)
+    _check(config)
+    teacher = Teacher.from_files(_OneFile(_file(run, "teacher.safetensors")))
     network = _network(config, teacher)
     ipc = len(images) // len(images.class_names)
     settings = yaml.safe_dump(_settings(config, teacher, name, network, ipc), sort_keys=False)
@@ -210,13 +226,12 @@ def _ddranking(run: str, folder: Folder, images: DistilledImages, dataset: str |
     )
 
 
-def _config_and_teacher(run: str) -> tuple[DistillConfig, Teacher]:
+def _file(run: str, name: str) -> bytes:
     fs, root = open_fs(run.rstrip("/"))
     try:
-        config = from_yaml(read(fs, f"{root}/config.yaml").decode())
-        return config, Teacher.from_files(_OneFile(read(fs, f"{root}/teacher.safetensors")))
+        return read(fs, f"{root}/{name}")
     except OSError as exc:
-        raise ArtifactError(f"{run}: has no config.yaml or teacher.safetensors; give a finished run's folder") from exc
+        raise ArtifactError(f"{run}: has no {name}; give a finished run's folder") from exc
 
 
 def _data_set(config: DistillConfig, images: DistilledImages, dataset: str | None) -> str:
@@ -236,8 +251,29 @@ def _data_set(config: DistillConfig, images: DistilledImages, dataset: str | Non
     return name
 
 
+def _check(config: DistillConfig) -> None:
+    """Refuse a run whose images or students ddranking has no settings for."""
+    for option, values in _EXPRESSIBLE.items():
+        section, field = option.split(".")
+        value = getattr(getattr(config, section), field)
+        if value not in values:
+            given, allowed = str(value).lower(), " or ".join(str(one).lower() for one in values)
+            raise ConfigError(f"{option}={given}: ddranking has no setting for it; export a run of {allowed}")
+    if config.recover.tiles > 1 and config.method not in SELECTING:
+        raise ConfigError(
+            f"recover.tiles={config.recover.tiles}: ddranking would train on each tile as an image, against as many "
+            "random ones; export a run of 1"
+        )
+    student = config.evaluate
+    if student.schedule != "cosine" or student.cosine_stretch not in _SCHEDULES:
+        raise ConfigError(
+            f"evaluate.schedule={student.schedule}, evaluate.cosine_stretch={student.cosine_stretch:g}: ddranking has "
+            "cosines to 0 and to half alone; export a run of stretch 1 or 2"
+        )
+
+
 def _network(config: DistillConfig, teacher: Teacher) -> str:
-    """Return DD-Ranking's name of the teacher's network, and refuse a run that ddranking cannot train on."""
+    """Return DD-Ranking's name of the teacher's network, and refuse one that ddranking cannot build."""
     if config.relabel.teachers:
         raise ConfigError("relabel.teachers: an export for ddranking has one teacher; export a run without more")
     if config.pretrain.stem == "stride2":
@@ -246,12 +282,6 @@ def _network(config: DistillConfig, teacher: Teacher) -> str:
         raise ConfigError(
             f"pretrain.model={teacher.model}: ddranking builds no such network from torchvision; it can take a run "
             f"whose teacher is one of {', '.join(_NETWORKS)}"
-        )
-    student = config.evaluate
-    if student.schedule != "cosine" or student.cosine_stretch not in _SCHEDULES:
-        raise ConfigError(
-            f"evaluate.schedule={student.schedule}, evaluate.cosine_stretch={student.cosine_stretch:g}: ddranking has "
-            "cosines to 0 and to half alone; export a run of stretch 1 or 2"
         )
     return _NETWORKS[teacher.model]
 
