@@ -2,7 +2,7 @@
 
 import pytest
 
-from wmdd.cli.main import cli
+from wmdd.cli.main import _run, cli
 from wmdd.cli.options import configure
 from wmdd.commands.compare import cases
 from wmdd.config.cases import Case
@@ -53,6 +53,12 @@ def test_comparison_applies_a_protocol_to_every_size():
     plain = recipe("cifar10-quick")
     (quick,) = cases(plain, ["wmdd"], [10], {}).values()
     assert quick == override(plain, {"evaluate.baselines": ()})
+
+
+def test_cases_have_no_further_random_images():
+    base = override(recipe("digits"), {"evaluate.baselines": ("random", "easiest"), "evaluate.worth": (1, 5)})
+    for config in cases(base, ["wmdd", "random"], [1, 2], {}, ["views", "hard"]).values():
+        assert (config.evaluate.baselines, config.evaluate.worth) == ((), ())
 
 
 def test_options_that_methods_share_are_for_all(subtests):
@@ -112,3 +118,12 @@ def test_regimes_and_budgets_that_cannot_be_are_refused(subtests):
     for regimes, epochs, message in refused:
         with subtests.test(regimes=regimes, epochs=epochs), pytest.raises(ConfigError, match=message):
             cases(recipe("digits"), ["wmdd"], [1], {}, regimes, epochs)
+
+
+def test_empty_lists_of_regimes_and_budgets_are_refused(subtests, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for option in ("--regimes", "--epochs"):
+        with subtests.test(option=option):
+            assert _run(["compare", "digits", option, ""]) == 2
+            assert capsys.readouterr().err == f"wmdd: {option} '': is empty; name one or more\n"
+    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from wmdd.data.scan import build_index
 from wmdd.distilled import DistilledImages
 from wmdd.engine.plan import plan_from
 from wmdd.method.selection import herd
-from wmdd.report.comparison_plots import plot_png
+from wmdd.report.comparison_plots import drawn, plot_png
 from wmdd.report.comparison_tables import Style, cells, latex, markdown, protocols_of
 from wmdd.report.gains import gain_of, gain_text
 from wmdd.report.scores import score_rows, validation_digest
@@ -203,7 +203,12 @@ def test_tables_show_gains_over_the_best_selected_images():
     assert line in markdown(shown)
     assert "| method | student | 1 per class | gain | 10 per class | gain |" in markdown(shown)
     assert r"$+5.0 \pm 1.2$" in latex(shown)
-    assert plot_png(shown) != plot_png(facts())
+    with drawn(shown) as drawing:
+        below = drawing.axes[0].get_xlabel().split("\n", 1)[1]
+    one, other = (f"+5.0 ± 1.2 at {ipc} (random)" for ipc in (1, 10))
+    assert " ".join(below.split()) == f"wmdd, points over real images: {one}, {other}"
+    with drawn(facts()) as drawing:
+        assert drawing.axes[0].get_xlabel() == "images per class"
     assert "gain" not in markdown(facts())
 
 

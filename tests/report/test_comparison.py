@@ -1,5 +1,6 @@
 """Comparisons over regimes of labels and budgets: tables, pictures and files."""
 
+import itertools
 import json
 
 import pytest
@@ -8,8 +9,10 @@ from wmdd.commands.compare import compare
 from wmdd.config.cases import Case
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
-from wmdd.report.comparison_plots import panels_of, plot_png
+from wmdd.report.comparison import write_comparison
+from wmdd.report.comparison_plots import drawn, panels_of, plot_png, title_of
 from wmdd.report.comparison_tables import cells, columns, latex, markdown, protocols_of
+from wmdd.storage.folder import Folder
 
 SMALL = {
     "data.classes": ("0", "1"),
@@ -95,11 +98,72 @@ def test_table_of_costs_has_bytes_and_seconds(made):
 def test_picture_has_a_panel_for_each_regime_and_size(made):
     facts = made[0]
     titles = [panel.title for panel in panels_of(facts)]
-    assert titles == [
-        f"digits, convnet1_w4, labels: {regime}, {ipc} per class" for regime in ("views", "fixed") for ipc in (1, 2)
-    ]
+    assert title_of(facts) == "digits, convnet1_w4"
+    assert titles == [f"labels: {regime}, {ipc} per class" for regime in ("views", "fixed") for ipc in (1, 2)]
     assert all({row["epochs"] for row in panel.rows} == {2, 4} for panel in panels_of(facts))
     assert plot_png(facts).startswith(b"\x89PNG")
+
+
+def fake(regimes=(), epochs=(), ipc=(1, 10), students=("resnet18",), title="cifar10-quick"):
+    """The parts of a comparison that its picture is drawn from."""
+    gain = {"over": "random", "baseline": 0.3, "mean": 0.1, "standard_error": 0.01}
+    scores = {"top1_last_mean": 0.4, "top1_last_std": 0.01, "protocol": {"name": "wmdd", "hash": "abc"}}
+    methods = ("wmdd", "sre2l", "random")
+    names = ("method", "ipc", "regime", "epochs", "student")
+    rows = [
+        dict(zip(names, values, strict=True)) | scores
+        for values in itertools.product(methods, ipc, regimes or [None], epochs or [None], students)
+    ]
+    return {
+        "set": title,
+        "methods": list(methods),
+        "ipc": list(ipc),
+        "regimes": list(regimes),
+        "epochs": list(epochs),
+        "rows": [row | {"steps": row["ipc"] * (row["epochs"] or 1), "gain": gain} for row in rows],
+        "full_data": {student: {"top1": 0.9, "from": "teacher"} for student in students},
+    }
+
+
+LONG = "mobilenetv3_small_minimal_100_of_another_library_and_more_of_it"
+PICTURES = {
+    "three regimes": fake(("views", "fixed", "hard")),
+    "epochs": fake(epochs=(50, 300)),
+    "regimes and epochs": fake(("views", "fixed", "hard"), (50, 300)),
+    "a long title": fake(ipc=(10,), students=(LONG,), title=f"{LONG} {LONG}"),
+    "two students": fake(("views", "hard"), students=(LONG, "resnet18"), title=LONG),
+    "no characters of the font": fake(("views", "fixed", "hard"), students=("\u732b" * 30,), title="\u732b" * 30),
+}
+
+
+@pytest.mark.parametrize("comparison", PICTURES.values(), ids=PICTURES)
+def test_titles_of_a_picture_do_not_overlap_and_are_inside(comparison):
+    with drawn(comparison) as drawing:
+        drawing.draw_without_rendering()
+        texts = [axes.title for axes in drawing.axes if axes.get_title()]
+        boxes = [text.get_window_extent() for text in (*texts, drawing._suptitle, *drawing.legends)]
+        assert len(texts) == len(drawing.axes) or len(drawing.axes) == 1
+        assert drawing.get_suptitle().startswith(comparison["set"][:5].encode("ascii", "backslashreplace").decode())
+        for one, other in itertools.combinations(boxes, 2):
+            assert not one.overlaps(other)
+        for box in boxes:
+            assert drawing.bbox.x0 <= box.x0 < box.x1 <= drawing.bbox.x1
+            assert drawing.bbox.y0 <= box.y0 < box.y1 <= drawing.bbox.y1
+
+
+def test_teachers_of_the_caption_do_not_depend_on_the_order_of_regimes(made, tmp_path):
+    facts, folder, _ = made
+    teachers = [{"model": "convnet2_w8", "top1": 0.8, "loaded": None}]
+    results = {}
+    for case in (Case(row["method"], row["ipc"], row["regime"], row["epochs"]) for row in facts["rows"]):
+        metrics = json.loads((folder / "run" / case.folder / "metrics.json").read_text())
+        results[case] = metrics | {"labelled_with": teachers if case.regime == "views" else []}
+    for ordered in (results, dict(reversed(results.items()))):
+        written = write_comparison(Folder(str(tmp_path)), recipe("digits"), ordered, {})
+        assert written["labelled_with"] == teachers
+        assert "convnet2_w8, 80.0 %" in (tmp_path / "compare.md").read_text()
+    alone = {case: metrics for case, metrics in results.items() if case.regime == "fixed"}
+    assert write_comparison(Folder(str(tmp_path)), recipe("digits"), alone, {})["labelled_with"] == []
 
 
 def test_interrupted_or_wider_comparison_computes_what_is_missing(made):

@@ -35,13 +35,13 @@ from wmdd.process.terminal import Terminal
 )
 @click.option(
     "--regimes",
-    type=Value(tuple[str, ...]),
+    type=Value(OneOrMore[str]),
     metavar="NAME,...",
     help="Labels: views (stored, soft), fixed (one for each image), hard (class names) [default: the recipe's].",
 )
 @click.option(
     "--epochs",
-    type=Value(tuple[Count, ...]),
+    type=Value(OneOrMore[Count]),
     metavar="INT,...",
     help="Budgets: epochs of labels and students [default: the recipe's].",
 )

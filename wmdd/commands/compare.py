@@ -68,7 +68,7 @@ def cases(
     _check_names({"methods": methods, "ipc": ipcs, "regimes": regimes, "epochs": epochs})
     _check_changes(changes, methods)
     # Real images are selected by separate methods here, and a teacher's score is enough for "all data".
-    same = {**_changed(config), "evaluate.baselines": ()}
+    same = {**_changed(config), "evaluate.baselines": (), "evaluate.worth": ()}
     counts: Sequence[int | None] = epochs or [None]
     labels: Sequence[str | None] = regimes or [None]
     axes = itertools.product(counts, labels, ipcs, methods)
@@ -144,9 +144,9 @@ def compare(
     """Distil and score every case, and write ``compare.json``, ``.md``, ``.tex`` and ``.png``.
 
     Every case is a run folder below the comparison's (``METHOD-ipc-IPC``, and ``-REGIME`` and ``-epochs-EPOCHS`` if
-    these are compared), written as soon as the case is scored. All
-    share the teacher, the students' seeds and the store, so that an interrupted comparison goes on, and a wider one
-    reuses what is there. They run as one: students of one case are trained while images of another are recovered.
+    these are compared), written as soon as the case is scored. All share the teacher, the students' seeds and the
+    store, so that an interrupted comparison goes on, and a wider one reuses what is there. They run as one: students of
+    one case are trained while images of another are recovered.
 
     Args:
         config: the recipe; each method changes its own few options of it.

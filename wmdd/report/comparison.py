@@ -50,6 +50,8 @@ def _comparison(results: Results) -> dict[str, Any]:
     return {
         "schema": 2,
         **{name: first[name] for name in SHARED},
+        # Cases of hard labels have no further teachers, and may come first.
+        "labelled_with": next((case["labelled_with"] for case in results.values() if case["labelled_with"]), []),
         "protocol": first["protocol"],
         "methods": axes["method"],
         "ipc": axes["ipc"],

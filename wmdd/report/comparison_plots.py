@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from wmdd.report.comparison_tables import every_of, regimes_of, setting_of, students_of
@@ -15,10 +16,16 @@ from wmdd.report.pictures import as_percent, figure
 from wmdd.report.tables import percent
 
 GAIN_LINE, GAIN_WIDTH = 0.15, 52  # height of a line of gains below a panel, inches, and its characters
+TITLE_LINE, TITLE_WIDTH = 0.2, 32  # the same of titles, for each panel that a title is above
+NAME_WIDTH = TITLE_WIDTH - 2  # characters of a name in a title, with a comma in the same line
 
 
 class Panel(NamedTuple):
-    """Rows of a comparison that are drawn together, and what they have in common."""
+    """Rows of a comparison that are drawn together.
+
+    Args:
+        title: what they have in common, and other panels have not.
+    """
 
     student: str
     title: str
@@ -30,35 +37,59 @@ def plot_png(comparison: dict[str, Any]) -> bytes:
 
     A panel has top-1 against student steps if epochs are compared, against images per class if these are, else bars.
     """
+    out = io.BytesIO()
+    with drawn(comparison) as drawing:
+        drawing.savefig(out, format="png", dpi=150)
+    return out.getvalue()
+
+
+@contextlib.contextmanager
+def drawn(comparison: dict[str, Any]) -> Iterator[Any]:
+    """Yield the figure of a comparison, in the style that it must be saved in."""
     panels, draw = panels_of(comparison), _drawing(comparison)
     below = [_gains_below(comparison, panel.rows) for panel in panels]
-    height = 3.2 + GAIN_LINE * max(map(len, below))
-    out = io.BytesIO()
+    titles = [_wrapped(panel.title, TITLE_WIDTH) for panel in panels]
+    above = _wrapped(title_of(comparison), TITLE_WIDTH * len(panels))
+    height = 3.0 + GAIN_LINE * max(map(len, below)) + TITLE_LINE * (len(above) + max(map(len, titles)))
     with figure(4.0 * len(panels) + 1.4, height, len(panels)) as (drawing, axes_of):
-        for axes, panel, lines in zip(axes_of, panels, below, strict=True):
+        for axes, panel, title, lines in zip(axes_of, panels, titles, below, strict=True):
             draw(axes, comparison, panel.rows)
             axes.set_xlabel("\n".join([axes.get_xlabel(), *lines]))
             if full := comparison["full_data"][panel.student]:
                 axes.axhline(full["top1"], color="0.5", linestyle="--", linewidth=1, label=every_of(full))
-            axes.set_title(with_escapes(label(panel.title, 60)), parse_math=False)
+            axes.set_title("\n".join(title), parse_math=False)
             axes.set(ylabel="top-1")
             as_percent(axes)
         if draw is _bars:  # from 0, with room for the values above
             axes_of[0].set_ylim(0, 1.05 * axes_of[0].get_ylim()[1])
+        # On the left, because the legend is at the right of the panels and reaches as high.
+        drawing.suptitle("\n".join(above), x=0.01, ha="left", parse_math=False)
         handles, names = axes_of[0].get_legend_handles_labels()
         if handles:
             drawing.legend(handles, names, loc="outside right upper", frameon=False, fontsize=8)
-        drawing.savefig(out, format="png", dpi=150)
-    return out.getvalue()
+        yield drawing
+
+
+def _wrapped(title: str, width: int) -> list[str]:
+    """Return the lines of a title."""
+    return textwrap.wrap(with_escapes(title), width)
+
+
+def title_of(comparison: dict[str, Any]) -> str:
+    """Return what all panels of a comparison's picture have in common: the set, and the student if there is one."""
+    students = students_of(comparison)
+    names = [comparison["set"], *(students if len(students) == 1 else [])]
+    return ", ".join(label(name, NAME_WIDTH) for name in names)
 
 
 def panels_of(comparison: dict[str, Any]) -> list[Panel]:
     """Return the panels of a comparison's picture, from left to right."""
     by_size = bool(comparison.get("epochs"))
+    students = students_of(comparison)
     sizes: list[int | None] = comparison["ipc"] if by_size else [None]
     panels = []
-    for student, regime, ipc in itertools.product(students_of(comparison), regimes_of(comparison), sizes):
-        parts = [f"{comparison['set']}, {student}", f"labels: {regime}" if regime else ""]
+    for student, regime, ipc in itertools.product(students, regimes_of(comparison), sizes):
+        parts = [label(student, NAME_WIDTH) if len(students) > 1 else "", f"labels: {regime}" if regime else ""]
         parts.append(f"{ipc} per class" if ipc else "")
         rows = [row for row in comparison["rows"] if (row["student"], row.get("regime")) == (student, regime)]
         rows = [row for row in rows if ipc in (None, row["ipc"])]
