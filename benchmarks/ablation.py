@@ -106,17 +106,39 @@ def write_page(page: Path, lines: Mapping[tuple[int, str], Line], recipe_name: s
     """Replace the tables of a page, each between ``<!-- ablation RECIPE IPC -->`` and ``<!-- end -->``.
 
     Raises:
-        ConfigError: if the page has no place for one of them.
+        ConfigError: as `checked_page`.
     """
-    text = page.read_text(encoding="utf-8")
-    for ipc in sorted({ipc for ipc, _ in lines}):
-        mark = f"<!-- ablation {recipe_name} {ipc} -->"
-        text, count = re.subn(
-            rf"{mark}\n.*?<!-- end -->", f"{mark}\n{table(lines, ipc)}\n<!-- end -->", text, flags=re.DOTALL
-        )
-        if not count:
-            raise ConfigError(f'--page {page}: has no "{mark}" and "<!-- end -->"; add them, or give --page ""')
+    sizes = {ipc for ipc, _ in lines}
+    text = checked_page(page, sizes, recipe_name)
+    for ipc in sorted(sizes):
+        mark = _mark(recipe_name, ipc)
+        text = re.sub(_between(mark), f"{mark}\n{table(lines, ipc)}\n<!-- end -->", text, flags=re.DOTALL)
     page.write_text(text, encoding="utf-8")
+
+
+def checked_page(page: Path, sizes: Iterable[int], recipe_name: str) -> str:
+    """Return the text of a page that has a place for the table of each size.
+
+    Raises:
+        ConfigError: if it has none for one of them, or cannot be read.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigError(f'--page {page}: cannot be read ({reason}); give a page with marks, or --page ""') from exc
+    for mark in (_mark(recipe_name, ipc) for ipc in sorted(sizes)):
+        if not re.search(_between(mark), text, flags=re.DOTALL):
+            raise ConfigError(f'--page {page}: has no "{mark}" and "<!-- end -->"; add them, or give --page ""')
+    return text
+
+
+def _mark(recipe_name: str, ipc: int) -> str:
+    return f"<!-- ablation {recipe_name} {ipc} -->"
+
+
+def _between(mark: str) -> str:
+    return rf"{re.escape(mark)}\n.*?<!-- end -->"
 
 
 def main() -> int:
@@ -128,8 +150,10 @@ def main() -> int:
         print(f"--only {unknown[0]}: there is no such cell; choose from {','.join(known)}", file=sys.stderr)
         return 2
     try:
-        for name in names:
-            config_of(args, known[name])
+        sizes = {config_of(args, known[name]).ipc for name in names}
+        if args.page:  # a wrong one is found before anything is computed
+            sizes |= {ipc for ipc, _ in _kept(args)}
+            checked_page(Path(args.page), sizes, args.recipe)
         args.out.parent.mkdir(parents=True, exist_ok=True)
         for name in names:
             line = measure(args, known[name])
@@ -137,12 +161,17 @@ def main() -> int:
                 file.write(json.dumps(line) + "\n")
             print(json.dumps({"cell": name, **line["students"]}), flush=True)
             if args.page:
-                lines = args.out.read_text(encoding="utf-8").splitlines()
-                write_page(Path(args.page), latest(lines, args.recipe), args.recipe)
+                write_page(Path(args.page), _kept(args), args.recipe)
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return 2
     return 0
+
+
+def _kept(args: argparse.Namespace) -> dict[tuple[int, str], Line]:
+    """Return the last line of each cell of the recipe in ``--out``; none if there is no such file."""
+    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
+    return latest(lines, args.recipe)
 
 
 def _arguments() -> argparse.Namespace:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import ablation
 from benchmarks.ablation import config_of, latest, table, write_page
 from benchmarks.cells import CELLS
 from wmdd.config.recipes import recipe
@@ -75,6 +76,37 @@ def test_unknown_cell_is_refused():
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("--only nothing: there is no such cell; choose from recipe,")
+
+
+MARKED = "<!-- ablation digits 10 -->\nold\n<!-- end -->\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "message"),
+    [
+        (None, (), "cannot be read (No such file or directory); give a page with marks"),
+        ("no mark", (), 'has no "<!-- ablation digits 10 -->"'),
+        ("<!-- ablation digits 10 -->\n", (), 'has no "<!-- ablation digits 10 -->" and "<!-- end -->"'),
+        (MARKED, (line("recipe", 0.6, 2, of="digits"),), 'has no "<!-- ablation digits 2 -->"'),
+    ],
+    ids=["missing", "no mark", "no end", "no mark of a size measured before"],
+)
+def test_wrong_page_is_refused_before_a_cell_is_computed(tmp_path, monkeypatch, capsys, text, kept, message):
+    monkeypatch.setattr(ablation, "measure", lambda args, cell: pytest.fail("computed a cell"))
+    page, out = tmp_path / "page.md", tmp_path / "results/lines.jsonl"
+    if text is not None:
+        page.write_text(text)
+    if kept:
+        out.parent.mkdir()
+        out.write_text("".join(f"{json.dumps(item)}\n" for item in kept))
+    before = out.read_text() if kept else None
+    words = ["--recipe", "digits", "--ipc", "10", "--only", "recipe", "--page", str(page), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["ablation", *words])
+    assert ablation.main() == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"--page {page}: {message}")
+    assert err.count("\n") == 1
+    assert (out.read_text() if out.exists() else None) == before
 
 
 @pytest.mark.slow

@@ -29,6 +29,20 @@ def test_hard_labels_and_random_images_choose_rates():
     assert (plain.crop_scale, plain.flip, plain.mix) == ((1.0, 1.0), False, "none")
 
 
+def test_no_trial_trains_on_larger_random_sets():
+    made = trials(override(recipe("cifar10"), {"evaluate.worth": (1, 5)}), [0.1, 0.01])
+    assert {config.evaluate.worth for cases in made.values() for config in cases.values()} == {()}
+
+
+def test_rates_of_muon_follow_those_of_all_else():
+    students = {"evaluate.optimizer": "muon", "evaluate.lr": 0.002, "evaluate.muon_lr": 0.02}
+    made = trials(override(recipe("cifar10"), students), [0.1, 0.01])
+    for purpose, cases in made.items():
+        rates = [config.evaluate.muon_lr for config in cases.values()]
+        assert rates == pytest.approx([10 * rate for rate in cases]), purpose
+        assert len(set(rates)) == len(cases), purpose
+
+
 def test_wrong_options_of_a_ranking_are_refused():
     with pytest.raises(ConfigError, match=r"^rates="):
         rank(recipe("digits"), rates=[0.0])

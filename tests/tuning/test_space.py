@@ -10,6 +10,7 @@ from tuning.config import TuneConfig, check_space, search_config
 from tuning.space import parse_space
 from tuning.trials import Trial, describe_final, describe_lead, noise, pareto, table
 from wmdd.cli.main import _run
+from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
 from wmdd.config.resolve import with_method
 from wmdd.errors import ConfigError
@@ -130,8 +131,10 @@ def test_values_of_several_kinds_share_a_column():
 
 
 def test_trials_share_a_set_without_the_search_split():
-    config = search_config(recipe("cifar10"), TuneConfig(holdout=0.2, num_students=3))
+    given = override(recipe("cifar10"), {"evaluate.worth": (1, 5)})
+    config = search_config(given, TuneConfig(holdout=0.2, num_students=3))
     assert config.data.holdout == 0.2
+    assert config.evaluate.worth == ()
     assert (config.evaluate.num_students, config.evaluate.baselines, config.evaluate.full_data) == (3, (), False)
     assert config.evaluate.val_every == config.relabel.epochs
 

@@ -41,10 +41,9 @@ def print_scores(console: Terminal, metrics: dict[str, Any]) -> None:
     from wmdd.report.costs import cost_line
     from wmdd.report.gains import gain_lines
     from wmdd.report.scores import left_out, protocols_of_run, score_rows, scored_on
-
-    students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
     from wmdd.report.worth import curve_lines, worth_lines
 
+    students = "" if "students" in metrics["missing"] else f"{protocols_of_run(metrics)}, "
     title = f"{metrics['subject']}; {students}{scored_on(metrics)}"
     table = Table("trained on", "images", "top-1, last", "top-1, best", title=title)
     for row in score_rows(metrics):

@@ -147,7 +147,7 @@ class EvaluateConfig(Section):
     )
     worth: tuple[Count, ...] = option(
         (),
-        "also train on so many times as many random real images, such as 1,2,5,10,20,50, in equal steps",
+        "also train on this many times as many random real images, such as 1,2,5,10,20,50, in equal steps",
         keyed=False,
         protocol=False,
     )

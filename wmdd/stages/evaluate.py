@@ -39,7 +39,8 @@ class StudentResult:
 
     Args:
         student: network name.
-        images: the training set, ``distilled`` or ``random-DRAW``.
+        images: the training set: ``distilled``, ``random-DRAW``, ``nearest``, ``easiest``, ``herding`` or
+            ``worth-IPC-DRAW``.
         seed: which student.
         top1_last, top1_best: fractions after the last, and of the best validated epoch.
         top1_ema_last, top1_ema_best: the same of the averaged network, where there is one.
