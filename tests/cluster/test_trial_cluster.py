@@ -100,12 +100,12 @@ def test_job_gives_the_images_of_a_local_run(trial, tiny_run):
     assert done.returncode == 0, done.stderr + done.stdout
     assert contents(trial.folder / "job/runs/store") == contents(tiny_run.store)
     assert (trial.folder / "job/runs/digits/images.png").read_bytes() == (tiny_run.run / "images.png").read_bytes()
-    assert "evaluate   4/4" in done.stdout
+    assert "evaluate   6/6" in done.stdout
     name = done.stderr.split()[1]
     listed = trial.wmdd("jobs").stdout
     assert name in listed
     assert "SUCCEEDED" in listed
-    assert "evaluate   4/4" in trial.wmdd("logs", name).stdout
+    assert "evaluate   6/6" in trial.wmdd("logs", name).stdout
 
 
 def test_exit_status_of_the_job_is_returned(trial):

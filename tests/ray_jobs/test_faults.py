@@ -21,7 +21,7 @@ from wmdd.engine.config_file import read_config
 from wmdd.errors import ConfigError, StageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-UNITS = {"statistics": 10, "barycenter": 10, "recover": 10, "evaluate": 4}
+UNITS = {"statistics": 10, "barycenter": 10, "recover": 10, "evaluate": 6}
 
 
 @pytest.fixture
