@@ -284,10 +284,7 @@ CHANGES = {
     "one seed more": (("--evaluate.num_students", "3"), {"select": 10, "relabel": 2, "evaluate": 3}),
     "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 6}),
     "temperature": (("--evaluate.temperature", "4"), {"evaluate": 6}),
-    "barycenter weights": (
-        ("--barycenter.mass", "learned"),
-        {"barycenter": 10, "recover": 10, "select": 10, "relabel": 4},
-    ),
+    "barycenter weights": (("--barycenter.mass", "learned"), {"barycenter": 10, "recover": 10, "relabel": 2}),
     "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES}),
     "root seed": (("--seed", "1"), {stage: None for stage in STAGES}),
     "workers": (("--ray.actors", "7", "--runtime.threads", "3", "--statistics.batch_size", "100"), {}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.models.probes import head_logits
@@ -49,6 +48,8 @@ def in_order_of_atoms(rows: np.ndarray, statistics: ClassStatistics, barycenter:
     Args:
         rows: (k,) positions among the class's images, as many as atoms.
     """
+    from scipy.optimize import linear_sum_assignment  # 30 MiB that no other start needs
+
     costs = torch.cdist(barycenter.support.double(), statistics.features[torch.from_numpy(rows)].double()).square()
     _, columns = linear_sum_assignment(costs.numpy())
     ordered: np.ndarray = rows[columns]
