@@ -37,7 +37,7 @@ from wmdd.training.accuracy import images_per_pass
 from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2
-VALIDATED_PER_STEP = 50  # as recipe cifar10-quick: 10,000 after 50 epochs of 5 steps, rounded up
+VALIDATED_PER_STEP = 50  # 10,000 after 50 epochs of 5 steps, rounded up
 WMDD, PLAIN, BARE = "wmdd", "plain loop", "bare network"
 COMPILED, GRAPHS = "wmdd, compiled", "wmdd, CUDA graphs"
 
