@@ -70,7 +70,7 @@ _QUICK: dict[str, Any] = {
     "pretrain.epochs": 10,
     "recover.iterations": 300,
     "recover.classes_per_batch": 5,
-    # By then scores have flattened, and AdamW is about two points behind: see docs/accuracy.md.
+    # A fifth of them costs ten points, and AdamW is about two points behind: see docs/accuracy.md.
     "relabel.epochs": 1000,
     "relabel.bn_mode": "batch",
     "evaluate.students": ("convnet3_w64",),
