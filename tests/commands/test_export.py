@@ -15,7 +15,8 @@ from tables import each_of
 from torchvision.datasets import ImageFolder
 
 from wmdd.cli.main import cli
-from wmdd.commands.export import class_folders, export
+from wmdd.commands.export import export
+from wmdd.commands.folder_names import class_folders
 from wmdd.config.distill import override, to_yaml
 from wmdd.config.recipes import recipe
 from wmdd.distilled import images_table, load_distilled

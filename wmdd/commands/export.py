@@ -6,18 +6,15 @@ import csv
 import hashlib
 import io
 import json
-import os
 import posixpath
-import re
 import shlex
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import yaml
 
+from wmdd.commands.folder_names import CLASSES_FILE, FORBIDDEN_ON_WINDOWS, WEIGHTS_FILE, class_folders
 from wmdd.config.callers import names_arguments
 from wmdd.config.distill import DistillConfig, from_yaml
 from wmdd.config.methods import SELECTING
@@ -32,10 +29,6 @@ from wmdd.storage.folder import Folder
 from wmdd.storage.marks import EXPORT_MARK
 
 FORMATS = {"folder": "export", "ddranking": "export-ddranking"}  # and the folder of the run that each goes to
-_CLASSES_FILE, _WEIGHTS_FILE = "classes.json", "weights.csv"
-_LONGEST = 255  # bytes in the name of a folder, on most file systems
-_FORBIDDEN = re.compile(r"[/\0]")
-_FORBIDDEN_ON_WINDOWS = re.compile(r"""(?i)[<>:"|?*\\\x00-\x1f]|[ .]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(?=\.|$)""")
 _DATA_SETS = {
     "cifar10": "CIFAR10",
     "cifar100": "CIFAR100",
@@ -123,7 +116,7 @@ def _as_folders(folder: Folder, images: DistilledImages) -> str:
     renamed = [name for name, own in zip(names, images.class_names, strict=True) if name != own]
     if renamed:
         line += f"; classes.json has the class of each folder, such as {renamed[-1]!r}"
-    unfit = [name for name in names if _FORBIDDEN_ON_WINDOWS.search(name)]
+    unfit = [name for name in names if FORBIDDEN_ON_WINDOWS.search(name)]
     if unfit:
         line += f"; Windows allows no folder such as {unfit[0]!r}"
     if len(set(images.weights.tolist())) == 1:
@@ -132,37 +125,8 @@ def _as_folders(folder: Folder, images: DistilledImages) -> str:
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(("path", "weight"))
     rows.writerows((path, f"{weight:.9g}") for path, weight in zip(paths, images.weights.tolist(), strict=True))
-    written.put(_WEIGHTS_FILE, out.getvalue().encode("utf-8", "surrogateescape"))
+    written.put(WEIGHTS_FILE, out.getvalue().encode("utf-8", "surrogateescape"))
     return f"{line}; weights.csv has the weight of each in its class, which is not the same for all"
-
-
-def class_folders(class_names: Sequence[str]) -> list[str]:
-    """Return a folder name for each class, so that sorted folder names are in the order of class ids.
-
-    Programs that read image folders number the classes by the sorted names. Where the classes' own names would give
-    another order, mix two classes or be passed over, the class id comes before each.
-    """
-    names = [_allowed(name) for name in class_names]
-    # Two names that differ in case or in the encoding of an accent are one folder on macOS and Windows.
-    distinct = {unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()) for name in names}
-    distinct -= {_CLASSES_FILE, _WEIGHTS_FILE}
-    passed_over = any(name.startswith((".", "__")) for name in names)  # by Keras, by Hugging Face
-    if names == sorted(names) and len(distinct) == len(names) and not passed_over:
-        return names
-    digits = max(5, len(str(len(names) - 1)))
-    return [_shortened(f"{class_id:0{digits}d} {name}") for class_id, name in enumerate(names)]
-
-
-def _allowed(name: str) -> str:
-    """Return a name with underscores for the characters that file systems forbid in the name of a folder."""
-    forbidden = _FORBIDDEN_ON_WINDOWS if os.name == "nt" else _FORBIDDEN
-    return _shortened(forbidden.sub("_", _FORBIDDEN.sub("_", name)) or "_")
-
-
-def _shortened(name: str) -> str:
-    while len(name.encode("utf-8", "surrogatepass")) > _LONGEST:
-        name = name[:-1]
-    return name
 
 
 class _Export:
@@ -179,13 +143,13 @@ class _Export:
         ]
         card = json.dumps({"schema": 1, "digest": digest.hexdigest(), "classes": classes}, indent=1).encode()
         self._present = frozenset(tree(folder.fs, folder.root)) if folder.entries() else frozenset()
-        before = folder.read(_CLASSES_FILE) if self._present else None
+        before = folder.read(CLASSES_FILE) if self._present else None
         if self._present and before != card:
             held = "is not empty" if before is None else "holds an export of other images"
             raise ConfigError(
                 f"--to {folder.url}: {held}, and what lies there would be mixed with this set; give another with --to"
             )
-        self.put(_CLASSES_FILE, card)
+        self.put(CLASSES_FILE, card)
         self.put(EXPORT_MARK, b"")  # in a folder of real images, these are not among them
 
     def put(self, name: str, data: bytes) -> None:
