@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from builders import CPU
 
 from benchmarks.untrained import random_targets, untrained_teacher
@@ -17,9 +16,8 @@ from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss
 from wmdd.method.moments import Moments
-from wmdd.method.objective import Objective, term_weights
+from wmdd.method.objective import term_weights
 from wmdd.method.recovery import Recovered, Target, _draw_samples, _scales, recover_images
-from wmdd.method.tiles import split
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
@@ -315,36 +313,3 @@ def test_curriculum_changes_the_sizes_of_views_alone(teacher):
     whole = FEW.model_copy(update={"crop_scale": (1.0, 1.0)})
     same = whole.model_copy(update=step)
     assert torch.equal(recover(teacher, [0], whole)[0][0], recover(teacher, [0], same)[0][0])
-
-
-def test_views_of_tiles_are_views_of_the_enlarged_tiles(teacher):
-    section = FEW.model_copy(update={"tiles": 2})
-    whole = target(teacher, 0, ipc=8)
-    stored = SeedTree(1).numpy().integers(0, 256, (2, 3, SIZE, SIZE), dtype=np.uint8)
-    images = teacher.pixels.normalize(torch.from_numpy(stored))
-    enlarged = F.interpolate(split(images, 2), size=(SIZE, SIZE), mode="bilinear", align_corners=False)
-    views = draw_resized_crops(np.random.default_rng(0), 1, (SIZE, SIZE), (0.3, 1.0), flip=True, roll_px=2)
-    terms = []
-    for options, shown in ((section, images), (FEW, enlarged)):
-        with Probe(teacher.network.eval(), CLASSES) as probe:
-            objective = Objective(options, [whole.statistics], [whole.barycenter], probe, SIZE, CPU)
-            terms.append(objective(shown, views.box, views.flip, views.roll))
-    torch.testing.assert_close(*terms, rtol=1e-4, atol=1e-5)
-
-
-def test_images_with_tiles_start_from_noise_of_their_size(teacher):
-    *_, last = recover_images(FEW.model_copy(update={"tiles": 2}), teacher, [target(teacher, 0, ipc=8)], CPU)
-    assert last.images.shape == (1, 2, 3, SIZE, SIZE)
-
-
-@pytest.mark.parametrize("share", [0.25, 1.0])
-def test_statistics_are_mixed_with_those_of_the_teacher(teacher, share):
-    section, whole = FEW.model_copy(update={"bn_global_share": share}), target(teacher, 0)
-    with Probe(teacher.network.eval(), CLASSES) as probe:
-        objective = Objective(section, [whole.statistics], [whole.barycenter], probe, SIZE, CPU)
-    running = [layer for layer in teacher.network.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
-    for number, (layer, moments) in enumerate(zip(running, whole.statistics.moments, strict=True)):
-        mean = (1 - share) * moments.mean + share * layer.running_mean
-        var = (1 - share) * moments.var + share * layer.running_var
-        torch.testing.assert_close(objective.means[number][0], mean.float())
-        torch.testing.assert_close(objective.vars[number][0], var.float())
