@@ -35,7 +35,7 @@ bench: $(STAMP)
 # Tests and measures the GPU: make gpu DATA=CIFAR10 [TINY=TINY_IMAGENET] [MINUTES=6.5] [OUT=DIR] [WORK=DIR] [STEPS=NAME,...].
 # TOY=1 rehearses it on the CPU. If there is no .venv, and Python has all that is needed, no environment is made.
 GPU_NEEDS := torch torchvision timm numpy scipy sklearn pyarrow safetensors fsspec click yaml jinja2 matplotlib PIL \
-  pydantic ot tenacity rich threadpoolctl pytest
+  pydantic ot tenacity rich threadpoolctl psutil filelock pytest
 ifneq ($(filter gpu,$(MAKECMDGOALS)),)
 ifeq ($(wildcard $(STAMP)),)
 GPU_PYTHON := $(shell $(PYTHON) -c 'import sys, importlib.util as u; \

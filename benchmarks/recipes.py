@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from benchmarks.steps import Record, Setting, card_slug
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
-from wmdd.config.resolve import with_method
+from wmdd.config.resolve import with_method, with_protocol
 from wmdd.engine.events import Event
 from wmdd.engine.run import LocalExecutor, versions
 from wmdd.engine.run_names import digest
@@ -35,18 +36,31 @@ TOY: dict[str, Any] = {
 }
 
 
-def run(setting: Setting, record: Record, recipe_name: str, ipc: int, method: str = "wmdd") -> None:
-    """Run a recipe in this process; write each stage's seconds and each student's score at once."""
-    config = config_of(setting, recipe_name, ipc, method)
+def run(
+    setting: Setting,
+    record: Record,
+    recipe_name: str,
+    ipc: int,
+    method: str = "wmdd",
+    protocol: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Run a recipe in this process; write each stage's seconds and each student's score at once.
+
+    Args:
+        options: changes of the recipe, by dotted name.
+    """
+    config = config_of(setting, recipe_name, ipc, method, protocol, options)
     # Keys of the store name neither card nor torch: what one of them made must not stand among the figures of another.
     card = "toy" if setting.toy else card_slug(str(Runtime.create(config.runtime).describe()["device"]))
+    record(options=dict(options or {}))
     name = f"{method}-ipc-{ipc}-{digest(config)}"
     folder = Path(setting.work) / f"{card}-torch-{versions()['torch']}" / recipe_name / name
     watch = _Watch(record)
     begun = time.perf_counter()
     result = distill(config, run=str(folder), executor=LocalExecutor(config.runtime), listener=watch)
     wall_s = time.perf_counter() - begun
-    if method == "wmdd":
+    if method == "wmdd" and not options and not protocol:
         shutil.copy(folder / "images.png", Path(setting.out) / f"{setting.on}-{card}-{recipe_name}-{ipc}.png")
     record(metrics=result.metrics, wall_s=round(wall_s, 1))
     record(result=f"{scores(result.metrics)}\n{watch.stages()}")
@@ -58,13 +72,21 @@ def scores(metrics: dict[str, Any]) -> str:
     return f"{rows}; {protocols_of_run(metrics)}"
 
 
-def config_of(setting: Setting, recipe_name: str, ipc: int | None = None, method: str = "wmdd") -> DistillConfig:
+def config_of(
+    setting: Setting,
+    recipe_name: str,
+    ipc: int | None = None,
+    method: str = "wmdd",
+    protocol: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> DistillConfig:
     """Return a recipe on the images that the setting names, unless it names some itself; in a rehearsal at toy size."""
     config = recipe(recipe_name)
     data = config.data.path or (setting.tiny if recipe_name.startswith("tiny") else setting.data)
     ipc = ipc or config.ipc
     ipc = min(ipc, 2) if setting.toy else ipc
     config = with_method(override(config, {"data.path": data, "ipc": ipc}), method)
+    config = override(with_protocol(config, protocol) if protocol else config, dict(options or {}))
     return override(config, TOY if setting.toy else {"runtime.device": setting.device})
 
 

@@ -93,11 +93,16 @@ class Step:
         return f"give --{absent[0]}" if absent else ""
 
 
-def _recipe(name: str, needs: str, recipe: str, ipc: int, method: str = "wmdd") -> Step:
-    arguments = {"recipe_name": recipe, "ipc": ipc, "method": method}
-    return Step(name, f"{HERE}.recipes:run", math.inf, arguments, (needs,))
+def _recipe(name: str, needs: str, recipe: str, ipc: int, **others: Any) -> Step:
+    return Step(name, f"{HERE}.recipes:run", math.inf, {"recipe_name": recipe, "ipc": ipc, **others}, (needs,))
 
 
+def _cifar10(ipc: int, cell: str, **others: Any) -> Step:
+    return _recipe(f"cifar10-{ipc}-{cell}", "data", "cifar10", ipc, **others)
+
+
+_NO_FEATURES = {"recover.feature_weight": 0.0}
+_TWO_STUDENTS = {"evaluate.num_students": 2}  # where a student takes 10,000 steps or more
 _METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
 _GPU = (
     Step("machine", f"{HERE}.machine:run", 90),
@@ -112,7 +117,15 @@ _GPU = (
     Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
     _recipe("cifar10-50", "data", "cifar10", 50),
     _recipe("cifar10-1", "data", "cifar10", 1),
-    *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method) for method in _METHODS),
+    _cifar10(10, "edc", protocol="edc", options=_TWO_STUDENTS),
+    _cifar10(1, "edc", protocol="edc"),
+    _cifar10(50, "edc", protocol="edc", options=_TWO_STUDENTS),
+    _cifar10(10, "no-features", options=_NO_FEATURES),
+    _cifar10(1, "no-features", options=_NO_FEATURES),
+    _cifar10(1, "tiles", options={"recover.tiles": 2}),
+    _cifar10(1, "tiles-edc", protocol="edc", options={"recover.tiles": 2}),
+    _cifar10(10, "muon", options={"evaluate.optimizer": "muon", "evaluate.lr": 3e-3}),
+    *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method=method) for method in _METHODS),
     _recipe("tiny", "tiny", "tiny-imagenet", 10),
 )
 _STANDARD_STUDENT = {"model": "resnet18", "batch_size": 50, "epochs": 25, "stem": "standard"}

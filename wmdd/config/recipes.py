@@ -44,7 +44,7 @@ _CIFAR10: dict[str, Any] = {
     "data.crop_ratio": 1.0,
     "data.normalization": "cifar10",
     "pretrain.model": "resnet18",
-    "pretrain.epochs": 60,
+    "pretrain.epochs": 20,
     "pretrain.batch_size": 128,
     "pretrain.lr": 0.1,
     "pretrain.nesterov": True,
@@ -57,12 +57,19 @@ _CIFAR10: dict[str, Any] = {
     **_RELATIVE,
     "recover.crop_scale": (0.5, 1.0),
     "recover.roll_px": 4,
-    "relabel.epochs": 400,
+    "relabel.epochs": 1000,
     "relabel.batch_size": 20,
-    "evaluate.val_every": 40,
+    "evaluate.val_every": 100,
 }
 
-_CIFAR100: dict[str, Any] = {**_CIFAR10, "data.normalization": "cifar100", "relabel.batch_size": 50}
+_CIFAR100: dict[str, Any] = {
+    **_CIFAR10,
+    "data.normalization": "cifar100",
+    "pretrain.epochs": 60,
+    "relabel.epochs": 400,
+    "relabel.batch_size": 50,
+    "evaluate.val_every": 40,
+}
 
 _QUICK: dict[str, Any] = {
     **_CIFAR10,
