@@ -35,7 +35,7 @@ from wmdd.engine.run import workers_of
 from wmdd.engine.task import Plan, StageTask
 from wmdd.engine.work import Workload
 from wmdd.method.barycenter import free_support_barycenter
-from wmdd.runtime.compilation import GPU_RECOVERY_PIXELS
+from wmdd.runtime.compilation import GPU_RECOVERY_STEPS
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES
 from wmdd.storage.store import ArtifactRef
@@ -111,8 +111,7 @@ class Simulation:
         self.retries = self.lost = 0
         self.took = dict[tuple[str, str], float]()
         config = plan.config
-        class_pixels = config.ipc * config.recover.iterations * config.data.image_size**2
-        is_compiled = args.always_compiled or class_pixels >= GPU_RECOVERY_PIXELS
+        is_compiled = args.always_compiled or config.recover.iterations >= GPU_RECOVERY_STEPS
         self.compile_s = args.compile_s if is_compiled else 0.0
         self.compiled = Counter[str]()
         if lost:

@@ -97,34 +97,38 @@ def _recipe(name: str, needs: str, recipe: str, ipc: int, **others: Any) -> Step
     return Step(name, f"{HERE}.recipes:run", math.inf, {"recipe_name": recipe, "ipc": ipc, **others}, (needs,))
 
 
-def _cifar10(ipc: int, cell: str, **others: Any) -> Step:
-    return _recipe(f"cifar10-{ipc}-{cell}", "data", "cifar10", ipc, **others)
+def _cell(name: str, ipc: int, protocol: str | None = None, **options: Any) -> Step:
+    return _recipe(f"cell-{ipc}-{name}", "data", "cifar10", ipc, protocol=protocol, options=_CELL | options)
 
 
+# Cells of accuracy have a teacher of a third of the recipe's epochs: with them it takes most of the time.
+_CELL = {"pretrain.epochs": 20, "evaluate.num_students": 2}
 _NO_FEATURES = {"recover.feature_weight": 0.0}
-_TWO_STUDENTS = {"evaluate.num_students": 2}  # where a student takes 10,000 steps or more
 _METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
 _GPU = (
     Step("machine", f"{HERE}.machine:run", 90),
     Step("compilation", f"{HERE}.compilation:warm", 170, {"sizes": [224, 32, 64]}, beside="tests"),
     Step("tests", f"{HERE}.checks:run", 200),
+    Step("teacher", f"{HERE}.teacher_accuracy:run", 120, {"recipe_name": "cifar10", "epochs": 5}, ("data",)),
+    Step("students", f"{HERE}.students:run", 80, {"model": "resnet18", "batch_size": 50, "epochs": 40}),
+    _recipe("cifar10", "data", "cifar10", 10),
     Step("recovery-224", f"{HERE}.recovery:run", 80, {"size": 224, "more": 200}),
     Step("recovery-32", f"{HERE}.recovery:run", 60, {"size": 32, "more": 1000}),
     Step("throughput-224", f"{HERE}.throughput:run", 45, {"size": 224}),
     Step("throughput-32", f"{HERE}.throughput:run", 45, {"size": 32}),
-    _recipe("cifar10", "data", "cifar10", 10),
-    Step("students", f"{HERE}.students:run", 60, {"model": "resnet18", "batch_size": 50, "epochs": 40}),
     Step("recovery-64", f"{HERE}.recovery:run", 60, {"size": 64, "more": 400}),
+    _cell("recipe", 10),
+    _cell("edc", 10, "edc"),
+    _cell("recipe", 1),
+    _cell("tiles", 1, **{"recover.tiles": 2}),
+    _cell("edc", 1, "edc"),
+    _cell("edc-tiles", 1, "edc", **{"recover.tiles": 2}),
+    _cell("no-features", 10, **_NO_FEATURES),
+    _cell("no-features", 1, **_NO_FEATURES),
+    _cell("fifth-of-the-epochs", 50, **{"relabel.epochs": 200, "evaluate.val_every": 50}),
+    _cell("muon", 10, **{"evaluate.optimizer": "muon", "evaluate.lr": 3e-3}),
     _recipe("cifar10-50", "data", "cifar10", 50),
     _recipe("cifar10-1", "data", "cifar10", 1),
-    _cifar10(10, "edc", protocol="edc", options=_TWO_STUDENTS),
-    _cifar10(1, "edc", protocol="edc"),
-    _cifar10(50, "edc", protocol="edc", options=_TWO_STUDENTS),
-    _cifar10(10, "no-features", options=_NO_FEATURES),
-    _cifar10(1, "no-features", options=_NO_FEATURES),
-    _cifar10(1, "tiles", options={"recover.tiles": 2}),
-    _cifar10(1, "tiles-edc", protocol="edc", options={"recover.tiles": 2}),
-    _cifar10(10, "muon", options={"evaluate.optimizer": "muon", "evaluate.lr": 3e-3}),
     *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method=method) for method in _METHODS),
     _recipe("tiny", "tiny", "tiny-imagenet", 10),
 )

@@ -37,6 +37,7 @@ from wmdd.training.accuracy import images_per_pass
 from wmdd.training.optim import student_optimizer
 
 CLASSES, IPC, SIZE, ROUNDS = 10, 10, 32, 2
+LONGER = 4  # times the epochs
 VALIDATED_PER_STEP = 50  # 10,000 after 50 epochs of 5 steps, rounded up
 WMDD, PLAIN, BARE = "wmdd", "plain loop", "bare network"
 COMPILED, GRAPHS = "wmdd, compiled", "wmdd, CUDA graphs"
@@ -56,9 +57,24 @@ def run(setting: Setting, record: Record, model: str, batch_size: int, epochs: i
             for name, way in ways.items():
                 seconds[name] = min(seconds[name], case.seconds(way))
             _record(record, case, seconds)
-        if setting.device == "cuda":  # last, because capture may fail
-            way = functools.partial(case.compiled, Compilation(0, 0, graphs=True, required=True))
-            _record(record, case, seconds | {GRAPHS: min(case.seconds(way) for _ in range(ROUNDS))})
+        if setting.on == "gpu":
+            _compare_later(setting, record, case, seconds, Path(folder) / "longer")
+
+
+def _compare_later(setting: Setting, record: Record, case: _Case, seconds: dict[str, float], folder: Path) -> None:
+    """Write the time of the steps that a longer training adds, in which no start and no compilation is left."""
+    longer = _Case(setting, case.model, case.batch_size, LONGER * case.epochs, folder, case.stem)
+    ways = {WMDD: _Case.wmdd, COMPILED: _Case.compiled}
+    if setting.device == "cuda":  # last, because capture may fail
+        graphs = Compilation(0, 0, graphs=True, required=True)
+        ways[GRAPHS] = functools.partial(_Case.compiled, compilation=graphs)
+        seconds = seconds | {GRAPHS: min(case.seconds(functools.partial(ways[GRAPHS], case)) for _ in range(ROUNDS))}
+    later = {}
+    for name, way in ways.items():
+        added_s = longer.seconds(functools.partial(way, longer)) - seconds[name]
+        later[name] = round(1e3 * added_s / (longer.steps - case.steps), 3)
+        record(ms_per_later_step=later)
+    _record(record, case, seconds)
 
 
 def _record(record: Record, case: _Case, seconds: dict[str, float]) -> None:
@@ -81,7 +97,8 @@ class _Case:
 
     def __init__(self, setting: Setting, model: str, batch_size: int, epochs: int, folder: Path, stem: Stem) -> None:
         self.runtime, self.model, self.stem = open_runtime(setting), model, stem
-        self._epochs, self._geometry, self._section = epochs, Geometry(SIZE, 1.0, "half"), EvaluateConfig()
+        self.epochs, self.batch_size = epochs, batch_size
+        self._geometry, self._section = Geometry(SIZE, 1.0, "half"), EvaluateConfig()
         pixels = torch.randint(0, 256, (CLASSES * IPC, 3, SIZE, SIZE), generator=SeedTree(0).torch(), dtype=torch.uint8)
         masses = torch.full((IPC,), 1 / IPC)
         classes = [DistilledClass(number, part, masses) for number, part in enumerate(pixels.split(IPC))]
@@ -99,11 +116,10 @@ class _Case:
         validation, normalization = folder / "real" / "val", self._geometry.pixels
         files = (paths, batches, folder / "labels", validation, normalization, self.runtime.device)
         self._plain = PlainStudent(*files)
-        self._batch_size = batch_size
 
     def _labelled(self, batch_size: int) -> list[LabelBatch]:
         section, seeds = RelabelConfig(batch_size=batch_size), SeedTree(0)
-        drawn = [batch for e in range(self._epochs) for batch in draw_epoch(section, e, CLASSES * IPC, SIZE, seeds)]
+        drawn = [batch for e in range(self.epochs) for batch in draw_epoch(section, e, CLASSES * IPC, SIZE, seeds)]
         generator = seeds.child("logits").torch()
         rows = [torch.randn(len(batch.images), CLASSES, generator=generator).half() for batch in drawn]
         return [dataclasses.replace(batch, logits=logits) for batch, logits in zip(drawn, rows, strict=True)]
@@ -123,7 +139,7 @@ class _Case:
 
     def wmdd(self, runtime: Runtime | None = None) -> None:
         """Run stage evaluate."""
-        section = override(DistillConfig(), {"evaluate.val_every": self._epochs, "evaluate.stem": self.stem}).evaluate
+        section = override(DistillConfig(), {"evaluate.val_every": self.epochs, "evaluate.stem": self.stem}).evaluate
         params = Params(self.model, 0, "distilled", self._geometry, "wmdd", "none")
         for _ in STAGES["evaluate"].run(
             section, [Unit("unit", params, self._inputs.__getitem__)], SeedTree(0), runtime or self.runtime
@@ -134,7 +150,7 @@ class _Case:
         """Take as many steps, and predict as many images, on inputs that are ready on the device."""
         network = self.runtime.place(self._network())
         optimizer = student_optimizer(self._section, network.train())
-        images, logits, weights = self._ready(self._batch_size)
+        images, logits, weights = self._ready(self.batch_size)
         for _ in range(self.steps):
             optimizer.zero_grad()
             with self.runtime.autocast():

@@ -20,7 +20,11 @@ def close(found, expected, **tolerance):
 
 @pytest.mark.parametrize("name", SLOWLY)
 def test_teacher_is_that_of_the_cpu(name, tmp_path):
-    found, expected = (value(pretrain(tmp_path, open_runtime(device), name)) for device in (None, "cpu"))
+    # Three steps: after nine, two ways of rounding on one CPU are 0.3 apart in a ResNet on batches of four images.
+    changes = {"pretrain.epochs": 1}
+    found, expected = (
+        value(pretrain(tmp_path, open_runtime(device), name, changes=changes)) for device in (None, "cpu")
+    )
     for layer, weights in expected.weights.items():
         close(found.weights[layer], weights, err_msg=layer, rtol=2e-2, atol=2e-2)
     close([point["loss"] for point in found.curve], [point["loss"] for point in expected.curve], rtol=1e-2)

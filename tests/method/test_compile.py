@@ -17,7 +17,7 @@ from wmdd.errors import ConfigError
 from wmdd.method.recovery import COMPILING, Recovered, recover_images
 from wmdd.models.registry import build_model
 from wmdd.runtime import Runtime, compilation
-from wmdd.runtime.compilation import GPU_RECOVERY_PIXELS, NETWORKS_FROM, NEVER, OFF, ON, Compilation
+from wmdd.runtime.compilation import GPU_RECOVERY_STEPS, NETWORKS_FROM, NEVER, OFF, ON, Compilation
 from wmdd.seeding import SeedTree
 from wmdd.training.trainer import Trainer
 
@@ -110,9 +110,9 @@ def test_nothing_is_chosen_by_timing(monkeypatch):
 RULES = {
     ("cpu", "auto"): (CPU_RECOVERY_PIXELS, NEVER, "recovery of 100,000,000 pixels or more in all steps"),
     ("cuda", "auto"): (
-        GPU_RECOVERY_PIXELS,
+        GPU_RECOVERY_STEPS,
         NETWORKS_FROM,
-        "recovery of 2,500,000,000 pixels or more of each class in all steps, networks that take 20,000 steps or more",
+        "recovery of 1,500 steps or more, networks that take 20,000 steps or more",
     ),
     ("cpu", "on"): (0, 0, "all"),
     ("cuda", "graphs"): (0, 0, "all, as CUDA graphs"),
@@ -129,11 +129,11 @@ def test_amount_of_work_decides(monkeypatch, device, setting):
     assert (chosen.recovery_from, chosen.networks_from) == (recovery_from, networks_from)
     assert chosen.describe(torch.device(device))[0] == words
     runtime = Runtime(torch.device(device), bf16=False, threads=1, compilation=chosen)
-    by_class = (device, setting) == ("cuda", "auto")
-    for work in (0, 19_999, 20_000, 10**8 - 1, 10**8, 25 * 10**8 - 1, 25 * 10**8, 10**12):
+    by_steps = (device, setting) == ("cuda", "auto")
+    for work in (0, 1499, 1500, 19_999, 20_000, 10**8 - 1, 10**8, 10**12):
         assert (runtime.network(torch.neg, work) is torch.neg) is (work < networks_from), work
-        pixels, class_pixels = (NEVER - 1, work) if by_class else (work, NEVER - 1)
-        assert (runtime.recovery(torch.neg, pixels, class_pixels) is torch.neg) is (work < recovery_from), work
+        pixels, steps = (NEVER - 1, work) if by_steps else (work, NEVER - 1)
+        assert (runtime.recovery(torch.neg, pixels, steps) is torch.neg) is (work < recovery_from), work
 
 
 @pytest.mark.parametrize(("parts", "graphs"), [(1, True), (2, None)])
@@ -148,15 +148,13 @@ def test_graphs_are_asked_of_torch_for_one_pass_and_need_a_gpu(parts, graphs, mo
         Runtime.create(RuntimeConfig(device="cpu", compile="graphs"))
 
 
-@pytest.mark.parametrize("counted", ["tensor batch", "class", "class in parts"])
+@pytest.mark.parametrize("counted", ["pixels", "steps"])
 def test_all_the_steps_of_recovery_decide_also_in_a_part_of_them(counted):
     """A search that goes on from fewer steps must go on in the same code."""
-    teacher, by_class = untrained_teacher("convnet1_w8", 8, 2), counted != "tensor batch"
-    three_steps = 3 * IPC * 8 * 8 * (1 if by_class else 2)
-    runtime = Runtime(CPU, False, 1, compilation=Compilation(three_steps, NEVER, by_class=by_class))
+    teacher, by_steps = untrained_teacher("convnet1_w8", 8, 2), counted == "steps"
+    three_steps = 3 if by_steps else 3 * IPC * 8 * 8 * 2
+    runtime = Runtime(CPU, False, 1, compilation=Compilation(three_steps, NEVER, by_steps=by_steps))
     targets = random_targets(teacher, IPC)
-    if counted == "class in parts":
-        targets = [target.part(slice(0, 1), 0) for target in targets]
     compilation.compiler_failure(CPU)  # compiles once
     compilations = []
     for iterations in (2, 3):

@@ -44,7 +44,7 @@ _CIFAR10: dict[str, Any] = {
     "data.crop_ratio": 1.0,
     "data.normalization": "cifar10",
     "pretrain.model": "resnet18",
-    "pretrain.epochs": 20,
+    "pretrain.epochs": 60,
     "pretrain.batch_size": 128,
     "pretrain.lr": 0.1,
     "pretrain.nesterov": True,
@@ -65,7 +65,6 @@ _CIFAR10: dict[str, Any] = {
 _CIFAR100: dict[str, Any] = {
     **_CIFAR10,
     "data.normalization": "cifar100",
-    "pretrain.epochs": 60,
     "relabel.epochs": 400,
     "relabel.batch_size": 50,
     "evaluate.val_every": 40,

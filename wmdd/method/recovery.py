@@ -88,11 +88,9 @@ def optimise(
         yield step, terms.detach()
 
 
-def _work(section: RecoverConfig, targets: list[Target], images: Tensor) -> tuple[int, int]:
-    """Return the pixels that all the steps compute, also if only some are run now: of the tensor batch, of a class."""
-    pixels, class_images = section.iterations * images[0, 0].numel(), targets[0].num_class_images
-    count = len(images) * section.tiles**2
-    return pixels * count, pixels * (count // len(targets) if class_images is None else class_images)
+def _work(section: RecoverConfig, images: Tensor) -> tuple[int, int]:
+    """Return the pixels that all the steps compute, also if only some are run now, and the number of all steps."""
+    return section.iterations * len(images) * section.tiles**2 * images[0, 0].numel(), section.iterations
 
 
 def record_every(steps: int) -> int:
@@ -188,7 +186,7 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(section, target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
-    samples, work = _draw_samples(section, targets, runtime), _work(section, targets, state.images)
+    samples, work = _draw_samples(section, targets, runtime), _work(section, state.images)
     runtime = runtime.uncompiled(section.uncompiled)
     if runtime.compiles_recovery(*work):
         yield Progress(span.start, section.iterations, COMPILING)

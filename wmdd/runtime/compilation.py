@@ -17,12 +17,12 @@ from wmdd.errors import ConfigError
 logger = logging.getLogger(__name__)
 MAX_COMPILATIONS = 1000
 
-# From where on `runtime.compile` auto compiles on a GPU, where nobody has measured it: recovery of classes of as many
-# pixels as 2,000 steps of 25 images of 224 px have; networks that train or label for many steps. A process compiles for
-# 10 to 60 s for each size of batch. With few images per class, recovery takes no longer than that on each of many GPUs.
-# A tensor batch has about a hundred images whatever the images per class, so the images of a class are counted. On CPUs
-# `CPU_RECOVERY_PIXELS` decides on recovery; a step of training is hardly shorter afterwards.
-GPU_RECOVERY_PIXELS = 25 * 10**8
+# From where on `runtime.compile` auto compiles on a GPU. A step of recovery waits for the host, which launches a
+# thousand small kernels, so its size hardly matters: on an H200 compilation saved 15 ms of 22 (100 images, 224 px) and
+# 17 of 24 (32 px), and took 22 to 29 s, 12 where another process had compiled the same code (benchmarks/results).
+# From where on it pays for networks that train or label has not been measured. On CPUs `CPU_RECOVERY_PIXELS` decides
+# on recovery; a step of training is hardly shorter afterwards.
+GPU_RECOVERY_STEPS = 1500
 NETWORKS_FROM = 20_000
 NEVER = 2**63
 
@@ -33,7 +33,7 @@ class Compilation:
 
     Args:
         recovery_from: recovery of at least this number of pixels: steps x images of a tensor batch x height x width.
-        by_class: count all images of one class instead, whatever the tensor batches.
+        by_steps: count the steps alone, whatever their images.
         networks_from: networks that train for at least this number of steps, or label as many batches.
         graphs: launch a compiled function's kernels as one CUDA graph.
         required: whether a function that cannot be compiled is an error; otherwise it runs uncompiled.
@@ -42,7 +42,7 @@ class Compilation:
 
     recovery_from: int
     networks_from: int
-    by_class: bool = False
+    by_steps: bool = False
     graphs: bool = False
     required: bool = False
     reason: str = "set by runtime.compile"
@@ -58,7 +58,7 @@ class Compilation:
             return OFF
         if setting == "auto" and device.type == "cuda":
             reason = "auto: on a GPU, what outlasts compilation"
-            return Compilation(GPU_RECOVERY_PIXELS, NETWORKS_FROM, by_class=True, reason=reason)
+            return Compilation(GPU_RECOVERY_STEPS, NETWORKS_FROM, by_steps=True, reason=reason)
         if setting == "auto":
             return Compilation(CPU_RECOVERY_PIXELS, NEVER, reason="auto: on a CPU, recovery that outlasts compilation")
         if setting == "graphs" and device.type != "cuda":
@@ -115,8 +115,8 @@ class Compilation:
         if not self.recovery_from:
             return "all" + ", as CUDA graphs" * self.graphs, self.reason
         networks = "" if self.networks_from == NEVER else f", networks that take {self.networks_from:,} steps or more"
-        of_class = " of each class" * self.by_class
-        return f"recovery of {self.recovery_from:,} pixels or more{of_class} in all steps{networks}", self.reason
+        unit = "steps or more" if self.by_steps else "pixels or more in all steps"
+        return f"recovery of {self.recovery_from:,} {unit}{networks}", self.reason
 
 
 OFF, ON = Compilation(NEVER, NEVER), Compilation(0, 0, required=True)

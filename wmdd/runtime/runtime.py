@@ -189,13 +189,14 @@ class Runtime:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             yield
 
-    def compiles_recovery(self, pixels: int, class_pixels: int) -> bool:
+    def compiles_recovery(self, pixels: int, steps: int) -> bool:
         """Whether recovery is compiled.
 
         Args:
-            pixels, class_pixels: of a tensor batch and of all images of one class, each counted in every step.
+            pixels: of the images of a tensor batch, counted in every step.
+            steps: number of steps.
         """
-        counted = class_pixels if self.compilation.by_class else pixels
+        counted = steps if self.compilation.by_steps else pixels
         return counted >= self.compilation.recovery_from and not compiler_failure(self.device)
 
     def uncompiled(self, reason: str) -> Runtime:
@@ -203,9 +204,9 @@ class Runtime:
         off = dataclasses.replace(OFF, reason=reason)
         return dataclasses.replace(self, compilation=off) if reason else self
 
-    def recovery(self, function: Callable[..., Any], pixels: int, class_pixels: int) -> Callable[..., Any]:
+    def recovery(self, function: Callable[..., Any], pixels: int, steps: int) -> Callable[..., Any]:
         """Return what computes a step of recovery: the function, compiled if `compiles_recovery` of the same work."""
-        if not self.compiles_recovery(pixels, class_pixels):
+        if not self.compiles_recovery(pixels, steps):
             return function
         return self.compilation.compiled(function, self.device, deterministic=self.deterministic)
 
