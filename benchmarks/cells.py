@@ -25,13 +25,22 @@ class Cell:
 # At weight 100 the gradient of transport is between a half of and twice that of the recipes' term (digits, measured).
 _TRANSPORT = {"recover.feature_loss": "transport", "recover.feature_weight": 100.0}
 
+_BARE = {"recover.feature_weight": 0.0}
+_BARE_EASIEST = {"recover.init": "easiest", **_BARE}
+
 # Those that say most come first: a call that is interrupted leaves the best table.
 CELLS = (
     Cell("recipe", "the recipe"),
-    Cell("no-features", "no Wasserstein term", {"recover.feature_weight": 0.0}),
+    Cell("no-features", "no Wasserstein term", _BARE),
     Cell("tiles", "four tiles in each image, an atom for each", {"recover.tiles": 2}),
     Cell("easiest-start", "start from the real images of the least loss", {"recover.init": "easiest"}),
     Cell("easiest-tiles", "the same, four tiles in each image", {"recover.init": "easiest", "recover.tiles": 2}),
+    Cell("bare-tiles", "four tiles and no Wasserstein term", {"recover.tiles": 2, **_BARE}),
+    Cell("bare-tiles-16", "sixteen tiles and no Wasserstein term", {"recover.tiles": 4, **_BARE}),
+    Cell("bare-easiest", "easiest start and no Wasserstein term", _BARE_EASIEST),
+    Cell("bare-easiest-tiles", "the same, four tiles in each image", {**_BARE_EASIEST, "recover.tiles": 2}),
+    Cell("bare-steps-1000", "1,000 steps and no Wasserstein term", {"recover.iterations": 1000, **_BARE}),
+    Cell("bare-half-global", "half of all classes and no Wasserstein term", {"recover.bn_global_share": 0.5, **_BARE}),
     Cell("random-start", "start from random real images", {"recover.init": "random"}),
     Cell("noise", "start from noise", {"recover.init": "noise"}),
     Cell("steps-100", "100 steps", {"recover.iterations": 100}),
