@@ -1,7 +1,7 @@
 """What is each option of the images worth? One is changed at a time, and students are trained on the images.
 
     python -m benchmarks.ablation --data CIFAR10                       # every cell of cifar10-quick
-    python -m benchmarks.ablation --data CIFAR10 --only recipe,noise   # some
+    python -m benchmarks.ablation --data CIFAR10 --only reference,noise   # some
     python -m benchmarks.ablation --data CIFAR10 --ipc 1 --page ""     # at another size, without a page
 
 All cells share one store (``--work``), so a call that was interrupted goes on, and one with more cells computes only
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import CELLS, Cell
+from benchmarks.cells import CELLS, REFERENCE, Cell
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from wmdd.commands.distill import distill
@@ -44,7 +44,7 @@ def config_of(args: argparse.Namespace, cell: Cell) -> DistillConfig:
     base |= {"evaluate.baselines": BASELINES}
     base |= {"data.path": args.data} if args.data else {}
     base |= {"ipc": args.ipc} if args.ipc else {}
-    return override(recipe(args.recipe), base | dict(cell.options))
+    return override(recipe(args.recipe), base | REFERENCE | dict(cell.options))
 
 
 def measure(args: argparse.Namespace, cell: Cell) -> Line:
@@ -79,9 +79,9 @@ def latest(lines: Iterable[str], recipe_name: str) -> dict[tuple[int, str], Line
 
 
 def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
-    """Return the table of all cells of one size in Markdown: scores, and the difference to the unchanged recipe."""
+    """Return the table of all cells of one size in Markdown: scores, and the difference to the reference."""
     cells = [cell for cell in CELLS if (ipc, cell.name) in lines]
-    first = lines.get((ipc, "recipe"))
+    first = lines.get((ipc, "reference"))
     rows = []
     for cell in cells:
         line = lines[ipc, cell.name]
@@ -91,11 +91,18 @@ def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
             change = f"{100 * (top1['top1_last_mean'] - before['distilled']['top1_last_mean']):+.1f}" if before else ""
             shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
             of = "" if len(line["students"]) == 1 else f" ({student})"
+            of += " (**the recipe**)" if _is_recipe(line["recipe"], ipc, cell) else ""
             options = ", ".join(f"`{name} {_plain(value)}`" for name, value in cell.options.items())
             seconds = f"{line['seconds'].get('recover', 0):.0f}"
             rows.append([cell.about + of, options, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds])
     head = ["change", "options", "top-1", "difference", "gain over the best baseline", "recovery, s"]
     return markdown_table(head, rows)
+
+
+def _is_recipe(name: str, ipc: int, cell: Cell) -> bool:
+    """Whether a cell is what the recipe does at this number of images per class."""
+    config = override(recipe(name), {"ipc": ipc})
+    return override(config, REFERENCE | dict(cell.options)) == config.settled()
 
 
 def _plain(value: Any) -> str:

@@ -10,7 +10,6 @@ import pytest
 from benchmarks import ablation
 from benchmarks.ablation import config_of, latest, table, write_page
 from benchmarks.cells import CELLS
-from wmdd.config.recipes import recipe
 from wmdd.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -30,10 +29,16 @@ def line(cell, top1, ipc=10, over="random", of="cifar10-quick"):
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_every_cell_changes_the_recipe(cell):
+def test_every_cell_changes_the_reference(cell):
     plain = config_of(Words, CELLS[0])
-    assert (config_of(Words, cell) == plain) == (cell.name == "recipe")
-    assert plain.recover == recipe("cifar10-quick").recover
+    assert (config_of(Words, cell) == plain) == (cell.name == "reference")
+
+
+@pytest.mark.parametrize(("ipc", "cell"), [(10, "no-features"), (1, "bare-tiles")])
+def test_recipe_is_one_of_the_cells(ipc, cell):
+    rows = table({(ipc, item.name): line(item.name, 0.6, ipc) for item in CELLS}, ipc).splitlines()[2:]
+    marked = [item.name for item, row in zip(CELLS, rows, strict=True) if "(**the recipe**)" in row]
+    assert marked == [cell]
 
 
 def test_names_of_cells_differ():
@@ -43,39 +48,39 @@ def test_names_of_cells_differ():
 def test_table_has_the_last_line_of_each_cell_and_its_difference():
     lines = [
         line("noise", 0.4),
-        line("recipe", 0.6),
+        line("reference", 0.6),
         line("noise", 0.45),
         line("noise", 0.9, of="digits"),
         line("tiles", 0.7, 1),
     ]
     kept = latest(map(json.dumps, lines), "cifar10-quick")
-    assert set(kept) == {(10, "noise"), (10, "recipe"), (1, "tiles")}
+    assert set(kept) == {(10, "noise"), (10, "reference"), (1, "tiles")}
     rows = table(kept, 10).splitlines()[2:]
-    assert rows[0] == "| the recipe |  | 60.0 ± 1.0 |  | +10.0 ± 0.5 (random) | 12 |"
+    assert rows[0] == "| start nearest to the atoms, all three terms |  | 60.0 ± 1.0 |  | +10.0 ± 0.5 (random) | 12 |"
     assert rows[1] == "| start from noise | `recover.init noise` | 45.0 ± 1.0 | -15.0 | -5.0 ± 0.5 (random) | 12 |"
     assert len(rows) == 2
-    # No difference to a recipe that was not measured at this size.
+    # No difference to a reference that was not measured at this size.
     assert "| 70.0 ± 1.0 |  |" in table(kept, 1)
 
 
 def test_page_keeps_what_is_around_the_tables(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- ablation cifar10-quick 10 -->\nold\n<!-- end -->\nafter\n")
-    lines = {(10, "recipe"): line("recipe", 0.6)}
+    lines = {(10, "reference"): line("reference", 0.6)}
     write_page(page, lines, "cifar10-quick")
     text = page.read_text()
     assert text.startswith("before\n<!-- ablation cifar10-quick 10 -->\n| change |")
     assert text.endswith("|\n<!-- end -->\nafter\n")
     assert "old" not in text
     with pytest.raises(ConfigError, match="ablation cifar10-quick 1 "):
-        write_page(page, {(1, "recipe"): line("recipe", 0.6, 1)}, "cifar10-quick")
+        write_page(page, {(1, "reference"): line("reference", 0.6, 1)}, "cifar10-quick")
 
 
 def test_unknown_cell_is_refused():
-    words = ["-m", "benchmarks.ablation", "--only", "recipe,nothing"]
+    words = ["-m", "benchmarks.ablation", "--only", "reference,nothing"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("--only nothing: there is no such cell; choose from recipe,")
+    assert done.stderr.startswith("--only nothing: there is no such cell; choose from reference,")
 
 
 MARKED = "<!-- ablation digits 10 -->\nold\n<!-- end -->\n"
@@ -87,7 +92,7 @@ MARKED = "<!-- ablation digits 10 -->\nold\n<!-- end -->\n"
         (None, (), "cannot be read (No such file or directory); give a page with marks"),
         ("no mark", (), 'has no "<!-- ablation digits 10 -->"'),
         ("<!-- ablation digits 10 -->\n", (), 'has no "<!-- ablation digits 10 -->" and "<!-- end -->"'),
-        (MARKED, (line("recipe", 0.6, 2, of="digits"),), 'has no "<!-- ablation digits 2 -->"'),
+        (MARKED, (line("reference", 0.6, 2, of="digits"),), 'has no "<!-- ablation digits 2 -->"'),
     ],
     ids=["missing", "no mark", "no end", "no mark of a size measured before"],
 )
@@ -100,7 +105,7 @@ def test_wrong_page_is_refused_before_a_cell_is_computed(tmp_path, monkeypatch, 
         out.parent.mkdir()
         out.write_text("".join(f"{json.dumps(item)}\n" for item in kept))
     before = out.read_text() if kept else None
-    words = ["--recipe", "digits", "--ipc", "10", "--only", "recipe", "--page", str(page), "--out", str(out)]
+    words = ["--recipe", "digits", "--ipc", "10", "--only", "reference", "--page", str(page), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["ablation", *words])
     assert ablation.main() == 2
     err = capsys.readouterr().err
@@ -111,13 +116,13 @@ def test_wrong_page_is_refused_before_a_cell_is_computed(tmp_path, monkeypatch, 
 
 @pytest.mark.slow
 def test_cells_of_digits_are_measured_and_found_again(tmp_path):
-    words = ["-m", "benchmarks.ablation", "--recipe", "digits", "--only", "recipe,tiles", "--students", "1"]
+    words = ["-m", "benchmarks.ablation", "--recipe", "digits", "--only", "reference,tiles", "--students", "1"]
     words += ["--executor", "local", "--page", "", "--work", str(tmp_path), "--out", str(tmp_path / "lines.jsonl")]
     for _ in range(2):
         done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     lines = [json.loads(text) for text in (tmp_path / "lines.jsonl").read_text().splitlines()]
-    assert [item["cell"] for item in lines] == ["recipe", "tiles"] * 2
+    assert [item["cell"] for item in lines] == ["reference", "tiles"] * 2
     scores = [item["students"]["convnet3_w64"] for item in lines]
     assert scores[:2] == scores[2:]
     # Equal students on the equal images that cost nothing.

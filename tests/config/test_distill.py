@@ -81,3 +81,23 @@ def test_paths_of_a_configuration_know_the_home(monkeypatch):
 def test_every_section_is_part_of_the_configuration():
     own = {kind for kind in vars(configuration).values() if isinstance(kind, type) and issubclass(kind, Section)}
     assert own - {Section, DistillConfig} == {DistillConfig.model_fields[name].annotation for name in section_names()}
+
+
+SETTLED = {
+    "one image per class": ({"ipc": 1}, 2),
+    "two": ({"ipc": 2}, 1),
+    "an odd size": ({"ipc": 1, "data.image_size": 33}, 1),
+    "learned masses": ({"ipc": 1, "barycenter.mass": "learned"}, 1),
+    "statistics of all classes": ({"ipc": 1, "recover.bn_target": "global"}, 1),
+    "a temperature that falls": ({"ipc": 1, "evaluate.temperature_decay": 0.9}, 1),
+}
+
+
+@pytest.mark.parametrize("case", SETTLED)
+def test_tiles_follow_from_the_images_per_class_where_they_fit(case):
+    changes, tiles = SETTLED[case]
+    config = override(DistillConfig(), {**changes, "recover.tiles": 0})
+    assert (config.tiles, config.settled().recover.tiles, config.atoms) == (tiles, tiles, config.ipc * tiles**2)
+    assert config.settled() == override(config, {"recover.tiles": tiles})
+    given = override(config, {"recover.tiles": 1})
+    assert given.settled() is given

@@ -223,9 +223,9 @@ def _check(config: DistillConfig) -> None:
         if value not in values:
             given, allowed = str(value).lower(), " or ".join(str(one).lower() for one in values)
             raise ConfigError(f"{option}={given}: ddranking has no setting for it; export a run of {allowed}")
-    if config.recover.tiles > 1 and config.method not in SELECTING:
+    if config.tiles > 1 and config.method not in SELECTING:
         raise ConfigError(
-            f"recover.tiles={config.recover.tiles}: ddranking would train on each tile as an image, against as many "
+            f"recover.tiles={config.tiles}: ddranking would train on each tile as an image, against as many "
             "random ones; export a run of 1"
         )
     student = config.evaluate

@@ -20,6 +20,8 @@ from wmdd.text import did_you_mean
 
 STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 
+TILES_UP_TO_IPC = 1  # of `recover.tiles` 0: docs/accuracy.md
+
 
 class DistillConfig(Section):
     """Everything that decides a run: a few options, and a section for each stage.
@@ -44,7 +46,21 @@ class DistillConfig(Section):
     @property
     def atoms(self) -> int:
         """Atoms of a class's barycenter: one for each distilled image, or for each of its tiles."""
-        return self.ipc * self.recover.tiles**2
+        return self.ipc * self.tiles**2
+
+    @property
+    def tiles(self) -> int:
+        """Tiles on each side of an image: those of the option, or two for few images per class where they fit."""
+        section = self.recover
+        fits = self.data.image_size % 2 == 0 and section.bn_target == "class" and self.barycenter.mass == "uniform"
+        falls = self.evaluate.temperature_decay < 1  # by epochs, of which images with tiles have fewer
+        return section.tiles or (2 if self.ipc <= TILES_UP_TO_IPC and fits and not falls else 1)
+
+    def settled(self) -> DistillConfig:
+        """Return it with a number for each option that follows from others; itself if none does."""
+        if self.recover.tiles:
+            return self
+        return self.model_copy(update={"recover": self.recover.model_copy(update={"tiles": self.tiles})})
 
     @classmethod
     def option(cls, name: str) -> str:

@@ -81,7 +81,7 @@ class RecoverConfig(Section):
     tv_weight: NonNegative = option(0.0, "of the total-variation prior")
     l2_weight: NonNegative = option(0.0, "of the L2 prior")
     tiles: int = option(
-        1, "each image holds tiles x tiles smaller ones, enlarged for the networks (1: it is one image)", ge=1, le=8
+        1, "smaller images on each side of an image, which networks see enlarged (0: 2 at ipc 1, else 1)", ge=0, le=8
     )
     curriculum: Literal["none", "step", "linear", "cosine"] = option(
         "none", "views begin with whole images, and the least area falls to crop_scale's (CDA)"

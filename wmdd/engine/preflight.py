@@ -35,7 +35,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     _check_tiles(config, index)
-    if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.recover.tiles > 1):
+    if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.tiles > 1):
         raise ConfigError(
             f"evaluate.temperature_decay={config.evaluate.temperature_decay:g}: falls by epochs, of which larger sets "
             "have fewer; leave evaluate.worth empty and recover.tiles at 1, or set it to 1"
@@ -90,7 +90,7 @@ def _check_draws_nothing(student: str, num_classes: int, image_size: int, worker
 
 def _check_tiles(config: DistillConfig, index: DatasetIndex) -> None:
     """Refuse tiles that do not fill an image, or that have no real image for each atom."""
-    tiles, size = config.recover.tiles, config.data.image_size
+    tiles, size = config.tiles, config.data.image_size
     if tiles == 1 or config.method in SELECTING:
         return
     if size % tiles:

@@ -101,7 +101,7 @@ def _write_labels(folder: Folder, plan: Plan, store: ArtifactStore) -> None:
         "relabel": labels_of(plan).model_dump(mode="json"),
         "image_size": plan.config.data.image_size,
         "normalization": plan.config.data.normalization,
-        "tiles": plan.config.recover.tiles if plan.refs("recover") else 1,
+        "tiles": plan.config.tiles if plan.refs("recover") else 1,
         "logits": "float16, before softmax; rows by (epoch, batch), image = row of images/ in file order, or its tile",
     }
     folder.write("labels/manifest.json", json.dumps(manifest, indent=1).encode())

@@ -58,7 +58,7 @@ def collect_metrics(plan: Plan, store: ArtifactStore) -> dict[str, Any]:
         "method": plan.config.method,
         "seed": plan.config.seed,
         "ipc": plan.config.ipc,
-        "tiles": 1 if plan.config.method in SELECTING else plan.config.recover.tiles,
+        "tiles": 1 if plan.config.method in SELECTING else plan.config.tiles,
         "classes": len(plan.index.class_names),
         "train_images": len(plan.index.train),
         "validation_images": len(plan.index.val),

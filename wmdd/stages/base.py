@@ -101,7 +101,7 @@ class Stage:
 
     def section_of(self, config: DistillConfig) -> Section:
         """Return the section that it reads; one without options if it reads none."""
-        section: Section = getattr(config, self.section) if self.section else Section()
+        section: Section = getattr(config.settled(), self.section) if self.section else Section()
         return section
 
     def run(self, section: Section, units: list[Unit[Any]], seeds: SeedTree, runtime: Runtime) -> Iterator[Yielded]:

@@ -43,7 +43,7 @@ def _sizes(config: DistillConfig, selections: list[str]) -> dict[str, int]:
     """
     sizes = {"": config.ipc} if "nearest" in selections else {}
     if config.method not in SELECTING:
-        sizes["" if config.recover.tiles == 1 else TILES] = config.atoms
+        sizes["" if config.tiles == 1 else TILES] = config.atoms
     return sizes
 
 
