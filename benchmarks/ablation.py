@@ -41,7 +41,7 @@ Line = dict[str, Any]
 def config_of(args: argparse.Namespace, cell: Cell) -> DistillConfig:
     """Return the configuration of a cell."""
     base: dict[str, Any] = {"evaluate.num_students": args.students, "evaluate.full_data": False}
-    base |= {"evaluate.baselines": BASELINES}
+    base |= {"evaluate.baselines": args.baselines}
     base |= {"data.path": args.data} if args.data else {}
     base |= {"ipc": args.ipc} if args.ipc else {}
     return override(recipe(args.recipe), base | REFERENCE | dict(cell.options))
@@ -187,6 +187,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="real images of a recipe that brings none")
     parser.add_argument("--ipc", type=int, help="images per class (default: the recipe's)")
     parser.add_argument("--students", type=int, default=3, help="students of each cell and baseline (3)")
+    parser.add_argument("--baselines", default=BASELINES, metavar="NAME,...", help=f"of {','.join(BASELINES)} (all)")
     parser.add_argument("--only", metavar="NAME,...", help=f"cells of {','.join(cell.name for cell in CELLS)}")
     parser.add_argument("--executor", default="ray", choices=("ray", "local"))
     parser.add_argument("--work", default=str(WORK), help="folder of runs and their store, kept (build/ablation)")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 class Words:
     """What the command line names."""
 
-    recipe, data, ipc, students = "cifar10-quick", None, None, 3
+    recipe, data, ipc, students, baselines = "cifar10-quick", None, None, 3, "random,easiest"
 
 
 def line(cell, top1, ipc=10, over="random", of="cifar10-quick"):
