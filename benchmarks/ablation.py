@@ -88,7 +88,7 @@ def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
         for student, scores in line["students"].items():
             top1, gain = scores["distilled"], scores["gain"]
             before = first["students"].get(student) if first and first is not line else None
-            change = f"{100 * (top1['top1_last_mean'] - before['distilled']['top1_last_mean']):+.1f}" if before else ""
+            change = _points(top1["top1_last_mean"] - before["distilled"]["top1_last_mean"]) if before else ""
             shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
             of = "" if len(line["students"]) == 1 else f" ({student})"
             of += " (**the recipe**)" if _is_recipe(line["recipe"], ipc, cell) else ""
@@ -103,6 +103,10 @@ def _is_recipe(name: str, ipc: int, cell: Cell) -> bool:
     """Whether a cell is what the recipe does at this number of images per class."""
     config = override(recipe(name), {"ipc": ipc})
     return override(config, REFERENCE | dict(cell.options)) == config.settled()
+
+
+def _points(difference: float) -> str:
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # no -0.0
 
 
 def _plain(value: Any) -> str:
