@@ -187,7 +187,7 @@ INEXPRESSIBLE = {
 def test_ddranking_gets_no_run_that_it_would_train_otherwise(tmp_path, option, others):
     run = write_run(tmp_path / "run", [str(number) for number in range(10)])
     name, value = option.split("=")
-    config = override(recipe("cifar10"), {name: value, **others})
+    config = override(recipe("cifar10"), {"evaluate.optimizer": "adamw", name: value, **others})
     (tmp_path / "run/config.yaml").write_text(to_yaml(config))
     with pytest.raises(ConfigError, match=rf"^{re.escape(option)}: ddranking .*; export a run of ") as caught:
         export(run, "ddranking")
@@ -195,7 +195,10 @@ def test_ddranking_gets_no_run_that_it_would_train_otherwise(tmp_path, option, o
     assert not (tmp_path / "run/export-ddranking").exists()
 
 
-@each_of("changes", [{}, {"evaluate.optimizer": "sgd"}, {"method": "random", "recover.tiles": 2}])
+_ADAMW = {"evaluate.optimizer": "adamw"}
+
+
+@each_of("changes", [_ADAMW, {"evaluate.optimizer": "sgd"}, {"method": "random", "recover.tiles": 2, **_ADAMW}])
 def test_only_what_ddranking_cannot_train_is_refused(tmp_path, changes):
     run = write_run(tmp_path / "run", [str(number) for number in range(10)])
     (tmp_path / "run/config.yaml").write_text(to_yaml(override(recipe("cifar10"), changes)))

@@ -96,6 +96,11 @@ class DatasetIndex:
     bits: int | None = None  # that grey images of more than 8 bits use; None for all that their files have
     notes: tuple[str, ...] = ()  # about how the set was read; stored are only those about labels
 
+    @functools.cached_property
+    def smallest_class(self) -> int:
+        """Training images of the class that has fewest."""
+        return int(np.bincount(self.train.label, minlength=len(self.class_names)).min())
+
     def split(self, name: str) -> Split:
         """Return the ``train`` or ``val`` split."""
         return self.train if name == "train" else self.val

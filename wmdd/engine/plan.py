@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wmdd.config.distill import DistillConfig
+from wmdd.config.distill import DistillConfig, override
 from wmdd.config.fidelity import WHOLE, Fidelity
 from wmdd.data.index import DatasetIndex
 from wmdd.data.load_index import load_index
@@ -33,11 +33,18 @@ def make_plan(
     )
     plan = plan_from(config, index, ref)
     if absent := store.absent(ref for stage in plan.tasks for ref in plan.refs(stage)):
-        check(config, index)
+        check(plan.config, index)
         if absent & set(plan.refs("pretrain")):
             check_weights(config, len(index.class_names))
         store.check_writable()
     return plan
+
+
+def _fitting(config: DistillConfig, index: DatasetIndex) -> DistillConfig:
+    """Return it with whole images if tiles follow from other options, and a class has too few images to start from."""
+    if config.recover.tiles or config.atoms <= index.smallest_class:
+        return config
+    return override(config, {"recover.tiles": 1})
 
 
 def plan_from(
@@ -49,7 +56,7 @@ def plan_from(
         level: how much of the run is done; its recovery goes on from the snapshot of a lower level that was run.
         weights: digest of the teacher's file, if it is known already: the file may be gone.
     """
-    config = level.apply(config)
+    config = _fitting(level.apply(config), index)
     source = config.pretrain.checkpoint
     digest = weights or (_digest(source) if source and is_file(source) else None)
     planner = Planner(config, index, ref, level, digest)

@@ -97,11 +97,10 @@ def _check_tiles(config: DistillConfig, index: DatasetIndex) -> None:
         raise ConfigError(f"recover.tiles={tiles}: does not divide data.image_size={size}; choose a divisor")
     if config.barycenter.mass == "learned":
         raise ConfigError(f"recover.tiles={tiles}: the tiles of an image have one mass; set barycenter.mass to uniform")
-    smallest = min(len(index.train.of_class(class_id)) for class_id in range(len(index.class_names)))
-    if config.atoms > smallest:
+    if config.atoms > index.smallest_class:
         raise ConfigError(
-            f"recover.tiles={tiles}: needs {config.atoms} real images of each class, and the smallest has {smallest}; "
-            "lower recover.tiles or ipc"
+            f"recover.tiles={tiles}: needs {config.atoms} real images of each class, and the smallest has "
+            f"{index.smallest_class}; lower recover.tiles or ipc"
         )
 
 
