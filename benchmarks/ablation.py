@@ -1,4 +1,4 @@
-"""What is each option of the images worth? One is changed at a time, and students are trained on the images.
+"""What is each option of the images worth? Options of a reference are changed, and students trained on the images.
 
     python -m benchmarks.ablation --data CIFAR10                       # every cell of cifar10-quick
     python -m benchmarks.ablation --data CIFAR10 --only reference,noise   # some
@@ -62,6 +62,7 @@ def measure(args: argparse.Namespace, cell: Cell) -> Line:
         "cell": cell.name,
         "ipc": config.ipc,
         "options": dict(cell.options),
+        "baselines": list(config.evaluate.baselines),
         "steps": metrics["training"]["steps"],
         "validation": metrics["validation_digest"],
         "teacher": metrics["teacher"],

@@ -88,7 +88,7 @@ def check_space(config: DistillConfig, tune: TuneConfig) -> dict[str, Domain]:
 def search_config(config: DistillConfig, tune: TuneConfig) -> DistillConfig:
     """Return what the trials share: training images without the search split, and students scored on that split."""
     return override(
-        config,
+        config.settled(),  # no field that is searched decides the tiles, and with them the barycenters
         {
             "data.holdout": tune.holdout,
             "evaluate.num_students": tune.num_students,

@@ -59,6 +59,8 @@ def test_table_has_the_last_line_of_each_cell_and_its_difference():
     assert rows[0] == "| start nearest to the atoms, all three terms |  | 60.0 ± 1.0 |  | +10.0 ± 0.5 (random) | 12 |"
     assert rows[1] == "| start from noise | `recover.init noise` | 45.0 ± 1.0 | -15.0 | -5.0 ± 0.5 (random) | 12 |"
     assert len(rows) == 2
+    kept[10, "noise"] = line("noise", 0.5998)
+    assert "| +0.0 |" in table(kept, 10)
     # No difference to a reference that was not measured at this size.
     assert "| 70.0 ± 1.0 |  |" in table(kept, 1)
 

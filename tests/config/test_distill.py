@@ -89,7 +89,6 @@ SETTLED = {
     "an odd size": ({"ipc": 1, "data.image_size": 33}, 1),
     "learned masses": ({"ipc": 1, "barycenter.mass": "learned"}, 1),
     "statistics of all classes": ({"ipc": 1, "recover.bn_target": "global"}, 1),
-    "a temperature that falls": ({"ipc": 1, "evaluate.temperature_decay": 0.9}, 1),
 }
 
 

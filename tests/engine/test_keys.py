@@ -18,6 +18,7 @@ from wmdd.config.recipes import recipe
 from wmdd.config.recovery import RecoverConfig
 from wmdd.data.geometry import Geometry
 from wmdd.engine.plan import make_plan
+from wmdd.engine.run_names import contrast
 from wmdd.stages import STAGES as DEFINED
 from wmdd.stages.planning import UNKEYED, params_for_key
 from wmdd.storage.store import ArtifactStore
@@ -140,6 +141,13 @@ def test_option_changes_its_stage_and_what_follows(option, store):
     before, after = keys(base, store), keys(override(base, {option: another(option)}), store)
     changed = tuple(stage for stage in STAGES if before[stage] != after[stage])
     assert changed == BY_OPTION.get(option, BY_SECTION[option.split(".")[0]])
+
+
+@pytest.mark.parametrize(("ipc", "tiles"), [(1, 2), (2, 1)])
+def test_tiles_that_follow_from_the_images_per_class_have_the_keys_of_their_number(ipc, tiles, store):
+    follows, given = (override(BASE, {"ipc": ipc, "recover.tiles": value}) for value in (0, tiles))
+    assert keys(follows, store) == keys(given, store)
+    assert contrast(follows, given) == ""
 
 
 def defaults():

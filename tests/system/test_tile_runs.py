@@ -63,6 +63,10 @@ def test_what_tiles_cannot_be_is_refused(tmp_path):
         (("--recover.tiles", "3"), "recover.tiles=3: does not divide data.image_size=16"),
         ((*TILES, "--barycenter.mass", "learned"), "recover.tiles=2: the tiles of an image have one mass"),
         ((*TILES, "--ipc", "60"), "recover.tiles=2: needs 240 real images of each class"),
+        (
+            ("--recover.feature_loss", "squared", "--recover.feature_weight", "0"),
+            "recover.feature_loss=squared: is left out by recover.feature_weight=0; set that to",
+        ),
         ((*TILES, "--evaluate.temperature_decay", "0.5"), "evaluate.temperature_decay=0.5: falls by epochs"),
     ):
         result = distill(tmp_path, *options, begin=call)

@@ -132,7 +132,8 @@ def test_values_of_several_kinds_share_a_column():
 
 def test_trials_share_a_set_without_the_search_split():
     given = override(recipe("cifar10"), {"evaluate.worth": (1, 5)})
-    config = search_config(given, TuneConfig(holdout=0.2, num_students=3))
+    config = search_config(override(given, {"ipc": 1, "recover.tiles": 0}), TuneConfig(holdout=0.2, num_students=3))
+    assert config.recover.tiles == 2  # also for trials whose options would have none, as they share the barycenters
     assert config.data.holdout == 0.2
     assert config.evaluate.worth == ()
     assert (config.evaluate.num_students, config.evaluate.baselines, config.evaluate.full_data) == (3, (), False)

@@ -20,7 +20,7 @@ from wmdd.text import did_you_mean
 
 STAGE_NAMES = ("pretrain", "statistics", "barycenter", "recover", "select", "relabel", "evaluate")
 
-TILES_UP_TO_IPC = 1  # of `recover.tiles` 0: docs/accuracy.md
+TILES_UP_TO_IPC = 1  # largest ipc at which `recover.tiles` 0 means 2, as docs/accuracy.md measures it
 
 
 class DistillConfig(Section):
@@ -50,14 +50,15 @@ class DistillConfig(Section):
 
     @property
     def tiles(self) -> int:
-        """Tiles on each side of an image: those of the option, or two for few images per class where they fit."""
+        """Tiles on each side of an image: those of the option, or for its 0 two at 1 per class where they fit."""
         section = self.recover
-        fits = self.data.image_size % 2 == 0 and section.bn_target == "class" and self.barycenter.mass == "uniform"
-        falls = self.evaluate.temperature_decay < 1  # by epochs, of which images with tiles have fewer
-        return section.tiles or (2 if self.ipc <= TILES_UP_TO_IPC and fits and not falls else 1)
+        have_class = section.bn_target == "class" and self.barycenter.mass == "uniform"
+        return section.tiles or (
+            2 if self.ipc <= TILES_UP_TO_IPC and have_class and not self.data.image_size % 2 else 1
+        )
 
     def settled(self) -> DistillConfig:
-        """Return it with a number for each option that follows from others; itself if none does."""
+        """Return it with the tiles as a number; itself if the option is one."""
         if self.recover.tiles:
             return self
         return self.model_copy(update={"recover": self.recover.model_copy(update={"tiles": self.tiles})})

@@ -22,7 +22,7 @@ _CLASSIFY: dict[str, Any] = {
 }
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "wmdd": ("barycenter features and per-class batch-norm statistics, with a cross-entropy term as released", {}),
+    "wmdd": ("barycenter features (unless a recipe sets their weight to 0), class statistics, cross-entropy", {}),
     "wmdd-paper-loss": (
         "the loss as the paper writes it: squared distances, no cross-entropy (Liu et al., 2025)",
         {"recover.feature_loss": "squared", "recover.feature_weight": 1.0, "recover.ce_weight": 0.0},

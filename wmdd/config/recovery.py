@@ -81,7 +81,10 @@ class RecoverConfig(Section):
     tv_weight: NonNegative = option(0.0, "of the total-variation prior")
     l2_weight: NonNegative = option(0.0, "of the L2 prior")
     tiles: int = option(
-        1, "smaller images on each side of an image, which networks see enlarged (0: 2 at ipc 1, else 1)", ge=0, le=8
+        1,
+        "smaller images on each side of an image, which networks see enlarged (0: 2 at ipc 1, if they fit)",
+        ge=0,
+        le=8,
     )
     curriculum: Literal["none", "step", "linear", "cosine"] = option(
         "none", "views begin with whole images, and the least area falls to crop_scale's (CDA)"
@@ -91,7 +94,8 @@ class RecoverConfig(Section):
     @property
     def uncompiled(self) -> str:
         """Why recovery is never compiled, if it is not."""
-        return "recover.feature_loss=transport: POT finds plans on the CPU" if self.feature_loss == "transport" else ""
+        has_transport = self.feature_loss == "transport" and self.feature_weight > 0
+        return "recover.feature_loss=transport: POT finds plans on the CPU" if has_transport else ""
 
     @field_validator("tiles")
     @classmethod

@@ -1,7 +1,7 @@
 """What a run costs, estimated before it starts: seconds of this machine's CPU, GPU hours, and bytes of store.
 
 A task's seconds on the CPU are those of its network operations at the rate of the chip, and a time for each step. Rates
-are measured on whole stages; the rate of a GPU is assumed, because nothing was measured on one.
+are measured on whole stages; the rate of a GPU is assumed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from wmdd.storage.store import ArtifactRef
 from wmdd.text import rough_bytes, rough_time, two_digits
 
 GPU_FLOPS_PER_S = 50e12  # assumed
-GPU_STEP_S = 5e-3  # assumed: launching the kernels of a step takes as long; of ResNet-18 7 to 11 ms on an H200
+# Assumed: launching the kernels of a step takes as long, however small the network is. An H200 took 7 to 11 ms with
+# ResNet-18, and 22 to 24 for recovery that is not compiled.
+GPU_STEP_S = 5e-3
 
 # FLOP/s of one core by what computes on it: of networks of at most `SMALL`, and of at least `LARGE` FLOP for an image,
 # as ConvNet-3 and ResNet-18 are. With AMX they are means of whole stages: for a network of 0.07e9, 96e9 in training,

@@ -35,6 +35,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     _check_tiles(config, index)
+    if config.recover.feature_loss != "rms" and not config.recover.feature_weight and config.method not in SELECTING:
+        raise ConfigError(
+            f"recover.feature_loss={config.recover.feature_loss}: is left out by recover.feature_weight=0; set that to "
+            "the term's weight (transport: 100), or this to rms"
+        )
     if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.tiles > 1):
         raise ConfigError(
             f"evaluate.temperature_decay={config.evaluate.temperature_decay:g}: falls by epochs, of which larger sets "

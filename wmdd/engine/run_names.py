@@ -147,6 +147,7 @@ def _named(config: DistillConfig) -> dict[str, str]:
 
 def _options(config: DistillConfig) -> dict[str, Any]:
     """Return every option that defines a run, by its dotted name."""
+    config = config.settled()
     options: dict[str, Any] = _named(config) | {"seed": config.seed, "ipc": config.ipc}
     for section in section_names():
         values = getattr(config, section).model_dump(mode="json")
@@ -163,6 +164,7 @@ def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
     """Return the recipe under the configuration's method and protocol, and whether the protocol sets its options."""
     name = config.recipe.removesuffix(_DEBUG_SUFFIX)
     known = recipe(name) if name in recipes() else DistillConfig(recipe=config.recipe)
+    known = known.model_copy(update={"ipc": config.ipc}).settled().model_copy(update={"ipc": known.ipc})
     base = with_method(known, config.method)
     try:
         laid = under_protocol(base, config.evaluate.protocol, config)
