@@ -19,7 +19,8 @@ MAX_COMPILATIONS = 1000
 
 # From where on `runtime.compile` auto compiles on a GPU. A step of recovery waits for the host, which launches a
 # thousand small kernels, so its size hardly matters: on an H200 compilation saved 15 ms of 22 (100 images, 224 px) and
-# 17 of 24 (32 px), and took 22 to 29 s, 12 where another process had compiled the same code (benchmarks/results).
+# 17 of 24 (32 px), and took 20 to 29 s, 12 to 13 where another process had compiled the same code. So it pays from 800
+# to 1,900 steps on, and earlier for several groups of classes (benchmarks/results).
 # From where on it pays for networks that train or label has not been measured. On CPUs `CPU_RECOVERY_PIXELS` decides
 # on recovery; a step of training is hardly shorter afterwards.
 GPU_RECOVERY_STEPS = 1500
