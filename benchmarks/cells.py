@@ -43,7 +43,11 @@ CELLS = (
     Cell("bare-easiest", "easiest start and no Wasserstein term", _BARE_EASIEST),
     Cell("bare-easiest-tiles", "easiest start, four tiles, no Wasserstein term", {**_BARE_EASIEST, "recover.tiles": 2}),
     Cell("bare-steps-1000", "1,000 steps and no Wasserstein term", {"recover.iterations": 1000, **_BARE}),
-    Cell("bare-half-global", "statistics half of all classes, no Wasserstein term", {"recover.bn_global_share": 0.5, **_BARE}),
+    Cell(
+        "bare-half-global",
+        "statistics half of all classes, no Wasserstein term",
+        {"recover.bn_global_share": 0.5, **_BARE},
+    ),
     Cell("random-start", "start from random real images", {"recover.init": "random"}),
     Cell("noise", "start from noise", {"recover.init": "noise"}),
     Cell("steps-100", "100 steps", {"recover.iterations": 100}),
