@@ -17,15 +17,15 @@ from wmdd.report.ranking import label_robust_score
 def test_hard_labels_and_random_images_choose_rates():
     made = trials(recipe("cifar10"), [0.1, 0.01])
     assert {name: list(cases) for name, cases in made.items()} == {
-        "made_soft": [1e-3],
+        "made_soft": [3e-3],
         "made_hard": [0.1, 0.01],
         "random_soft": [0.1, 0.01],
-        "made_plain": [1e-3],
+        "made_plain": [3e-3],
         "random_plain": [0.1, 0.01],
     }
     assert made["made_hard"][0.1].evaluate.labels == "hard"
     assert made["random_plain"][0.1].method == "random"
-    plain = made["made_plain"][1e-3].relabel
+    plain = made["made_plain"][3e-3].relabel
     assert (plain.crop_scale, plain.flip, plain.mix) == ((1.0, 1.0), False, "none")
 
 
