@@ -1,4 +1,4 @@
-"""What a finished run leaves behind, and what `wmdd plan` says about it."""
+"""What a finished run leaves behind."""
 
 import io
 import json
@@ -268,37 +268,6 @@ def test_truncated_images_are_written_again(tiny_run, tmp_path):
 def strip_ids(page):
     """Matplotlib salts the identifiers of its pictures and dates them."""
     return re.sub(r"<dc:date>.*?</dc:date>|[#\"][a-z]+[0-9a-f]{8,}|(?:id|href|clip-path)=\"[^\"]*\"", "", page)
-
-
-def test_plan_in_an_empty_store_makes_the_index_alone(tmp_path):
-    left = to_run(tmp_path, "digits", *TINY, "--executor", "local")  # the words of distill
-    expected = {"pretrain": 1, "statistics": 10, "barycenter": 10, "recover": 10, "select": 30}
-    assert left == expected | {"relabel": 8, "evaluate": 6}
-    assert [name.partition("/")[0] for name in commits(tmp_path / "runs/store")] == ["index"]
-    assert not (tmp_path / "runs/digits").exists()
-
-
-CHANGES = {
-    "nothing": ((), {}),
-    "bn_weight": (("--recover.bn_weight", "3"), {"recover": 10, "relabel": 2, "evaluate": 2}),
-    "one seed more": (("--evaluate.num_students", "3"), {"select": 10, "relabel": 2, "evaluate": 3}),
-    "one student more": (("--evaluate.students", "convnet2_w16,convnet1_w8"), {"pretrain": 1, "evaluate": 6}),
-    "temperature": (("--evaluate.temperature", "4"), {"evaluate": 6}),
-    "barycenter weights": (("--barycenter.mass", "learned"), {"barycenter": 10, "recover": 10, "relabel": 2}),
-    "teacher": (("--pretrain.lr", "0.1"), {stage: None for stage in STAGES}),
-    "root seed": (("--seed", "1"), {stage: None for stage in STAGES}),
-    "workers": (("--ray.actors", "7", "--runtime.threads", "3", "--statistics.batch_size", "100"), {}),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_plan_reruns_what_a_change_touches_and_no_more(tiny_run, change):
-    words, expected = CHANGES[change]
-    left = to_run(tiny_run.folder, "digits", *TINY, *words)
-    assert {stage for stage, count in left.items() if count} >= set(expected)
-    assert {stage for stage, count in left.items() if count} <= set(expected) | ({"evaluate"} if expected else set())
-    for stage, count in expected.items():
-        assert count in (None, left[stage]), stage
 
 
 def test_second_run_tells_of_no_unit(tiny_run):
