@@ -27,6 +27,7 @@ _TRANSPORT = {"recover.feature_loss": "transport", "recover.feature_weight": 100
 
 _BARE = {"recover.feature_weight": 0.0}
 _BARE_EASIEST = {"recover.init": "easiest", **_BARE}
+_SMALL_CROPS = {"recover.crop_scale": (0.08, 1.0)}
 
 # What the cells change: the released code's term at its weight, and whole images. A recipe may have other values.
 REFERENCE = {"recover.feature_weight": 10.0, "recover.tiles": 1}
@@ -72,7 +73,19 @@ CELLS = (
     Cell("bn-10", "a tenth of the batch-norm term", {"recover.bn_weight": 10.0}),
     Cell("bn-1000", "ten times the batch-norm term", {"recover.bn_weight": 1000.0}),
     Cell("lr-0.1", "twice the rate of the pixels", {"recover.lr": 0.1}),
-    Cell("small-crops", "crops from 0.08 of the area", {"recover.crop_scale": (0.08, 1.0)}),
+    Cell("small-crops", "crops from 0.08 of the area", _SMALL_CROPS),
+    Cell("bare-small-crops", "crops from 0.08 of the area, no Wasserstein term", {**_SMALL_CROPS, **_BARE}),
+    Cell(
+        "bare-easiest-small-crops",
+        "easiest start, crops from 0.08 of the area, no Wasserstein term",
+        {**_SMALL_CROPS, **_BARE_EASIEST},
+    ),
+    Cell(
+        "bare-small-crops-tiles",
+        "crops from 0.08 of the area, four tiles, no Wasserstein term",
+        {**_SMALL_CROPS, "recover.tiles": 2, **_BARE},
+    ),
+    Cell("bare-no-cross-entropy", "the batch-norm term alone", {"recover.ce_weight": 0.0, **_BARE}),
     Cell("random-views", "statistics of random views", {"statistics.views": "random"}),
     Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
     Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
