@@ -1,0 +1,250 @@
+"""Ideas for better images, each a change of `benchmarks.trial_loop.Loop`: what `benchmarks.trials` measures."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as VF
+from PIL import Image
+from torch import Tensor
+from torch.func import functional_call
+
+from benchmarks.trial_features import Depths, Diversity, Features, MovingPlan, OwnFeatures, Samples, Whitened
+from benchmarks.trial_loop import Loop
+from benchmarks.trial_statistics import (
+    Covariances,
+    FirstLayer,
+    Grid,
+    Groups,
+    Groups5,
+    GroupsByLoss,
+    HalfEachImage,
+    HalfGroups,
+    LastLayer,
+)
+from wmdd.data.views import Views, apply_mix, draw_mix_box, sample_views
+from wmdd.models.teacher import Teacher
+
+
+class OtherSeed(Loop):
+    """Other views; the start is the same."""
+
+    def views_of(self, count: int, *names: str | int) -> Views:
+        return super().views_of(count, "other", *names)
+
+
+class Steps30(Loop):
+    """30 steps."""
+
+    iterations = 30
+
+
+class Steps100(Loop):
+    """100 steps."""
+
+    iterations = 100
+
+
+class Steps1000(Loop):
+    """1,000 steps."""
+
+    iterations = 1000
+
+
+class SmallCrops(Loop):
+    """Crops from 0.08 of the area."""
+
+    crop = (0.08, 1.0)
+
+
+class WholeViews(Loop):
+    """Whole images, flipped and shifted, without crops."""
+
+    crop = (1.0, 1.0)
+
+
+class ViewOfEachImage(Loop):
+    """A view for each image instead of one for a class."""
+
+    def _views(self) -> Views:
+        return Views.stack([self.views_of(self.steps, "views", number) for number in range(len(self.names))])
+
+
+class Mixed(Loop):
+    """Each image has a box of another of its class, as students see images (CutMix)."""
+
+    def seen(self, views: Views, step: int) -> Tensor:
+        images = super().seen(views, step).unflatten(0, (self.classes, self.count))
+        rng = self.seeds.child("mix", step).numpy()
+        partner = torch.from_numpy(rng.permutation(self.count))
+        box = draw_mix_box(rng, self.size, 1.0)
+        return torch.cat([apply_mix(part, partner, box) for part in images])
+
+
+# Teachers.
+
+
+class FourTeachers(Loop):
+    """Statistics and cross-entropy of four networks, three of them of five epochs."""
+
+    def teachers(self) -> list[Teacher]:
+        return [self.real.teacher, *self.real.others]
+
+
+class WeakRecovery(Loop):
+    """Recovery by a network of five epochs in place of the teacher, which labels."""
+
+    def teachers(self) -> list[Teacher]:
+        return self.real.others[:1]
+
+
+# Pixels.
+
+
+class Residual(Loop):
+    """The image is mixed back with its start by halves, three times."""
+
+    def prepare(self) -> None:
+        self.first = self.images.detach().clone()
+
+    def after(self, step: int) -> None:
+        if step + 1 in (self.steps // 4, self.steps // 2, 3 * self.steps // 4):
+            self.images.lerp_(self.first, 0.5)
+
+
+class Pyramid(Loop):
+    """Images as a sum of scales, of 1/8, 1/4, 1/2 and the whole of their side."""
+
+    def prepare(self) -> None:
+        count, side = len(self.images), self.images.shape[-1]
+        self.scales = [torch.zeros(count, 3, side // part, side // part, requires_grad=True) for part in (8, 4, 2)]
+
+    def parameters(self) -> list[Tensor]:
+        return [self.images, *self.scales]
+
+    def current(self) -> Tensor:
+        side = self.images.shape[-1]
+        return self.images + torch.stack([F.interpolate(part, side, mode="bilinear") for part in self.scales]).sum(
+            dim=0
+        )
+
+    def after(self, step: int) -> None:
+        total = self.current()
+        self.images += torch.clamp(total, *self.bounds) - total
+
+
+class Blur(Loop):
+    """The images are blurred every 25 steps (a Gaussian of 0.5 px) but the last 50."""
+
+    every, last = 25, 50
+
+    def after(self, step: int) -> None:
+        if (step + 1) % self.every == 0 and step < self.steps - self.last:
+            self.images.copy_(VF.gaussian_blur(self.images, [3, 3], [0.5, 0.5]))
+
+
+class Jpeg(Loop):
+    """The images pass JPEG of quality 75 every 25 steps, and at the end."""
+
+    def after(self, step: int) -> None:
+        if (step + 1) % 25 == 0 or step + 1 == self.steps:
+            pixels = self.real.teacher.pixels
+            self.images.copy_(
+                pixels.normalize(torch.stack([_through_jpeg(x) for x in pixels.denormalize(self.images)]))
+            )
+
+
+def _through_jpeg(image: Tensor) -> Tensor:
+    file = BytesIO()
+    VF.to_pil_image(image).save(file, format="JPEG", quality=75)
+    return VF.pil_to_tensor(Image.open(file))
+
+
+# Students' gradients.
+
+
+class Gradients(Loop):
+    """After 200 steps, 100 that match the gradients of weak networks on real images (cosine distance)."""
+
+    iterations = 300
+    begin, batch = 200, 64
+
+    def loss(self, step: int, views: Tensor) -> Tensor:
+        if step < self.begin:
+            return super().loss(step, views)
+        rng = self.seeds.child("gradients", step).numpy()
+        teacher = self.real.others[rng.integers(len(self.real.others))]
+        network = teacher.network
+        weights = {name: weight.detach().requires_grad_(True) for name, weight in network.named_parameters()}
+        apart = []
+        for number, own in enumerate(views.unflatten(0, (self.classes, self.count))):
+            images = self.real.images[number][rng.integers(len(self.real.images[number]), size=self.batch)]
+            drawn = self.views_of(self.batch, "real", step, number)
+            real = sample_views(teacher.pixels.normalize(images), drawn, self.size)
+            wanted = self._gradient(network, weights, real, number, create=False)
+            found = self._gradient(network, weights, own, number, create=True)
+            pairs = [(a.flatten(1), b.flatten(1)) for a, b in zip(found, wanted, strict=True) if a.ndim > 1]
+            apart += [(1 - F.cosine_similarity(a, b, dim=1)).mean() for a, b in pairs]
+        return torch.stack(apart).sum()
+
+    def _gradient(
+        self, network: torch.nn.Module, weights: dict[str, Tensor], images: Tensor, number: int, *, create: bool
+    ) -> tuple[Tensor, ...]:
+        logits = functional_call(network, weights, (images,))
+        loss = F.cross_entropy(logits, torch.full((len(images),), number))
+        return torch.autograd.grad(loss, list(weights.values()), create_graph=create)
+
+
+# What labels: the images are those of the plain loop.
+
+
+class LabelsOfFour(Loop):
+    """Labels of four networks, three of them of five epochs; the images are those of the plain loop."""
+
+    voices = "teacher and others"
+
+
+class LabelsOfWeak(Loop):
+    """Labels of one network of five epochs; the images are those of the plain loop."""
+
+    voices = "weak"
+
+
+IDEAS: dict[str, type[Loop]] = {
+    "plain": Loop,
+    "other-seed": OtherSeed,
+    "groups-2": Groups,
+    "groups-5": Groups5,
+    "groups-by-loss": GroupsByLoss,
+    "half-groups": HalfGroups,
+    "four-teachers": FourTeachers,
+    "weak-recovery": WeakRecovery,
+    "residual": Residual,
+    "pyramid": Pyramid,
+    "blur": Blur,
+    "jpeg": Jpeg,
+    "small-crops": SmallCrops,
+    "mixed": Mixed,
+    "features": Features,
+    "whitened": Whitened,
+    "depths": Depths,
+    "samples": Samples,
+    "own-features": OwnFeatures,
+    "moving-plan": MovingPlan,
+    "diversity": Diversity,
+    "covariances": Covariances,
+    "half-each-image": HalfEachImage,
+    "grid": Grid,
+    "first-layer": FirstLayer,
+    "last-layer": LastLayer,
+    "gradients": Gradients,
+    "steps-30": Steps30,
+    "steps-100": Steps100,
+    "steps-1000": Steps1000,
+    "views-of-images": ViewOfEachImage,
+    "whole-views": WholeViews,
+    "labels-of-four": LabelsOfFour,
+    "labels-of-weak": LabelsOfWeak,
+}

@@ -1,0 +1,144 @@
+"""Ideas about the statistics that images match; see `benchmarks.trial_ideas`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.trial_loop import Loop, Pass, moments_of, passes, stacked
+from wmdd.method.artifacts import ClassStatistics
+from wmdd.method.barycenter import free_support_barycenter
+from wmdd.method.selection import by_loss
+from wmdd.models.teacher import Teacher
+
+
+class Groups(Loop):
+    """Statistics and start of two groups of a class, clusters of its features, each matched by its own images."""
+
+    parts = 2
+
+    def grouped(self, statistics: ClassStatistics) -> list[np.ndarray]:
+        """Return the rows of each group of a class."""
+        features = statistics.features.numpy()
+        rng = self.seeds.child("groups", statistics.class_id).numpy()
+        centres = free_support_barycenter(features, self.parts, mass="uniform", rng=rng).support
+        nearest = torch.cdist(statistics.features, torch.from_numpy(centres)).argmin(dim=1).numpy()
+        return [np.flatnonzero(nearest == part) for part in range(self.parts)]
+
+    def start(self) -> list[Tensor]:
+        self.groups = [self.grouped(item) for item in self.real.statistics]
+        starts = []
+        for images, item, groups in zip(self.real.images, self.real.statistics, self.groups, strict=True):
+            rows = []
+            for number, group in enumerate(groups):
+                rng = self.seeds.child("atoms", item.class_id, number).numpy()
+                features = item.features.numpy()[group]
+                rows.append(
+                    group[free_support_barycenter(features, self.count // self.parts, mass="uniform", rng=rng).nearest]
+                )
+            starts.append(images[np.concatenate(rows)])
+        return starts
+
+    def targets_of(self, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+        pairs = zip(self.real.images, self.groups, strict=True)
+        return stacked([moments_of(teacher, images[group]) for images, groups in pairs for group in groups])
+
+
+class Groups5(Groups):
+    """The same with five groups."""
+
+    parts = 5
+
+
+class GroupsByLoss(Groups):
+    """The same with two groups by difficulty: the teacher's loss."""
+
+    def grouped(self, statistics: ClassStatistics) -> list[np.ndarray]:
+        return [np.sort(part) for part in np.array_split(by_loss(self.real.teacher, statistics), self.parts)]
+
+
+class HalfGroups(Groups):
+    """Half of the batch-norm term for two groups of a class, half for the class."""
+
+    def targets_of(self, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+        self.whole = Loop.targets_of(self, teacher)
+        return super().targets_of(teacher)
+
+    def statistics_loss(self, inputs: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:  # type: ignore[override]
+        return (super().statistics_loss(inputs, targets) + super().statistics_loss(inputs, self.whole)) / 2
+
+
+class HalfEachImage(Loop):
+    """Half of the batch-norm term for each image by itself, half for the class."""
+
+    def statistics_loss(self, inputs: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:  # type: ignore[override]
+        of_images = [tuple(part.repeat_interleave(self.count, dim=0) for part in layer) for layer in targets]
+        whole = super().statistics_loss(inputs, targets)
+        return (whole + super().statistics_loss(inputs, of_images)) / 2  # type: ignore[arg-type]
+
+
+class FirstLayer(Loop):
+    """Statistics of the first layer alone."""
+
+    def layers(self, number: int) -> float:
+        return float(len(self.targets[0]) * (number == 0))
+
+
+class LastLayer(Loop):
+    """Statistics of the last layer alone."""
+
+    def layers(self, number: int) -> float:
+        return float(len(self.targets[0]) * (number == len(self.targets[0]) - 1))
+
+
+class Covariances(Loop):
+    """Covariances of the channels of each layer's inputs, in addition to the variances."""
+
+    weight = 100.0
+
+    def prepare(self) -> None:
+        of_classes = []
+        for images in self.real.images:
+            parts = [[_covariance(layer) for layer in item.inputs] for item in passes(self.real.teacher, images)]
+            of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
+        self.covariances = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+
+    def extra(self, step: int, seen: Pass) -> Tensor | float:
+        apart = []
+        for values, targets in zip(seen.inputs, self.covariances, strict=True):
+            for part, target in zip(values.unflatten(0, (self.classes, -1)), targets, strict=True):
+                apart.append((_covariance(part) - target).norm() / target.norm())
+        return self.weight * torch.stack(apart).sum()
+
+
+def _covariance(values: Tensor) -> Tensor:
+    """Return the (channels, channels) covariance of (n, channels, h, w) values."""
+    rows = values.transpose(0, 1).flatten(1)
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    return centred @ centred.T / rows.shape[1]
+
+
+class Grid(Loop):
+    """Means of each layer's inputs on a 4 x 4 grid of positions, in addition."""
+
+    weight = 100.0
+
+    def prepare(self) -> None:
+        of_classes = []
+        for images in self.real.images:
+            parts = [[_grid(layer) for layer in item.inputs] for item in passes(self.real.teacher, images)]
+            of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
+        self.grids = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+
+    def extra(self, step: int, seen: Pass) -> Tensor | float:
+        apart = []
+        for values, targets in zip(seen.inputs, self.grids, strict=True):
+            own = torch.stack([_grid(part) for part in values.unflatten(0, (self.classes, -1))])
+            apart.append((own - targets).norm(dim=1) / targets.norm(dim=1))
+        return self.weight * torch.stack(apart).sum()
+
+
+def _grid(values: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(values, 4).mean(dim=0).flatten()

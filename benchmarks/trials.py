@@ -1,0 +1,209 @@
+"""What would an idea be worth? Ideas are tried in a plain loop before wmdd gets an option for one.
+
+    python -m benchmarks.trials --data CIFAR10                      # every idea of benchmarks.trial_ideas
+    python -m benchmarks.trials --data CIFAR10 --only plain,groups-2 # some
+    python -m benchmarks.trials --data CIFAR10 --ipc 1
+
+Teacher, weaker networks, statistics and barycenters are wmdd's, of the recipe, and stay in the store of ``--work``.
+Images are made by the loop, labelled by wmdd's stage relabel, and its students trained on them. A JSON line for each
+idea has their scores, and the loss of a network that saw neither the images nor the labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.common import machine
+from benchmarks.steps import output_of
+from benchmarks.trial_ideas import IDEAS
+from benchmarks.trial_loop import Loop, Real, run_network
+from wmdd.commands.distill import distill
+from wmdd.config.distill import DistillConfig, override
+from wmdd.config.machines import RuntimeConfig
+from wmdd.config.recipes import recipe
+from wmdd.data.batches import class_images
+from wmdd.data.geometry import Geometry
+from wmdd.data.index import DatasetIndex
+from wmdd.engine.plan import plan_from
+from wmdd.engine.run_start import read_start
+from wmdd.engine.task import Plan
+from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass, ImageSet
+from wmdd.models.teacher import Teacher
+from wmdd.outputs import Output
+from wmdd.report.tables import markdown_table
+from wmdd.runtime import Runtime
+from wmdd.seeding import SeedTree
+from wmdd.stages import STAGES, Unit
+from wmdd.stages.plans import evaluate, relabel
+from wmdd.stages.plans.pretrain import TEACHER
+from wmdd.storage.store import ArtifactStore
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "benchmarks" / "results" / "trials.jsonl"
+WORK = ROOT / "build" / "trials"
+WEAK_EPOCHS, WEAK = 5, 3
+Line = dict[str, Any]
+
+
+class Bench:
+    """Real images, networks, and the validation images that students are scored on.
+
+    Args:
+        config: the recipe, with the number of images per class.
+        work: folder of the runs and of their store.
+    """
+
+    def __init__(self, config: DistillConfig, work: Path) -> None:
+        plan, store = _computed(config, work, "barycenter")
+        self.config, self.index = plan.config, plan.index
+        weak = [_computed(_weak(config, seed), work, "pretrain") for seed in range(1, WEAK + 1)]
+        self._others = [_teacher(other, kept) for other, kept in weak]
+        self._teacher = _teacher(plan, store)
+        self.geometry = Geometry(config.data.image_size, config.data.crop_ratio, self._teacher.normalization)
+        classes = range(len(self.index.class_names))
+        self.real = Real(
+            [class_images(self.index, number, self.geometry) for number in classes],
+            self._teacher,
+            self._others[1:],
+            [store.load(ref, ClassStatistics) for ref in plan.refs("statistics")],
+            [store.load(ref, Barycenter) for ref in plan.refs("barycenter")],
+        )
+        self._runtime = Runtime.create(RuntimeConfig(device="cpu"))
+
+    def images(self, idea: type[Loop]) -> tuple[list[DistilledClass], float]:
+        """Return the images of an idea, and the seconds that the loop took."""
+        seeds = SeedTree(self.config.seed).child("trial")
+        begun = time.perf_counter()
+        loop = idea(self.real, self.config.recover, seeds)
+        stored = loop.run().unflatten(0, (len(self.index.class_names), -1))
+        seconds = time.perf_counter() - begun
+        tiles, count = self.config.recover.tiles, self.config.ipc
+        masses = torch.full((count,), 1 / count)
+        return [DistilledClass(number, part, masses, tiles=tiles) for number, part in enumerate(stored)], seconds
+
+    def top1(self, classes: list[DistilledClass], idea: type[Loop], students: int) -> list[float]:
+        """Return the top-1 of students after their last epoch, in %."""
+        voices = getattr(idea, "voices", "teacher")
+        first = self._others[1] if voices == "weak" else self._teacher
+        section = self.config.relabel
+        inputs = {"teacher": first, "classes": classes, "index": self.index}
+        if voices == "teacher and others":
+            section = section.model_copy(update={"teachers": ("others",)})
+            inputs["others"] = self._others[1:]
+        params = relabel.Params("distilled", 0, section.epochs)
+        inputs["labels"] = self._outputs("relabel", section, params, inputs)
+        name = self.config.evaluate.students[0]
+        final = override(self.config, {"evaluate.val_every": section.epochs}).evaluate.of(name)
+        scores = []
+        for seed in range(students):
+            trained = evaluate.Params(name, seed, "distilled", self.geometry, final.protocol, "trial")
+            scores += [result.top1_last for result in self._outputs("evaluate", final, trained, inputs)]
+        return [round(100 * score, 2) for score in scores]
+
+    def _outputs(self, stage: str, section: Any, params: Any, inputs: dict[str, Any]) -> list[Any]:
+        unit = Unit("trial", params, inputs.__getitem__)
+        events = STAGES[stage].run(section, [unit], SeedTree(self.config.seed), self._runtime)
+        return [event.value for event in events if isinstance(event, Output)]
+
+    @torch.no_grad()
+    def unseen_loss(self, classes: list[DistilledClass]) -> float:
+        """Return the cross-entropy of a weak network that no idea uses, on the images as networks see them."""
+        shown, network = ImageSet.of(classes), self._others[0]
+        logits: Tensor = run_network(network, network.pixels.normalize(shown.images)).logits
+        return round(float(F.cross_entropy(logits, shown.labels)), 4)
+
+
+def _computed(config: DistillConfig, work: Path, until: str) -> tuple[Plan, ArtifactStore]:
+    """Compute what a run needs up to a stage, unless the store has it; return its plan."""
+    url, store = str(work / f"run-{until}-{config.seed}-ipc-{config.ipc}"), str(work / "store")
+    distill(config, run=url, store=store, executor="local", until=until)
+    start, artifacts = read_start(url), ArtifactStore(store)
+    return plan_from(start.config, artifacts.load(start.index, DatasetIndex), start.index), artifacts
+
+
+def _teacher(plan: Plan, store: ArtifactStore) -> Teacher:
+    return next(store.load(ref, Teacher) for ref in plan.refs("pretrain") if ref.unit == TEACHER)
+
+
+def _weak(config: DistillConfig, seed: int) -> DistillConfig:
+    return override(config, {"pretrain.epochs": WEAK_EPOCHS, "seed": config.seed + seed})
+
+
+def measure(bench: Bench, name: str, students: int) -> Line:
+    """Return the line of an idea."""
+    idea = IDEAS[name]
+    classes, seconds = bench.images(idea)
+    return {
+        "benchmark": "trials",
+        "recipe": bench.config.recipe,
+        "ipc": bench.config.ipc,
+        "idea": name,
+        "top1": bench.top1(classes, idea, students),
+        "loop_s": round(seconds, 1),
+        "unseen_loss": bench.unseen_loss(classes),
+        "commit": output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
+        "machine": machine(),
+    }
+
+
+def table(lines: list[Line]) -> str:
+    """Return the last line of each idea as a table in Markdown, in the order of `IDEAS`."""
+    kept = {line["idea"]: line for line in lines}
+    rows = []
+    for name in (name for name in IDEAS if name in kept):
+        top1 = kept[name]["top1"]
+        spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
+        about = " ".join((IDEAS[name].__doc__ or "").split()).rstrip(".")
+        rows.append([about, f"{statistics.mean(top1):.1f}{spread}", f"{kept[name]['unseen_loss']:.2f}"])
+    return markdown_table(["idea", "top-1", "loss of an unseen network"], rows)
+
+
+def main() -> int:
+    """Measure the ideas that were asked for; return the exit status."""
+    args = _arguments()
+    if args.table:
+        lines = [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]
+        print(table([line for line in lines if line["ipc"] == args.ipc]))
+        return 0
+    names = args.only.split(",") if args.only else list(IDEAS)
+    if unknown := [name for name in names if name not in IDEAS]:
+        print(f"--only {unknown[0]}: there is no such idea; choose from {','.join(IDEAS)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(args.threads)
+    config = override(recipe(args.recipe), {"data.path": args.data, "ipc": args.ipc}).settled()
+    bench = Bench(config, args.work)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        line = json.dumps(measure(bench, name, args.students))
+        with args.out.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="cifar10-quick")
+    parser.add_argument("--data", help="real images", required=True)
+    parser.add_argument("--ipc", type=int, default=10, help="images per class (10)")
+    parser.add_argument("--students", type=int, default=2, help="students of each idea (2)")
+    parser.add_argument("--only", metavar="NAME,...", help=f"of {','.join(IDEAS)}")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the loop (1)")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of runs and their store, kept (build/trials)")
+    parser.add_argument("--out", type=Path, default=OUT, help="JSON lines, to which the ideas are added")
+    parser.add_argument("--table", action="store_true", help="print the table of --out, and measure nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

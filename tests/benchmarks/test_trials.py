@@ -1,0 +1,87 @@
+"""Trials: every idea changes valid images, the plain loop is recovery's, and the table has each idea's last line."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.trial_ideas import IDEAS
+from benchmarks.trial_loop import Loop, Real, moments_of, passes
+from benchmarks.trials import table
+from benchmarks.untrained import untrained_teacher
+from wmdd.config.distill import override
+from wmdd.config.recipes import recipe
+from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.barycenter import free_support_barycenter
+from wmdd.seeding import SeedTree
+
+ROOT = Path(__file__).parents[2]
+COUNT, CLASSES, SIZE = 10, 2, 16
+SECTION = override(recipe("cifar10-quick"), {"recover.iterations": 4, "recover.tiles": 1}).recover
+
+
+@pytest.fixture(scope="module")
+def real():
+    seeds = SeedTree(0)
+    teacher = untrained_teacher("convnet2_w8", SIZE, CLASSES)
+    noisy = {name: weight + 0.1 * torch.rand_like(weight.float()) for name, weight in teacher.weights.items()}
+    other = dataclasses.replace(teacher, weights=noisy)
+    images, statistics, barycenters = [], [], []
+    for number in range(CLASSES):
+        pixels = torch.randint(0, 256, (60, 3, SIZE, SIZE), generator=seeds.child(number).torch(), dtype=torch.uint8)
+        features = torch.cat([item.features for item in passes(teacher, pixels)])
+        found = free_support_barycenter(features.numpy(), COUNT, mass="uniform", rng=seeds.child("atoms").numpy())
+        support, mass = torch.from_numpy(found.support), torch.full((COUNT,), 1 / COUNT)
+        nearest = torch.from_numpy(found.nearest)
+        images.append(pixels)
+        statistics.append(ClassStatistics(number, features, moments_of(teacher, pixels)))
+        barycenters.append(Barycenter(number, support, mass, nearest, (1.0,), True, (0.0,) * 5))
+    return Real(images, teacher, [other], statistics, barycenters)
+
+
+def short(idea):
+    return type("Short", (idea,), {"iterations": 4, "begin": 2, "batch": 4, "every": 2, "last": 0})
+
+
+@pytest.mark.parametrize("name", IDEAS)
+def test_every_idea_changes_the_start_and_keeps_images_valid(real, name):
+    loop = short(IDEAS[name])(real, SECTION, SeedTree(0))
+    first = loop.real.teacher.pixels.denormalize(loop.images.detach())
+    images = loop.run()
+    assert images.dtype == torch.uint8
+    assert images.shape == (CLASSES * COUNT, 3, SIZE, SIZE)
+    assert not torch.equal(images, first)
+
+
+def test_tiles_are_joined_to_stored_images(real):
+    section = SECTION.model_copy(update={"tiles": 2})
+    eight = [
+        dataclasses.replace(x, support=x.support[:8], nearest=x.nearest[:8], mass=torch.full((8,), 1 / 8))
+        for x in real.barycenters
+    ]
+    images = Loop(dataclasses.replace(real, barycenters=eight), section, SeedTree(0)).run()
+    assert images.shape == (CLASSES * 2, 3, SIZE, SIZE)
+
+
+def test_each_idea_differs_from_the_plain_loop(real):
+    plain = Loop(real, SECTION, SeedTree(0)).run()
+    same = [name for name, idea in IDEAS.items() if torch.equal(plain, short(idea)(real, SECTION, SeedTree(0)).run())]
+    assert same == ["plain", "steps-30", "steps-100", "steps-1000", "labels-of-four", "labels-of-weak"]
+
+
+def test_table_has_the_last_line_of_each_idea():
+    lines = [{"idea": "plain", "top1": [70.0], "unseen_loss": 0.5}]
+    lines += [{"idea": "jpeg", "top1": [50.0, 52.0], "unseen_loss": 0.25}]
+    lines += [{"idea": "plain", "top1": [60.0, 62.0], "unseen_loss": 0.75}]
+    rows = table(lines).splitlines()[2:]
+    assert [row.split(" | ")[1:] for row in rows] == [["61.0 ± 1.4", "0.75 |"], ["51.0 ± 1.4", "0.25 |"]]
+
+
+def test_unknown_idea_is_one_line():
+    command = [sys.executable, "-m", "benchmarks.trials", "--data", "nowhere", "--only", "grups"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("--only grups: there is no such idea; choose from plain,")
