@@ -28,6 +28,7 @@ _TRANSPORT = {"recover.feature_loss": "transport", "recover.feature_weight": 100
 _BARE = {"recover.feature_weight": 0.0}
 _BARE_EASIEST = {"recover.init": "easiest", **_BARE}
 _SMALL_CROPS = {"recover.crop_scale": (0.08, 1.0)}
+_CROPS_QUARTER = {"recover.crop_scale": (0.25, 1.0)}
 
 # What the cells change: the released code's term at its weight, and whole images. A recipe may have other values.
 REFERENCE = {"recover.feature_weight": 10.0, "recover.tiles": 1}
@@ -85,8 +86,20 @@ CELLS = (
         "crops from 0.08 of the area, four tiles, no Wasserstein term",
         {**_SMALL_CROPS, "recover.tiles": 2, **_BARE},
     ),
+    Cell("bare-crops-0.25", "crops from 0.25 of the area, no Wasserstein term", {**_CROPS_QUARTER, **_BARE}),
+    Cell(
+        "bare-crops-0.25-tiles",
+        "crops from 0.25 of the area, four tiles, no Wasserstein term",
+        {**_CROPS_QUARTER, "recover.tiles": 2, **_BARE},
+    ),
     Cell("bare-no-cross-entropy", "the batch-norm term alone", {"recover.ce_weight": 0.0, **_BARE}),
-    Cell("random-views", "statistics of random views", {"statistics.views": "random"}),
+    Cell("random-views", "statistics of random views from 0.08 of the area", {"statistics.views": "random"}),
+    Cell(
+        "random-views-as-seen",
+        "statistics of random views as recovery crops them, no Wasserstein term",
+        {"statistics.views": "random", "statistics.crop_scale": (0.5, 1.0), **_BARE},
+    ),
+    Cell("feature-views", "atoms of features of random views", {"statistics.feature_views": "random"}),
     Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
     Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
     Cell("ensemble", "labels by two more networks", {"relabel.teachers": ("convnet3_w32", "convnet3_w128")}),
