@@ -38,6 +38,7 @@ from wmdd.engine.plan import plan_from
 from wmdd.engine.run_start import read_start
 from wmdd.engine.task import Plan
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass, ImageSet
+from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.models.teacher import Teacher
 from wmdd.outputs import Output
 from wmdd.report.tables import markdown_table
@@ -95,7 +96,8 @@ class Bench:
         """Return the top-1 of students after their last epoch, in %."""
         voices = getattr(idea, "voices", "teacher")
         first = self._others[1] if voices == "weak" else self._teacher
-        section = self.config.relabel
+        shown = len(ImageSet.of(classes))
+        section = with_equal_steps(self.config.relabel, len(classes) * self.config.ipc, shown)
         inputs = {"teacher": first, "classes": classes, "index": self.index}
         if voices == "teacher and others":
             section = section.model_copy(update={"teachers": ("others",)})

@@ -34,7 +34,7 @@ def test_every_cell_changes_the_reference(cell):
     assert (config_of(Words, cell) == plain) == (cell.name == "reference")
 
 
-@pytest.mark.parametrize(("ipc", "cell"), [(10, "no-features"), (1, "bare-tiles")])
+@pytest.mark.parametrize(("ipc", "cell"), [(10, "bare-crops-0.25"), (1, "bare-crops-0.25-tiles")])
 def test_recipe_is_one_of_the_cells(ipc, cell):
     rows = table({(ipc, item.name): line(item.name, 0.6, ipc) for item in CELLS}, ipc).splitlines()[2:]
     marked = [item.name for item, row in zip(CELLS, rows, strict=True) if "(**the recipe**)" in row]
