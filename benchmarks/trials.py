@@ -1,12 +1,13 @@
 """What would an idea be worth? Ideas are tried in a plain loop before wmdd gets an option for one.
 
-    python -m benchmarks.trials --data CIFAR10                      # every idea of benchmarks.trial_ideas
+    python -m benchmarks.trials --data CIFAR10                       # every idea of benchmarks.trial_ideas
     python -m benchmarks.trials --data CIFAR10 --only plain,groups-2 # some
     python -m benchmarks.trials --data CIFAR10 --ipc 1
 
 Teacher, weaker networks, statistics and barycenters are wmdd's, of the recipe, and stay in the store of ``--work``.
-Images are made by the loop, labelled by wmdd's stage relabel, and its students trained on them. A JSON line for each
-idea has their scores, and the loss of a network that saw neither the images nor the labels.
+Images are made by the loop, with the crops of the ablation's reference, and labelled by wmdd's stage relabel; students
+are trained on them by stage evaluate. A JSON line for each idea has their scores, and the loss of a network that saw
+neither the images nor the labels.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.cells import REFERENCE
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from benchmarks.trial_ideas import IDEAS
@@ -182,7 +184,8 @@ def main() -> int:
         print(f"--only {unknown[0]}: there is no such idea; choose from {','.join(IDEAS)}", file=sys.stderr)
         return 2
     torch.set_num_threads(args.threads)
-    config = override(recipe(args.recipe), {"data.path": args.data, "ipc": args.ipc}).settled()
+    base = {"data.path": args.data, "ipc": args.ipc, "recover.crop_scale": REFERENCE["recover.crop_scale"]}
+    config = override(recipe(args.recipe), base).settled()
     bench = Bench(config, args.work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
