@@ -99,6 +99,18 @@ class Whitened(Features):
         return self.spread * _rms((features - self.atoms) @ self.whitening)
 
 
+class WhitenedStrong(Whitened):
+    """Three times the whitened term."""
+
+    weight = 30.0
+
+
+class WhitenedStronger(Whitened):
+    """Ten times the whitened term."""
+
+    weight = 100.0
+
+
 class Depths(Features):
     """The Wasserstein term in features of all depths: pooled inputs of each layer beside the last features."""
 
@@ -147,3 +159,9 @@ class Diversity(Features):
         along = (features - features.mean(dim=1, keepdim=True)) @ self.bases
         apart = along.square().mean(dim=1) - self.variances
         return self.spread * apart.norm(dim=1) / self.variances.norm(dim=1)
+
+
+class DiversityStrong(Diversity):
+    """Three times the term of variances along principal directions."""
+
+    weight = 30.0

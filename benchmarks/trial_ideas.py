@@ -11,7 +11,18 @@ from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.trial_features import Depths, Diversity, Features, MovingPlan, OwnFeatures, Samples, Whitened
+from benchmarks.trial_features import (
+    Depths,
+    Diversity,
+    DiversityStrong,
+    Features,
+    MovingPlan,
+    OwnFeatures,
+    Samples,
+    Whitened,
+    WhitenedStrong,
+    WhitenedStronger,
+)
 from benchmarks.trial_loop import Loop
 from benchmarks.trial_statistics import (
     Covariances,
@@ -81,6 +92,22 @@ class Mixed(Loop):
         partner = torch.from_numpy(rng.permutation(self.count))
         box = draw_mix_box(rng, self.size, 1.0)
         return torch.cat([apply_mix(part, partner, box) for part in images])
+
+
+class WhitenedMixed(Mixed, WhitenedStrong):
+    """Three times the whitened term, and boxes of other images."""
+
+
+class WhitenedMixedCrops(WhitenedMixed):
+    """The same with crops from a quarter of the area."""
+
+    crop = (0.25, 1.0)
+
+
+class MixedCrops(Mixed):
+    """Boxes of other images, and crops from a quarter of the area."""
+
+    crop = (0.25, 1.0)
 
 
 # Teachers.
@@ -229,11 +256,17 @@ IDEAS: dict[str, type[Loop]] = {
     "mixed": Mixed,
     "features": Features,
     "whitened": Whitened,
+    "whitened-3": WhitenedStrong,
+    "whitened-10": WhitenedStronger,
+    "whitened-mixed": WhitenedMixed,
+    "whitened-mixed-crops": WhitenedMixedCrops,
+    "mixed-crops": MixedCrops,
     "depths": Depths,
     "samples": Samples,
     "own-features": OwnFeatures,
     "moving-plan": MovingPlan,
     "diversity": Diversity,
+    "diversity-3": DiversityStrong,
     "covariances": Covariances,
     "half-each-image": HalfEachImage,
     "grid": Grid,
