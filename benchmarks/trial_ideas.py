@@ -39,8 +39,12 @@ from wmdd.data.views import Views, apply_mix, draw_mix_box, sample_views
 from wmdd.models.teacher import Teacher
 
 
+class Plain(Loop):
+    """The plain loop: statistics and cross-entropy, start nearest to the atoms, no Wasserstein term."""
+
+
 class OtherSeed(Loop):
-    """Other views; the start is the same."""
+    """The plain loop with other views."""
 
     def views_of(self, count: int, *names: str | int) -> Views:
         return super().views_of(count, "other", *names)
@@ -99,7 +103,7 @@ class WhitenedMixed(Mixed, WhitenedStrong):
 
 
 class WhitenedMixedCrops(WhitenedMixed):
-    """The same with crops from a quarter of the area."""
+    """Three times the whitened term, boxes of other images, and crops from a quarter of the area."""
 
     crop = (0.25, 1.0)
 
@@ -240,7 +244,7 @@ class LabelsOfWeak(Loop):
 
 
 IDEAS: dict[str, type[Loop]] = {
-    "plain": Loop,
+    "plain": Plain,
     "other-seed": OtherSeed,
     "groups-2": Groups,
     "groups-5": Groups5,

@@ -47,13 +47,13 @@ class Groups(Loop):
 
 
 class Groups5(Groups):
-    """The same with five groups."""
+    """Statistics and start of five groups of a class."""
 
     parts = 5
 
 
 class GroupsByLoss(Groups):
-    """The same with two groups by difficulty: the teacher's loss."""
+    """Statistics and start of two groups of a class by difficulty, the teacher's loss."""
 
     def grouped(self, statistics: ClassStatistics) -> list[np.ndarray]:
         return [np.sort(part) for part in np.array_split(by_loss(self.real.teacher, statistics), self.parts)]

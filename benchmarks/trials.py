@@ -161,15 +161,25 @@ def measure(bench: Bench, name: str, students: int) -> Line:
 
 
 def table(lines: list[Line]) -> str:
-    """Return the last line of each idea as a table in Markdown, in the order of `IDEAS`."""
-    kept = {line["idea"]: line for line in lines}
+    """Return the last line of each idea and size as a table in Markdown, in the order of `IDEAS`."""
+    kept = {(line["ipc"], line["idea"]): line for line in lines}
+    sizes = sorted({ipc for ipc, _ in kept})
     rows = []
-    for name in (name for name in IDEAS if name in kept):
-        top1 = kept[name]["top1"]
-        spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
-        about = " ".join((IDEAS[name].__doc__ or "").split()).rstrip(".")
-        rows.append([about, f"{statistics.mean(top1):.1f}{spread}", f"{kept[name]['unseen_loss']:.2f}"])
-    return markdown_table(["idea", "top-1", "loss of an unseen network"], rows)
+    for name, idea in IDEAS.items():
+        of_sizes = [kept.get((ipc, name)) for ipc in sizes]
+        if any(of_sizes):
+            about = " ".join((idea.__doc__ or "").split()).rstrip(".")
+            rows.append([about, *(cell for line in of_sizes for cell in _cells(line))])
+    return markdown_table(["idea", *(f"{ipc} per class{of}" for ipc in sizes for of in ("", ": unseen loss"))], rows)
+
+
+def _cells(line: Line | None) -> tuple[str, str]:
+    """Return the top-1 with its deviation, and the loss of the unseen network."""
+    if line is None:
+        return "", ""
+    top1 = line["top1"]
+    spread = f" ± {statistics.stdev(top1):.1f}" if len(top1) > 1 else ""
+    return f"{statistics.mean(top1):.1f}{spread}", f"{line['unseen_loss']:.2f}"
 
 
 def main() -> int:
@@ -177,7 +187,7 @@ def main() -> int:
     args = _arguments()
     if args.table:
         lines = [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]
-        print(table([line for line in lines if line["ipc"] == args.ipc]))
+        print(table(lines))
         return 0
     names = args.only.split(",") if args.only else list(IDEAS)
     if unknown := [name for name in names if name not in IDEAS]:

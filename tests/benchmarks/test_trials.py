@@ -72,12 +72,16 @@ def test_each_idea_differs_from_the_plain_loop(real):
     assert same == ["plain", "steps-30", "steps-100", "steps-1000", "labels-of-four", "labels-of-weak"]
 
 
-def test_table_has_the_last_line_of_each_idea():
-    lines = [{"idea": "plain", "top1": [70.0], "unseen_loss": 0.5}]
-    lines += [{"idea": "jpeg", "top1": [50.0, 52.0], "unseen_loss": 0.25}]
-    lines += [{"idea": "plain", "top1": [60.0, 62.0], "unseen_loss": 0.75}]
-    rows = table(lines).splitlines()[2:]
-    assert [row.split(" | ")[1:] for row in rows] == [["61.0 ± 1.4", "0.75 |"], ["51.0 ± 1.4", "0.25 |"]]
+def test_table_has_the_last_line_of_each_idea_and_size():
+    lines = [{"idea": "plain", "ipc": 10, "top1": [70.0], "unseen_loss": 0.5}]
+    lines += [{"idea": "jpeg", "ipc": 1, "top1": [50.0, 52.0], "unseen_loss": 0.25}]
+    lines += [{"idea": "plain", "ipc": 10, "top1": [60.0, 62.0], "unseen_loss": 0.75}]
+    head, _, *rows = table(lines).splitlines()
+    assert head == "| idea | 1 per class | 1 per class: unseen loss | 10 per class | 10 per class: unseen loss |"
+    assert [row.split(" | ")[1:] for row in rows] == [
+        ["", "", "61.0 ± 1.4", "0.75 |"],
+        ["51.0 ± 1.4", "0.25", "", " |"],
+    ]
 
 
 def test_unknown_idea_is_one_line():
