@@ -92,6 +92,17 @@ CELLS = (
         "crops from 0.25 of the area, four tiles, no Wasserstein term",
         {**_CROPS_QUARTER, "recover.tiles": 2, **_BARE},
     ),
+    Cell("bare-mix", "boxes of other images of the class, no Wasserstein term", {"recover.mix": "cutmix", **_BARE}),
+    Cell(
+        "bare-crops-0.25-mix",
+        "crops from 0.25 of the area, boxes of other images, no Wasserstein term",
+        {**_CROPS_QUARTER, "recover.mix": "cutmix", **_BARE},
+    ),
+    Cell(
+        "bare-crops-0.25-mix-tiles",
+        "crops from 0.25 of the area, boxes of other images, four tiles, no Wasserstein term",
+        {**_CROPS_QUARTER, "recover.mix": "cutmix", "recover.tiles": 2, **_BARE},
+    ),
     Cell("bare-no-cross-entropy", "the batch-norm term alone", {"recover.ce_weight": 0.0, **_BARE}),
     Cell("random-views", "statistics of random views from 0.08 of the area", {"statistics.views": "random"}),
     Cell(

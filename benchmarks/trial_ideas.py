@@ -114,6 +114,12 @@ class MixedCrops(Mixed):
     crop = (0.25, 1.0)
 
 
+class DiversityMixedCrops(Mixed, Diversity):
+    """Variance along principal directions, boxes of other images, and crops from a quarter of the area."""
+
+    crop = (0.25, 1.0)
+
+
 # Teachers.
 
 
@@ -265,6 +271,7 @@ IDEAS: dict[str, type[Loop]] = {
     "whitened-mixed": WhitenedMixed,
     "whitened-mixed-crops": WhitenedMixedCrops,
     "mixed-crops": MixedCrops,
+    "diversity-mixed-crops": DiversityMixedCrops,
     "depths": Depths,
     "samples": Samples,
     "own-features": OwnFeatures,

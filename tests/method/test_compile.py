@@ -57,6 +57,12 @@ def test_groups_teachers_and_weights_share_a_graph():
         assert recovered(2, bn_weight=weight, feature_weight=weight, ce_weight=weight)[1] == before
 
 
+def test_mixed_views_are_one_graph():
+    recovered(2, mix="cutmix")
+    before = recovered(2, mix="cutmix")[1]
+    assert recovered(2, mix="cutmix", bn_weight=3.0)[1] == before
+
+
 def test_transport_is_never_compiled():
     before = recovered(2)[1]
     assert recovered(2, feature_loss="transport")[1] == before

@@ -14,10 +14,11 @@ from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import apply_views, draw_resized_crops, view_matrices
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.draws import _scales, draw
 from wmdd.method.losses import batch_norm_loss, cross_entropy_loss, feature_loss
 from wmdd.method.moments import Moments
 from wmdd.method.objective import term_weights
-from wmdd.method.recovery import Recovered, Target, _draw_samples, _scales, recover_images
+from wmdd.method.recovery import Recovered, Target, recover_images
 from wmdd.models.probes import Probe
 from wmdd.models.registry import build_model
 from wmdd.models.teacher import Teacher
@@ -92,9 +93,12 @@ def test_recovery_ignores_the_global_generators(teacher):
         assert torch.equal(recover(teacher, [1])[1][0], first)
 
 
-@pytest.mark.parametrize("feature", ["rms", "squared", "transport"])
-def test_class_does_not_depend_on_its_group_and_order(teacher, feature):
-    section = FEW.model_copy(update={"feature_loss": feature})
+CHANGES = [{"feature_loss": "rms"}, {"feature_loss": "squared"}, {"feature_loss": "transport"}, {"mix": "cutmix"}]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_class_does_not_depend_on_its_group_and_order(teacher, change):
+    section = FEW.model_copy(update=change)
     images, losses = recover(teacher, [0, 1, 2, 3], section)[2]
     for group in ([2], [0, 2], [2, 0], [3, 1, 2, 0]):
         other_images, other_losses = recover(teacher, group, section)[2]
@@ -122,7 +126,7 @@ def test_transport_falls_when_it_is_the_only_term(teacher, tiles):
 def test_parts_of_a_target_draw_samples_of_their_own(teacher):
     section, whole = FEW.model_copy(update={"feature_loss": "transport", "transport_sample": 4}), target(teacher, 0)
     parts = [whole.part(slice(row, row + 1), row) for row in range(IPC)]
-    first, second = (_draw_samples(section, [part], CPU) for part in parts)
+    first, second = (draw(section, [part.statistics], [part.seeds], 1, SIZE, CPU).sample for part in parts)
     assert not torch.equal(first, second)
     *_, last = recover_images(section.model_copy(update={"bn_target": "global"}), teacher, parts[:1], CPU)
     assert torch.isfinite(last.losses).all()

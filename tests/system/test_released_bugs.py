@@ -95,7 +95,7 @@ def test_b10_images_are_kept_as_they_were_optimised():
 
 
 def test_b12_curriculum_is_on_when_it_is_asked_for():
-    from wmdd.method.recovery import _scales
+    from wmdd.method.draws import _scales
 
     low, _ = _scales(RecoverConfig(curriculum="cosine", iterations=10))
     assert low[0, 0] == 1.0 > low[-1, 0]

@@ -24,6 +24,7 @@ from wmdd.config.recovery import RecoverConfig
 from wmdd.data.views import Views, apply_views, view_matrices
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.batch_norm_term import BatchNormTerm
+from wmdd.method.draws import mix
 from wmdd.method.losses import cross_entropy_loss, feature_loss, l2_loss, total_variation_loss
 from wmdd.method.tiles import enlargement, split
 from wmdd.method.transport import Transport
@@ -80,13 +81,22 @@ class Objective:
         if section.bn_weight > 0:
             probe.normalize_by(self._normalize)
 
-    def __call__(self, images: Tensor, box: Tensor, flip: Tensor, roll: Tensor, sample: Tensor | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        box: Tensor,
+        flip: Tensor,
+        roll: Tensor,
+        sample: Tensor | None = None,
+        partner: Tensor | None = None,
+        mix_box: Tensor | None = None,
+    ) -> Tensor:
         """Return the terms (classes, terms) of (classes * ipc, 3, h, w) images under one view of each class.
 
         If the images hold tiles, the terms are of all tiles, enlarged; ipc below is their number in a class.
 
         Args:
-            sample: (classes, m) rows of `draw_samples`, which transport needs; other losses leave it out.
+            box, flip, roll, sample, partner, mix_box: what `method.draws` has of one step.
         """
         classes, ipc = self.mass.shape
         size = (images.shape[-2], images.shape[-1])
@@ -95,6 +105,8 @@ class Objective:
             images = split(images, self.section.tiles)
             rows, columns = rows @ self.enlargement, columns @ self.enlargement
         views = apply_views(images.unflatten(0, (classes, ipc)), rows, columns)
+        if partner is not None and mix_box is not None:
+            views = mix(views, partner, mix_box)
         self.layer_losses: list[Tensor] = []
         with self.runtime.autocast():
             logits, features, _ = self.probe.run(self.runtime.images(views.flatten(0, 1)))

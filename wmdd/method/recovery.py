@@ -7,7 +7,8 @@ For each class c, Adam minimises over its images X = (x_1, ..., x_k), in normali
 where
 
 - V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`), with the
-  option `tiles` after the enlargement of the tiles, which are the k images then (`method.tiles`);
+  option `tiles` after the enlargement of the tiles, which are the k images then (`method.tiles`). With the option `mix`
+  each view then shows that of another image of the class in a box (`method.draws`), as students see images;
 - f(x) are the teacher's penultimate features, and B the k atoms of the class's barycenter, each with its mass;
 - D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`), or the Wasserstein distance
   itself to a random sample of the class's real features in each step (`method.transport`);
@@ -33,16 +34,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from wmdd.config.recovery import RecoverConfig
-from wmdd.data.views import Views, draw_resized_crops
 from wmdd.errors import DivergedError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
+from wmdd.method.draws import Draws, draw
 from wmdd.method.objective import Objective, term_weights
-from wmdd.method.transport import draw_samples
 from wmdd.models.optimizers import Adam
 from wmdd.models.probes import Probe
 from wmdd.models.teacher import Teacher
@@ -60,26 +59,23 @@ def optimise(
     loss_terms: Callable[..., Tensor],
     images: Tensor,
     optimizer: torch.optim.Adam,
-    views: Views,
+    draws: Draws,
     bounds: tuple[Tensor, Tensor],
     steps: range,
-    samples: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the method's loop, which changes `images` in place; yield each step and its loss terms (classes, terms).
 
     Args:
         loss_terms: the objective, or what it was compiled to.
         images: (classes * ipc, 3, h, w) float32 normalised, on the device, which `optimizer` updates.
-        views: one of each class in every step, (iterations, classes).
+        draws: of all `recover.iterations`.
         bounds: least and largest value of each channel of a valid image.
         steps: of the `recover.iterations` in all.
-        samples: rows of real features, (iterations, classes, m), if the features are compared by transport.
     """
     section = objective.section
     for step in steps:
         optimizer.param_groups[0]["lr"] = section.lr * 0.5 * (1 + math.cos(math.pi * step / section.iterations))
-        sample = () if samples is None else (samples[step],)
-        terms = loss_terms(images, views.box[step], views.flip[step], views.roll[step], *sample)
+        terms = loss_terms(images, **draws.at(step))
         optimizer.zero_grad(set_to_none=True)
         (terms * objective.term_weights).sum().backward()
         optimizer.step()
@@ -168,8 +164,7 @@ def recover_images(
 ) -> Iterator[Progress | Paused | Recovered]:
     """Optimise the images of several classes as one tensor batch, with records, progress and snapshots.
 
-    Every random number of a class comes from its own seeds and is drawn before the first step, so neither the other
-    classes nor the device can change it. A class whose loss becomes non-finite leaves the others as they are.
+    A class whose loss becomes non-finite leaves the others as they are.
 
     Args:
         steps: number of steps to run of the whole optimisation, whose learning rate they follow; None for all.
@@ -185,19 +180,19 @@ def recover_images(
     span = range(begun.step if begun else 0, section.iterations if steps is None else steps)
     starts = [*begun.state["images"]] if begun else [_start(section, target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
-    views, bounds = _draw_views(section, targets, teacher.image_size).to(runtime), teacher.pixels.bounds(state.images)
-    samples, work = _draw_samples(section, targets, runtime), _work(section, state.images)
+    statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
+    of_classes = statistics, [item.seeds for item in targets], len(barycenters[0].support)
+    draws = draw(section, *of_classes, teacher.image_size, runtime)
+    bounds, work = teacher.pixels.bounds(state.images), _work(section, state.images)
     runtime = runtime.uncompiled(section.uncompiled)
     if runtime.compiles_recovery(*work):
         yield Progress(span.start, section.iterations, COMPILING)
     pulse, snapshots = Pulse(), SnapshotClock(3 * state.images.nbytes)
     network = runtime.round_weights(copy.deepcopy(runtime.place(teacher.network)))
     with Probe(network, teacher.num_classes) as probe:
-        statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
         objective = Objective(section, statistics, barycenters, probe, teacher.image_size, runtime)
         loss_terms = runtime.recovery(objective, *work)
-        draws = views, bounds, span, samples
-        for step, terms in optimise(objective, loss_terms, state.images, state.optimizer, *draws):
+        for step, terms in optimise(objective, loss_terms, state.images, state.optimizer, draws, bounds, span):
             if step % state.every == 0:
                 state.losses[step // state.every] = terms
             if step % (state.every * 5) == 0 or pulse.is_due():
@@ -270,29 +265,3 @@ def _start(section: RecoverConfig, target: Target, teacher: Teacher) -> Tensor:
         return teacher.pixels.normalize(target.start)
     shape = (len(target.barycenter.support) // section.tiles**2, 3, teacher.image_size, teacher.image_size)
     return torch.randn(shape, generator=target.seeds.child("noise").torch())
-
-
-def _scales(section: RecoverConfig) -> tuple[float | np.ndarray, float]:
-    """Return the least and the largest area of each step's view; a curriculum lowers the least (Yin & Shen, 2023)."""
-    low, high = section.crop_scale
-    if section.curriculum == "none":
-        return low, high
-    part = np.minimum(np.arange(section.iterations) / max(1.0, section.curriculum_share * section.iterations), 1.0)
-    shapes = {"step": 1.0 * (part < 1), "linear": 1 - part, "cosine": (1 + np.cos(np.pi * part)) / 2}
-    return (low + (high - low) * shapes[section.curriculum])[:, None], high
-
-
-def _draw_views(section: RecoverConfig, targets: list[Target], size: int) -> Views:
-    """Draw one view for each step and target, (iterations, targets)."""
-    n, scale = section.iterations, _scales(section)
-    rngs = [target.seeds.child("views").numpy() for target in targets]
-    drawn = [draw_resized_crops(r, n, (size, size), scale, flip=section.flip, roll_px=section.roll_px) for r in rngs]
-    return Views.stack(drawn)
-
-
-def _draw_samples(section: RecoverConfig, targets: list[Target], runtime: Runtime) -> Tensor | None:
-    """Draw the real features that each step and target is compared with, (iterations, targets, m); None for atoms."""
-    if section.feature_loss != "transport":
-        return None
-    statistics, seeds = [item.statistics for item in targets], [item.seeds.child("transport") for item in targets]
-    return runtime.send(draw_samples(statistics, seeds, section.iterations, section.transport_sample))

@@ -95,15 +95,19 @@ class Compilation:
             options["triton.cudagraphs"] = True
         compiled = torch.compile(function, dynamic=False, options=options)
 
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
             try:
-                return compiled(*arguments) if not _compiler_failures[device.type] else function(*arguments)
+                return (
+                    compiled(*arguments, **named)
+                    if not _compiler_failures[device.type]
+                    else function(*arguments, **named)
+                )
             except torch._dynamo.exc.TorchDynamoException as exc:
                 if self.required:
                     text = f"runtime.compile: this network cannot be compiled ({_line(exc)}); use off"
                     raise ConfigError(text) from exc
                 _note_failure(device, exc)
-                return function(*arguments)
+                return function(*arguments, **named)
 
         return run
 
