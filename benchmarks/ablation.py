@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import CELLS, REFERENCE, Cell
+from benchmarks.cells import CELLS, Cell, reference
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from wmdd.commands.distill import distill
@@ -44,7 +44,7 @@ def config_of(args: argparse.Namespace, cell: Cell) -> DistillConfig:
     base |= {"evaluate.baselines": args.baselines}
     base |= {"data.path": args.data} if args.data else {}
     base |= {"ipc": args.ipc} if args.ipc else {}
-    return override(recipe(args.recipe), base | REFERENCE | dict(cell.options))
+    return override(recipe(args.recipe), base | reference(args.recipe) | dict(cell.options))
 
 
 def measure(args: argparse.Namespace, cell: Cell) -> Line:
@@ -103,7 +103,7 @@ def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
 def _is_recipe(name: str, ipc: int, cell: Cell) -> bool:
     """Whether a cell is what the recipe does at this number of images per class."""
     config = override(recipe(name), {"ipc": ipc})
-    return override(config, REFERENCE | dict(cell.options)) == config.settled()
+    return override(config, reference(name) | dict(cell.options)) == config.settled()
 
 
 def _points(difference: float) -> str:

@@ -112,7 +112,7 @@ class WhitenedStronger(Whitened):
 
 
 class Depths(Features):
-    """The Wasserstein term in features of all depths: pooled inputs of each layer beside the last features."""
+    """The Wasserstein term in features of all depths: pooled inputs of each layer, and the last features."""
 
     def start(self) -> list[Tensor]:
         measured = [torch.cat([self._deep(item) for item in passes(self.real.teacher, x)]) for x in self.real.images]

@@ -83,7 +83,7 @@ class WholeViews(Loop):
 class ViewOfEachImage(Loop):
     """A view for each image instead of one for a class."""
 
-    def _views(self) -> Views:
+    def all_views(self) -> Views:
         return Views.stack([self.views_of(self.steps, "views", number) for number in range(len(self.names))])
 
 
@@ -123,8 +123,8 @@ class DiversityMixedCrops(Mixed, Diversity):
 # Teachers.
 
 
-class FourTeachers(Loop):
-    """Statistics and cross-entropy of four networks, three of them of five epochs."""
+class MoreTeachers(Loop):
+    """Statistics and cross-entropy of three networks, two of them of five epochs."""
 
     def teachers(self) -> list[Teacher]:
         return [self.real.teacher, *self.real.others]
@@ -237,16 +237,16 @@ class Gradients(Loop):
 # What labels: the images are those of the plain loop.
 
 
-class LabelsOfFour(Loop):
-    """Labels of four networks, three of them of five epochs; the images are those of the plain loop."""
+class LabelsOfMore(Loop):
+    """Labels of three networks, two of them of five epochs; the images are those of the plain loop."""
 
-    voices = "teacher and others"
+    labellers = "teacher and others"
 
 
 class LabelsOfWeak(Loop):
     """Labels of one network of five epochs; the images are those of the plain loop."""
 
-    voices = "weak"
+    labellers = "weak"
 
 
 IDEAS: dict[str, type[Loop]] = {
@@ -256,7 +256,7 @@ IDEAS: dict[str, type[Loop]] = {
     "groups-5": Groups5,
     "groups-by-loss": GroupsByLoss,
     "half-groups": HalfGroups,
-    "four-teachers": FourTeachers,
+    "more-teachers": MoreTeachers,
     "weak-recovery": WeakRecovery,
     "residual": Residual,
     "pyramid": Pyramid,
@@ -289,6 +289,6 @@ IDEAS: dict[str, type[Loop]] = {
     "steps-1000": Steps1000,
     "views-of-images": ViewOfEachImage,
     "whole-views": WholeViews,
-    "labels-of-four": LabelsOfFour,
+    "labels-of-more": LabelsOfMore,
     "labels-of-weak": LabelsOfWeak,
 }

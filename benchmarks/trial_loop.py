@@ -48,7 +48,7 @@ class Real:
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """What a network says of (n, 3, h, w) images: logits, features and the inputs of its batch-norm layers."""
+    """What a network returns for (n, 3, h, w) images: logits, features and the inputs of its batch-norm layers."""
 
     logits: Tensor
     features: Tensor
@@ -107,6 +107,11 @@ class Loop:
 
     # What an idea may change.
 
+    @classmethod
+    def fits(cls, count: int) -> bool:
+        """Whether the idea can be tried on classes of this number of images."""
+        return True
+
     def start(self) -> list[Tensor]:
         """Return the real images that each class starts from, (count, 3, h, w) uint8."""
         return [images[item.nearest] for images, item in zip(self.real.images, self.real.barycenters, strict=True)]
@@ -137,7 +142,7 @@ class Loop:
         return 1.0
 
     def extra(self, step: int, seen: Pass) -> Tensor | float:
-        """Return a further loss of what the first teacher says."""
+        """Return a further loss of the outputs of the first teacher."""
         return 0.0
 
     def after(self, step: int) -> None:
@@ -147,7 +152,7 @@ class Loop:
 
     def run(self) -> Tensor:
         """Optimise; return the stored images, (classes * ipc, 3, h, w) uint8."""
-        views = self._views()
+        views = self.all_views()
         optimizer = torch.optim.Adam(self.parameters(), lr=self.section.lr, betas=self.section.betas)
         for step in range(self.steps):
             optimizer.param_groups[0]["lr"] = self.section.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
@@ -161,6 +166,10 @@ class Loop:
         with torch.no_grad():
             final = torch.clamp(self.current(), *self.bounds)
         return self.real.teacher.pixels.denormalize(join(final, self.section.tiles))
+
+    def all_views(self) -> Views:
+        """Draw the views of all steps, (steps, classes)."""
+        return Views.stack([self.views_of(self.steps, "views", number) for number in range(self.classes)])
 
     def loss(self, step: int, views: Tensor) -> Tensor:
         """Return the sum over classes of all terms."""
@@ -204,10 +213,7 @@ class Loop:
         """Draw views as recovery does."""
         scale, size = self.crop or self.section.crop_scale, (self.size, self.size)
         rng = self.seeds.child(*names).numpy()
-        return draw_resized_crops(rng, count, size, scale, flip=True, roll_px=self.section.roll_px)
-
-    def _views(self) -> Views:
-        return Views.stack([self.views_of(self.steps, "views", number) for number in range(self.classes)])
+        return draw_resized_crops(rng, count, size, scale, flip=self.section.flip, roll_px=self.section.roll_px)
 
 
 def stacked(moments: Sequence[tuple[Moments, ...]]) -> list[tuple[Tensor, Tensor]]:

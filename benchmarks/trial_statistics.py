@@ -19,6 +19,10 @@ class Groups(Loop):
 
     parts = 2
 
+    @classmethod
+    def fits(cls, count: int) -> bool:
+        return count % cls.parts == 0
+
     def grouped(self, statistics: ClassStatistics) -> list[np.ndarray]:
         """Return the rows of each group of a class."""
         features = statistics.features.numpy()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import time
@@ -24,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.cells import REFERENCE
+from benchmarks.cells import CROPS
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from benchmarks.trial_ideas import IDEAS
@@ -39,6 +40,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run_start import read_start
 from wmdd.engine.task import Plan
+from wmdd.errors import ConfigError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass, ImageSet
 from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.models.teacher import Teacher
@@ -53,8 +55,11 @@ from wmdd.storage.store import ArtifactStore
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "trials.jsonl"
+PAGE = ROOT / "docs" / "accuracy.md"
+MARK, END = "<!-- trials -->", "<!-- end -->"
 WORK = ROOT / "build" / "trials"
-WEAK_EPOCHS, WEAK = 5, 3
+RECIPE = "cifar10-quick"
+WEAK_EPOCHS, WEAK = 5, 3  # networks: the first of them takes no part in any idea
 Line = dict[str, Any]
 
 
@@ -96,12 +101,12 @@ class Bench:
 
     def top1(self, classes: list[DistilledClass], idea: type[Loop], students: int) -> list[float]:
         """Return the top-1 of students after their last epoch, in %."""
-        voices = getattr(idea, "voices", "teacher")
-        first = self._others[1] if voices == "weak" else self._teacher
+        labellers = getattr(idea, "labellers", "teacher")
+        first = self._others[1] if labellers == "weak" else self._teacher
         shown = len(ImageSet.of(classes))
         section = with_equal_steps(self.config.relabel, len(classes) * self.config.ipc, shown)
         inputs = {"teacher": first, "classes": classes, "index": self.index}
-        if voices == "teacher and others":
+        if labellers == "teacher and others":
             section = section.model_copy(update={"teachers": ("others",)})
             inputs["others"] = self._others[1:]
         params = relabel.Params("distilled", 0, section.epochs)
@@ -149,7 +154,7 @@ def measure(bench: Bench, name: str, students: int) -> Line:
     classes, seconds = bench.images(idea)
     return {
         "benchmark": "trials",
-        "recipe": bench.config.recipe,
+        "recipe": RECIPE,
         "ipc": bench.config.ipc,
         "idea": name,
         "top1": bench.top1(classes, idea, students),
@@ -182,20 +187,43 @@ def _cells(line: Line | None) -> tuple[str, str]:
     return f"{statistics.mean(top1):.1f}{spread}", f"{line['unseen_loss']:.2f}"
 
 
+def with_table(page: str, lines: list[Line]) -> str:
+    """Return a page whose table of trials is that of the lines."""
+    return re.sub(f"{MARK}\n.*?{END}", lambda _: f"{MARK}\n{table(lines)}\n{END}", page, flags=re.DOTALL)
+
+
+def _kept(out: Path) -> list[Line]:
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def _names(only: str | None, count: int) -> list[str]:
+    """Return the ideas to try on classes of this number of images: those that were asked for, or all that fit."""
+    if not only:
+        return [name for name, idea in IDEAS.items() if idea.fits(count)]
+    for name in (names := only.split(",")):
+        if name not in IDEAS:
+            raise ConfigError(f"--only {name}: there is no such idea; choose from {','.join(IDEAS)}")
+        if not IDEAS[name].fits(count):
+            raise ConfigError(f"--only {name}: does not cut the {count} images of a class into equal groups")
+    return names
+
+
 def main() -> int:
     """Measure the ideas that were asked for; return the exit status."""
-    args = _arguments()
+    parser = _parser()
+    args = parser.parse_args()
+    if not args.data and not args.table:
+        parser.error("--data: give the folder of CIFAR-10")
     if args.table:
-        lines = [json.loads(line) for line in args.out.read_text(encoding="utf-8").splitlines()]
-        print(table(lines))
+        args.page.write_text(with_table(args.page.read_text(encoding="utf-8"), _kept(args.out)), encoding="utf-8")
         return 0
-    names = args.only.split(",") if args.only else list(IDEAS)
-    if unknown := [name for name in names if name not in IDEAS]:
-        print(f"--only {unknown[0]}: there is no such idea; choose from {','.join(IDEAS)}", file=sys.stderr)
+    config = override(recipe(RECIPE), {"data.path": args.data, "ipc": args.ipc, **CROPS}).settled()
+    try:
+        names = _names(args.only, config.atoms)
+    except ConfigError as exc:
+        print(exc, file=sys.stderr)
         return 2
     torch.set_num_threads(args.threads)
-    base = {"data.path": args.data, "ipc": args.ipc, "recover.crop_scale": REFERENCE["recover.crop_scale"]}
-    config = override(recipe(args.recipe), base).settled()
     bench = Bench(config, args.work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -206,18 +234,18 @@ def main() -> int:
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="cifar10-quick")
-    parser.add_argument("--data", help="real images", required=True)
+    parser.add_argument("--data", help="CIFAR-10")
     parser.add_argument("--ipc", type=int, default=10, help="images per class (10)")
     parser.add_argument("--students", type=int, default=2, help="students of each idea (2)")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {','.join(IDEAS)}")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the loop (1)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of runs and their store, kept (build/trials)")
     parser.add_argument("--out", type=Path, default=OUT, help="JSON lines, to which the ideas are added")
-    parser.add_argument("--table", action="store_true", help="print the table of --out, and measure nothing")
-    return parser.parse_args()
+    parser.add_argument("--table", action="store_true", help="write the table of --out into --page, only")
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table (docs/accuracy.md)")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trials: every idea changes valid images, the plain loop is recovery's, and the table has each idea's last line."""
+"""Trials: ideas change valid images, the plain loop has recovery's loss, the table each idea's last line."""
 
 import dataclasses
 import subprocess
@@ -7,20 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import CPU
 
+from benchmarks.cells import CROPS
 from benchmarks.trial_ideas import IDEAS
 from benchmarks.trial_loop import Loop, Real, moments_of, passes
-from benchmarks.trials import table
+from benchmarks.trials import OUT, PAGE, _kept, _names, table, with_table
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
+from wmdd.errors import ConfigError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter
+from wmdd.method.objective import Objective
+from wmdd.models.probes import Probe
 from wmdd.seeding import SeedTree
 
 ROOT = Path(__file__).parents[2]
 COUNT, CLASSES, SIZE = 10, 2, 16
-SECTION = override(recipe("cifar10-quick"), {"recover.iterations": 4, "recover.tiles": 1}).recover
+SECTION = override(recipe("cifar10-quick"), {"recover.iterations": 4, "recover.tiles": 1, **CROPS}).recover
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_tiles_are_joined_to_stored_images(real):
 def test_each_idea_differs_from_the_plain_loop(real):
     plain = Loop(real, SECTION, SeedTree(0)).run()
     same = [name for name, idea in IDEAS.items() if torch.equal(plain, short(idea)(real, SECTION, SeedTree(0)).run())]
-    assert same == ["plain", "steps-30", "steps-100", "steps-1000", "labels-of-four", "labels-of-weak"]
+    assert same == ["plain", "steps-30", "steps-100", "steps-1000", "labels-of-more", "labels-of-weak"]
 
 
 def test_table_has_the_last_line_of_each_idea_and_size():
@@ -82,6 +87,29 @@ def test_table_has_the_last_line_of_each_idea_and_size():
         ["", "", "61.0 ± 1.4", "0.75 |"],
         ["51.0 ± 1.4", "0.25", "", " |"],
     ]
+
+
+def test_page_has_the_table_of_the_results():
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_table(page, _kept(OUT)) == page
+    assert "| The plain loop: " in page
+
+
+def test_loss_of_the_loop_is_that_of_recovery(real):
+    loop = Loop(real, SECTION, SeedTree(0))
+    views = loop.all_views()
+    with Probe(real.teacher.network, CLASSES) as probe:
+        objective = Objective(SECTION, real.statistics, real.barycenters, probe, SIZE, CPU)
+        terms = objective(loop.images, views.box[0], views.flip[0], views.roll[0])
+    expected = (terms * objective.term_weights).sum()
+    torch.testing.assert_close(loop.loss(0, loop.seen(views, 0)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_ideas_that_do_not_fit_are_left_out_or_refused():
+    assert "groups-5" in _names(None, 10)
+    assert "groups-5" not in _names(None, 4)
+    with pytest.raises(ConfigError, match="--only groups-5: does not cut the 4 images of a class"):
+        _names("plain,groups-5", 4)
 
 
 def test_unknown_idea_is_one_line():

@@ -78,6 +78,16 @@ def test_mixed_recovery_gives_other_images_and_the_same_again(teacher):
     assert not torch.equal(images(mix="cutmix"), images())
 
 
+def test_tiles_are_mixed_as_networks_see_them(teacher):
+    section = RecoverConfig(iterations=STEPS, roll_px=2, lr=0.1, tiles=2, mix="cutmix")
+    mixed, plain = (
+        list(recover_images(chosen, teacher, random_targets(teacher, 4), CPU))[-1].images
+        for chosen in (section, section.model_copy(update={"mix": "none"}))
+    )
+    assert mixed.shape == (3, 1, 3, SIZE, SIZE)
+    assert not torch.equal(mixed, plain)
+
+
 def test_images_of_a_class_of_one_are_not_mixed(teacher):
     def images(**change):
         section = RecoverConfig(iterations=STEPS, roll_px=2, lr=0.1, **change)

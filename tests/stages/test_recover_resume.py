@@ -73,6 +73,14 @@ def test_transport_goes_on_with_the_samples_of_each_step(params, store, tmp_path
     assert store.commit_of(task.units[0].ref)["reasons"]["compile"] == section.uncompiled
 
 
+@pytest.mark.parametrize("params", [{}, {"images_at_once": 2}], ids=str)
+def test_mixed_images_go_on_with_the_boxes_of_each_step(params, store, tmp_path):
+    task = group(SECTION.model_copy(update={"mix": "cutmix"}), **params)
+    while any(unit.ref not in store for unit in task.units):
+        run(task, store, kill_after=1)
+    assert_same_images(task, store, tmp_path)
+
+
 def test_resumed_group_says_where_it_goes_on(store):
     run(group(images_at_once=2), store, kill_after=7)  # in the second of two parts
     events, _ = run(group(images_at_once=2), store)

@@ -64,6 +64,10 @@ def test_what_tiles_cannot_be_is_refused(tmp_path):
         ((*TILES, "--barycenter.mass", "learned"), "recover.tiles=2: the tiles of an image have one mass"),
         ((*TILES, "--ipc", "60"), "recover.tiles=2: needs 240 real images of each class"),
         (
+            ("--recover.mix", "cutmix", "--ipc", "1"),
+            "recover.mix=cutmix: with ipc=1 a class has no other image to show; set it to none, or recover.tiles to 2",
+        ),
+        (
             ("--recover.feature_loss", "squared", "--recover.feature_weight", "0"),
             "recover.feature_loss=squared: is left out by recover.feature_weight=0; set that to",
         ),

@@ -65,7 +65,7 @@ class RecoverConfig(Section):
     crop_scale: Scale = option((0.08, 1.0), "area of the random view of each step, low and high")
     flip: bool = option(True, "random horizontal flips of the view")
     roll_px: int = option(32, "random cyclic shift of the view up to this, px", ge=0)
-    mix: Literal["none", "cutmix"] = option("none", "a box of each view shows another image of the class")
+    mix: Literal["none", "cutmix"] = option("none", "a box of each view shows another image of the class, as in CutMix")
     classes_per_batch: int = option(
         0, "classes that share one tensor batch, part of the key (0: as many as make 100 images)", ge=0
     )

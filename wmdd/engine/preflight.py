@@ -35,6 +35,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     _check_tiles(config, index)
+    if config.recover.mix != "none" and config.atoms == 1 and config.method not in SELECTING:
+        raise ConfigError(
+            f"recover.mix={config.recover.mix}: with ipc=1 a class has no other image to show; set it to none, or "
+            "recover.tiles to 2"
+        )
     if config.recover.feature_loss != "rms" and not config.recover.feature_weight and config.method not in SELECTING:
         raise ConfigError(
             f"recover.feature_loss={config.recover.feature_loss}: is left out by recover.feature_weight=0; set that to "

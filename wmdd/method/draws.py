@@ -2,6 +2,10 @@
 
 Every number of a class comes from its own seeds and is drawn before the first step, so neither the other classes nor
 the device can change it.
+
+With `mix`, image j shows image p(j) of its class in a box, p a random permutation of the images that are optimised
+together, and the box's share of the area 1 - Beta(1, 1), as `label_batches` mixes with `relabel.mix_alpha` 1. p(j) may
+be j.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.transport import draw_samples
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
+
+ALPHA = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +46,9 @@ class Draws:
     def at(self, step: int) -> dict[str, Tensor]:
         """Return those of a step, by the names of the objective's arguments."""
         views = self.views
-        drawn = {"box": views.box, "flip": views.flip, "roll": views.roll}
-        rest = {"sample": self.sample, "partner": self.partner, "mix_box": self.mix_box}
-        return {name: values[step] for name, values in (drawn | rest).items() if values is not None}
+        always = {"box": views.box, "flip": views.flip, "roll": views.roll}
+        optional = {"sample": self.sample, "partner": self.partner, "mix_box": self.mix_box}
+        return {name: values[step] for name, values in (always | optional).items() if values is not None}
 
 
 def draw(
@@ -63,8 +69,8 @@ def draw(
     views = _draw_views(section, seeds, size).to(runtime)
     sample = partner = mix_box = None
     if section.feature_loss == "transport":
-        own = [item.child("transport") for item in seeds]
-        sample = runtime.send(draw_samples(statistics, own, section.iterations, section.transport_sample))
+        of_samples = [item.child("transport") for item in seeds]
+        sample = runtime.send(draw_samples(statistics, of_samples, section.iterations, section.transport_sample))
     if section.mix == "cutmix":
         partner, mix_box = map(runtime.send, _draw_mixtures(section.iterations, seeds, count, size))
     return Draws(views, sample, partner, mix_box)
@@ -95,7 +101,7 @@ def _draw_mixtures(steps: int, seeds: Sequence[SeedTree], count: int, size: int)
         rng = item.child("mix").numpy()
         for step in range(steps):
             partner[step, position] = rng.permutation(count)
-            box[step, position] = draw_mix_box(rng, size, 1.0)
+            box[step, position] = draw_mix_box(rng, size, ALPHA)
     return torch.from_numpy(partner), torch.from_numpy(box)
 
 

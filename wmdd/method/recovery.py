@@ -8,7 +8,7 @@ where
 
 - V is a random view, one of a class in each step: a resized crop, a flip and a cyclic shift (`data.views`), with the
   option `tiles` after the enlargement of the tiles, which are the k images then (`method.tiles`). With the option `mix`
-  each view then shows that of another image of the class in a box (`method.draws`), as students see images;
+  each view then shows that of another image of the class in a box (`method.draws`), as students with CutMix see them;
 - f(x) are the teacher's penultimate features, and B the k atoms of the class's barycenter, each with its mass;
 - D is the distance of images to their atoms, image j to atom j (`losses.feature_loss`), or the Wasserstein distance
   itself to a random sample of the class's real features in each step (`method.transport`);
@@ -181,8 +181,8 @@ def recover_images(
     starts = [*begun.state["images"]] if begun else [_start(section, target, teacher) for target in targets]
     state = _State(section, starts, begun, span.stop, runtime.device)
     statistics, barycenters = [item.statistics for item in targets], [item.barycenter for item in targets]
-    of_classes = statistics, [item.seeds for item in targets], len(barycenters[0].support)
-    draws = draw(section, *of_classes, teacher.image_size, runtime)
+    seeds, count = [item.seeds for item in targets], len(barycenters[0].support)
+    draws = draw(section, statistics, seeds, count, teacher.image_size, runtime)
     bounds, work = teacher.pixels.bounds(state.images), _work(section, state.images)
     runtime = runtime.uncompiled(section.uncompiled)
     if runtime.compiles_recovery(*work):
