@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +91,7 @@ class Loop:
 
     iterations = 0  # 0: the recipe's
     crop: tuple[float, float] | None = None  # None: the recipe's
-    bn_share = 1.0  # of the batch-norm term
+    labellers: Literal["teacher", "teacher and others", "weak"] = "teacher"  # who labels the images
 
     def __init__(self, real: Real, section: RecoverConfig, seeds: SeedTree) -> None:
         self.real, self.section, self.seeds = real, section, seeds
@@ -180,7 +181,7 @@ class Loop:
             entropy = F.cross_entropy(seen.logits, self.names) * self.classes
             total = total + self.section.ce_weight / len(teachers) * entropy
             statistics = self.statistics_loss(seen.inputs, self.targets[number])
-            total = total + self.section.bn_weight * self.bn_share / len(teachers) * statistics
+            total = total + self.section.bn_weight / len(teachers) * statistics
             if number == 0:
                 total = total + self.extra(step, seen)
         assert isinstance(total, Tensor)

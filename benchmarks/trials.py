@@ -40,7 +40,7 @@ from wmdd.data.index import DatasetIndex
 from wmdd.engine.plan import plan_from
 from wmdd.engine.run_start import read_start
 from wmdd.engine.task import Plan
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, DataError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass, ImageSet
 from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.models.teacher import Teacher
@@ -101,12 +101,11 @@ class Bench:
 
     def top1(self, classes: list[DistilledClass], idea: type[Loop], students: int) -> list[float]:
         """Return the top-1 of students after their last epoch, in %."""
-        labellers = getattr(idea, "labellers", "teacher")
-        first = self._others[1] if labellers == "weak" else self._teacher
+        first = self._others[1] if idea.labellers == "weak" else self._teacher
         shown = len(ImageSet.of(classes))
         section = with_equal_steps(self.config.relabel, len(classes) * self.config.ipc, shown)
         inputs = {"teacher": first, "classes": classes, "index": self.index}
-        if labellers == "teacher and others":
+        if idea.labellers == "teacher and others":
             section = section.model_copy(update={"teachers": ("others",)})
             inputs["others"] = self._others[1:]
         params = relabel.Params("distilled", 0, section.epochs)
@@ -220,11 +219,11 @@ def main() -> int:
     config = override(recipe(RECIPE), {"data.path": args.data, "ipc": args.ipc, **CROPS}).settled()
     try:
         names = _names(args.only, config.atoms)
-    except ConfigError as exc:
+        torch.set_num_threads(args.threads)
+        bench = Bench(config, args.work)
+    except (ConfigError, DataError) as exc:
         print(exc, file=sys.stderr)
         return 2
-    torch.set_num_threads(args.threads)
-    bench = Bench(config, args.work)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         line = json.dumps(measure(bench, name, args.students))

@@ -12,7 +12,7 @@ from builders import CPU
 from benchmarks.cells import CROPS
 from benchmarks.trial_ideas import IDEAS
 from benchmarks.trial_loop import Loop, Real, moments_of, passes
-from benchmarks.trials import OUT, PAGE, _kept, _names, table, with_table
+from benchmarks.trials import OUT, PAGE, WEAK, Bench, _kept, _names, measure, table, with_table
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -110,6 +110,23 @@ def test_ideas_that_do_not_fit_are_left_out_or_refused():
     assert "groups-5" not in _names(None, 4)
     with pytest.raises(ConfigError, match="--only groups-5: does not cut the 4 images of a class"):
         _names("plain,groups-5", 4)
+
+
+@pytest.mark.slow
+def test_ideas_are_measured_by_the_stages_of_a_run(tmp_path):
+    options = {
+        "ipc": 2,
+        "pretrain.epochs": 1,
+        "recover.iterations": 3,
+        "relabel.epochs": 2,
+        "evaluate.full_data": False,
+    }
+    bench = Bench(override(recipe("digits"), options), tmp_path)
+    assert len(bench.real.others) == WEAK - 1
+    lines = [measure(bench, name, 2) for name in ("plain", "labels-of-more", "labels-of-weak")]
+    assert all(len(line["top1"]) == 2 and all(0 <= score <= 100 for score in line["top1"]) for line in lines)
+    assert len({line["unseen_loss"] for line in lines}) == 1  # the same images
+    assert len({tuple(line["top1"]) for line in lines}) == 3  # other labels
 
 
 def test_unknown_idea_is_one_line():
