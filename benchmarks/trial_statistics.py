@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.trial_loop import Loop, Pass, moments_of, passes, stacked
+from benchmarks.trial_loop import Loop, Pass, Real, moments_of, passes, stacked
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter
 from wmdd.method.selection import by_loss
@@ -97,17 +99,22 @@ class LastLayer(Loop):
         return float(len(self.targets[0]) * (number == len(self.targets[0]) - 1))
 
 
+def _of_classes(real: Real, measure: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """Return a measure of each layer's inputs, (classes, ...): the mean over parts of a class's real images."""
+    of_classes = []
+    for images in real.images:
+        parts = [[measure(layer) for layer in item.inputs] for item in passes(real.teacher, images)]
+        of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
+    return [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+
+
 class Covariances(Loop):
     """Covariances of the channels of each layer's inputs, in addition to the variances."""
 
     weight = 100.0
 
     def prepare(self) -> None:
-        of_classes = []
-        for images in self.real.images:
-            parts = [[_covariance(layer) for layer in item.inputs] for item in passes(self.real.teacher, images)]
-            of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
-        self.covariances = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+        self.covariances = _of_classes(self.real, _covariance)
 
     def extra(self, step: int, seen: Pass) -> Tensor | float:
         apart = []
@@ -130,11 +137,7 @@ class Grid(Loop):
     weight = 100.0
 
     def prepare(self) -> None:
-        of_classes = []
-        for images in self.real.images:
-            parts = [[_grid(layer) for layer in item.inputs] for item in passes(self.real.teacher, images)]
-            of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
-        self.grids = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+        self.grids = _of_classes(self.real, _grid)
 
     def extra(self, step: int, seen: Pass) -> Tensor | float:
         apart = []
