@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.trial_loop import Loop, Pass, Real, moments_of, passes, stacked
+from benchmarks.trial_loop import Loop, Pass, moments_of, passes, stacked
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter
 from wmdd.method.selection import by_loss
@@ -99,53 +99,41 @@ class LastLayer(Loop):
         return float(len(self.targets[0]) * (number == len(self.targets[0]) - 1))
 
 
-def _of_classes(real: Real, measure: Callable[[Tensor], Tensor]) -> list[Tensor]:
-    """Return a measure of each layer's inputs, (classes, ...): the mean over parts of a class's real images."""
-    of_classes = []
-    for images in real.images:
-        parts = [[measure(layer) for layer in item.inputs] for item in passes(real.teacher, images)]
-        of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
-    return [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+class Measured(Loop):
+    """A measure of each layer's inputs, matched to its mean over parts of a class's real images, in addition."""
+
+    weight = 100.0
+
+    @abstractmethod
+    def measure(self, values: Tensor) -> Tensor:
+        """Return the measure of (n, channels, h, w) values, in one dimension."""
+
+    def prepare(self) -> None:
+        of_classes = []
+        for images in self.real.images:
+            parts = [[self.measure(layer) for layer in item.inputs] for item in passes(self.real.teacher, images)]
+            of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
+        self.wanted = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
+
+    def extra(self, step: int, seen: Pass) -> Tensor | float:
+        apart = []
+        for values, wanted in zip(seen.inputs, self.wanted, strict=True):
+            reached = torch.stack([self.measure(part) for part in values.unflatten(0, (self.classes, -1))])
+            apart.append((reached - wanted).norm(dim=1) / wanted.norm(dim=1))
+        return self.weight * torch.stack(apart).sum()
 
 
-class Covariances(Loop):
+class Covariances(Measured):
     """Covariances of the channels of each layer's inputs, in addition to the variances."""
 
-    weight = 100.0
-
-    def prepare(self) -> None:
-        self.covariances = _of_classes(self.real, _covariance)
-
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
-        apart = []
-        for values, targets in zip(seen.inputs, self.covariances, strict=True):
-            for part, target in zip(values.unflatten(0, (self.classes, -1)), targets, strict=True):
-                apart.append((_covariance(part) - target).norm() / target.norm())
-        return self.weight * torch.stack(apart).sum()
+    def measure(self, values: Tensor) -> Tensor:
+        rows = values.transpose(0, 1).flatten(1)
+        centred = rows - rows.mean(dim=1, keepdim=True)
+        return (centred @ centred.T / rows.shape[1]).flatten()
 
 
-def _covariance(values: Tensor) -> Tensor:
-    """Return the (channels, channels) covariance of (n, channels, h, w) values."""
-    rows = values.transpose(0, 1).flatten(1)
-    centred = rows - rows.mean(dim=1, keepdim=True)
-    return centred @ centred.T / rows.shape[1]
-
-
-class Grid(Loop):
+class Grid(Measured):
     """Means of each layer's inputs on a 4 x 4 grid of positions, in addition."""
 
-    weight = 100.0
-
-    def prepare(self) -> None:
-        self.grids = _of_classes(self.real, _grid)
-
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
-        apart = []
-        for values, targets in zip(seen.inputs, self.grids, strict=True):
-            own = torch.stack([_grid(part) for part in values.unflatten(0, (self.classes, -1))])
-            apart.append((own - targets).norm(dim=1) / targets.norm(dim=1))
-        return self.weight * torch.stack(apart).sum()
-
-
-def _grid(values: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(values, 4).mean(dim=0).flatten()
+    def measure(self, values: Tensor) -> Tensor:
+        return F.adaptive_avg_pool2d(values, 4).mean(dim=0).flatten()
