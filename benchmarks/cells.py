@@ -52,6 +52,7 @@ CELLS = (
     Cell("bare-easiest", "easiest start and no Wasserstein term", _BARE_EASIEST),
     Cell("bare-easiest-tiles", "easiest start, four tiles, no Wasserstein term", {**_BARE_EASIEST, "recover.tiles": 2}),
     Cell("bare-steps-1000", "1,000 steps and no Wasserstein term", {"recover.iterations": 1000, **_BARE}),
+    Cell("bare-steps-2000", "2,000 steps and no Wasserstein term", {"recover.iterations": 2000, **_BARE}),
     Cell(
         "bare-half-global",
         "statistics half of all classes, no Wasserstein term",
@@ -93,6 +94,7 @@ CELLS = (
         "crops from 0.08 of the area, four tiles, no Wasserstein term",
         {**_SMALL_CROPS, "recover.tiles": 2, **_BARE},
     ),
+    Cell("crops-0.25", "crops from 0.25 of the area", _CROPS_QUARTER),
     Cell("bare-crops-0.25", "crops from 0.25 of the area, no Wasserstein term", {**_CROPS_QUARTER, **_BARE}),
     Cell(
         "bare-crops-0.25-tiles",
@@ -120,5 +122,16 @@ CELLS = (
     Cell("feature-views", "atoms of features of random views", {"statistics.feature_views": "random"}),
     Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
     Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
+    Cell(
+        "bare-smoothing",
+        "a teacher trained with label smoothing 0.1, no Wasserstein term",
+        {"pretrain.label_smoothing": 0.1, **_BARE},
+    ),
+    Cell("bare-temperature-4", "students' temperature 4, no Wasserstein term", {"evaluate.temperature": 4.0, **_BARE}),
+    Cell(
+        "bare-smoothing-temperature-4",
+        "a teacher trained with label smoothing 0.1, students' temperature 4, no Wasserstein term",
+        {"pretrain.label_smoothing": 0.1, "evaluate.temperature": 4.0, **_BARE},
+    ),
     Cell("ensemble", "labels by two more networks", {"relabel.teachers": ("convnet3_w32", "convnet3_w128")}),
 )

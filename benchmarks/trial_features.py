@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -23,8 +26,8 @@ class Features(Loop):
         ]
         self.spread = torch.stack(spreads).sqrt()  # (classes,)
 
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
-        features = seen.features.unflatten(0, (self.classes, self.count))
+    def extra(self, step: int, seen: list[Pass]) -> Tensor | float:
+        features = seen[0].features.unflatten(0, (self.classes, self.count))
         return self.weight * self.distance(step, features).sum()
 
     def distance(self, step: int, features: Tensor) -> Tensor:
@@ -111,28 +114,42 @@ class WhitenedStronger(Whitened):
     weight = 100.0
 
 
-class Depths(Features):
-    """The Wasserstein term in features of all depths: pooled inputs of each layer, and the last features."""
+class Joined(Features):
+    """Features of several layers or networks joined to one vector, of which the start is nearest to the atoms."""
+
+    @abstractmethod
+    def joined(self, seen: Sequence[Pass]) -> Tensor:
+        """Return the vectors (n, d) of the outputs of the teachers."""
 
     def start(self) -> list[Tensor]:
-        measured = [torch.cat([self._deep(item) for item in passes(self.real.teacher, x)]) for x in self.real.images]
-        self.deep_spread = torch.stack([_spreads(item) for item in measured])
+        measured = [self._measured(images) for images in self.real.images]
+        self.joined_spread = torch.stack([_spreads(item) for item in measured])
         starts, atoms = [], []
-        for number, (images, item, spread) in enumerate(zip(self.real.images, measured, self.deep_spread, strict=True)):
+        for number, (images, item, spread) in enumerate(
+            zip(self.real.images, measured, self.joined_spread, strict=True)
+        ):
             rng = self.seeds.child("depths", number).numpy()
             found = free_support_barycenter((item / spread).numpy(), self.count, mass="uniform", rng=rng)
             starts.append(images[found.nearest])
             atoms.append(torch.from_numpy(found.support))
-        self.deep_atoms = torch.stack(atoms)
+        self.joined_atoms = torch.stack(atoms)
         return starts
 
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
-        deep = self._deep(seen).unflatten(0, (self.classes, self.count)) / self.deep_spread[:, None]
-        return self.weight * (self.spread * _rms(deep - self.deep_atoms)).sum()
+    def _measured(self, images: Tensor) -> Tensor:
+        parts = zip(*(passes(teacher, images) for teacher in self.teachers()), strict=True)
+        return torch.cat([self.joined(part) for part in parts])
 
-    def _deep(self, seen: Pass) -> Tensor:
-        self.widths = [4 * layer.shape[1] for layer in seen.inputs] + [seen.features.shape[1]]
-        return torch.cat([F.adaptive_avg_pool2d(layer, 2).flatten(1) for layer in seen.inputs] + [seen.features], dim=1)
+    def extra(self, step: int, seen: list[Pass]) -> Tensor | float:
+        joined = self.joined(seen).unflatten(0, (self.classes, self.count)) / self.joined_spread[:, None]
+        return self.weight * (self.spread * _rms(joined - self.joined_atoms)).sum()
+
+
+class Depths(Joined):
+    """The Wasserstein term in features of all depths: pooled inputs of each layer, and the last features."""
+
+    def joined(self, seen: Sequence[Pass]) -> Tensor:
+        layers = [F.adaptive_avg_pool2d(layer, 2).flatten(1) for layer in seen[0].inputs]
+        return torch.cat([*layers, seen[0].features], dim=1)
 
 
 def _spreads(features: Tensor) -> Tensor:

@@ -24,6 +24,17 @@ from benchmarks.trial_features import (
     WhitenedStronger,
 )
 from benchmarks.trial_loop import Loop
+from benchmarks.trial_networks import (
+    LabelsOfMore,
+    LabelsOfSnapshots,
+    LabelsOfWeak,
+    MoreTeachers,
+    SharedPlan,
+    SharedPlanTerm,
+    StudentLike,
+    StudentsToo,
+    WeakRecovery,
+)
 from benchmarks.trial_statistics import (
     Covariances,
     FirstLayer,
@@ -35,8 +46,8 @@ from benchmarks.trial_statistics import (
     HalfGroups,
     LastLayer,
 )
+from benchmarks.trial_transport import SameViews, Sliced, SlicedStrong
 from wmdd.data.views import Views, apply_mix, draw_mix_box, sample_views
-from wmdd.models.teacher import Teacher
 
 
 class Plain(Loop):
@@ -66,6 +77,12 @@ class Steps1000(Loop):
     """1,000 steps."""
 
     iterations = 1000
+
+
+class Steps2000(Loop):
+    """2,000 steps."""
+
+    iterations = 2000
 
 
 class SmallCrops(Loop):
@@ -118,23 +135,6 @@ class DiversityMixedCrops(Mixed, Diversity):
     """Variance along principal directions, boxes of other images, and crops from a quarter of the area."""
 
     crop = (0.25, 1.0)
-
-
-# Teachers.
-
-
-class MoreTeachers(Loop):
-    """Statistics and cross-entropy of three networks, two of them of five epochs."""
-
-    def teachers(self) -> list[Teacher]:
-        return [self.real.teacher, *self.real.others]
-
-
-class WeakRecovery(Loop):
-    """Recovery by a network of five epochs in place of the teacher, which labels."""
-
-    def teachers(self) -> list[Teacher]:
-        return self.real.others[:1]
 
 
 # Pixels.
@@ -234,21 +234,6 @@ class Gradients(Loop):
         return torch.autograd.grad(loss, list(weights.values()), create_graph=create)
 
 
-# What labels: the images are those of the plain loop.
-
-
-class LabelsOfMore(Loop):
-    """Labels of three networks, two of them of five epochs; the images are those of the plain loop."""
-
-    labellers = "teacher and others"
-
-
-class LabelsOfWeak(Loop):
-    """Labels of one network of five epochs; the images are those of the plain loop."""
-
-    labellers = "weak"
-
-
 IDEAS: dict[str, type[Loop]] = {
     "plain": Plain,
     "other-seed": OtherSeed,
@@ -258,6 +243,10 @@ IDEAS: dict[str, type[Loop]] = {
     "half-groups": HalfGroups,
     "more-teachers": MoreTeachers,
     "weak-recovery": WeakRecovery,
+    "shared-plan": SharedPlan,
+    "shared-plan-term": SharedPlanTerm,
+    "student-like": StudentLike,
+    "students-too": StudentsToo,
     "residual": Residual,
     "pyramid": Pyramid,
     "blur": Blur,
@@ -276,6 +265,9 @@ IDEAS: dict[str, type[Loop]] = {
     "samples": Samples,
     "own-features": OwnFeatures,
     "moving-plan": MovingPlan,
+    "sliced": Sliced,
+    "sliced-3": SlicedStrong,
+    "same-views": SameViews,
     "diversity": Diversity,
     "diversity-3": DiversityStrong,
     "covariances": Covariances,
@@ -287,8 +279,10 @@ IDEAS: dict[str, type[Loop]] = {
     "steps-30": Steps30,
     "steps-100": Steps100,
     "steps-1000": Steps1000,
+    "steps-2000": Steps2000,
     "views-of-images": ViewOfEachImage,
     "whole-views": WholeViews,
     "labels-of-more": LabelsOfMore,
     "labels-of-weak": LabelsOfWeak,
+    "labels-of-snapshots": LabelsOfSnapshots,
 }

@@ -26,6 +26,7 @@ from wmdd.models.teacher import Teacher
 from wmdd.seeding import SeedTree
 
 PER_PASS = 250  # real images
+Labellers = Literal["teacher", "teacher and others", "teacher and snapshots", "weak"]  # networks that label the images
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ class Loop:
 
     iterations = 0  # 0: the recipe's
     crop: tuple[float, float] | None = None  # None: the recipe's
-    labellers: Literal["teacher", "teacher and others", "weak"] = "teacher"  # who labels the images
+    labellers: Labellers = "teacher"
 
     def __init__(self, real: Real, section: RecoverConfig, seeds: SeedTree) -> None:
         self.real, self.section, self.seeds = real, section, seeds
@@ -142,8 +143,8 @@ class Loop:
         """Return the weight of a layer's statistics."""
         return 1.0
 
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
-        """Return a further loss of the outputs of the first teacher."""
+    def extra(self, step: int, seen: list[Pass]) -> Tensor | float:
+        """Return a further loss of the outputs of the teachers."""
         return 0.0
 
     def after(self, step: int) -> None:
@@ -174,17 +175,12 @@ class Loop:
 
     def loss(self, step: int, views: Tensor) -> Tensor:
         """Return the sum over classes of all terms."""
-        total: Tensor | float = 0.0
-        teachers = self.teachers()
-        for number, teacher in enumerate(teachers):
-            seen = run_network(teacher, views)
-            entropy = F.cross_entropy(seen.logits, self.names) * self.classes
-            total = total + self.section.ce_weight / len(teachers) * entropy
-            statistics = self.statistics_loss(seen.inputs, self.targets[number])
-            total = total + self.section.bn_weight / len(teachers) * statistics
-            if number == 0:
-                total = total + self.extra(step, seen)
-        assert isinstance(total, Tensor)
+        seen = [run_network(teacher, views) for teacher in self.teachers()]
+        total = torch.zeros(()) + self.extra(step, seen)
+        for outputs, targets in zip(seen, self.targets, strict=True):
+            entropy = F.cross_entropy(outputs.logits, self.names) * self.classes
+            total = total + self.section.ce_weight / len(seen) * entropy
+            total = total + self.section.bn_weight / len(seen) * self.statistics_loss(outputs.inputs, targets)
         return total
 
     def statistics_loss(self, inputs: Sequence[Tensor], targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

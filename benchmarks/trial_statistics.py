@@ -115,9 +115,9 @@ class Measured(Loop):
             of_classes.append([torch.stack(layer).mean(dim=0) for layer in zip(*parts, strict=True)])
         self.wanted = [torch.stack(layer) for layer in zip(*of_classes, strict=True)]
 
-    def extra(self, step: int, seen: Pass) -> Tensor | float:
+    def extra(self, step: int, seen: list[Pass]) -> Tensor | float:
         apart = []
-        for values, wanted in zip(seen.inputs, self.wanted, strict=True):
+        for values, wanted in zip(seen[0].inputs, self.wanted, strict=True):
             reached = torch.stack([self.measure(part) for part in values.unflatten(0, (self.classes, -1))])
             apart.append((reached - wanted).norm(dim=1) / wanted.norm(dim=1))
         return self.weight * torch.stack(apart).sum()

@@ -3,6 +3,7 @@
     python -m benchmarks.trials --data CIFAR10                       # every idea of benchmarks.trial_ideas
     python -m benchmarks.trials --data CIFAR10 --only plain,groups-2 # some
     python -m benchmarks.trials --data CIFAR10 --ipc 1
+    python -m benchmarks.trials --data CIFAR10 --ipc 50 --quick
 
 Teacher, weaker networks, statistics and barycenters are wmdd's, of the recipe, and stay in the store of ``--work``.
 Images are made by the loop, with the crops of the ablation's reference, and labelled by wmdd's stage relabel; students
@@ -13,11 +14,14 @@ neither the images nor the labels.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import statistics
 import sys
 import time
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +33,11 @@ from benchmarks.cells import CROPS
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from benchmarks.trial_ideas import IDEAS
-from benchmarks.trial_loop import Loop, Real, run_network
+from benchmarks.trial_loop import Labellers, Loop, Real, run_network
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.machines import RuntimeConfig
-from wmdd.config.recipes import recipe
+from wmdd.config.recipes import quick_options, recipe
 from wmdd.data.batches import class_images
 from wmdd.data.geometry import Geometry
 from wmdd.data.index import DatasetIndex
@@ -44,13 +48,14 @@ from wmdd.errors import ConfigError, DataError
 from wmdd.method.artifacts import Barycenter, ClassStatistics, DistilledClass, ImageSet
 from wmdd.method.batch_sizes import with_equal_steps
 from wmdd.models.teacher import Teacher
-from wmdd.outputs import Output
+from wmdd.outputs import Output, Snapshot
 from wmdd.report.tables import markdown_table
 from wmdd.runtime import Runtime
 from wmdd.seeding import SeedTree
 from wmdd.stages import STAGES, Unit
-from wmdd.stages.plans import evaluate, relabel
+from wmdd.stages.plans import evaluate, pretrain, relabel
 from wmdd.stages.plans.pretrain import TEACHER
+from wmdd.storage.artifact import unpack
 from wmdd.storage.store import ArtifactStore
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +64,7 @@ PAGE = ROOT / "docs" / "accuracy.md"
 MARK, END = "<!-- trials -->", "<!-- end -->"
 WORK = ROOT / "build" / "trials"
 RECIPE = "cifar10-quick"
+SNAPSHOTS = (3, 6)  # epochs of the teacher's training
 WEAK_EPOCHS, WEAK = 5, 3  # networks: the first of them takes no part in any idea
 Line = dict[str, Any]
 
@@ -101,13 +107,13 @@ class Bench:
 
     def top1(self, classes: list[DistilledClass], idea: type[Loop], students: int) -> list[float]:
         """Return the top-1 of students after their last epoch, in %."""
-        first = self._others[1] if idea.labellers == "weak" else self._teacher
+        first, *more = self._labellers(idea.labellers)
         shown = len(ImageSet.of(classes))
         section = with_equal_steps(self.config.relabel, len(classes) * self.config.ipc, shown)
         inputs = {"teacher": first, "classes": classes, "index": self.index}
-        if idea.labellers == "teacher and others":
+        if more:
             section = section.model_copy(update={"teachers": ("others",)})
-            inputs["others"] = self._others[1:]
+            inputs["others"] = more
         params = relabel.Params("distilled", 0, section.epochs)
         inputs["labels"] = self._outputs("relabel", section, params, inputs)
         name = self.config.evaluate.students[0]
@@ -117,6 +123,23 @@ class Bench:
             trained = evaluate.Params(name, seed, "distilled", self.geometry, final.protocol, "trial")
             scores += [result.top1_last for result in self._outputs("evaluate", final, trained, inputs)]
         return [round(100 * score, 2) for score in scores]
+
+    def _labellers(self, names: Labellers) -> list[Teacher]:
+        """Return the networks that label, the first of them as the stage's teacher."""
+        if names == "weak":
+            return self._others[1:2]
+        more = {"teacher and others": self._others[1:], "teacher and snapshots": self._snapshots}
+        return [self._teacher, *more.get(names, [])]
+
+    @functools.cached_property
+    def _snapshots(self) -> list[Teacher]:
+        """The network of the teacher's training after some of its epochs."""
+        params = pretrain.Params(self._teacher.model, self._teacher.stem, self.geometry)
+        unit = Unit(TEACHER, params, {"index": self.index}.__getitem__)
+        training = STAGES["pretrain"].run(self.config.pretrain, [unit], SeedTree(self.config.seed), self._runtime)
+        after_epochs = (event.data for event in training if isinstance(event, Snapshot))  # the first is before any
+        kept = [data for epoch, data in enumerate(islice(after_epochs, SNAPSHOTS[-1] + 1)) if epoch in SNAPSHOTS]
+        return [replace(self._teacher, weights=_network_of(data)) for data in kept]
 
     def _outputs(self, stage: str, section: Any, params: Any, inputs: dict[str, Any]) -> list[Any]:
         unit = Unit("trial", params, inputs.__getitem__)
@@ -129,6 +152,13 @@ class Bench:
         shown, network = ImageSet.of(classes), self._others[0]
         logits: Tensor = run_network(network, network.pixels.normalize(shown.images)).logits
         return round(float(F.cross_entropy(logits, shown.labels)), 4)
+
+
+def _network_of(snapshot: bytes) -> dict[str, Tensor]:
+    """Return the weights in the snapshot of a training."""
+    tensors, _ = unpack(snapshot)
+    prefix = "network."
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _computed(config: DistillConfig, work: Path, until: str) -> tuple[Plan, ArtifactStore]:
@@ -155,6 +185,7 @@ def measure(bench: Bench, name: str, students: int) -> Line:
         "benchmark": "trials",
         "recipe": RECIPE,
         "ipc": bench.config.ipc,
+        "label_epochs": bench.config.relabel.epochs,
         "idea": name,
         "top1": bench.top1(classes, idea, students),
         "loop_s": round(seconds, 1),
@@ -216,7 +247,8 @@ def main() -> int:
     if args.table:
         args.page.write_text(with_table(args.page.read_text(encoding="utf-8"), _kept(args.out)), encoding="utf-8")
         return 0
-    config = override(recipe(RECIPE), {"data.path": args.data, "ipc": args.ipc, **CROPS}).settled()
+    config = override(recipe(RECIPE), {"data.path": args.data, "ipc": args.ipc, **CROPS})
+    config = override(config, quick_options(config) if args.quick else {}).settled()
     try:
         names = _names(args.only, config.atoms)
         torch.set_num_threads(args.threads)
@@ -238,6 +270,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="CIFAR-10")
     parser.add_argument("--ipc", type=int, default=10, help="images per class (10)")
     parser.add_argument("--students", type=int, default=2, help="students of each idea (2)")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the label epochs, as wmdd --quick")
     parser.add_argument("--only", metavar="NAME,...", help=f"of {','.join(IDEAS)}")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of the loop (1)")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of runs and their store, kept (build/trials)")

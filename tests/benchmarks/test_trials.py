@@ -48,7 +48,7 @@ def real():
 
 
 def short(idea):
-    return type("Short", (idea,), {"iterations": 4, "begin": 2, "batch": 4, "every": 2, "last": 0})
+    return type("Short", (idea,), {"iterations": 4, "begin": 2, "batch": 4, "every": 2, "last": 0, "student_steps": 2})
 
 
 @pytest.mark.parametrize("name", IDEAS)
@@ -74,7 +74,8 @@ def test_tiles_are_joined_to_stored_images(real):
 def test_each_idea_differs_from_the_plain_loop(real):
     plain = Loop(real, SECTION, SeedTree(0)).run()
     same = [name for name, idea in IDEAS.items() if torch.equal(plain, short(idea)(real, SECTION, SeedTree(0)).run())]
-    assert same == ["plain", "steps-30", "steps-100", "steps-1000", "labels-of-more", "labels-of-weak"]
+    labels = ["labels-of-more", "labels-of-weak", "labels-of-snapshots"]
+    assert same == ["plain", "steps-30", "steps-100", "steps-1000", "steps-2000", *labels]
 
 
 def test_table_has_the_last_line_of_each_idea_and_size():
@@ -113,20 +114,22 @@ def test_ideas_that_do_not_fit_are_left_out_or_refused():
 
 
 @pytest.mark.slow
-def test_ideas_are_measured_by_the_stages_of_a_run(tmp_path):
+def test_ideas_are_measured_by_the_stages_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.trials.SNAPSHOTS", (1,))
     options = {
         "ipc": 2,
-        "pretrain.epochs": 1,
+        "pretrain.epochs": 2,
         "recover.iterations": 3,
         "relabel.epochs": 2,
         "evaluate.full_data": False,
     }
     bench = Bench(override(recipe("digits"), options), tmp_path)
     assert len(bench.real.others) == WEAK - 1
-    lines = [measure(bench, name, 2) for name in ("plain", "labels-of-more", "labels-of-weak")]
+    names = ("plain", "labels-of-more", "labels-of-weak", "labels-of-snapshots")
+    lines = [measure(bench, name, 2) for name in names]
     assert all(len(line["top1"]) == 2 and all(0 <= score <= 100 for score in line["top1"]) for line in lines)
     assert len({line["unseen_loss"] for line in lines}) == 1  # the same images
-    assert len({tuple(line["top1"]) for line in lines}) == 3  # other labels
+    assert len({tuple(line["top1"]) for line in lines}) == 4  # other labels
 
 
 def test_unknown_idea_is_one_line():

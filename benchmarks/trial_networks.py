@@ -1,0 +1,121 @@
+"""Ideas about the networks that images are made and labelled with; see `benchmarks.trial_ideas`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.trial_features import Joined
+from benchmarks.trial_loop import Loop, Pass
+from wmdd.config.recipes import recipe
+from wmdd.data.views import draw_resized_crops, sample_views
+from wmdd.method.losses import soft_label_loss
+from wmdd.models.registry import build_model
+from wmdd.models.teacher import Teacher
+from wmdd.training.optim import student_optimizer
+from wmdd.training.schedules import student_schedule
+
+
+class MoreTeachers(Loop):
+    """Statistics and cross-entropy of three networks, two of them of five epochs."""
+
+    def teachers(self) -> list[Teacher]:
+        return [self.real.teacher, *self.real.others]
+
+
+class WeakRecovery(Loop):
+    """Recovery by a network of five epochs in place of the teacher, which labels."""
+
+    def teachers(self) -> list[Teacher]:
+        return self.real.others[:1]
+
+
+class SharedPlanTerm(Joined, MoreTeachers):
+    """Three networks, one plan of transport in their joined features for start and atoms, with the Wasserstein term."""
+
+    def joined(self, seen: Sequence[Pass]) -> Tensor:
+        return torch.cat([item.features for item in seen], dim=1)
+
+
+class SharedPlan(SharedPlanTerm):
+    """Three networks, one plan of transport in their joined features for the start."""
+
+    weight = 0.0
+
+
+class StudentLike(Loop):
+    """Statistics and cross-entropy of a network that was trained as students are, on real images."""
+
+    student_steps, batch = 2500, 20
+
+    def teachers(self) -> list[Teacher]:
+        if not hasattr(self, "student"):
+            self.student = self._trained()
+        return [self.student]
+
+    def _trained(self) -> Teacher:
+        """Train a network of the teacher's kind on its labels of random views of all real images."""
+        teacher, options = self.real.teacher, recipe("cifar10-quick")
+        with self.seeds.child("student").scoped():
+            network = build_model(teacher.model, teacher.num_classes, teacher.image_size, stem=teacher.stem)
+        labeller, even = _by_batch(teacher.network), torch.ones(self.batch)
+        optimizer = student_optimizer(options.evaluate, network)
+        rate = student_schedule(options.evaluate, self.student_steps)
+        for step in range(self.student_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step) * group.get("lr_scale", 1.0)
+            views = self._random_views(step, options.relabel.crop_scale)
+            with torch.no_grad():
+                labels = labeller(views)
+            loss = soft_label_loss(network(views), labels, even, options.evaluate.temperature)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return replace(teacher, weights={name: value.detach() for name, value in network.state_dict().items()})
+
+    def _random_views(self, step: int, scale: tuple[float, float]) -> Tensor:
+        rng = self.seeds.child("student", step).numpy()
+        drawn = [self.real.images[number] for number in rng.integers(self.classes, size=self.batch)]
+        images = torch.stack([images[rng.integers(len(images))] for images in drawn])
+        views = draw_resized_crops(rng, self.batch, (self.size, self.size), scale, flip=True)
+        return sample_views(self.real.teacher.pixels.normalize(images), views, self.size)
+
+
+def _by_batch(network: nn.Module) -> nn.Module:
+    """Return a copy that normalises by the batch's own statistics, as the recipe's labels are made."""
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    return network
+
+
+class StudentsToo(StudentLike):
+    """Statistics and cross-entropy of the teacher and of that network."""
+
+    def teachers(self) -> list[Teacher]:
+        return [self.real.teacher, *super().teachers()]
+
+
+# What labels: the images are those of the plain loop.
+
+
+class LabelsOfMore(Loop):
+    """Labels of three networks, two of them of five epochs; the images are those of the plain loop."""
+
+    labellers = "teacher and others"
+
+
+class LabelsOfWeak(Loop):
+    """Labels of one network of five epochs; the images are those of the plain loop."""
+
+    labellers = "weak"
+
+
+class LabelsOfSnapshots(Loop):
+    """Labels of the teacher and of its training's state after 3 and 6 of 10 epochs; the images are the plain loop's."""
+
+    labellers = "teacher and snapshots"
