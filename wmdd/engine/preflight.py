@@ -13,6 +13,7 @@ from wmdd.config.methods import SELECTING
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
 from wmdd.models.names import is_file, is_sound_convnet
+from wmdd.stages.planning import classes_together, images_together
 from wmdd.text import counted
 
 
@@ -35,11 +36,8 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
                 f"({counted(count, 'training image', 'training images')}); lower ipc"
             )
     _check_tiles(config, index)
-    if config.recover.mix != "none" and config.atoms == 1 and config.method not in SELECTING:
-        raise ConfigError(
-            f"recover.mix={config.recover.mix}: with ipc=1 a class has no other image to show; set it to none, or "
-            "recover.tiles to 2"
-        )
+    if config.recover.mix != "none" and config.method not in SELECTING:
+        _check_mix(config, num_classes)
     if config.recover.feature_loss != "rms" and not config.recover.feature_weight and config.method not in SELECTING:
         raise ConfigError(
             f"recover.feature_loss={config.recover.feature_loss}: is left out by recover.feature_weight=0; set that to "
@@ -95,6 +93,21 @@ def _check_draws_nothing(student: str, num_classes: int, image_size: int, worker
     if draws(skeleton(student, num_classes, image_size)):
         raise ConfigError(
             f"evaluate.workers={workers}: the score of {student}, which has dropout, would depend on it; set it to 1"
+        )
+
+
+def _check_mix(config: DistillConfig, num_classes: int) -> None:
+    """Refuse boxes of other images where a step has no other image of the class."""
+    if config.atoms == 1:
+        raise ConfigError(
+            f"recover.mix={config.recover.mix}: with ipc=1 a class has no other image to show; set it to none, or "
+            "recover.tiles to 2"
+        )
+    classes = classes_together(config, num_classes)
+    if images_together(config, classes) == 1 and config.tiles == 1:
+        raise ConfigError(
+            f"recover.mix={config.recover.mix}: with recover.bn_target=global and {classes} classes in a tensor batch, "
+            "each has one image in it and no other to show; set it to none, or recover.classes_per_batch to 10"
         )
 
 

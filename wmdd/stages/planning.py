@@ -24,6 +24,18 @@ UNKEYED = {"keyed": False}  # metadata of a param that changes no output, or tha
 IMAGES_PER_BATCH = 100  # fills a GPU; more classes in a task would leave fewer tasks than a cluster has GPUs
 
 
+def classes_together(config: DistillConfig, num_classes: int) -> int:
+    """Return how many classes share a tensor batch of recovery."""
+    # Images that are to match the statistics of all classes together need many classes in a batch.
+    images = 1 if config.recover.bn_target == "global" else config.atoms
+    return min(num_classes, config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images))
+
+
+def images_together(config: DistillConfig, classes: int) -> int | None:
+    """Return how many images of each of some classes share a tensor batch of recovery; None for all."""
+    return max(1, IMAGES_PER_BATCH // classes) if config.recover.bn_target == "global" else None
+
+
 @dataclass(frozen=True)
 class PlannedSet:
     """A set of images that students are trained on.
@@ -117,10 +129,8 @@ class Planner:
 
     def groups(self) -> list[range]:
         """Cut the classes into groups that share a tensor batch, and choose those of the level."""
-        # Images that are to match the statistics of all classes together need many classes in a batch.
-        images = 1 if self.config.recover.bn_target == "global" else self.config.atoms
-        size = self.config.recover.classes_per_batch or max(1, IMAGES_PER_BATCH // images)
         count = len(self.index.class_names)
+        size = classes_together(self.config, count)
         groups = [range(start, min(start + size, count)) for start in range(0, count, size)]
         return [groups[number] for number in self.level.groups(len(groups))]
 

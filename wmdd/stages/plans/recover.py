@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from wmdd.config.methods import SELECTING
 from wmdd.stages.base import Groups, Stage
-from wmdd.stages.planning import IMAGES_PER_BATCH, Planner
+from wmdd.stages.planning import Planner, images_together
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def plan(planner: Planner) -> Groups:
     steps = planner.level.steps(config)
     groups: Groups = []
     for group in planner.groups():
-        at_once = max(1, IMAGES_PER_BATCH // len(group)) if config.recover.bn_target == "global" else None
+        at_once = images_together(config, len(group))
         groups.append([])
         for class_id in group:
             inputs = {"statistics": statistics[class_id].ref, "barycenter": barycenters[class_id]}
