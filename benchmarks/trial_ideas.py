@@ -44,7 +44,12 @@ from benchmarks.trial_statistics import (
     GroupsByLoss,
     HalfEachImage,
     HalfGroups,
+    HalfOfSameView,
     LastLayer,
+    OfSameView,
+    OfViews,
+    OfViewsEach,
+    ViewOfEachImage,
 )
 from benchmarks.trial_transport import SameViews, Sliced, SlicedStrong
 from wmdd.data.views import Views, apply_mix, draw_mix_box, sample_views
@@ -95,13 +100,6 @@ class WholeViews(Loop):
     """Whole images, flipped and shifted, without crops."""
 
     crop = (1.0, 1.0)
-
-
-class ViewOfEachImage(Loop):
-    """A view for each image instead of one for a class."""
-
-    def all_views(self) -> Views:
-        return Views.stack([self.views_of(self.steps, "views", number) for number in range(len(self.names))])
 
 
 class Mixed(Loop):
@@ -281,6 +279,10 @@ IDEAS: dict[str, type[Loop]] = {
     "steps-1000": Steps1000,
     "steps-2000": Steps2000,
     "views-of-images": ViewOfEachImage,
+    "of-views": OfViews,
+    "of-views-each": OfViewsEach,
+    "of-same-view": OfSameView,
+    "half-of-same-view": HalfOfSameView,
     "whole-views": WholeViews,
     "labels-of-more": LabelsOfMore,
     "labels-of-weak": LabelsOfWeak,

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.trial_loop import Loop, Pass, moments_of, passes, stacked
+from benchmarks.trial_loop import Loop, Pass, moments_of, passes, run_network, stacked
+from wmdd.data.views import Views, apply_views, sample_views, view_matrices
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter
 from wmdd.method.selection import by_loss
@@ -137,3 +138,53 @@ class Grid(Measured):
 
     def measure(self, values: Tensor) -> Tensor:
         return F.adaptive_avg_pool2d(values, 4).mean(dim=0).flatten()
+
+
+class ViewOfEachImage(Loop):
+    """A view for each image instead of one for a class."""
+
+    def all_views(self) -> Views:
+        return Views.stack([self.views_of(self.steps, "views", number) for number in range(len(self.names))])
+
+
+class OfViews(Loop):
+    """Statistics of random views of the real images, cropped as recovery crops."""
+
+    def targets_of(self, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
+        of_classes = []
+        for number, images in enumerate(self.real.images):
+            views = self.views_of(len(images), "statistics", number)
+            shown = sample_views(teacher.pixels.normalize(images), views, self.size)
+            of_classes.append(moments_of(teacher, teacher.pixels.denormalize(shown)))
+        return stacked(of_classes)
+
+
+class OfViewsEach(ViewOfEachImage, OfViews):
+    """Statistics of random views of the real images, and a view for each distilled image."""
+
+
+class OfSameView(Loop):
+    """Statistics of 64 real images of the class under the view of the step."""
+
+    sample = 64
+
+    def seen(self, views: Views, step: int) -> Tensor:
+        rows, columns = view_matrices(self.views_at(views, step), (self.size, self.size), self.size)
+        rng = self.seeds.child("real", step).numpy()
+        drawn = [images[rng.choice(len(images), self.sample)] for images in self.real.images]
+        real = apply_views(self.real.teacher.pixels.normalize(torch.stack(drawn)), rows, columns)
+        with torch.no_grad():
+            inputs = run_network(self.real.teacher, real.flatten(0, 1)).inputs
+        by_class = [layer.unflatten(0, (self.classes, -1)) for layer in inputs]
+        self.targets = [[(x.mean(dim=(1, 3, 4)), x.var(dim=(1, 3, 4), unbiased=False)) for x in by_class]]
+        return super().seen(views, step)
+
+
+class HalfOfSameView(OfSameView):
+    """Half of the batch-norm term for the statistics of the step's view, half for those of whole images."""
+
+    def prepare(self) -> None:
+        self.whole = self.targets[0]
+
+    def statistics_loss(self, inputs: list[Tensor], targets: list[tuple[Tensor, Tensor]]) -> Tensor:  # type: ignore[override]
+        return (super().statistics_loss(inputs, targets) + super().statistics_loss(inputs, self.whole)) / 2
