@@ -96,6 +96,18 @@ class SmallCrops(Loop):
     crop = (0.08, 1.0)
 
 
+class DenseCrops(Loop):
+    """Crops from a tenth to half of the area, never the whole image."""
+
+    crop = (0.1, 0.5)
+
+
+class DenserCrops(Loop):
+    """Crops from a tenth to a quarter of the area."""
+
+    crop = (0.1, 0.25)
+
+
 class WholeViews(Loop):
     """Whole images, flipped and shifted, without crops."""
 
@@ -250,6 +262,8 @@ IDEAS: dict[str, type[Loop]] = {
     "blur": Blur,
     "jpeg": Jpeg,
     "small-crops": SmallCrops,
+    "dense-crops": DenseCrops,
+    "denser-crops": DenserCrops,
     "mixed": Mixed,
     "features": Features,
     "whitened": Whitened,
