@@ -101,6 +101,11 @@ CELLS = (
         "crops from 0.25 of the area, four tiles, no Wasserstein term",
         {**_CROPS_QUARTER, "recover.tiles": 2, **_BARE},
     ),
+    Cell(
+        "bare-whole-views",
+        "whole images flipped and shifted in recovery, without crops, no Wasserstein term",
+        {"recover.crop_scale": (1.0, 1.0), **_BARE},
+    ),
     Cell("bare-mix", "boxes of other images of the class, no Wasserstein term", {"recover.mix": "cutmix", **_BARE}),
     Cell(
         "bare-crops-0.25-mix",

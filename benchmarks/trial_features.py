@@ -115,7 +115,7 @@ class WhitenedStronger(Whitened):
 
 
 class Joined(Features):
-    """Features of several layers or networks joined to one vector, of which the start is nearest to the atoms."""
+    """Features of several layers or networks, joined to one vector; the start is nearest to their atoms."""
 
     @abstractmethod
     def joined(self, seen: Sequence[Pass]) -> Tensor:

@@ -164,20 +164,34 @@ class OfViewsEach(ViewOfEachImage, OfViews):
 
 
 class OfSameView(Loop):
-    """Statistics of 64 real images of the class under the view of the step."""
+    """Statistics of real images of the class, 64 in each step, under the view of the step."""
 
     sample = 64
 
     def seen(self, views: Views, step: int) -> Tensor:
-        rows, columns = view_matrices(self.views_at(views, step), (self.size, self.size), self.size)
+        rows, columns = view_matrices(self.views_of_real(views, step), (self.size, self.size), self.size)
         rng = self.seeds.child("real", step).numpy()
-        drawn = [images[rng.choice(len(images), self.sample)] for images in self.real.images]
+        drawn = [
+            images[rng.choice(len(images), min(self.sample, len(images)), replace=False)] for images in self.real.images
+        ]
         real = apply_views(self.real.teacher.pixels.normalize(torch.stack(drawn)), rows, columns)
         with torch.no_grad():
             inputs = run_network(self.real.teacher, real.flatten(0, 1)).inputs
         by_class = [layer.unflatten(0, (self.classes, -1)) for layer in inputs]
         self.targets = [[(x.mean(dim=(1, 3, 4)), x.var(dim=(1, 3, 4), unbiased=False)) for x in by_class]]
         return super().seen(views, step)
+
+    def views_of_real(self, views: Views, step: int) -> Views:
+        """Return the view of each class's real images."""
+        return self.views_at(views, step)
+
+
+class OfSample(OfSameView):
+    """Statistics of whole real images of the class, 64 in each step."""
+
+    def views_of_real(self, views: Views, step: int) -> Views:
+        box = torch.tensor([0, 0, self.size, self.size]).expand(self.classes, 4)
+        return Views(box, torch.zeros(self.classes, dtype=torch.bool), torch.zeros(self.classes, 2, dtype=torch.int32))
 
 
 class HalfOfSameView(OfSameView):

@@ -25,7 +25,7 @@ class Sliced(Features):
         for own, item in zip(features, self.real.statistics, strict=True):
             real = item.features[rng.choice(len(item.features), min(self.sample, len(item.features)), replace=False)]
             apart.append(ot.sliced_wasserstein_distance(own, real, projections=directions))
-        # The mean over directions has a d-th of the squared distance.
+        # So that a shift of all features counts as much as in `Features`; other differences count less.
         return torch.stack(apart) * width**0.5
 
 

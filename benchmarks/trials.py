@@ -21,7 +21,6 @@ import statistics
 import sys
 import time
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +125,32 @@ class Bench:
 
     def _labellers(self, names: Labellers) -> list[Teacher]:
         """Return the networks that label, the first of them as the stage's teacher."""
-        if names == "weak":
-            return self._others[1:2]
-        more = {"teacher and others": self._others[1:], "teacher and snapshots": self._snapshots}
-        return [self._teacher, *more.get(names, [])]
+        match names:
+            case "weak":
+                return self._others[1:2]
+            case "teacher and others":
+                return [self._teacher, *self._others[1:]]
+            case "teacher and snapshots":
+                return [self._teacher, *self.snapshots]
+        return [self._teacher]
 
     @functools.cached_property
-    def _snapshots(self) -> list[Teacher]:
-        """The network of the teacher's training after some of its epochs."""
+    def snapshots(self) -> list[Teacher]:
+        """The networks of a training like the teacher's, after some of its epochs.
+
+        On another number of threads than the teacher's, its rounding differs.
+        """
         params = pretrain.Params(self._teacher.model, self._teacher.stem, self.geometry)
         unit = Unit(TEACHER, params, {"index": self.index}.__getitem__)
         training = STAGES["pretrain"].run(self.config.pretrain, [unit], SeedTree(self.config.seed), self._runtime)
-        after_epochs = (event.data for event in training if isinstance(event, Snapshot))  # the first is before any
-        kept = [data for epoch, data in enumerate(islice(after_epochs, SNAPSHOTS[-1] + 1)) if epoch in SNAPSHOTS]
-        return [replace(self._teacher, weights=_network_of(data)) for data in kept]
+        networks = []
+        for snapshot in (unpack(event.data) for event in training if isinstance(event, Snapshot)):
+            tensors, position = snapshot
+            if position["epoch"] in SNAPSHOTS:
+                networks.append(replace(self._teacher, weights=_network_of(tensors), curve=tuple(position["curve"])))
+            if position["epoch"] == SNAPSHOTS[-1]:
+                break
+        return networks
 
     def _outputs(self, stage: str, section: Any, params: Any, inputs: dict[str, Any]) -> list[Any]:
         unit = Unit("trial", params, inputs.__getitem__)
@@ -154,16 +165,18 @@ class Bench:
         return round(float(F.cross_entropy(logits, shown.labels)), 4)
 
 
-def _network_of(snapshot: bytes) -> dict[str, Tensor]:
-    """Return the weights in the snapshot of a training."""
-    tensors, _ = unpack(snapshot)
+def _network_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights among the tensors of a training's snapshot."""
     prefix = "network."
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _computed(config: DistillConfig, work: Path, until: str) -> tuple[Plan, ArtifactStore]:
     """Compute what a run needs up to a stage, unless the store has it; return its plan."""
-    url, store = str(work / f"run-{until}-{config.seed}-ipc-{config.ipc}"), str(work / "store")
+    url, store = (
+        str(work / f"run-{until}-{config.seed}-ipc-{config.ipc}-epochs-{config.relabel.epochs}"),
+        str(work / "store"),
+    )
     distill(config, run=url, store=store, executor="local", until=until)
     start, artifacts = read_start(url), ArtifactStore(store)
     return plan_from(start.config, artifacts.load(start.index, DatasetIndex), start.index), artifacts
@@ -196,16 +209,18 @@ def measure(bench: Bench, name: str, students: int) -> Line:
 
 
 def table(lines: list[Line]) -> str:
-    """Return the last line of each idea and size as a table in Markdown, in the order of `IDEAS`."""
-    kept = {(line["ipc"], line["idea"]): line for line in lines}
-    sizes = sorted({ipc for ipc, _ in kept})
+    """Return the last line of each idea, size and number of label epochs as a table in Markdown, sorted as `IDEAS`."""
+    usual = recipe(RECIPE).relabel.epochs
+    last = {(line["ipc"], line.get("label_epochs", usual), line["idea"]): line for line in lines}
+    sizes = sorted({(ipc, epochs) for ipc, epochs, _ in last})
     rows = []
     for name, idea in IDEAS.items():
-        of_sizes = [kept.get((ipc, name)) for ipc in sizes]
+        of_sizes = [last.get((*size, name)) for size in sizes]
         if any(of_sizes):
             about = " ".join((idea.__doc__ or "").split()).rstrip(".")
             rows.append([about, *(cell for line in of_sizes for cell in _cells(line))])
-    return markdown_table(["idea", *(f"{ipc} per class{of}" for ipc in sizes for of in ("", ": unseen loss"))], rows)
+    heads = [f"{ipc} per class" + (f", {epochs} epochs" if epochs != usual else "") for ipc, epochs in sizes]
+    return markdown_table(["idea", *(f"{head}{of}" for head in heads for of in ("", ": unseen loss"))], rows)
 
 
 def _cells(line: Line | None) -> tuple[str, str]:

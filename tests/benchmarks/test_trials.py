@@ -11,11 +11,12 @@ from builders import CPU
 
 from benchmarks.cells import CROPS
 from benchmarks.trial_ideas import IDEAS
-from benchmarks.trial_loop import Loop, Real, moments_of, passes
+from benchmarks.trial_loop import Loop, Real, moments_of, passes, run_network
 from benchmarks.trials import OUT, PAGE, WEAK, Bench, _kept, _names, measure, table, with_table
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
+from wmdd.data.views import Views
 from wmdd.errors import ConfigError
 from wmdd.method.artifacts import Barycenter, ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter
@@ -48,7 +49,8 @@ def real():
 
 
 def short(idea):
-    return type("Short", (idea,), {"iterations": 4, "begin": 2, "batch": 4, "every": 2, "last": 0, "student_steps": 2})
+    sizes = {"iterations": 4, "begin": 2, "batch": 4, "every": 2, "last": 0, "student_steps": 2, "sample": 16}
+    return type("Short", (idea,), sizes)
 
 
 @pytest.mark.parametrize("name", IDEAS)
@@ -81,12 +83,14 @@ def test_each_idea_differs_from_the_plain_loop(real):
 def test_table_has_the_last_line_of_each_idea_and_size():
     lines = [{"idea": "plain", "ipc": 10, "top1": [70.0], "unseen_loss": 0.5}]
     lines += [{"idea": "jpeg", "ipc": 1, "top1": [50.0, 52.0], "unseen_loss": 0.25}]
-    lines += [{"idea": "plain", "ipc": 10, "top1": [60.0, 62.0], "unseen_loss": 0.75}]
+    lines += [{"idea": "plain", "ipc": 10, "label_epochs": 1000, "top1": [60.0, 62.0], "unseen_loss": 0.75}]
+    lines += [{"idea": "plain", "ipc": 10, "label_epochs": 200, "top1": [40.0], "unseen_loss": 1.0}]
     head, _, *rows = table(lines).splitlines()
-    assert head == "| idea | 1 per class | 1 per class: unseen loss | 10 per class | 10 per class: unseen loss |"
+    assert head.split(" | ")[1::2] == ["1 per class", "10 per class, 200 epochs", "10 per class"]
+    assert head.split(" | ")[2::2][:2] == ["1 per class: unseen loss", "10 per class, 200 epochs: unseen loss"]
     assert [row.split(" | ")[1:] for row in rows] == [
-        ["", "", "61.0 ± 1.4", "0.75 |"],
-        ["51.0 ± 1.4", "0.25", "", " |"],
+        ["", "", "40.0", "1.00", "61.0 ± 1.4", "0.75 |"],
+        ["51.0 ± 1.4", "0.25", "", "", "", " |"],
     ]
 
 
@@ -104,6 +108,59 @@ def test_loss_of_the_loop_is_that_of_recovery(real):
         terms = objective(loop.images, views.box[0], views.flip[0], views.roll[0])
     expected = (terms * objective.term_weights).sum()
     torch.testing.assert_close(loop.loss(0, loop.seen(views, 0)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sliced_distance_of_a_shift_is_its_length(real):
+    of_all = [dataclasses.replace(item, features=item.features[:COUNT]) for item in real.statistics]
+    loop = IDEAS["sliced"](dataclasses.replace(real, statistics=of_all), SECTION, SeedTree(0))
+    shift = torch.randn(of_all[0].features.shape[1], generator=SeedTree(1).torch())
+    loop.directions = 4000
+    distance = loop.distance(0, torch.stack([item.features + shift for item in of_all]))
+    torch.testing.assert_close(distance, shift.norm().expand(CLASSES), rtol=0.05, atol=0)
+
+
+def test_transport_to_the_same_features_costs_nothing(real):
+    loop = IDEAS["same-views"](real, SECTION, SeedTree(0))
+    features = torch.stack([item.features[:COUNT] for item in real.statistics])
+    loop.real_features = features.flip(1)
+    assert loop.distance(0, features).max() < 1e-5
+    loop.real_features = features.flip(1) + 1.0
+    torch.testing.assert_close(loop.distance(0, features), torch.full((CLASSES,), features.shape[-1] ** 0.5))
+
+
+class Whole:
+    """Views that show the whole image, unchanged."""
+
+    def views_of(self, count, *names):
+        box = torch.tensor([0, 0, SIZE, SIZE], dtype=torch.int32).repeat(count, 1)
+        return Views(box, torch.zeros(count, dtype=torch.bool), torch.zeros(count, 2, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("name", ["of-views", "of-same-view"])
+def test_statistics_of_whole_views_are_those_of_images(real, name):
+    loop = type("OfWhole", (Whole, IDEAS[name]), {})(real, SECTION, SeedTree(0))
+    loop.seen(loop.all_views(), 0)
+    for found, expected in zip(loop.targets[0], Loop(real, SECTION, SeedTree(0)).targets[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_half_of_the_step_s_view_is_the_mean_of_both_terms(real):
+    half = IDEAS["half-of-same-view"](real, SECTION, SeedTree(0))
+    images = half.seen(half.all_views(), 0)
+    inputs = run_network(real.teacher, images).inputs
+    terms = [Loop.statistics_loss(half, inputs, targets) for targets in (half.targets[0], half.whole)]
+    torch.testing.assert_close(half.statistics_loss(inputs, half.targets[0]), sum(terms) / 2)
+    assert terms[0] != terms[1]
+
+
+def test_networks_with_one_plan_start_from_the_same_images(real):
+    alone, shared = (IDEAS[name](real, SECTION, SeedTree(0)) for name in ("more-teachers", "shared-plan-term"))
+    width = real.statistics[0].features.shape[1]
+    assert shared.joined_atoms.shape == (CLASSES, COUNT, 2 * width)
+    views = shared.seen(shared.all_views(), 0)
+    seen = [run_network(teacher, views) for teacher in shared.teachers()]
+    assert shared.extra(0, seen) > 0
+    assert len(alone.targets) == len(shared.targets) == 2
 
 
 def test_ideas_that_do_not_fit_are_left_out_or_refused():
@@ -125,11 +182,14 @@ def test_ideas_are_measured_by_the_stages_of_a_run(tmp_path, monkeypatch):
     }
     bench = Bench(override(recipe("digits"), options), tmp_path)
     assert len(bench.real.others) == WEAK - 1
+    measure(bench, "plain", 1)
+    assert "snapshots" not in vars(bench)  # trained only for the idea that asks for them
     names = ("plain", "labels-of-more", "labels-of-weak", "labels-of-snapshots")
     lines = [measure(bench, name, 2) for name in names]
     assert all(len(line["top1"]) == 2 and all(0 <= score <= 100 for score in line["top1"]) for line in lines)
     assert len({line["unseen_loss"] for line in lines}) == 1  # the same images
     assert len({tuple(line["top1"]) for line in lines}) == 4  # other labels
+    assert [len(network.curve) for network in bench.snapshots] == [1]
 
 
 def test_unknown_idea_is_one_line():

@@ -103,12 +103,15 @@ def _check_mix(config: DistillConfig, num_classes: int) -> None:
             f"recover.mix={config.recover.mix}: with ipc=1 a class has no other image to show; set it to none, or "
             "recover.tiles to 2"
         )
-    classes = classes_together(config, num_classes)
-    if images_together(config, classes) == 1 and config.tiles == 1:
-        raise ConfigError(
-            f"recover.mix={config.recover.mix}: with recover.bn_target=global and {classes} classes in a tensor batch, "
-            "each has one image in it and no other to show; set it to none, or recover.classes_per_batch to 10"
-        )
+    largest = classes_together(config, num_classes)
+    for classes in (largest, num_classes % largest or largest):  # the last group may be smaller
+        images = images_together(config, classes) or config.atoms
+        if images == 1 or config.atoms % images == 1:
+            raise ConfigError(
+                f"recover.mix={config.recover.mix}: with recover.bn_target=global, {classes} classes have "
+                f"{counted(images, 'image', 'images')} each in a tensor batch, so one of the {config.ipc} of a class "
+                "is there without another to show; set it to none, or change ipc or recover.classes_per_batch"
+            )
 
 
 def _check_tiles(config: DistillConfig, index: DatasetIndex) -> None:
