@@ -14,7 +14,7 @@ class StatisticsConfig(Section):
 
     batch_size: Count = option(100, "images per forward pass (changes rounding only)")
     views: Literal["whole", "random"] = option(
-        "whole", "of the real images: as in validation, or one random view of each, as recovery shows images"
+        "whole", "of the real images: as in validation, or one random view of each, cropped by crop_scale"
     )
     feature_views: Literal["same", "whole", "random"] = option(
         "same", "of the real images for the features alone, which the atoms are of; same: as views"
