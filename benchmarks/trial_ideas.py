@@ -33,6 +33,7 @@ from benchmarks.trial_networks import (
     SharedPlanTerm,
     StudentLike,
     StudentsToo,
+    WeakFirst,
     WeakRecovery,
 )
 from benchmarks.trial_statistics import (
@@ -254,6 +255,7 @@ IDEAS: dict[str, type[Loop]] = {
     "half-groups": HalfGroups,
     "more-teachers": MoreTeachers,
     "weak-recovery": WeakRecovery,
+    "weak-first": WeakFirst,
     "shared-plan": SharedPlan,
     "shared-plan-term": SharedPlanTerm,
     "student-like": StudentLike,

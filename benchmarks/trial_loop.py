@@ -175,9 +175,15 @@ class Loop:
 
     def loss(self, step: int, views: Tensor) -> Tensor:
         """Return the sum over classes of all terms."""
-        seen = [run_network(teacher, views) for teacher in self.teachers()]
+        return self.loss_of(self.teachers(), self.targets, step, views)
+
+    def loss_of(
+        self, teachers: list[Teacher], targets_of: list[list[tuple[Tensor, Tensor]]], step: int, views: Tensor
+    ) -> Tensor:
+        """Return the sum over classes of all terms of some networks, each with its targets."""
+        seen = [run_network(teacher, views) for teacher in teachers]
         total = torch.zeros(()) + self.extra(step, seen)
-        for outputs, targets in zip(seen, self.targets, strict=True):
+        for outputs, targets in zip(seen, targets_of, strict=True):
             entropy = F.cross_entropy(outputs.logits, self.names) * self.classes
             total = total + self.section.ce_weight / len(seen) * entropy
             total = total + self.section.bn_weight / len(seen) * self.statistics_loss(outputs.inputs, targets)

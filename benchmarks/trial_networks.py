@@ -35,6 +35,17 @@ class WeakRecovery(Loop):
         return self.real.others[:1]
 
 
+class WeakFirst(Loop):
+    """Recovery by a network of five epochs in the first half of the steps, and by the teacher in the second."""
+
+    def teachers(self) -> list[Teacher]:
+        return [self.real.others[0], self.real.teacher]
+
+    def loss(self, step: int, views: Tensor) -> Tensor:
+        number = 0 if step < self.steps // 2 else 1
+        return self.loss_of([self.teachers()[number]], [self.targets[number]], step, views)
+
+
 class SharedPlanTerm(Joined, MoreTeachers):
     """Three networks, one plan of transport in their joined features for start and atoms, with the Wasserstein term."""
 

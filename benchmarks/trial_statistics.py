@@ -148,7 +148,7 @@ class ViewOfEachImage(Loop):
 
 
 class OfViews(Loop):
-    """Statistics of random views of the real images, cropped as recovery crops."""
+    """Statistics of random views of the real images, cropped as recovery crops and rounded to 8 bits."""
 
     def targets_of(self, teacher: Teacher) -> list[tuple[Tensor, Tensor]]:
         of_classes = []

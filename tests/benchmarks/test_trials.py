@@ -153,6 +153,16 @@ def test_half_of_the_step_s_view_is_the_mean_of_both_terms(real):
     assert terms[0] != terms[1]
 
 
+def test_weak_network_comes_first_and_the_teacher_at_the_end(real):
+    loop = IDEAS["weak-first"](real, SECTION, SeedTree(0))
+    views = loop.seen(loop.all_views(), 0)
+    for step, teacher in ((0, real.others[0]), (loop.steps // 2, real.teacher)):
+        alone = Loop(real, SECTION, SeedTree(0))
+        expected = alone.loss_of([teacher], [alone.targets_of(teacher)], step, views)
+        torch.testing.assert_close(loop.loss(step, views), expected)
+    assert not torch.equal(loop.loss(0, views), loop.loss(loop.steps // 2, views))
+
+
 def test_networks_with_one_plan_start_from_the_same_images(real):
     alone, shared = (IDEAS[name](real, SECTION, SeedTree(0)) for name in ("more-teachers", "shared-plan-term"))
     width = real.statistics[0].features.shape[1]
