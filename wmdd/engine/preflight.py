@@ -18,31 +18,53 @@ from wmdd.text import counted
 
 
 def check(config: DistillConfig, index: DatasetIndex) -> None:
-    """Refuse what cannot work with this set, before any training."""
-    num_classes, size = len(index.class_names), config.data.image_size
+    """Refuse what cannot work with this set, before any training.
+
+    Raises:
+        ConfigError, DataError: one line with the remedy.
+    """
+    num_classes = len(index.class_names)
     if num_classes < 2:
         raise DataError(f"data.path={config.data.path}: has one class, {index.class_names[0]}; distillation needs two")
-    ipc = config.ipc
+    _check_ipc(config, index)
+    if config.method not in SELECTING:
+        _check_tiles(config, index)
+        _check_mix(config, num_classes)
+        _check_feature_loss(config)
+    _check_budgets(config)
+    _check_teacher(config, index)
+    _check_labellers(config, num_classes)
+    _check_students(config, num_classes)
+
+
+def _check_ipc(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse more images than a class has."""
+    ipc, kept = config.ipc, config.data.per_class
     for class_id, name in enumerate(index.class_names):
         count = len(index.train.of_class(class_id))
-        if ipc > count:
-            if config.data.per_class and config.data.per_class < ipc:
-                raise ConfigError(
-                    f"ipc={ipc}: is more than the images that data.per_class={config.data.per_class} keeps "
-                    "of each class; lower it, or raise data.per_class"
-                )
+        if ipc <= count:
+            continue
+        if kept and kept < ipc:
             raise ConfigError(
-                f"ipc={ipc}: larger than class {name} "
-                f"({counted(count, 'training image', 'training images')}); lower ipc"
+                f"ipc={ipc}: is more than the images that data.per_class={kept} keeps of each class; lower it, or "
+                "raise data.per_class"
             )
-    _check_tiles(config, index)
-    if config.recover.mix != "none" and config.method not in SELECTING:
-        _check_mix(config, num_classes)
-    if config.recover.feature_loss != "rms" and not config.recover.feature_weight and config.method not in SELECTING:
+        raise ConfigError(
+            f"ipc={ipc}: larger than class {name} ({counted(count, 'training image', 'training images')}); lower ipc"
+        )
+
+
+def _check_feature_loss(config: DistillConfig) -> None:
+    """Refuse a choice of feature term that its weight leaves out."""
+    if config.recover.feature_loss != "rms" and not config.recover.feature_weight:
         raise ConfigError(
             f"recover.feature_loss={config.recover.feature_loss}: is left out by recover.feature_weight=0; set that to "
             "the term's weight (transport: 100), or this to rms"
         )
+
+
+def _check_budgets(config: DistillConfig) -> None:
+    """Refuse batches of one image, and a temperature that sets of several sizes would not share."""
     if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.tiles > 1):
         raise ConfigError(
             f"evaluate.temperature_decay={config.evaluate.temperature_decay:g}: falls by epochs, of which larger sets "
@@ -52,7 +74,11 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         if getattr(config, section).batch_size < 2:
             option = f"{section}.batch_size"
             raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
-    teacher = config.pretrain
+
+
+def _check_teacher(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse a teacher that does not fit the images, the recovery or its own file of weights."""
+    teacher, num_classes, size = config.pretrain, len(index.class_names), config.data.image_size
     if teacher.decode == "gpu" and not teacher.checkpoint:
         _check_gpu(config.runtime.device)
     _check_network(teacher.model, num_classes, size, teacher.stem, "pretrain.model")
@@ -65,17 +91,26 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         from wmdd.models.weights import check_card
 
         check_card(teacher.checkpoint, index.class_names, size, config.data.normalization)
-    if config.relabel.teachers and config.evaluate.labels == "hard":
-        names = ",".join(config.relabel.teachers)
-        raise ConfigError(f"relabel.teachers={names}: nobody labels with evaluate.labels=hard; leave it out")
-    for name in config.relabel.teachers:
+
+
+def _check_labellers(config: DistillConfig, num_classes: int) -> None:
+    """Refuse further teachers that label nothing, label twice or do not fit the images."""
+    teacher, names = config.pretrain, config.relabel.teachers
+    if names and config.evaluate.labels == "hard":
+        raise ConfigError(f"relabel.teachers={','.join(names)}: nobody labels with evaluate.labels=hard; leave it out")
+    for name in names:
         if name == teacher.model:
             raise ConfigError(f"relabel.teachers={name}: is pretrain.model, which labels anyway; leave it out")
-        _check_network(name, num_classes, size, teacher.stem, "relabel.teachers")
+        _check_network(name, num_classes, config.data.image_size, teacher.stem, "relabel.teachers")
+
+
+def _check_students(config: DistillConfig, num_classes: int) -> None:
+    """Refuse students that do not fit the images, or whose score would depend on the number of workers."""
+    size, workers = config.data.image_size, config.evaluate.workers
     for student in config.evaluate.students:
         _check_network(student, num_classes, size, config.evaluate.stem, "evaluate.students")
-        if config.evaluate.workers > 1:
-            _check_draws_nothing(student, num_classes, size, config.evaluate.workers)
+        if workers > 1:
+            _check_draws_nothing(student, num_classes, size, workers)
 
 
 def _check_gpu(device: str) -> None:
@@ -98,6 +133,8 @@ def _check_draws_nothing(student: str, num_classes: int, image_size: int, worker
 
 def _check_mix(config: DistillConfig, num_classes: int) -> None:
     """Refuse boxes of other images where a step has no other image of the class."""
+    if config.recover.mix == "none":
+        return
     if config.atoms == 1:
         raise ConfigError(
             f"recover.mix={config.recover.mix}: with ipc=1 a class has no other image to show; set it to none, or "
@@ -117,7 +154,7 @@ def _check_mix(config: DistillConfig, num_classes: int) -> None:
 def _check_tiles(config: DistillConfig, index: DatasetIndex) -> None:
     """Refuse tiles that do not fill an image, or that have no real image for each atom."""
     tiles, size = config.tiles, config.data.image_size
-    if tiles == 1 or config.method in SELECTING:
+    if tiles == 1:
         return
     if size % tiles:
         raise ConfigError(f"recover.tiles={tiles}: does not divide data.image_size={size}; choose a divisor")
