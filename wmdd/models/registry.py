@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -73,6 +74,14 @@ def skeleton(name: str, num_classes: int, image_size: int, *, stem: Stem = "auto
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether a network has batch-norm layers, which the batch-norm term needs."""
     return any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def normalized_by_batch(model: nn.Module) -> nn.Module:
+    """Return a copy whose batch-norm layers take each batch's own statistics; all else is in evaluation mode."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        module.train(isinstance(module, nn.BatchNorm2d))
+    return model
 
 
 def draws(model: nn.Module) -> bool:

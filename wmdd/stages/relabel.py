@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,6 +16,7 @@ from wmdd.method.batch_sizes import batch_sizes
 from wmdd.method.label_batches import LabelBatch, draw_epoch, mean_pixels, replay, replayable, together
 from wmdd.method.soft_labels import LabelBlock
 from wmdd.models.folding import folded
+from wmdd.models.registry import normalized_by_batch
 from wmdd.models.teacher import Teacher
 from wmdd.normalization import Normalization
 from wmdd.outputs import Output, Progress
@@ -143,7 +143,4 @@ def _as_it_labels(section: RelabelConfig, teacher: Teacher, runtime: Runtime) ->
     network = runtime.place(teacher.network)
     if section.bn_mode == "running":
         return runtime.round_weights(folded(network, teacher.image_size))
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        module.train(isinstance(module, nn.BatchNorm2d))
-    return runtime.round_weights(network)
+    return runtime.round_weights(normalized_by_batch(network))
