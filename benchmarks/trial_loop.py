@@ -8,7 +8,7 @@ changes one thing (`benchmarks.trial_ideas`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,6 +39,7 @@ class Real:
         others: more networks, weaker ones.
         statistics: of the teacher, of each class.
         barycenters: k atoms of each class.
+        snapshots: trains the teacher again, and returns some states of it.
     """
 
     images: list[Tensor]
@@ -46,6 +47,7 @@ class Real:
     others: list[Teacher]
     statistics: list[ClassStatistics]
     barycenters: list[Barycenter]
+    snapshots: Callable[[], list[Teacher]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.trial_features import Joined
 from benchmarks.trial_loop import Loop, Pass
 from wmdd.config.recipes import recipe
-from wmdd.data.views import draw_resized_crops, sample_views
+from wmdd.data.views import apply_mix, draw_mix_box, draw_resized_crops, sample_views
 from wmdd.method.losses import soft_label_loss
-from wmdd.models.registry import build_model
+from wmdd.models.registry import build_model, normalized_by_batch
 from wmdd.models.teacher import Teacher
 from wmdd.training.optim import student_optimizer
 from wmdd.training.schedules import student_schedule
@@ -33,6 +32,13 @@ class WeakRecovery(Loop):
 
     def teachers(self) -> list[Teacher]:
         return self.real.others[:1]
+
+
+class Snapshots(Loop):
+    """Statistics and cross-entropy of the teacher and of its training's state after 3 and 6 of 10 epochs."""
+
+    def teachers(self) -> list[Teacher]:
+        return [self.real.teacher, *self.real.snapshots()]
 
 
 class WeakFirst(Loop):
@@ -75,13 +81,13 @@ class StudentLike(Loop):
         teacher, options = self.real.teacher, recipe("cifar10-quick")
         with self.seeds.child("student").scoped():
             network = build_model(teacher.model, teacher.num_classes, teacher.image_size, stem=teacher.stem)
-        labeller, even = _by_batch(teacher.network), torch.ones(self.batch)
+        labeller, even = normalized_by_batch(teacher.network), torch.ones(self.batch)
         optimizer = student_optimizer(options.evaluate, network)
         rate = student_schedule(options.evaluate, self.student_steps)
         for step in range(self.student_steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step) * group.get("lr_scale", 1.0)
-            views = self._random_views(step, options.relabel.crop_scale)
+            views = self.student_views(step, options.relabel.crop_scale)
             with torch.no_grad():
                 labels = labeller(views)
             loss = soft_label_loss(network(views), labels, even, options.evaluate.temperature)
@@ -90,7 +96,8 @@ class StudentLike(Loop):
             optimizer.step()
         return replace(teacher, weights={name: value.detach() for name, value in network.state_dict().items()})
 
-    def _random_views(self, step: int, scale: tuple[float, float]) -> Tensor:
+    def student_views(self, step: int, scale: tuple[float, float]) -> Tensor:
+        """Draw a batch of real images under random views, (batch, 3, h, w) normalised."""
         rng = self.seeds.child("student", step).numpy()
         drawn = [self.real.images[number] for number in rng.integers(self.classes, size=self.batch)]
         images = torch.stack([images[rng.integers(len(images))] for images in drawn])
@@ -98,12 +105,14 @@ class StudentLike(Loop):
         return sample_views(self.real.teacher.pixels.normalize(images), views, self.size)
 
 
-def _by_batch(network: nn.Module) -> nn.Module:
-    """Return a copy that normalises by the batch's own statistics, as the recipe's labels are made."""
-    network = copy.deepcopy(network)
-    for module in network.modules():
-        module.train(isinstance(module, nn.BatchNorm2d))
-    return network
+class StudentLikeMixed(StudentLike):
+    """Statistics and cross-entropy of a network trained by the teacher's labels of real images mixed by CutMix."""
+
+    def student_views(self, step: int, scale: tuple[float, float]) -> Tensor:
+        views = super().student_views(step, scale)
+        rng = self.seeds.child("student-mix", step).numpy()
+        partner = torch.from_numpy(rng.permutation(self.batch))
+        return apply_mix(views, partner, draw_mix_box(rng, self.size, 1.0))
 
 
 class StudentsToo(StudentLike):

@@ -90,6 +90,7 @@ class Bench:
             self._others[1:],
             [store.load(ref, ClassStatistics) for ref in plan.refs("statistics")],
             [store.load(ref, Barycenter) for ref in plan.refs("barycenter")],
+            lambda: self.snapshots,
         )
         self._runtime = Runtime.create(RuntimeConfig(device="cpu"))
 

@@ -45,7 +45,7 @@ def real():
         images.append(pixels)
         statistics.append(ClassStatistics(number, features, moments_of(teacher, pixels)))
         barycenters.append(Barycenter(number, support, mass, nearest, (1.0,), True, (0.0,) * 5))
-    return Real(images, teacher, [other], statistics, barycenters)
+    return Real(images, teacher, [other], statistics, barycenters, lambda: [other])
 
 
 def short(idea):
@@ -207,3 +207,13 @@ def test_unknown_idea_is_one_line():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("--only grups: there is no such idea; choose from plain,")
+
+
+def test_mixed_student_views_have_pixels_of_other_views(real):
+    plain, mixed = (short(IDEAS[name])(real, SECTION, SeedTree(0)) for name in ("student-like", "student-like-mixed"))
+    scale = (0.25, 1.0)
+    before, after = (torch.stack([loop.student_views(step, scale) for step in range(8)]) for loop in (plain, mixed))
+    own = (after == before).all(dim=2)
+    other = (after[:, :, None] == before[:, None]).all(dim=3).any(dim=2)  # of any view of the batch, in the same place
+    assert 0 < own.float().mean() < 1
+    assert other.all()
