@@ -88,6 +88,21 @@ def test_options_in_a_guide_exist(subtests):
             assert [f"{section}.{name}" for section, name in named if name not in {*known[section], "npy"}] == []
 
 
+def test_links_of_a_guide_lead_to_files_and_headings(subtests):
+    for guide in (*GUIDES, *sorted((ROOT / "cluster").rglob("README.md"))):
+        with subtests.test(guide=guide.name):
+            named = re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", guide.read_text())
+            targets = [(guide.parent / path if path else guide, heading) for path, heading in named]
+            assert [str(path) for path, _ in targets if not path.exists()] == []
+            assert [heading for path, heading in targets if heading and heading not in _anchors(path)] == []
+
+
+def _anchors(page):
+    """Return the names that GitHub gives to the headings of a page."""
+    headings = re.findall(r"(?m)^#+ (.+)$", re.sub(r"(?ms)^```.*?^```", "", page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_mistyped_flag_is_answered_with_a_near_one(subtests, capsys):
     cases = [
         (("tune", "digits", "--trials", "3"), "No such option '--trials'. Write --tune.samples."),
