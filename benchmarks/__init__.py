@@ -1,1 +1,1 @@
-"""One file per question; each prints JSON lines."""
+"""One file or folder per question; each prints JSON lines."""

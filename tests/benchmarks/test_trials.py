@@ -10,9 +10,11 @@ import torch
 from builders import CPU
 
 from benchmarks.cells import CROPS
-from benchmarks.trial_ideas import IDEAS
-from benchmarks.trial_loop import Loop, Real, moments_of, passes, run_network
-from benchmarks.trials import OUT, PAGE, WEAK, Bench, _kept, _names, measure, table, with_table
+from benchmarks.trials.__main__ import OUT, PAGE, chosen
+from benchmarks.trials.bench import WEAK, Bench
+from benchmarks.trials.ideas import IDEAS
+from benchmarks.trials.lines import kept, measure, table, with_table
+from benchmarks.trials.loop import Loop, Real, moments_of, passes, run_network
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -96,7 +98,7 @@ def test_table_has_the_last_line_of_each_idea_and_size():
 
 def test_page_has_the_table_of_the_results():
     page = PAGE.read_text(encoding="utf-8")
-    assert with_table(page, _kept(OUT)) == page
+    assert with_table(page, kept(OUT)) == page
     assert "| The plain loop: " in page
 
 
@@ -174,15 +176,15 @@ def test_networks_with_one_plan_start_from_the_same_images(real):
 
 
 def test_ideas_that_do_not_fit_are_left_out_or_refused():
-    assert "groups-5" in _names(None, 10)
-    assert "groups-5" not in _names(None, 4)
+    assert "groups-5" in chosen(None, 10)
+    assert "groups-5" not in chosen(None, 4)
     with pytest.raises(ConfigError, match="--only groups-5: does not cut the 4 images of a class"):
-        _names("plain,groups-5", 4)
+        chosen("plain,groups-5", 4)
 
 
 @pytest.mark.slow
 def test_ideas_are_measured_by_the_stages_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.trials.SNAPSHOTS", (1,))
+    monkeypatch.setattr("benchmarks.trials.bench.SNAPSHOTS", (1,))
     options = {
         "ipc": 2,
         "pretrain.epochs": 2,

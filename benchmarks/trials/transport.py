@@ -1,4 +1,4 @@
-"""Ideas that compare all images of a class with samples of its real features; see `benchmarks.trial_ideas`."""
+"""Ideas that compare all images of a class with samples of its real features; see `benchmarks.trials.ideas`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import ot
 import torch
 from torch import Tensor
 
-from benchmarks.trial_features import Features
-from benchmarks.trial_loop import run_network
+from benchmarks.trials.features import Features
+from benchmarks.trials.loop import run_network
 from wmdd.data.views import Views, apply_views, view_matrices
 
 

@@ -1,4 +1,4 @@
-"""Ideas about the Wasserstein term, and about the spread of features; see `benchmarks.trial_ideas`."""
+"""Ideas about the Wasserstein term, and about the spread of features; see `benchmarks.trials.ideas`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from benchmarks.trial_loop import Loop, Pass, passes
+from benchmarks.trials.loop import Loop, Pass, passes
 from wmdd.method.barycenter import free_support_barycenter
 
 

@@ -1,4 +1,4 @@
-"""Ideas about the networks that images are made and labelled with; see `benchmarks.trial_ideas`."""
+"""Ideas about the networks that images are made and labelled with; see `benchmarks.trials.ideas`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.trial_features import Joined
-from benchmarks.trial_loop import Loop, Pass
+from benchmarks.trials.features import Joined
+from benchmarks.trials.loop import Loop, Pass
 from wmdd.config.recipes import recipe
 from wmdd.data.views import apply_mix, draw_mix_box, draw_resized_crops, sample_views
 from wmdd.method.losses import soft_label_loss

@@ -2,7 +2,7 @@
 
 `Loop` does what `wmdd.method.recovery` does, in fp32, with all classes in one batch and one teacher after another:
 batch-norm statistics of each class, relative, and cross-entropy; no feature term. An idea is a subclass of it that
-changes one thing (`benchmarks.trial_ideas`).
+changes one thing (`benchmarks.trials.ideas`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ideas about the statistics that images match; see `benchmarks.trial_ideas`."""
+"""Ideas about the statistics that images match; see `benchmarks.trials.ideas`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.trial_loop import Loop, Pass, moments_of, passes, run_network, stacked
+from benchmarks.trials.loop import Loop, Pass, moments_of, passes, run_network, stacked
 from wmdd.data.views import Views, apply_views, sample_views, view_matrices
 from wmdd.method.artifacts import ClassStatistics
 from wmdd.method.barycenter import free_support_barycenter

@@ -1,4 +1,4 @@
-"""Ideas for better images, each a change of `benchmarks.trial_loop.Loop`: what `benchmarks.trials` measures."""
+"""Ideas for better images, each a change of `benchmarks.trials.loop.Loop`: what `benchmarks.trials` measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.trial_features import (
+from benchmarks.trials.features import (
     Depths,
     Diversity,
     DiversityStrong,
@@ -23,8 +23,8 @@ from benchmarks.trial_features import (
     WhitenedStrong,
     WhitenedStronger,
 )
-from benchmarks.trial_loop import Loop
-from benchmarks.trial_networks import (
+from benchmarks.trials.loop import Loop
+from benchmarks.trials.networks import (
     LabelsOfMore,
     LabelsOfSnapshots,
     LabelsOfWeak,
@@ -38,7 +38,7 @@ from benchmarks.trial_networks import (
     WeakFirst,
     WeakRecovery,
 )
-from benchmarks.trial_statistics import (
+from benchmarks.trials.statistics import (
     Covariances,
     FirstLayer,
     Grid,
@@ -55,7 +55,7 @@ from benchmarks.trial_statistics import (
     OfViewsEach,
     ViewOfEachImage,
 )
-from benchmarks.trial_transport import SameViews, Sliced, SlicedStrong
+from benchmarks.trials.transport import SameViews, Sliced, SlicedStrong
 from wmdd.data.views import Views, apply_mix, draw_mix_box, sample_views
 
 
