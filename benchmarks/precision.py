@@ -29,7 +29,7 @@ ROUNDS = 2
 LIMIT = "ONEDNN_MAX_CPU_ISA"
 # The flag without which this CPU cannot stand for a chip, by oneDNN's name of the limit.
 CHIPS = {"AVX512_CORE_AMX": "amx_bf16", "AVX512_CORE_BF16": "avx512_bf16", "AVX512_CORE": "avx512f"}
-CASES = (("resnet18", 32, 10), ("convnet3_w64", 32, 25), ("convnet1_w8", 16, 100))
+CASES = (("resnet18", 32, 10), ("mobilenet_v2", 32, 20), ("convnet3_w64", 32, 25), ("convnet1_w8", 16, 100))
 TOY_CASES = (("convnet1_w8", 8, 4),)
 Speeds = dict[str, dict[str, float]]
 
