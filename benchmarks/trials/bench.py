@@ -144,10 +144,8 @@ def _network_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _computed(config: DistillConfig, work: Path, until: str) -> tuple[Plan, ArtifactStore]:
     """Compute what a run needs up to a stage, unless the store has it; return its plan."""
-    url, store = (
-        str(work / f"run-{until}-{config.seed}-ipc-{config.ipc}-epochs-{config.relabel.epochs}"),
-        str(work / "store"),
-    )
+    url = str(work / f"run-{until}-{config.seed}-ipc-{config.ipc}-epochs-{config.relabel.epochs}")
+    store = str(work / "store")
     distill(config, run=url, store=store, executor="local", until=until)
     start, artifacts = read_start(url), ArtifactStore(store)
     return plan_from(start.config, artifacts.load(start.index, DatasetIndex), start.index), artifacts
