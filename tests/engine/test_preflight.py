@@ -50,3 +50,37 @@ def test_boxes_without_another_image_in_the_tensor_batch_are_refused(index, opti
 )
 def test_boxes_with_another_image_in_the_tensor_batch_are_accepted(index, options):
     check(override(recipe("digits"), MIXED | options), index)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ipc": 12}, r"ipc=12: larger than class c00 \(11 training images\); lower ipc"),
+        ({"ipc": 12, "data.per_class": 4}, "ipc=12: is more than the images that data.per_class=4 keeps"),
+        ({"recover.tiles": 3}, "recover.tiles=3: does not divide data.image_size=16"),
+        (
+            {"recover.tiles": 2, "ipc": 3},
+            "recover.tiles=2: needs 12 real images of each class",
+        ),
+        ({"recover.mix": "cutmix"}, "recover.mix=cutmix: with ipc=1 a class has no other image"),
+        ({"recover.feature_loss": "transport", "recover.feature_weight": 0}, "is left out by recover.feature_weight=0"),
+        ({"evaluate.temperature_decay": 0.5, "evaluate.worth": (1, 2)}, "evaluate.temperature_decay=0.5: falls by"),
+        ({"pretrain.batch_size": 1}, "pretrain.batch_size=1: batch-norm needs two images"),
+        ({"relabel.batch_size": 1}, "relabel.batch_size=1: batch-norm needs two images"),
+        ({"pretrain.model": "vit_b_16"}, "pretrain.model=vit_b_16: "),
+        ({"pretrain.decode": "gpu", "runtime.device": "cpu"}, "pretrain.decode=gpu: runtime.device=cpu ensures no GPU"),
+        ({"relabel.teachers": ("convnet3_w64",)}, "relabel.teachers=convnet3_w64: is pretrain.model"),
+        ({"relabel.teachers": ("convnet2_w8",), "evaluate.labels": "hard"}, "relabel.teachers=convnet2_w8: nobody"),
+        ({"evaluate.students": ("resnet",)}, "evaluate.students=resnet: "),
+        ({"evaluate.students": ("mobilenet_v2",), "evaluate.workers": 2}, "mobilenet_v2, which has dropout"),
+    ],
+)
+def test_what_does_not_fit_the_set_is_refused_in_one_line(index, options, words):
+    with pytest.raises(ConfigError, match=words) as refused:
+        check(override(recipe("digits"), options), index)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_selection_of_real_images_is_not_held_to_options_of_recovery(index):
+    left_out = {"recover.tiles": 3, "recover.feature_loss": "transport", "recover.feature_weight": 0}
+    check(override(recipe("digits"), {"method": "random", **left_out}), index)
