@@ -128,6 +128,11 @@ CELLS = (
     Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
     Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
     Cell(
+        "bare-crops-0.25-strong-teacher",
+        "a teacher of thirty epochs, crops from 0.25 of the area, no Wasserstein term",
+        {"pretrain.epochs": 30, **_CROPS_QUARTER, **_BARE},
+    ),
+    Cell(
         "bare-smoothing",
         "a teacher trained with label smoothing 0.1, no Wasserstein term",
         {"pretrain.label_smoothing": 0.1, **_BARE},
