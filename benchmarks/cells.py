@@ -29,6 +29,9 @@ _BARE = {"recover.feature_weight": 0.0}
 _BARE_EASIEST = {"recover.init": "easiest", **_BARE}
 _SMALL_CROPS = {"recover.crop_scale": (0.08, 1.0)}
 _CROPS_QUARTER = {"recover.crop_scale": (0.25, 1.0)}
+# Recipe `cifar10-quick`: what cells of the students' options change.
+_RECIPE = {**_CROPS_QUARTER, "recover.tiles": 0, **_BARE}
+_START_TILES = {"recover.iterations": 0, "recover.tiles": 2, **_BARE}
 
 # What the cells change: the released code's term at its weight, and whole images. A recipe may have other values.
 REFERENCE = {"recover.feature_weight": 10.0, "recover.tiles": 1}
@@ -118,6 +121,19 @@ CELLS = (
         {**_CROPS_QUARTER, "recover.mix": "cutmix", "recover.tiles": 2, **_BARE},
     ),
     Cell("bare-no-cross-entropy", "the batch-norm term alone", {"recover.ce_weight": 0.0, **_BARE}),
+    Cell("bare-bn-0", "the cross-entropy alone", {"recover.bn_weight": 0.0, **_BARE}),
+    Cell("bn-0", "no batch-norm term", {"recover.bn_weight": 0.0}),
+    Cell("start-tiles", "no steps: four real images nearest to the atoms, as tiles", _START_TILES),
+    Cell(
+        "start-random-tiles",
+        "no steps: four random real images, as tiles",
+        {"recover.init": "random", **_START_TILES},
+    ),
+    Cell(
+        "start-easiest-tiles",
+        "no steps: the four easiest real images, as tiles",
+        {"recover.init": "easiest", **_START_TILES},
+    ),
     Cell("random-views", "statistics of random views from 0.08 of the area", {"statistics.views": "random"}),
     Cell(
         "random-views-as-seen",
@@ -144,4 +160,32 @@ CELLS = (
         {"pretrain.label_smoothing": 0.1, "evaluate.temperature": 4.0, **_BARE},
     ),
     Cell("ensemble", "labels by two more networks", {"relabel.teachers": ("convnet3_w32", "convnet3_w128")}),
+    Cell(
+        "recipe-ensemble",
+        "the recipe, labels by two more networks",
+        {"relabel.teachers": ("convnet3_w32", "convnet3_w128"), **_RECIPE},
+    ),
+    Cell(
+        "recipe-adamw",
+        "the recipe, students by AdamW at 0.001",
+        {"evaluate.optimizer": "adamw", "evaluate.lr": 1e-3, **_RECIPE},
+    ),
+    Cell(
+        "recipe-running-labels", "the recipe, labels by running statistics", {"relabel.bn_mode": "running", **_RECIPE}
+    ),
+    Cell(
+        "recipe-stretch-2",
+        "the recipe, cosine stretched to twice the epochs",
+        {"evaluate.cosine_stretch": 2.0, **_RECIPE},
+    ),
+    Cell(
+        "recipe-falling-temperature",
+        "the recipe, the labels' temperature falls from 20 to 2, by a tenth every 30 epochs",
+        {"evaluate.temperature_decay": 0.9, **_RECIPE},
+    ),
+    Cell(
+        "recipe-fitted-temperature",
+        "the recipe, the students' temperature fitted",
+        {"evaluate.student_temperature": "fitted", **_RECIPE},
+    ),
 )
