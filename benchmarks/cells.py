@@ -173,6 +173,8 @@ CELLS = (
     Cell(
         "recipe-running-labels", "the recipe, labels by running statistics", {"relabel.bn_mode": "running", **_RECIPE}
     ),
+    Cell("recipe-mse", "the recipe, students by the squared error of logits", {"evaluate.loss": "mse", **_RECIPE}),
+    Cell("recipe-randaugment", "the recipe, RandAugment in the views", {"relabel.augment": "randaugment", **_RECIPE}),
     Cell(
         "recipe-stretch-2",
         "the recipe, cosine stretched to twice the epochs",

@@ -101,9 +101,9 @@ def _cell(name: str, ipc: int, protocol: str | None = None, **options: Any) -> S
     return _recipe(f"cell-{ipc}-{name}", "data", "cifar10", ipc, protocol=protocol, options=_CELL | options)
 
 
-# Cells of accuracy have a teacher of a third of the recipe's epochs, and one student of each of two sets: on an H200
+# Cells of accuracy have a teacher of a third of the recipe's epochs, and one student of each of three sets: on an H200
 # the teacher takes 110 s, and a student of 5,000 steps 55.
-_CELL = {"pretrain.epochs": 20, "evaluate.num_students": 1, "evaluate.baselines": ("random",)}
+_CELL = {"pretrain.epochs": 20, "evaluate.num_students": 1, "evaluate.baselines": ("random", "easiest")}
 _NO_FEATURES = {"recover.feature_weight": 0.0}
 _METHODS = ("random", "herding", "sre2l", "cda", "wmdd-paper-loss")
 _GPU = (
@@ -129,10 +129,13 @@ _GPU = (
     _cell("no-features", 10, **_NO_FEATURES),
     _cell("no-features", 1, **_NO_FEATURES),
     _cell("fifth-of-the-epochs", 50, **{"relabel.epochs": 200, "evaluate.val_every": 50}),
+    _cell("edc", 50, "edc"),
     _recipe("cifar10-50", "data", "cifar10", 50),
     _recipe("cifar10-1", "data", "cifar10", 1),
     *(_recipe(f"cifar10-{method}", "data", "cifar10", 10, method=method) for method in _METHODS),
     _recipe("tiny", "tiny", "tiny-imagenet", 10),
+    _recipe("tiny-edc", "tiny", "tiny-imagenet", 10, protocol="edc"),
+    _recipe("tiny-50", "tiny", "tiny-imagenet", 50),
 )
 _STANDARD_STUDENT = {"model": "resnet18", "batch_size": 50, "epochs": 25, "stem": "standard"}
 _STEMS = [("resnet18", "standard"), ("resnet18", "small")]
