@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells import CELLS, Cell, reference
+from benchmarks.cells import BASES, CELLS, Cell, reference
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from wmdd.commands.distill import distill
@@ -35,6 +35,7 @@ OUT = ROOT / "benchmarks" / "results" / "ablation.jsonl"
 PAGE = ROOT / "docs" / "accuracy.md"
 WORK = ROOT / "build" / "ablation"
 BASELINES = ("random", "nearest", "easiest", "herding")
+_HEAD = ("change", "options", "top-1", "difference", "gain over the best baseline", "recovery, s")
 Line = dict[str, Any]
 
 
@@ -80,30 +81,64 @@ def latest(lines: Iterable[str], recipe_name: str) -> dict[tuple[int, str], Line
 
 
 def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
-    """Return the table of all cells of one size in Markdown: scores, and the difference to the reference."""
-    cells = [cell for cell in CELLS if (ipc, cell.name) in lines]
-    first = lines.get((ipc, "reference"))
-    rows = []
-    for cell in cells:
-        line = lines[ipc, cell.name]
-        for student, scores in line["students"].items():
-            top1, gain = scores["distilled"], scores["gain"]
-            before = first["students"].get(student) if first and first is not line else None
-            change = _points(top1["top1_last_mean"] - before["distilled"]["top1_last_mean"]) if before else ""
-            shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
-            of = "" if len(line["students"]) == 1 else f" ({student})"
-            of += " (**the recipe**)" if _is_recipe(line["recipe"], ipc, cell) else ""
-            options = ", ".join(f"`{name} {_plain(value)}`" for name, value in cell.options.items())
-            seconds = f"{line['seconds'].get('recover', 0):.0f}"
-            rows.append([cell.about + of, options, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds])
-    head = ["change", "options", "top-1", "difference", "gain over the best baseline", "recovery, s"]
-    return markdown_table(head, rows)
+    """Return the cells of one size as Markdown: a table of those that are nearest to each cell of `BASES`."""
+    measured = {cell.name: cell for cell in CELLS if (ipc, cell.name) in lines}
+    groups: dict[str, list[Cell]] = {}
+    for cell in measured.values():
+        base = _base(lines[ipc, cell.name]["recipe"], ipc, cell, measured.values())
+        groups.setdefault(base.name, []).append(cell)
+    return "\n\n".join(
+        f'Changes of "{measured[name].about}":\n\n'
+        + markdown_table(_HEAD, [row for cell in cells for row in _rows(lines, ipc, cell, measured[name])])
+        for name, cells in groups.items()
+    )
+
+
+def _base(name: str, ipc: int, cell: Cell, measured: Iterable[Cell]) -> Cell:
+    """Return the base that differs from a cell in the fewest options, the first of equals; the reference has itself."""
+    bases = [base for base in measured if base.name in BASES and base is not cell]
+    if cell.name == "reference" or not bases:
+        return cell
+    own = _flat(config_at(name, ipc, cell))
+    return min(bases, key=lambda base: len(own - _flat(config_at(name, ipc, base))))
+
+
+def _flat(config: DistillConfig) -> set[tuple[str, str, str]]:
+    """Return every value of a configuration, as (section, option, text)."""
+    sections = config.model_dump(mode="json").items()
+    return {
+        (name, option, repr(value))
+        for name, part in sections
+        if isinstance(part, dict)
+        for option, value in part.items()
+    }
+
+
+def _rows(lines: Mapping[tuple[int, str], Line], ipc: int, cell: Cell, base: Cell) -> Iterable[list[str]]:
+    """Yield a row for each student of a cell, with its difference to the base's."""
+    line = lines[ipc, cell.name]
+    before = lines[ipc, base.name]["students"] if base is not cell else {}
+    options = ", ".join(f"`{name} {_plain(value)}`" for name, value in cell.options.items())
+    for student, scores in line["students"].items():
+        top1, gain = scores["distilled"], scores["gain"]
+        shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
+        change = ""
+        if student in before:
+            change = _points(top1["top1_last_mean"] - before[student]["distilled"]["top1_last_mean"])
+        of = "" if len(line["students"]) == 1 else f" ({student})"
+        of += " (**the recipe**)" if _is_recipe(line["recipe"], ipc, cell) else ""
+        seconds = f"{line['seconds'].get('recover', 0):.0f}"
+        yield [cell.about + of, options, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds]
 
 
 def _is_recipe(name: str, ipc: int, cell: Cell) -> bool:
     """Whether a cell is what the recipe does at this number of images per class."""
-    config = override(recipe(name), {"ipc": ipc})
-    return override(config, reference(name) | dict(cell.options)) == config.settled()
+    return config_at(name, ipc, cell) == override(recipe(name), {"ipc": ipc}).settled()
+
+
+def config_at(name: str, ipc: int, cell: Cell) -> DistillConfig:
+    """Return the options of a cell of a recipe, at this number of images per class."""
+    return override(recipe(name), {"ipc": ipc} | reference(name) | dict(cell.options)).settled()
 
 
 def _points(difference: float) -> str:

@@ -43,6 +43,9 @@ def reference(recipe: str) -> dict[str, Any]:
     return REFERENCE | (CROPS if recipe.startswith("cifar") else {})
 
 
+# Cells to which others are compared, each to that from which it differs in the fewest options.
+BASES = ("reference", "no-features", "bare-tiles", "bare-crops-0.25", "bare-crops-0.25-tiles")
+
 # Those that say most come first: a call that is interrupted leaves the best table.
 CELLS = (
     Cell("reference", "start nearest to the atoms, all three terms"),

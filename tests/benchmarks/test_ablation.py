@@ -36,9 +36,32 @@ def test_every_cell_changes_the_reference(cell):
 
 @pytest.mark.parametrize(("ipc", "cell"), [(10, "bare-crops-0.25"), (1, "bare-crops-0.25-tiles")])
 def test_recipe_is_one_of_the_cells(ipc, cell):
-    rows = table({(ipc, item.name): line(item.name, 0.6, ipc) for item in CELLS}, ipc).splitlines()[2:]
-    marked = [item.name for item, row in zip(CELLS, rows, strict=True) if "(**the recipe**)" in row]
-    assert marked == [cell]
+    rows = table({(ipc, item.name): line(item.name, 0.6, ipc) for item in CELLS}, ipc).splitlines()
+    about = {item.name: item.about for item in CELLS}
+    marked = [row for row in rows if "(**the recipe**)" in row]
+    assert len(marked) == 1
+    assert marked[0].startswith(f"| {about[cell]} (**the recipe**) |")
+
+
+@pytest.mark.parametrize(
+    ("ipc", "cell", "base"),
+    [
+        (10, "noise", "reference"),
+        (10, "no-features", "reference"),
+        (10, "bare-easiest", "no-features"),
+        (10, "bare-bn-0", "no-features"),
+        (10, "recipe-adamw", "bare-crops-0.25"),
+        (1, "recipe-adamw", "bare-crops-0.25-tiles"),
+        (1, "start-tiles", "bare-tiles"),
+    ],
+)
+def test_cell_is_compared_with_the_base_that_differs_least(ipc, cell, base):
+    kept = {(ipc, item.name): line(item.name, 0.6, ipc) for item in CELLS}
+    kept[ipc, base] = line(base, 0.5, ipc)
+    about = {item.name: item.about for item in CELLS}
+    under = next(part for part in table(kept, ipc).split("Changes of ")[1:] if f"\n| {about[cell]} " in part)
+    assert under.startswith(f'"{about[base]}":')
+    assert "| +10.0 |" in next(row for row in under.splitlines() if row.startswith(f"| {about[cell]} "))
 
 
 def test_names_of_cells_differ():
@@ -55,13 +78,13 @@ def test_table_has_the_last_line_of_each_cell_and_its_difference():
     ]
     kept = latest(map(json.dumps, lines), "cifar10-quick")
     assert set(kept) == {(10, "noise"), (10, "reference"), (1, "tiles")}
-    rows = table(kept, 10).splitlines()[2:]
+    rows = table(kept, 10).splitlines()[4:]
     assert rows[0] == "| start nearest to the atoms, all three terms |  | 60.0 ± 1.0 |  | +10.0 ± 0.5 (random) | 12 |"
     assert rows[1] == "| start from noise | `recover.init noise` | 45.0 ± 1.0 | -15.0 | -5.0 ± 0.5 (random) | 12 |"
     assert len(rows) == 2
     kept[10, "noise"] = line("noise", 0.5998)
     assert "| +0.0 |" in table(kept, 10)
-    # No difference to a reference that was not measured at this size.
+    # No difference to a cell that was not measured at this size.
     assert "| 70.0 ± 1.0 |  |" in table(kept, 1)
 
 
@@ -71,7 +94,7 @@ def test_page_keeps_what_is_around_the_tables(tmp_path):
     lines = {(10, "reference"): line("reference", 0.6)}
     write_page(page, lines, "cifar10-quick")
     text = page.read_text()
-    assert text.startswith("before\n<!-- ablation cifar10-quick 10 -->\n| change |")
+    assert text.startswith('before\n<!-- ablation cifar10-quick 10 -->\nChanges of "')
     assert text.endswith("|\n<!-- end -->\nafter\n")
     assert "old" not in text
     with pytest.raises(ConfigError, match="ablation cifar10-quick 1 "):
