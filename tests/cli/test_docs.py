@@ -19,7 +19,7 @@ from wmdd.cli.released_flags import RUN_SH, SCRIPTS
 from wmdd.config.distill import DistillConfig, section_names
 from wmdd.config.methods import methods
 from wmdd.config.protocols import protocols
-from wmdd.config.recipes import recipes
+from wmdd.config.recipes import recipe, recipes
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -193,13 +193,39 @@ def test_python_in_a_guide_imports_what_exists(subtests):
                         assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
+def table_of_readme(head):
+    """Return the cells of README's table with this beginning of its head, by the name in its first column."""
+    part = (ROOT / "README.md").read_text().split(f"\n{head}", 1)[1].split("\n\n", 1)[0]
+    rows = re.findall(r"(?m)^\| `([\w-]+)` \|(.*)\|$", part)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
 def test_readme_has_purpose_and_time_of_every_recipe():
-    rows = re.findall(r"(?m)^\| `([\w-]+)` \|(.*)\|$", (ROOT / "README.md").read_text())
-    table = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows if cells.count("|") == 6}
+    table = table_of_readme("| recipe | for |")
     assert set(table) == set(recipes())
     times = [re.search(r"\d+ (s|min|h), .*|not measured|simulated", cells[-1]) for cells in table.values()]
     assert all(times)
     assert all(cells[0] for cells in table.values())
+
+
+def test_readme_has_the_options_of_every_recipe(subtests):
+    purposes, table = table_of_readme("| recipe | for |"), table_of_readme("| recipe | start |")
+    assert set(table) == set(recipes())
+    for name in recipes():
+        config, purpose = recipe(name), purposes[name]
+        with subtests.test(name):
+            assert purpose[1] == str(config.data.image_size)
+            assert purpose[3] == str(config.ipc)
+            start, weight, bn_weight, crops, steps, students = table[name]
+            recover, relabel, evaluate = config.recover, config.relabel, config.evaluate
+            assert start == recover.init + ("" if recover.tiles else "; at 1 per class four tiles")
+            assert weight == (f"{recover.feature_weight:g}" if recover.feature_weight else "none")
+            assert bn_weight == f"{recover.bn_weight:g}" + (
+                ", relative" if recover.bn_weight_scale == "relative" else ""
+            )
+            assert (crops, steps) == (f"{recover.crop_scale[0]:g}", str(recover.iterations))
+            training = f"{relabel.epochs} x {relabel.batch_size}, {relabel.bn_mode}"
+            assert students.lower() == f"{evaluate.optimizer} {evaluate.lr:g}, {training}"
 
 
 def test_package_describes_its_public_names():
