@@ -57,6 +57,8 @@ _CIFAR10: dict[str, Any] = {
     **_RELATIVE,
     # From 0.5 scores are 0.6 points lower at 10 images per class and 0.7 higher at 1 (docs/accuracy.md).
     "recover.crop_scale": (0.25, 1.0),
+    # Four tiles at 1 image per class: 6 to 9 points more there with ConvNet-3, and 5 with ResNet-18.
+    "recover.tiles": 0,
     "recover.roll_px": 4,
     # AdamW at 0.001 and labels by running statistics left ResNet-18 at 61 % after as many steps: see docs/accuracy.md.
     "relabel.epochs": 1000,
@@ -83,7 +85,6 @@ _QUICK: dict[str, Any] = {
     # With labels of views the pull towards the atoms costs 0.8 to 2.8 points (docs/accuracy.md). The atoms still choose
     # the real images that recovery starts from.
     "recover.feature_weight": 0.0,
-    "recover.tiles": 0,
     "recover.classes_per_batch": 5,
     "evaluate.students": ("convnet3_w64",),
     "evaluate.val_every": 250,
