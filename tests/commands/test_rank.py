@@ -84,6 +84,11 @@ def test_ranking_of_a_run_reuses_its_students(tiny_run, tmp_path):
     assert row["parts"]["real_hard"]["from"] == "teacher"
     assert facts["validation_digest"] == own["validation_digest"]
     assert all(code in done.stdout for code in hashes.values())
+    assert facts["bytes"]["made_soft"] == facts["bytes"]["made_hard"] | {"labels": own["bytes"]["labels"]}
+    assert facts["bytes"]["made_hard"]["labels"] == 0
+    assert facts["seconds"]["made_soft"]["recover"] == own["seconds"]["recover"]
+    assert facts["seconds"]["random_soft"]["recover"] == 0
+    assert "Costs: images as 8-bit pixels" in done.stdout.replace("\n", " ")
     assert f"{row['LRS']:.3f}" in done.stdout
     assert {item["kind"] for item in news(tmp_path / "runs/digits-rank")} >= {"begin", "unit", "done"}
     assert f"| convnet2_w16 | {row['LRS']:.3f} |" in (tmp_path / "runs/digits-rank/ranking.md").read_text()

@@ -205,7 +205,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     table = markdown_table(_head(comparison), cells(comparison, Style(best="**{}**")))
     caption = _caption(comparison, escape_markdown(comparison["set"]))
     taken = markdown_table(_cost_head(comparison), _cost_cells(comparison))
-    return f"{table}\n\n{caption}\n\n{taken}\n\n{_COSTS}.\n"
+    return f"{table}\n\n{caption}\n\n{taken}\n\n{costs.CAPTION}.\n"
 
 
 def latex(comparison: dict[str, Any]) -> str:
@@ -215,7 +215,7 @@ def latex(comparison: dict[str, Any]) -> str:
     name = comparison["set"]
     table = latex_table(head, rows, texts=texts_of(comparison), name=name, caption=_caption(comparison, name))
     taken, texts = _cost_cells(comparison), len(_cost_head(comparison))
-    return table + latex_table(_cost_head(comparison), taken, texts=texts, name=f"{name}, costs", caption=_COSTS)
+    return table + latex_table(_cost_head(comparison), taken, texts=texts, name=f"{name}, costs", caption=costs.CAPTION)
 
 
 def columns(comparison: dict[str, Any]) -> list[Table]:
@@ -231,12 +231,6 @@ def columns(comparison: dict[str, Any]) -> list[Table]:
 
 def _of_size(comparison: dict[str, Any], ipc: int) -> dict[str, Any]:
     return comparison | {"ipc": [ipc], "rows": [row for row in comparison["rows"] if row["ipc"] == ipc]}
-
-
-_COSTS = (
-    "Costs: images as 8-bit pixels, labels as stored (class names not counted), and seconds of work, summed over "
-    "workers; what several cases share, such as statistics, counts in each, the teacher in none"
-)
 
 
 def _cost_head(comparison: dict[str, Any]) -> list[str]:
@@ -256,4 +250,4 @@ def _cost_cells(comparison: dict[str, Any]) -> list[list[str]]:
 
 def cost_columns(comparison: dict[str, Any]) -> Table:
     """Return what each case takes as a table for a terminal."""
-    return console_table(_cost_head(comparison), _cost_cells(comparison), names=2, title=_COSTS)
+    return console_table(_cost_head(comparison), _cost_cells(comparison), names=2, title=costs.CAPTION)

@@ -14,6 +14,10 @@ from wmdd.text import rough_bytes
 
 MAKING = ("statistics", "barycenter", "recover", "select")  # stages that make images
 HEAD = ("pixels", "labels", "to make images", "to label", "to train students")
+CAPTION = (
+    "Costs: images as 8-bit pixels, labels as stored (class names not counted), and seconds of work, summed over "
+    "workers; what several rows share, such as statistics, counts in each, the teacher in none"
+)
 
 
 def training_of(plan: Plan) -> dict[str, int]:

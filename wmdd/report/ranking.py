@@ -17,6 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from wmdd.config.distill import DistillConfig
+from wmdd.report import costs
 from wmdd.report.scores import SHARED, scored_on, scores_of, teachers_of
 from wmdd.report.tables import console_table, markdown_table, of_students, percent
 from wmdd.storage.folder import Folder
@@ -34,6 +35,8 @@ _PARTS = {
 }
 _HEAD = ("student", "LRS", "ARS", *(column for column, _ in _PARTS.values()))
 _TRAINING_HEAD = ("student", "column", "trained on", "learning rate", "protocol")
+_COST_HEAD = ("column", *costs.HEAD)
+_COST_CAPTION = f"{costs.CAPTION}; students count at all learning rates that were tried, those of all data in no row"
 
 
 def normalised(alpha: float) -> float:
@@ -85,7 +88,15 @@ def _ranking(config: DistillConfig, results: Results, weight: float) -> dict[str
         "rows": [
             _row(student, scores["full_data"], config, results, weight) for student, scores in first["students"].items()
         ],
+        "bytes": {purpose: next(iter(by_rate.values()))["bytes"] for purpose, by_rate in results.items()},
+        "seconds": {purpose: _seconds(by_rate) for purpose, by_rate in results.items()},
     }
+
+
+def _seconds(by_rate: Mapping[float, dict[str, Any]]) -> dict[str, float]:
+    """Return the seconds of work of one purpose, by stage: its rates differ in nothing but their students."""
+    by_stage = [metrics["seconds"] for metrics in by_rate.values()]
+    return {**by_stage[0], "evaluate": round(sum(seconds["evaluate"] for seconds in by_stage), 3)}
 
 
 def _row(
@@ -143,6 +154,16 @@ def _training_cells(ranking: dict[str, Any]) -> list[list[str]]:
     return table
 
 
+def _cost_cells(ranking: dict[str, Any]) -> list[list[str]]:
+    """Return what the images, labels and students of each column take; nothing is known of those of all data."""
+    sizes, seconds = ranking["bytes"], ranking["seconds"]
+    return [
+        [column, *costs.cost_cells(sizes[purpose], seconds[purpose])]
+        for purpose, (column, _) in _PARTS.items()
+        if purpose in sizes
+    ]
+
+
 def _caption(ranking: dict[str, Any], name: str) -> str:
     ipc = ranking["ipc"]
     return (
@@ -156,13 +177,16 @@ def markdown(ranking: dict[str, Any]) -> str:
     """Return the tables for a README."""
     scores = markdown_table(_HEAD, _cells(ranking))
     trainings = markdown_table(_TRAINING_HEAD, _training_cells(ranking))
-    return f"{scores}\n\n{_caption(ranking, escape_markdown(ranking['set']))}\n\n{trainings}\n"
+    taken = markdown_table(_COST_HEAD, _cost_cells(ranking))
+    caption = _caption(ranking, escape_markdown(ranking["set"]))
+    return f"{scores}\n\n{caption}\n\n{trainings}\n\n{taken}\n\n{_COST_CAPTION}.\n"
 
 
 def columns(ranking: dict[str, Any]) -> list[Table]:
-    """Return the tables for a terminal: the scores, and how each student was trained."""
+    """Return the tables for a terminal: the scores, how each student was trained, and what each column takes."""
     caption = _caption(ranking, ranking["set"])
     return [
         console_table(_HEAD, _cells(ranking), names=1, title=caption, pad_edge=False),
         console_table(_TRAINING_HEAD, _training_cells(ranking), names=1, title="how each was trained", pad_edge=False),
+        console_table(_COST_HEAD, _cost_cells(ranking), names=1, title=_COST_CAPTION, pad_edge=False),
     ]
