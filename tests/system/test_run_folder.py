@@ -20,6 +20,7 @@ from wmdd.engine.plan import plan_from
 from wmdd.errors import ArtifactError, ConfigError, StorageError
 from wmdd.method.artifacts import DistilledClass
 from wmdd.method.soft_labels import LabelBlock
+from wmdd.report.costs import cost_line
 from wmdd.stages import STAGES as KINDS
 from wmdd.storage.artifact import unpack
 from wmdd.storage.store import ArtifactRef, ArtifactStore
@@ -87,6 +88,18 @@ def test_gain_is_on_the_page_and_in_the_terminal(tiny_run):
     for text in (tiny_run.result.stdout, (tiny_run.run / "report.html").read_text()):
         assert "random real, convnet2_w16" in text
         assert "easiest real, convnet2_w16" in text
+
+
+def test_costs_are_directly_below_the_table_of_accuracies(tiny_run):
+    page = (tiny_run.run / "report.html").read_text()
+    line = cost_line(json.loads((tiny_run.run / "metrics.json").read_text()))
+    assert line.startswith("images 15 kB as pixels, labels ")
+    assert line in tiny_run.result.stdout
+    accuracy, time = (page.index(f"<h2>{title}</h2>") for title in ("Accuracy", "Time"))
+    table = page.index("</table></div>", accuracy) + len("</table></div>")
+    assert page[table:].lstrip().startswith(f"<p>Costs: {line}.</p>")
+    assert page.count(line) == 1
+    assert "Seconds of work, summed over workers; results found in the store count" in page[time:]
 
 
 def test_manifest_names_every_artifact_of_the_store(tiny_run, plan):
