@@ -34,6 +34,12 @@ def test_comparison_that_cannot_work_is_refused(subtests):
             cases(recipe("digits"), names, ipcs, changes)
 
 
+def test_default_methods_include_the_baselines_of_a_run():
+    params = cli.commands["compare"].make_context("compare", ["digits"]).params
+    assert params["methods"] == "wmdd,sre2l,easiest,random"
+    assert set(recipe("digits").evaluate.baselines) <= set(params["methods"].split(","))
+
+
 def test_comparison_takes_rates_of_each_size():
     words = ("imagenette", "--protocol", "cvdd", "--evaluate.students", "resnet18,resnet50")
     params = cli.commands["compare"].make_context("compare", [*words, "--ipc", "1,10"]).params

@@ -29,7 +29,7 @@ from wmdd.process.terminal import Terminal
 )
 @click.option(
     "--methods",
-    default="wmdd,sre2l,random",
+    default="wmdd,sre2l,easiest,random",
     metavar="NAME,...",
     help=f"What makes the images: {', '.join(known_methods())}.",
 )
