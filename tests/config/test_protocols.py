@@ -208,6 +208,19 @@ def test_cim_follows_the_size_of_the_set():
     assert (made.evaluate.optimizer, made.evaluate.lr, made.evaluate.ce_weight) == ("adamw", 1e-3, 0.0)
 
 
+def test_cim_follows_the_classes_that_are_named():
+    def named(count):
+        return {"data.classes": tuple(f"c{number}" for number in range(count))}
+
+    own = [settings("cim", "cifar10", ipc, **named(37)) for ipc in (1, 10, 50)]
+    assert [made.relabel.batch_size for made in own] == [50, 100, 200]
+    assert all(map(is_exact, own))
+    alike = settings("cim", "cifar10", 50)  # 500 images, and 370 above
+    assert protocol_hash(own[1], "resnet18") == protocol_hash(alike, "resnet18")
+    assert settings("cim", "cifar100", 10, **named(100)).relabel == settings("cim", "cifar100", 10).relabel
+    assert settings("cim", "cifar100", 10, **named(5)).relabel.batch_size == 50
+
+
 def test_rethinkdc_is_the_setting_of_its_package():
     made = settings("rethinkdc")
     relabel, student = made.relabel, made.evaluate

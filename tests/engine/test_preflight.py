@@ -4,7 +4,9 @@ import pytest
 from builders import small_set
 
 from wmdd.config.distill import override
+from wmdd.config.protocols import protocols
 from wmdd.config.recipes import recipe
+from wmdd.config.resolve import with_protocol
 from wmdd.data.scan import build_index
 from wmdd.engine.preflight import check
 from wmdd.errors import ConfigError
@@ -83,3 +85,30 @@ def test_what_does_not_fit_the_set_is_refused_in_one_line(index, options, words)
 def test_a_selection_of_real_images_is_not_held_to_options_of_recovery(index):
     left_out = {"recover.tiles": 3, "recover.feature_loss": "transport", "recover.feature_weight": 0}
     check(override(recipe("digits"), {"method": "random", **left_out}), index)
+
+
+def under(protocol, **options):
+    return override(with_protocol(override(recipe("digits"), {"ipc": 2}), protocol), options)
+
+
+def test_batches_of_another_number_of_classes_are_refused(index):
+    words = (
+        "^relabel.batch_size=50: protocol cim has 100 for ipc=2 and the 60 classes of the set, which it did not know; "
+        "set it to 100, or name all classes in data.classes$"
+    )
+    for options in ({}, {"relabel.epochs": 7}):
+        with pytest.raises(ConfigError, match=words):
+            check(under("cim", **options), index)
+    for options in ({"relabel.batch_size": 100}, {"relabel.batch_size": 64}):
+        check(under("cim", **options), index)
+    check(with_protocol(under("wmdd", **{"data.classes": index.class_names}), "cim"), index)
+    check(under("cim", **{"ipc": 1, "relabel.batch_size": 50}), index)
+
+
+def test_protocols_of_any_set_take_any_number_of_classes(index):
+    for name in protocols().keys() - {"cim"}:
+        check(under(name), index)
+
+
+def test_batches_of_a_set_with_the_assumed_number_of_classes_are_accepted():
+    check(under("cim"), build_index("builtin:digits"))

@@ -72,6 +72,11 @@ def _set_of(config: DistillConfig) -> str:
     return _SETS.get(name, name)
 
 
+def _num_classes(config: DistillConfig) -> int:
+    """Return how many classes a set has that is not read yet: those that are named, a known set's number, or ten."""
+    return len(config.data.classes or ()) or _CLASSES.get(_set_of(config), 10)
+
+
 def _nearest(by_ipc: dict[int, Any], ipc: int) -> Any:
     return by_ipc[min(by_ipc, key=lambda known: abs(known - ipc))]
 
@@ -212,7 +217,7 @@ def _bps(config: DistillConfig) -> dict[str, Any]:
 
 
 def _cim(config: DistillConfig) -> dict[str, Any]:
-    num_images = config.ipc * _CLASSES.get(_set_of(config), 10)
+    num_images = config.ipc * _num_classes(config)
     batches = ((10, 10), (100, 50), (500, 100))  # by the largest set that has them
     return {
         "relabel.epochs": 1000,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 
 from wmdd.config.base import Stem
-from wmdd.config.distill import DistillConfig
+from wmdd.config.distill import DistillConfig, override
 from wmdd.config.methods import SELECTING
+from wmdd.config.protocols import PROTOCOLS
 from wmdd.data.index import DatasetIndex
 from wmdd.errors import ConfigError, DataError
 from wmdd.models.names import is_file, is_sound_convnet
@@ -32,6 +33,7 @@ def check(config: DistillConfig, index: DatasetIndex) -> None:
         _check_mix(config, num_classes)
         _check_feature_loss(config)
     _check_budgets(config)
+    _check_protocol(config, index)
     _check_teacher(config, index)
     _check_labellers(config, num_classes)
     _check_students(config, num_classes)
@@ -74,6 +76,21 @@ def _check_budgets(config: DistillConfig) -> None:
         if getattr(config, section).batch_size < 2:
             option = f"{section}.batch_size"
             raise ConfigError(f"{option}=1: batch-norm needs two images in a step; raise {option}")
+
+
+def _check_protocol(config: DistillConfig, index: DatasetIndex) -> None:
+    """Refuse batches that a protocol takes for another number of classes than the set has."""
+    if config.data.classes or config.data.subset:
+        return
+    settings = PROTOCOLS[config.evaluate.protocol][1]
+    named = override(config, {"data.classes": index.class_names})
+    assumed, fitting = (settings(one).get("relabel.batch_size") for one in (config, named))
+    if config.relabel.batch_size == assumed != fitting:
+        raise ConfigError(
+            f"relabel.batch_size={assumed}: protocol {config.evaluate.protocol} has {fitting} for ipc={config.ipc} and "
+            f"the {len(index.class_names)} classes of the set, which it did not know; set it to {fitting}, or name all "
+            "classes in data.classes"
+        )
 
 
 def _check_teacher(config: DistillConfig, index: DatasetIndex) -> None:
