@@ -30,6 +30,7 @@ from benchmarks.trials.networks import (
     LabelsOfWeak,
     MoreTeachers,
     SharedPlan,
+    SharedPlanLabels,
     SharedPlanTerm,
     Snapshots,
     StudentLike,
@@ -149,6 +150,10 @@ class DiversityMixedCrops(Mixed, Diversity):
     """Variance along principal directions, boxes of other images, and crops from a quarter of the area."""
 
     crop = (0.25, 1.0)
+
+
+class WhitenedLabels(Whitened, LabelsOfMore):
+    """The whitened term, and labels of three networks."""
 
 
 # Pixels.
@@ -309,4 +314,6 @@ IDEAS: dict[str, type[Loop]] = {
     "labels-of-more": LabelsOfMore,
     "labels-of-weak": LabelsOfWeak,
     "labels-of-snapshots": LabelsOfSnapshots,
+    "shared-plan-labels": SharedPlanLabels,
+    "whitened-labels": WhitenedLabels,
 }

@@ -141,3 +141,12 @@ class LabelsOfSnapshots(Loop):
     """Labels of the teacher and of its training's state after 3 and 6 of 10 epochs; the images are the plain loop's."""
 
     labellers = "teacher and snapshots"
+
+
+# What pays at 1 image per class, together.
+
+
+class SharedPlanLabels(SharedPlanTerm):
+    """Three networks, one plan, the Wasserstein term, and labels of the three."""
+
+    labellers = "teacher and others"
