@@ -28,7 +28,7 @@ def test_hash_of_hard_labels_ignores_soft_options(subtests):
     ]
     for changes in cases:
         with subtests.test(changes=changes):
-            soft, hard = recipe("tiny-imagenet"), with_protocol(recipe("tiny-imagenet"), "hard")
+            soft, hard = recipe("imagenette"), with_protocol(recipe("imagenette"), "hard")
             assert protocol_hash(override(soft, changes), "resnet18") != protocol_hash(soft, "resnet18")
             assert protocol_hash(override(hard, changes), "resnet18") == protocol_hash(hard, "resnet18")
 
@@ -43,7 +43,7 @@ def test_option_that_changes_nothing_is_no_part_of_the_hash(subtests):
         ({"evaluate.temperature_squared": True}, {}),
         (falls, {}),
     ]
-    plain, squared = recipe("tiny-imagenet"), override(recipe("tiny-imagenet"), {"evaluate.loss": "mse"})
+    plain, squared = recipe("imagenette"), override(recipe("imagenette"), {"evaluate.loss": "mse"})
     for changes, needed in cases:
         with subtests.test(changes=changes):
             base = override(plain, needed)
