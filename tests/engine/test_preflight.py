@@ -93,8 +93,8 @@ def under(protocol, **options):
 
 def test_batches_of_another_number_of_classes_are_refused(index):
     words = (
-        "^relabel.batch_size=50: protocol cim has 100 for ipc=2 and the 60 classes of the set, which it did not know; "
-        "set it to 100, or name all classes in data.classes$"
+        "^relabel.batch_size=50: protocol cim takes batches by the number of images, and did not know the 60 classes "
+        "of this set, for which it has 100 at ipc=2; name them all in data.classes$"
     )
     for options in ({}, {"relabel.epochs": 7}):
         with pytest.raises(ConfigError, match=words):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 
 from wmdd.config.base import Stem
-from wmdd.config.distill import DistillConfig, override
+from wmdd.config.distill import DistillConfig
 from wmdd.config.methods import SELECTING
 from wmdd.config.protocols import PROTOCOLS
 from wmdd.data.index import DatasetIndex
@@ -70,7 +70,7 @@ def _check_budgets(config: DistillConfig) -> None:
     if config.evaluate.temperature_decay < 1 and (config.evaluate.worth or config.tiles > 1):
         raise ConfigError(
             f"evaluate.temperature_decay={config.evaluate.temperature_decay:g}: falls by epochs, of which larger sets "
-            "have fewer; leave evaluate.worth empty and recover.tiles at 1, or set it to 1"
+            "have fewer; set recover.tiles to 1 and leave evaluate.worth empty, or set it to 1"
         )
     for section in ("relabel", "pretrain"):
         if getattr(config, section).batch_size < 2:
@@ -83,13 +83,13 @@ def _check_protocol(config: DistillConfig, index: DatasetIndex) -> None:
     if config.data.classes or config.data.subset:
         return
     settings = PROTOCOLS[config.evaluate.protocol][1]
-    named = override(config, {"data.classes": index.class_names})
+    named = config.model_copy(update={"data": config.data.model_copy(update={"classes": tuple(index.class_names)})})
     assumed, fitting = (settings(one).get("relabel.batch_size") for one in (config, named))
     if config.relabel.batch_size == assumed != fitting:
         raise ConfigError(
-            f"relabel.batch_size={assumed}: protocol {config.evaluate.protocol} has {fitting} for ipc={config.ipc} and "
-            f"the {len(index.class_names)} classes of the set, which it did not know; set it to {fitting}, or name all "
-            "classes in data.classes"
+            f"relabel.batch_size={assumed}: protocol {config.evaluate.protocol} takes batches by the number of images, "
+            f"and did not know the {len(index.class_names)} classes of this set, for which it has {fitting} at "
+            f"ipc={config.ipc}; name them all in data.classes"
         )
 
 
