@@ -16,7 +16,8 @@ MAKING = ("statistics", "barycenter", "recover", "select")  # stages that make i
 HEAD = ("pixels", "labels", "to make images", "to label", "to train students")
 CAPTION = (
     "Costs: images as 8-bit pixels, labels as stored (class names not counted), and seconds of work, summed over "
-    "workers; what several rows share, such as statistics, counts in each, the teacher in none"
+    "workers; what several rows share, such as statistics, counts in each, the teacher in none; random images differ "
+    "by student, and have the bytes of one student's and the seconds of all"
 )
 
 

@@ -35,7 +35,7 @@ _PARTS = {
 }
 _HEAD = ("student", "LRS", "ARS", *(column for column, _ in _PARTS.values()))
 _TRAINING_HEAD = ("student", "column", "trained on", "learning rate", "protocol")
-_COST_HEAD = ("column", *costs.HEAD)
+_COST_HEAD = ("column", "rates", *costs.HEAD)
 _COST_CAPTION = f"{costs.CAPTION}; students count at all learning rates that were tried, those of all data in no row"
 
 
@@ -156,9 +156,13 @@ def _training_cells(ranking: dict[str, Any]) -> list[list[str]]:
 
 def _cost_cells(ranking: dict[str, Any]) -> list[list[str]]:
     """Return what the images, labels and students of each column take; nothing is known of those of all data."""
-    sizes, seconds = ranking["bytes"], ranking["seconds"]
+    sizes, seconds, parts = ranking["bytes"], ranking["seconds"], ranking["rows"][0]["parts"]
     return [
-        [column, *costs.cost_cells(sizes[purpose], seconds[purpose])]
+        [
+            column,
+            str(len(parts[purpose]["lr_chosen_from"]) or 1),
+            *costs.cost_cells(sizes[purpose], seconds[purpose]),
+        ]
         for purpose, (column, _) in _PARTS.items()
         if purpose in sizes
     ]
