@@ -26,6 +26,7 @@ from benchmarks.steps import output_of
 from wmdd.commands.distill import distill
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
+from wmdd.engine.run_names import settled_options
 from wmdd.errors import ConfigError
 from wmdd.report.gains import gain_text
 from wmdd.report.tables import markdown_table, percent
@@ -83,62 +84,55 @@ def latest(lines: Iterable[str], recipe_name: str) -> dict[tuple[int, str], Line
 def table(lines: Mapping[tuple[int, str], Line], ipc: int) -> str:
     """Return the cells of one size as Markdown: a table of those that are nearest to each cell of `BASES`."""
     measured = {cell.name: cell for cell in CELLS if (ipc, cell.name) in lines}
-    groups: dict[str, list[Cell]] = {}
-    for cell in measured.values():
-        base = _base(lines[ipc, cell.name]["recipe"], ipc, cell, measured.values())
-        groups.setdefault(base.name, []).append(cell)
+    options = {name: _options(lines[ipc, name]["recipe"], ipc, cell) for name, cell in measured.items()}
+    groups: dict[str, list[str]] = {}
+    for name in measured:
+        groups.setdefault(_base(name, options), []).append(name)
     return "\n\n".join(
-        f'Changes of "{measured[name].about}":\n\n'
-        + markdown_table(_HEAD, [row for cell in cells for row in _rows(lines, ipc, cell, measured[name])])
-        for name, cells in groups.items()
+        f'Changes of "{measured[base].about}":\n\n'
+        + markdown_table(_HEAD, [row for name in names for row in _rows(lines, ipc, measured[name], base, options)])
+        for base, names in groups.items()
     )
 
 
-def _base(name: str, ipc: int, cell: Cell, measured: Iterable[Cell]) -> Cell:
-    """Return the base that differs from a cell in the fewest options, the first of equals; the reference has itself."""
-    bases = [base for base in measured if base.name in BASES and base is not cell]
-    if cell.name == "reference" or not bases:
-        return cell
-    own = _flat(config_at(name, ipc, cell))
-    return min(bases, key=lambda base: len(own - _flat(config_at(name, ipc, base))))
+def _base(name: str, options: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return which of `BASES` differs from a cell in the fewest options, the first of equals.
+
+    A base has one that stands before it. Without any, a cell has itself.
+    """
+    before = BASES[: BASES.index(name)] if name in BASES else BASES
+    bases = [base for base in before if base in options]
+    return min(bases, key=lambda base: len(_changed(options[base], options[name])), default=name)
 
 
-def _flat(config: DistillConfig) -> set[tuple[str, str, str]]:
-    """Return every value of a configuration, as (section, option, text)."""
-    sections = config.model_dump(mode="json").items()
-    return {
-        (name, option, repr(value))
-        for name, part in sections
-        if isinstance(part, dict)
-        for option, value in part.items()
-    }
+def _changed(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in own.items() if value != base[name]}
 
 
-def _rows(lines: Mapping[tuple[int, str], Line], ipc: int, cell: Cell, base: Cell) -> Iterable[list[str]]:
-    """Yield a row for each student of a cell, with its difference to the base's."""
+def _options(recipe_name: str, ipc: int, cell: Cell) -> dict[str, Any]:
+    """Return every option of a cell of a recipe, by dotted name, at this number of images per class."""
+    return settled_options(override(recipe(recipe_name), {"ipc": ipc} | reference(recipe_name) | dict(cell.options)))
+
+
+def _rows(
+    lines: Mapping[tuple[int, str], Line], ipc: int, cell: Cell, base: str, options: Mapping[str, Mapping[str, Any]]
+) -> Iterable[list[str]]:
+    """Yield a row for each student of a cell, with its options and scores against those of the base."""
     line = lines[ipc, cell.name]
-    before = lines[ipc, base.name]["students"] if base is not cell else {}
-    options = ", ".join(f"`{name} {_plain(value)}`" for name, value in cell.options.items())
+    before = lines[ipc, base]["students"] if base != cell.name else {}
+    changed = _changed(options[base], options[cell.name])
+    words = ", ".join(f"`{name} {_plain(value)}`" for name, value in changed.items())
+    own_recipe = options[cell.name] == settled_options(override(recipe(line["recipe"]), {"ipc": ipc}))
     for student, scores in line["students"].items():
         top1, gain = scores["distilled"], scores["gain"]
-        shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
+        of = "" if len(line["students"]) == 1 else f" ({student})"
+        of += " (**the recipe**)" if own_recipe else ""
         change = ""
         if student in before:
             change = _points(top1["top1_last_mean"] - before[student]["distilled"]["top1_last_mean"])
-        of = "" if len(line["students"]) == 1 else f" ({student})"
-        of += " (**the recipe**)" if _is_recipe(line["recipe"], ipc, cell) else ""
+        shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
         seconds = f"{line['seconds'].get('recover', 0):.0f}"
-        yield [cell.about + of, options, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds]
-
-
-def _is_recipe(name: str, ipc: int, cell: Cell) -> bool:
-    """Whether a cell is what the recipe does at this number of images per class."""
-    return config_at(name, ipc, cell) == override(recipe(name), {"ipc": ipc}).settled()
-
-
-def config_at(name: str, ipc: int, cell: Cell) -> DistillConfig:
-    """Return the options of a cell of a recipe, at this number of images per class."""
-    return override(recipe(name), {"ipc": ipc} | reference(name) | dict(cell.options)).settled()
+        yield [cell.about + of, words, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds]
 
 
 def _points(difference: float) -> str:
@@ -146,7 +140,7 @@ def _points(difference: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write_page(page: Path, lines: Mapping[tuple[int, str], Line], recipe_name: str) -> None:
@@ -202,17 +196,26 @@ def main() -> int:
             sizes |= {ipc for ipc, _ in _kept(args)}
             checked_page(Path(args.page), sizes, args.recipe)
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            line = measure(args, known[name])
-            with args.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            print(json.dumps({"cell": name, **line["students"]}), flush=True)
-            if args.page:
-                write_page(Path(args.page), _kept(args), args.recipe)
+        refused = [name for name in names if not _add(args, known[name])]
     except ConfigError as exc:
         print(exc, file=sys.stderr)
         return 2
-    return 0
+    return 2 if refused else 0
+
+
+def _add(args: argparse.Namespace, cell: Cell) -> bool:
+    """Measure a cell and add its line; return False, after a line on stderr, if it is refused at this size."""
+    try:
+        line = measure(args, cell)
+    except ConfigError as exc:
+        print(f"{cell.name}: {exc}", file=sys.stderr, flush=True)
+        return False
+    with args.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    print(json.dumps({"cell": cell.name, **line["students"]}), flush=True)
+    if args.page:
+        write_page(Path(args.page), _kept(args), args.recipe)
+    return True
 
 
 def _kept(args: argparse.Namespace) -> dict[tuple[int, str], Line]:

@@ -53,6 +53,7 @@ def test_recipe_is_one_of_the_cells(ipc, cell):
         (10, "recipe-adamw", "bare-crops-0.25"),
         (1, "recipe-adamw", "bare-crops-0.25-tiles"),
         (1, "start-tiles", "bare-tiles"),
+        (1, "bare-tiles", "no-features"),
     ],
 )
 def test_cell_is_compared_with_the_base_that_differs_least(ipc, cell, base):
@@ -99,6 +100,21 @@ def test_page_keeps_what_is_around_the_tables(tmp_path):
     assert "old" not in text
     with pytest.raises(ConfigError, match="ablation cifar10-quick 1 "):
         write_page(page, {(1, "reference"): line("reference", 0.6, 1)}, "cifar10-quick")
+
+
+def test_cell_that_is_refused_leaves_the_others(tmp_path, monkeypatch, capsys):
+    def measured(args, cell):
+        if cell.name == "tiles":
+            raise ConfigError("recover.tiles=2: of no use; set it to 1")
+        return line(cell.name, 0.6)
+
+    monkeypatch.setattr(ablation, "measure", measured)
+    out = tmp_path / "lines.jsonl"
+    words = ["--only", "reference,tiles,noise", "--page", "", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["ablation", *words])
+    assert ablation.main() == 2
+    assert [json.loads(text)["cell"] for text in out.read_text().splitlines()] == ["reference", "noise"]
+    assert capsys.readouterr().err == "tiles: recover.tiles=2: of no use; set it to 1\n"
 
 
 def test_unknown_cell_is_refused():

@@ -112,7 +112,7 @@ def _spelled(value: Any) -> str:
 
 def digest(config: DistillConfig, options: Mapping[str, Any] | None = None) -> str:
     """Return a short hash of a run's configuration and of a command's other options."""
-    return content_key({**_options(located(config)), **({"more": dict(options)} if options else {})})[:8]
+    return content_key({**settled_options(located(config)), **({"more": dict(options)} if options else {})})[:8]
 
 
 def contrast(before: DistillConfig, now: DistillConfig, skip: Collection[str] = ()) -> str:
@@ -120,7 +120,7 @@ def contrast(before: DistillConfig, now: DistillConfig, skip: Collection[str] = 
 
     Options of ``ray`` and ``runtime`` make no difference, except the precision, which is part of keys.
     """
-    old, new = (_options(located(config)) for config in (before, now))
+    old, new = (settled_options(located(config)) for config in (before, now))
     names = [name for name in new if name not in skip and old[name] != new[name]]
     if not names:
         return ""
@@ -145,7 +145,7 @@ def _named(config: DistillConfig) -> dict[str, str]:
     return {"recipe": config.recipe, "method": config.method, "protocol": config.evaluate.protocol}
 
 
-def _options(config: DistillConfig) -> dict[str, Any]:
+def settled_options(config: DistillConfig) -> dict[str, Any]:
     """Return every option that defines a run, by its dotted name."""
     config = config.settled()
     options: dict[str, Any] = _named(config) | {"seed": config.seed, "ipc": config.ipc}
@@ -156,8 +156,10 @@ def _options(config: DistillConfig) -> dict[str, Any]:
 
 
 def _differences(base: DistillConfig, config: DistillConfig) -> dict[str, Any]:
-    plain, named = _options(base), _named(config)
-    return {name: value for name, value in _options(config).items() if name not in named and value != plain[name]}
+    plain, named = settled_options(base), _named(config)
+    return {
+        name: value for name, value in settled_options(config).items() if name not in named and value != plain[name]
+    }
 
 
 def _base(config: DistillConfig) -> tuple[DistillConfig, bool]:
