@@ -218,7 +218,7 @@ def test_readme_has_the_options_of_every_recipe(subtests):
             assert purpose[3] == str(config.ipc)
             start, weight, bn_weight, crops, steps, students = table[name]
             recover, relabel, evaluate = config.recover, config.relabel, config.evaluate
-            assert start == recover.init + ("" if recover.tiles else "; at 1 per class four tiles")
+            assert start == recover.init + {1: "", 0: "; at 1 per class four tiles"}[recover.tiles]
             assert weight == (f"{recover.feature_weight:g}" if recover.feature_weight else "none")
             assert bn_weight == f"{recover.bn_weight:g}" + (
                 ", relative" if recover.bn_weight_scale == "relative" else ""
