@@ -43,7 +43,7 @@ def finished(tmp_path_factory):
         (folder / "set" / split / f"c{c}" / f"{number}.png").write_bytes(png(number, (32, 32)))
     words = ("--ipc", 1, "--pretrain.epochs", 1, "--recover.iterations", 1, "--relabel.epochs", 1)
     words += ("--evaluate.num_students", 1, "--evaluate.baselines", "none")
-    words += ("--evaluate.optimizer", "adamw", "--evaluate.lr", 0.001)
+    words += ("--evaluate.optimizer", "adamw", "--evaluate.lr", 0.001, "--recover.tiles", 1)
     words += ("--executor", "local", "--run", "runs/cifar10")
     done = call(folder, "distill", "cifar10", "--data.path", "set", *words)
     assert done.returncode == 0, done.stderr
