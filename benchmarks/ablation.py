@@ -24,10 +24,11 @@ from benchmarks.cells import BASES, CELLS, Cell, reference
 from benchmarks.common import machine
 from benchmarks.steps import output_of
 from wmdd.commands.distill import distill
+from wmdd.commands.plan import plan
 from wmdd.config.distill import DistillConfig, override
 from wmdd.config.recipes import recipe
 from wmdd.engine.run_names import settled_options
-from wmdd.errors import ConfigError
+from wmdd.errors import ConfigError, DataError
 from wmdd.report.gains import gain_text
 from wmdd.report.tables import markdown_table, percent
 
@@ -53,7 +54,7 @@ def measure(args: argparse.Namespace, cell: Cell) -> Line:
     """Return the line of a cell, computed unless the store has it."""
     config = config_of(args, cell)
     folder = Path(args.work) / args.recipe / f"{cell.name}-ipc-{config.ipc}"
-    metrics = distill(config, run=str(folder), store=str(Path(args.work) / "store"), executor=args.executor).metrics
+    metrics = distill(config, run=str(folder), store=_store(args), executor=args.executor).metrics
     students = {
         name: {part: scores[part] for part in ("protocol", "distilled", "baselines", "gain")}
         for name, scores in metrics["students"].items()
@@ -73,6 +74,10 @@ def measure(args: argparse.Namespace, cell: Cell) -> Line:
         "commit": output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"),
         "machine": machine(),
     }
+
+
+def _store(args: argparse.Namespace) -> str:
+    return str(Path(args.work) / "store")
 
 
 def latest(lines: Iterable[str], recipe_name: str) -> dict[tuple[int, str], Line]:
@@ -195,9 +200,10 @@ def main() -> int:
         if args.page:  # a wrong one is found before anything is computed
             sizes |= {ipc for ipc, _ in _kept(args)}
             checked_page(Path(args.page), sizes, args.recipe)
+        plan(config_of(args, CELLS[0]), store=_store(args))  # images that cannot be read are no matter of a cell
         args.out.parent.mkdir(parents=True, exist_ok=True)
         refused = [name for name in names if not _add(args, known[name])]
-    except ConfigError as exc:
+    except (ConfigError, DataError) as exc:
         print(exc, file=sys.stderr)
         return 2
     return 2 if refused else 0

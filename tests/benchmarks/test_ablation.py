@@ -110,11 +110,33 @@ def test_cell_that_is_refused_leaves_the_others(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(ablation, "measure", measured)
     out = tmp_path / "lines.jsonl"
-    words = ["--only", "reference,tiles,noise", "--page", "", "--out", str(out)]
+    words = ["--recipe", "digits", "--only", "reference,tiles,noise", "--page", ""]
+    words += ["--out", str(out), "--work", str(tmp_path / "work")]
     monkeypatch.setattr(sys, "argv", ["ablation", *words])
     assert ablation.main() == 2
     assert [json.loads(text)["cell"] for text in out.read_text().splitlines()] == ["reference", "noise"]
     assert capsys.readouterr().err == "tiles: recover.tiles=2: of no use; set it to 1\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "data.path: recipe cifar10-quick brings no images; give a folder or Parquet, data.path=PATH\n"),
+        (
+            ["--data", "/nowhere"],
+            "data.path=/nowhere: there is no such folder or file; give an image folder or Parquet",
+        ),
+    ],
+    ids=["none", "missing"],
+)
+def test_images_that_cannot_be_read_are_one_line(tmp_path, monkeypatch, capsys, data, message):
+    monkeypatch.setattr(ablation, "measure", lambda args, cell: pytest.fail("measured a cell"))
+    words = ["--only", "noise,tiles", "--page", "", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    monkeypatch.setattr(sys, "argv", ["ablation", *words, *data])
+    assert ablation.main() == 2
+    told = capsys.readouterr().err
+    assert told.startswith(message)
+    assert told.count("\n") == 1
 
 
 def test_unknown_cell_is_refused():
