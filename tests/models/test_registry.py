@@ -83,7 +83,19 @@ def test_prefix_takes_timm_where_both_have_the_name():
     assert type(theirs).__module__.startswith("timm.")
 
 
-@each_of("name", ["resnet1x", "convnetx", "fasterrcnn_resnet50_fpn", ""])
+@each_of(("name", "size", "tokens"), [("vit_tiny_patch4_32", 32, 65), ("timm/deit_tiny_patch8_64", 64, 65)])
+def test_vit_takes_other_patches_by_its_name(name, size, tokens):
+    model = skeleton(name, 10, size)
+    assert model.pos_embed.shape[1] == tokens
+    assert tuple(model(images(2, size, "meta")).shape) == (2, 10)
+
+
+def test_patches_that_do_not_fill_the_image_are_refused():
+    with pytest.raises(ConfigError, match=r"evaluate\.students=vit_tiny_patch5_32: patches of 5 px do not fill images"):
+        build_model("vit_tiny_patch5_32", 10, 32, option="evaluate.students")
+
+
+@each_of("name", ["resnet1x", "vit_nano_patch4_32", "convnetx", "fasterrcnn_resnet50_fpn", ""])
 def test_unknown_network_is_refused_with_other_names(name):
     line = rf"evaluate\.students={name}: neither .*; (did you mean|common ones are) \w+.*timm\.list_models\(\) list all"
     with pytest.raises(ConfigError, match=line):

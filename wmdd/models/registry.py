@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wmdd.config.base import SMALL_BELOW_PX, Stem
 from wmdd.errors import ConfigError
 from wmdd.models.convnet import ConvNet
-from wmdd.models.names import convnet_shape
+from wmdd.models.names import convnet_shape, vit_patches
 from wmdd.text import one_line, suggestion
 
 SHIFTING = ("googlenet", "inception_v3")  # torchvision's, with auxiliary heads, and a shift of the input if published
@@ -28,7 +28,8 @@ def build_model(
 
     Args:
         name: ``convnetD`` or ``convnetD_wWIDTH`` (D blocks), a torchvision classifier such as ``resnet18``, or a
-            timm model such as ``resnet10t`` or ``timm/resnet18`` (the prefix skips torchvision).
+            timm model such as ``resnet10t`` or ``timm/resnet18`` (the prefix skips torchvision), of whose ViTs the
+            name may have other patches: ``vit_tiny_patch4_32`` is ``vit_tiny_patch16_224`` with patches of 4 px.
         image_size: height and width of the inputs, px.
         stem: ``small`` keeps the first layers from shrinking the image, ``stride2`` is the released code's for
             Tiny-ImageNet at 224 px, ``auto`` takes ``small`` below 100 px.
@@ -122,9 +123,15 @@ def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.
         return model
     import timm
 
-    if not timm.is_model(name.removeprefix("timm/")):
+    timm_name = name.removeprefix("timm/")
+    if timm.is_model(timm_name):
+        return create_timm(timm_name, image_size, num_classes=num_classes)
+    base, patch = vit_patches(timm_name) or ("", 0)
+    if not timm.is_model(base):
         raise ConfigError(f"{option}={name}: neither a ConvNet-D nor in torchvision or timm; {_names_for(name)}")
-    return create_timm(name.removeprefix("timm/"), image_size, num_classes=num_classes)
+    if image_size % patch:  # timm would leave the border out
+        raise ConfigError(f"{option}={name}: patches of {patch} px do not fill images of {image_size} px")
+    return create_timm(base, image_size, num_classes=num_classes, patch_size=patch)
 
 
 def create_timm(name: str, image_size: int | None, **options: Any) -> nn.Module:
