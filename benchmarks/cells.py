@@ -64,6 +64,11 @@ CELLS = (
         "statistics half of all classes, no Wasserstein term",
         {"recover.bn_global_share": 0.5, **_BARE},
     ),
+    Cell(
+        "bare-quarter-global",
+        "statistics a quarter of all classes, no Wasserstein term",
+        {"recover.bn_global_share": 0.25, **_BARE},
+    ),
     Cell("random-start", "start from random real images", {"recover.init": "random"}),
     Cell("noise", "start from noise", {"recover.init": "noise"}),
     Cell("steps-100", "100 steps", {"recover.iterations": 100}),
@@ -145,6 +150,7 @@ CELLS = (
     ),
     Cell("feature-views", "atoms of features of random views", {"statistics.feature_views": "random"}),
     Cell("smooth", "total variation", {"recover.tv_weight": 0.1}),
+    Cell("bare-tv-1", "total variation at weight 1, no Wasserstein term", {"recover.tv_weight": 1.0, **_BARE}),
     Cell("weak-teacher", "a teacher of three epochs", {"pretrain.epochs": 3}),
     Cell(
         "bare-crops-0.25-strong-teacher",

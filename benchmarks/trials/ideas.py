@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as VF
-from PIL import Image
 from torch import Tensor
 from torch.func import functional_call
 
@@ -39,6 +35,7 @@ from benchmarks.trials.networks import (
     WeakFirst,
     WeakRecovery,
 )
+from benchmarks.trials.pixels import Blur, Jpeg, JpegLast, Noise, NoiseJpeg, NoiseJpegLast, Pyramid, Residual
 from benchmarks.trials.statistics import (
     Covariances,
     FirstLayer,
@@ -156,68 +153,6 @@ class WhitenedLabels(Whitened, LabelsOfMore):
     """The whitened term, and labels of three networks."""
 
 
-# Pixels.
-
-
-class Residual(Loop):
-    """The image is mixed back with its start by halves, three times."""
-
-    def prepare(self) -> None:
-        self.first = self.images.detach().clone()
-
-    def after(self, step: int) -> None:
-        if step + 1 in (self.steps // 4, self.steps // 2, 3 * self.steps // 4):
-            self.images.lerp_(self.first, 0.5)
-
-
-class Pyramid(Loop):
-    """Images as a sum of scales, of 1/8, 1/4, 1/2 and the whole of their side."""
-
-    def prepare(self) -> None:
-        count, side = len(self.images), self.images.shape[-1]
-        self.scales = [torch.zeros(count, 3, side // part, side // part, requires_grad=True) for part in (8, 4, 2)]
-
-    def parameters(self) -> list[Tensor]:
-        return [self.images, *self.scales]
-
-    def current(self) -> Tensor:
-        side = self.images.shape[-1]
-        return self.images + torch.stack([F.interpolate(part, side, mode="bilinear") for part in self.scales]).sum(
-            dim=0
-        )
-
-    def after(self, step: int) -> None:
-        total = self.current()
-        self.images += torch.clamp(total, *self.bounds) - total
-
-
-class Blur(Loop):
-    """The images are blurred every 25 steps (a Gaussian of 0.5 px) but the last 50."""
-
-    every, last = 25, 50
-
-    def after(self, step: int) -> None:
-        if (step + 1) % self.every == 0 and step < self.steps - self.last:
-            self.images.copy_(VF.gaussian_blur(self.images, [3, 3], [0.5, 0.5]))
-
-
-class Jpeg(Loop):
-    """The images pass JPEG of quality 75 every 25 steps, and at the end."""
-
-    def after(self, step: int) -> None:
-        if (step + 1) % 25 == 0 or step + 1 == self.steps:
-            pixels = self.real.teacher.pixels
-            self.images.copy_(
-                pixels.normalize(torch.stack([_through_jpeg(x) for x in pixels.denormalize(self.images)]))
-            )
-
-
-def _through_jpeg(image: Tensor) -> Tensor:
-    file = BytesIO()
-    VF.to_pil_image(image).save(file, format="JPEG", quality=75)
-    return VF.pil_to_tensor(Image.open(file))
-
-
 # Students' gradients.
 
 
@@ -273,6 +208,10 @@ IDEAS: dict[str, type[Loop]] = {
     "pyramid": Pyramid,
     "blur": Blur,
     "jpeg": Jpeg,
+    "jpeg-last": JpegLast,
+    "noise": Noise,
+    "noise-jpeg": NoiseJpeg,
+    "noise-jpeg-last": NoiseJpegLast,
     "small-crops": SmallCrops,
     "dense-crops": DenseCrops,
     "denser-crops": DenserCrops,
