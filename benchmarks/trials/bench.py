@@ -71,7 +71,7 @@ class Bench:
         loop = idea(self.real, self.config.recover, seeds)
         stored = loop.run().unflatten(0, (len(self.index.class_names), -1))
         seconds = time.perf_counter() - begun
-        tiles, count = self.config.recover.tiles, self.config.ipc
+        tiles, count = idea.tiles or self.config.recover.tiles, self.config.ipc
         masses = torch.full((count,), 1 / count)
         return [DistilledClass(number, part, masses, tiles=tiles) for number, part in enumerate(stored)], seconds
 

@@ -21,6 +21,7 @@ from benchmarks.trials.features import (
 )
 from benchmarks.trials.loop import Loop
 from benchmarks.trials.networks import (
+    EasiestLabels,
     LabelsOfMore,
     LabelsOfSnapshots,
     LabelsOfWeak,
@@ -253,6 +254,7 @@ IDEAS: dict[str, type[Loop]] = {
     "labels-of-more": LabelsOfMore,
     "labels-of-weak": LabelsOfWeak,
     "labels-of-snapshots": LabelsOfSnapshots,
+    "easiest-labels": EasiestLabels,
     "shared-plan-labels": SharedPlanLabels,
     "whitened-labels": WhitenedLabels,
 }

@@ -94,13 +94,16 @@ class Loop:
 
     iterations = 0  # 0: the recipe's
     crop: tuple[float, float] | None = None  # None: the recipe's
+    tiles = 0  # 0: the recipe's
     labellers: Labellers = "teacher"
 
     def __init__(self, real: Real, section: RecoverConfig, seeds: SeedTree) -> None:
+        atoms_per_image = section.tiles**2
+        section = section.model_copy(update={"tiles": self.tiles or section.tiles})
         self.real, self.section, self.seeds = real, section, seeds
         self.steps = self.iterations or section.iterations
         self.size, self.classes = real.teacher.image_size, len(real.images)
-        self.count = len(real.barycenters[0].support)
+        self.count = len(real.barycenters[0].support) // atoms_per_image * section.tiles**2
         self.names = torch.arange(self.classes).repeat_interleave(self.count)
         self.enlargement = enlargement(self.size, section.tiles)
         stored = encode(torch.cat(self.start()), section.tiles)

@@ -14,6 +14,7 @@ from benchmarks.trials.loop import Loop, Pass
 from wmdd.config.recipes import recipe
 from wmdd.data.views import apply_mix, draw_mix_box, draw_resized_crops, sample_views
 from wmdd.method.losses import soft_label_loss
+from wmdd.method.selection import by_loss
 from wmdd.models.registry import build_model, normalized_by_batch
 from wmdd.models.teacher import Teacher
 from wmdd.training.optim import student_optimizer
@@ -135,6 +136,19 @@ class LabelsOfWeak(Loop):
     """Labels of one network of five epochs; the images are those of the plain loop."""
 
     labellers = "weak"
+
+
+class EasiestLabels(LabelsOfMore):
+    """Labels of three networks; real images that the teacher finds easiest, whole and not optimised."""
+
+    tiles = 1
+
+    def start(self) -> list[Tensor]:
+        easiest = [by_loss(self.real.teacher, item)[: self.count] for item in self.real.statistics]
+        return [images[rows] for images, rows in zip(self.real.images, easiest, strict=True)]
+
+    def run(self) -> Tensor:
+        return torch.cat(self.start())
 
 
 class LabelsOfSnapshots(Loop):
