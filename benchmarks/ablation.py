@@ -137,7 +137,16 @@ def _rows(
             change = _points(top1["top1_last_mean"] - before[student]["distilled"]["top1_last_mean"])
         shown = percent(top1["top1_last_mean"], top1["top1_last_std"])
         seconds = f"{line['seconds'].get('recover', 0):.0f}"
-        yield [cell.about + of, words, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds]
+        told = "; ".join(part for part in (words, _training(scores, before.get(student, scores))) if part)
+        yield [cell.about + of, told, shown, change, f"{gain_text(gain)} ({gain['over']})", seconds]
+
+
+def _training(scores: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Return the protocol and the number of students of a cell, each if it is another one than its base's."""
+    own, students = scores["protocol"]["hash"], len(scores["distilled"]["runs"])
+    protocol = f"protocol `{own}`" if own != base["protocol"]["hash"] else ""
+    count = f"{students} students" if students != len(base["distilled"]["runs"]) else ""
+    return ", ".join(filter(None, (protocol, count)))
 
 
 def _points(difference: float) -> str:

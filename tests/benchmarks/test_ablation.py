@@ -21,11 +21,11 @@ class Words:
     recipe, data, ipc, students, baselines = "cifar10-quick", None, None, 3, "random,easiest"
 
 
-def line(cell, top1, ipc=10, over="random", of="cifar10-quick"):
-    scores = {"top1_last_mean": top1, "top1_last_std": 0.01, "runs": []}
+def line(cell, top1, ipc=10, over="random", of="cifar10-quick", protocol="aa", students=3):
+    scores = {"top1_last_mean": top1, "top1_last_std": 0.01, "runs": [{}] * students}
     gain = {"over": over, "baseline": 0.5, "mean": top1 - 0.5, "standard_error": 0.005}
-    students = {"convnet3_w64": {"distilled": scores, "gain": gain}}
-    return {"recipe": of, "cell": cell, "ipc": ipc, "students": students, "seconds": {"recover": 12.4}}
+    own = {"protocol": {"hash": protocol}, "distilled": scores, "gain": gain}
+    return {"recipe": of, "cell": cell, "ipc": ipc, "students": {"convnet3_w64": own}, "seconds": {"recover": 12.4}}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
@@ -87,6 +87,13 @@ def test_table_has_the_last_line_of_each_cell_and_its_difference():
     assert "| +0.0 |" in table(kept, 10)
     # No difference to a cell that was not measured at this size.
     assert "| 70.0 ± 1.0 |  |" in table(kept, 1)
+
+
+def test_cell_of_another_training_names_its_protocol_and_students():
+    kept = {(10, "reference"): line("reference", 0.6), (10, "noise"): line("noise", 0.5, protocol="bb", students=2)}
+    assert "| `recover.init noise`; protocol `bb`, 2 students |" in table(kept, 10)
+    kept[10, "reference"] = line("reference", 0.6, students=2)
+    assert "| `recover.init noise`; protocol `bb` |" in table(kept, 10)
 
 
 def test_page_keeps_what_is_around_the_tables(tmp_path):
