@@ -73,11 +73,7 @@ CELLS = (
     Cell("noise", "start from noise", {"recover.init": "noise"}),
     Cell("bare-random", "random start, no Wasserstein term", {"recover.init": "random", **_BARE}),
     Cell("bare-noise", "start from noise, no Wasserstein term", {"recover.init": "noise", **_BARE}),
-    Cell(
-        "recipe-random",
-        "the recipe, random start",
-        {"recover.init": "random", **_RECIPE},
-    ),
+    Cell("recipe-random", "the recipe, random start", {"recover.init": "random", **_RECIPE}),
     Cell("steps-100", "100 steps", {"recover.iterations": 100}),
     Cell("steps-1000", "1,000 steps", {"recover.iterations": 1000}),
     Cell("no-cross-entropy", "no cross-entropy", {"recover.ce_weight": 0.0}),
