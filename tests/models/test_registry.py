@@ -91,8 +91,13 @@ def test_vit_takes_other_patches_by_its_name(name, size, tokens):
 
 
 def test_patches_that_do_not_fill_the_image_are_refused():
-    with pytest.raises(ConfigError, match=r"evaluate\.students=vit_tiny_patch5_32: patches of 5 px do not fill images"):
+    line = (
+        r"evaluate\.students=vit_tiny_patch5_32: patches of 5 px do not fill .* of 32 px; choose from 2, 4, 8, 16$"
+    )
+    with pytest.raises(ConfigError, match=line):
         build_model("vit_tiny_patch5_32", 10, 32, option="evaluate.students")
+    with pytest.raises(ConfigError, match=r"images of 31 px; choose another data\.image_size"):
+        build_model("vit_tiny_patch5_32", 10, 31, option="evaluate.students")
 
 
 @each_of("name", ["resnet1x", "vit_nano_patch4_32", "convnetx", "fasterrcnn_resnet50_fpn", ""])

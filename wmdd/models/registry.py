@@ -130,7 +130,9 @@ def _construct(name: str, num_classes: int, image_size: int, option: str) -> nn.
     if not timm.is_model(base):
         raise ConfigError(f"{option}={name}: neither a ConvNet-D nor in torchvision or timm; {_names_for(name)}")
     if image_size % patch:  # timm would leave the border out
-        raise ConfigError(f"{option}={name}: patches of {patch} px do not fill images of {image_size} px")
+        divisors = ", ".join(str(side) for side in range(2, image_size) if image_size % side == 0)
+        remedy = f"choose from {divisors}" if divisors else "choose another data.image_size"
+        raise ConfigError(f"{option}={name}: patches of {patch} px do not fill images of {image_size} px; {remedy}")
     return create_timm(base, image_size, num_classes=num_classes, patch_size=patch)
 
 
