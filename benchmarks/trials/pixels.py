@@ -72,9 +72,7 @@ class JpegLast(Loop):
     def after(self, step: int) -> None:
         if step + 1 == self.steps or (self.every and (step + 1) % self.every == 0):
             pixels = self.real.teacher.pixels
-            self.images.copy_(
-                pixels.normalize(torch.stack([_through_jpeg(x) for x in pixels.denormalize(self.images)]))
-            )
+            self.images.copy_(pixels.normalize(torch.stack([through_jpeg(x) for x in pixels.denormalize(self.images)])))
 
 
 class Jpeg(JpegLast):
@@ -91,7 +89,8 @@ class NoiseJpeg(Jpeg, Noise):
     """Start from noise, and JPEG of quality 75 every 25 steps and at the end."""
 
 
-def _through_jpeg(image: Tensor) -> Tensor:
+def through_jpeg(image: Tensor) -> Tensor:
+    """Return a (3, h, w) uint8 image as JPEG of quality 75 stores it."""
     file = BytesIO()
     VF.to_pil_image(image).save(file, format="JPEG", quality=75)
     return VF.pil_to_tensor(Image.open(file))

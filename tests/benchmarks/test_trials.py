@@ -15,6 +15,7 @@ from benchmarks.trials.bench import WEAK, Bench
 from benchmarks.trials.ideas import IDEAS
 from benchmarks.trials.lines import kept, measure, table, with_table
 from benchmarks.trials.loop import Loop, Real, moments_of, passes, run_network
+from benchmarks.trials.pixels import through_jpeg
 from benchmarks.untrained import untrained_teacher
 from wmdd.config.distill import override
 from wmdd.config.recipes import recipe
@@ -74,6 +75,13 @@ def test_tiles_are_joined_to_stored_images(real):
     ]
     images = Loop(dataclasses.replace(real, barycenters=eight), section, SeedTree(0)).run()
     assert images.shape == (CLASSES * 2, 3, SIZE, SIZE)
+
+
+def test_jpeg_at_the_end_is_that_of_the_plain_loops_images(real):
+    plain = Loop(real, SECTION, SeedTree(0)).run()
+    packed = IDEAS["jpeg-last"](real, SECTION, SeedTree(0)).run()
+    assert torch.equal(packed, torch.stack([through_jpeg(image) for image in plain]))
+    assert not torch.equal(packed, plain)
 
 
 def test_easiest_images_are_whole_and_not_optimised(real):
