@@ -91,9 +91,7 @@ def test_vit_takes_other_patches_by_its_name(name, size, tokens):
 
 
 def test_patches_that_do_not_fill_the_image_are_refused():
-    line = (
-        r"evaluate\.students=vit_tiny_patch5_32: patches of 5 px do not fill .* of 32 px; choose from 2, 4, 8, 16$"
-    )
+    line = r"evaluate\.students=vit_tiny_patch5_32: patches of 5 px do not fill .* of 32 px; choose from 2, 4, 8, 16$"
     with pytest.raises(ConfigError, match=line):
         build_model("vit_tiny_patch5_32", 10, 32, option="evaluate.students")
     with pytest.raises(ConfigError, match=r"images of 31 px; choose another data\.image_size"):
